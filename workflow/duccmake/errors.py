@@ -1,0 +1,107 @@
+"""The error tree: one root, and each error says what, where and what to do."""
+
+from __future__ import annotations
+
+from typing import Self
+
+
+class DuccmakeError(Exception):
+    """Root of every error that duccmake raises on purpose; prints as one line.
+
+    ``found`` says what was found.  ``image`` and ``step`` say which image and
+    what was being done with it; whoever knows them adds them with `within`.
+    ``mend`` says what the operator can do.
+    """
+
+    def __init__(
+        self, found: str, *, image: str = "", step: str = "", mend: str = ""
+    ) -> None:
+        super().__init__(found)
+        self.found = found
+        self.image = image
+        self.step = step
+        self.mend = mend
+
+    def within(self, *, image: str = "", step: str = "") -> Self:
+        """Fill in the image and the step where they are not yet known."""
+        self.image = self.image or image
+        self.step = self.step or step
+        return self
+
+    def __str__(self) -> str:
+        line = ": ".join(part for part in (self.image, self.step, self.found) if part)
+        if self.mend:
+            line = f"{line}; {self.mend}"
+        return " ".join(line.split())
+
+
+class InvalidReference(DuccmakeError, ValueError):
+    """A digest, platform or image reference that does not parse."""
+
+
+class ConfigError(DuccmakeError):
+    """The configuration is invalid."""
+
+
+class RecipeError(DuccmakeError):
+    """A wish list, or an entry of one, is invalid."""
+
+
+class ManifestError(DuccmakeError):
+    """A manifest, index or image configuration is not what the specification asks."""
+
+
+class UnsupportedImage(ManifestError):
+    """Well formed, but nothing that can be unpacked: an artifact, schema 1, no such platform."""
+
+
+class RegistryError(DuccmakeError):
+    """A registry did not answer as it should."""
+
+
+class RegistryUnavailable(RegistryError):
+    """Connection failures, time-outs, 5xx: what is known stays in force."""
+
+
+class Unauthorized(RegistryError):
+    """401 or 403: credentials are missing or refused."""
+
+
+class NotFound(RegistryError):
+    """404: no such repository, tag, manifest or blob."""
+
+
+class RateLimited(RegistryError):
+    """429: the registry asks to wait longer than duccmake is prepared to."""
+
+
+class DigestMismatch(DuccmakeError):
+    """Content does not have the digest, or the size, that its descriptor names."""
+
+
+class LayerError(DuccmakeError):
+    """A layer that cannot be unpacked."""
+
+
+class CorruptLayer(LayerError):
+    """The stream is truncated or damaged, or no tar archive."""
+
+
+class UnsafeLayer(LayerError):
+    """An entry that points out of its layer, or a name that means nothing."""
+
+
+class LimitExceeded(LayerError):
+    """The layer is over a limit of the configuration."""
+
+
+class NoSpace(DuccmakeError):
+    """The file system is full, or a quota is used up."""
+
+
+class RepositoryError(DuccmakeError):
+    """The repository cannot be read or written."""
+
+
+class RepositoryLocked(RepositoryError):
+    """Another publisher has held the repository for longer than the limit."""

@@ -1,0 +1,313 @@
+"""Manifests, indexes and image configurations: parsed from bytes, and refused when wrong.
+
+Formats: OCI image-spec 1.1 (manifest.md, image-index.md, config.md, descriptor.md)
+and Docker's image manifest version 2, schema 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import DigestMismatch, InvalidReference, ManifestError, UnsupportedImage
+from .reference import Digest, Platform
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_SCHEMA_1 = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    }
+)
+
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+ACCEPT = ", ".join([OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST])
+"""The Accept header of every manifest request."""
+
+LAYER_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    }
+)
+FOREIGN_LAYER_TYPES = frozenset(
+    {
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What some content is: media type, digest, size in bytes (image-spec, descriptor.md)."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    urls: tuple[str, ...] = ()
+    platform: Platform | None = None
+    artifact_type: str = ""
+
+    @classmethod
+    def parse(cls, value: object) -> Descriptor:
+        """Read a descriptor from parsed JSON; `ManifestError` where a member is wrong."""
+        members = _mapping(value, "a descriptor")
+        try:
+            digest = Digest.parse(members.get("digest"))
+        except InvalidReference as error:
+            raise ManifestError(f"a descriptor's digest is wrong: {error.found}") from None
+        size = members.get("size")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            raise ManifestError(f"the descriptor of {digest} has the size {size!r}")
+        return cls(
+            media_type=_text(members, "mediaType"),
+            digest=digest,
+            size=size,
+            urls=tuple(url for url in members.get("urls") or () if isinstance(url, str)),
+            platform=_platform(members.get("platform")),
+            artifact_type=_text(members, "artifactType"),
+        )
+
+    def verify(self, content: bytes) -> bytes:
+        """Return ``content`` if it is what the descriptor names, else raise `DigestMismatch`."""
+        found = hashlib.new(self.digest.algorithm, content).hexdigest()
+        if found != self.digest.hex or len(content) != self.size:
+            raise DigestMismatch(
+                f"content of {len(content)} bytes with {self.digest.algorithm}:{found} where "
+                f"{self.size} bytes with {self.digest} were promised",
+                mend="the registry or a proxy serves damaged content: ask its operator",
+            )
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One image for one platform: its configuration and its layers, lowest first.
+
+    ``raw`` holds the registry's bytes, which alone have the digest ``digest``.
+    """
+
+    media_type: str
+    digest: Digest
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+    raw: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Several manifests (or further indexes), by platform: an OCI index or a Docker list."""
+
+    media_type: str
+    digest: Digest
+    manifests: tuple[Descriptor, ...]
+    raw: bytes = field(repr=False)
+
+    def candidates(self, platform: Platform) -> tuple[Descriptor, ...]:
+        """Entries that may serve ``platform``, best first: matches, then nested indexes.
+
+        The first match counts (image-spec, image-index.md); entries for
+        ``unknown/unknown`` are attestations and never match a wish.
+        """
+        matching = [
+            entry
+            for entry in self.manifests
+            if entry.platform and entry.media_type not in INDEX_TYPES and platform.matches(entry.platform)
+        ]
+        unnamed = [
+            entry
+            for entry in self.manifests
+            if entry.platform is None and entry.media_type not in INDEX_TYPES and not entry.artifact_type
+        ]
+        nested = [
+            entry
+            for entry in self.manifests
+            if entry.media_type in INDEX_TYPES
+            and (entry.platform is None or platform.matches(entry.platform))
+        ]
+        return tuple(matching + nested + unnamed)
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        """The platforms that the index names itself, attestations left out."""
+        return tuple(
+            entry.platform
+            for entry in self.manifests
+            if entry.platform and entry.platform.os != "unknown"
+        )
+
+
+def parse_manifest(raw: bytes, content_type: str = "", *, algorithm: str = "sha256") -> Manifest | Index:
+    """Parse the bytes of a manifest or an index.
+
+    The body's own ``mediaType`` decides, then the Content-Type, then the shape.
+    Raises `ManifestError` for what the specification forbids (among others a
+    body that is both a manifest and an index, CVE-2021-41190) and
+    `UnsupportedImage` for schema 1, artifacts and unknown media types.
+    """
+    members = _mapping(_json(raw, "the manifest"), "the manifest")
+    header_type = content_type.partition(";")[0].strip().lower()
+    if members.get("schemaVersion") == 1 or "fsLayers" in members:
+        raise UnsupportedImage(
+            "the image has a manifest of Docker's schema 1, which is obsolete",
+            mend="push the image again with a current client",
+        )
+    has_layers = "layers" in members or "config" in members
+    has_manifests = "manifests" in members
+    if has_layers and has_manifests:
+        raise ManifestError("the manifest has both 'layers' and 'manifests' (CVE-2021-41190)")
+    declared = _text(members, "mediaType")
+    known_header = header_type in MANIFEST_TYPES | INDEX_TYPES
+    if declared and known_header and declared != header_type:
+        raise ManifestError(
+            f"the manifest calls itself {declared!r} but was sent as {header_type!r}"
+        )
+    media_type = declared or (header_type if known_header else "")
+    if not media_type:
+        media_type = OCI_INDEX if has_manifests else OCI_MANIFEST
+    digest = Digest(algorithm, hashlib.new(algorithm, raw).hexdigest())
+    if media_type in INDEX_TYPES:
+        if not has_manifests:
+            raise ManifestError(f"the index {digest} has no 'manifests'")
+        entries = tuple(Descriptor.parse(entry) for entry in _list(members, "manifests"))
+        return Index(media_type, digest, entries, raw)
+    if media_type not in MANIFEST_TYPES:
+        raise UnsupportedImage(
+            f"{media_type!r} is not a container image", mend="remove the entry from the wish list"
+        )
+    if not has_layers:
+        raise ManifestError(f"the manifest {digest} has no 'layers'")
+    return _image_manifest(members, media_type, digest, raw)
+
+
+def _image_manifest(
+    members: Mapping[str, Any], media_type: str, digest: Digest, raw: bytes
+) -> Manifest:
+    config = Descriptor.parse(members.get("config"))
+    artifact = _text(members, "artifactType")
+    if config.media_type not in CONFIG_TYPES:
+        raise UnsupportedImage(
+            f"an artifact of type {artifact or config.media_type!r} is not a container image",
+            mend="remove the entry from the wish list",
+        )
+    layers = tuple(Descriptor.parse(layer) for layer in _list(members, "layers"))
+    for layer in layers:
+        if layer.media_type not in LAYER_TYPES | FOREIGN_LAYER_TYPES:
+            raise UnsupportedImage(
+                f"the layer {layer.digest} has the unknown media type {layer.media_type!r}"
+            )
+    return Manifest(media_type, digest, config, layers, raw)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image runs and what its layers unpack to (image-spec, config.md)."""
+
+    platform: Platform
+    diff_ids: tuple[Digest, ...]
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+
+    @classmethod
+    def parse(cls, raw: bytes, *, layers: int | None = None) -> ImageConfig:
+        """Parse a configuration blob; ``layers`` is how many diff_ids the manifest asks for."""
+        members = _mapping(_json(raw, "the image configuration"), "the image configuration")
+        rootfs = _mapping(members.get("rootfs"), "the configuration's 'rootfs'")
+        try:
+            diff_ids = tuple(Digest.parse(value) for value in _list(rootfs, "diff_ids"))
+        except InvalidReference as error:
+            raise ManifestError(f"a diff_id is wrong: {error.found}") from None
+        if layers is not None and len(diff_ids) != layers:
+            raise ManifestError(
+                f"the configuration has {len(diff_ids)} diff_ids for {layers} layers"
+            )
+        runtime = _mapping(members.get("config") or {}, "the configuration's 'config'")
+        labels = _mapping(runtime.get("Labels") or {}, "'Labels'")
+        platform = _platform(members)
+        if platform is None:
+            raise ManifestError("the configuration names no architecture or operating system")
+        return cls(
+            platform=platform,
+            diff_ids=diff_ids,
+            env=_texts(runtime, "Env"),
+            entrypoint=_texts(runtime, "Entrypoint"),
+            cmd=_texts(runtime, "Cmd"),
+            working_dir=_text(runtime, "WorkingDir"),
+            user=_text(runtime, "User"),
+            labels={str(key): str(value) for key, value in labels.items()},
+            created=_text(members, "created"),
+        )
+
+
+def _json(raw: bytes, what: str) -> object:
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ManifestError(
+            f"{what} is not JSON (it begins with {raw[:40]!r})",
+            mend="see whether a proxy or a login page answers instead of the registry",
+        ) from None
+
+
+def _mapping(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ManifestError(f"{what} is not a JSON object")
+    return value
+
+
+def _list(members: Mapping[str, Any], key: str) -> list[Any]:
+    value = members.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ManifestError(f"{key!r} is not a list")
+    return value
+
+
+def _text(members: Mapping[str, Any], key: str) -> str:
+    value = members.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ManifestError(f"{key!r} is not a string")
+    return value
+
+
+def _texts(members: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    values = _list(members, key)
+    if not all(isinstance(value, str) for value in values):
+        raise ManifestError(f"{key!r} holds something that is not a string")
+    return tuple(values)
+
+
+def _platform(value: object) -> Platform | None:
+    if not isinstance(value, dict):
+        return None
+    os, architecture = value.get("os"), value.get("architecture")
+    variant = value.get("variant") or ""
+    if isinstance(os, str) and isinstance(architecture, str) and os and architecture:
+        return Platform(os, architecture, variant if isinstance(variant, str) else "")
+    return None

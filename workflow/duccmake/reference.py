@@ -1,0 +1,215 @@
+"""Names: digests, platforms and image references, parsed once and then trusted."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from .errors import InvalidReference
+
+DOCKER_HUB = "registry-1.docker.io"
+"""The host that serves Docker Hub's registry API."""
+
+_HUB_NAMES = frozenset(
+    {"docker.io", "index.docker.io", "registry.hub.docker.com", "hub.docker.com", DOCKER_HUB}
+)
+
+_DIGEST_LENGTHS = {"sha256": 64, "sha512": 128}
+_HEX = re.compile(r"[0-9a-f]+\Z")
+
+# distribution-spec, "Pulling manifests": <name> and <reference> as a tag.
+_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*\Z")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+_TAG_GLOB = re.compile(r"[a-zA-Z0-9_*?][a-zA-Z0-9._*?-]{0,127}\Z")
+_HOST = re.compile(
+    r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)"
+    r"(?::[0-9]{1,5})?\Z"
+)
+_PLATFORM_PART = re.compile(r"[a-z0-9_.]+\Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """A content digest (image-spec, descriptor.md, "Digests"): sha256 or sha512."""
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: object) -> Digest:
+        """Parse ``sha256:<64 lower-case hex digits>``; `InvalidReference` for anything else."""
+        if isinstance(text, str):
+            algorithm, _, value = text.partition(":")
+            if len(value) == _DIGEST_LENGTHS.get(algorithm) and _HEX.match(value):
+                return cls(algorithm, value)
+        raise InvalidReference(
+            f"{text!r} is not a digest",
+            mend="a digest is 'sha256:' and 64 lower-case hexadecimal digits",
+        )
+
+    @property
+    def prefix(self) -> str:
+        """The first two hex digits: the directory that shards the layout."""
+        return self.hex[:2]
+
+    @property
+    def short(self) -> str:
+        """Twelve hex digits, for people to read."""
+        return self.hex[:12]
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Platform:
+    """An operating system, an architecture and perhaps a variant, as Go names them."""
+
+    os: str
+    architecture: str
+    variant: str = ""
+
+    @classmethod
+    def parse(cls, text: object) -> Platform:
+        """Parse ``os/architecture[/variant]``, for example ``linux/arm/v7``."""
+        parts = text.split("/") if isinstance(text, str) else []
+        if len(parts) in (2, 3) and all(_PLATFORM_PART.match(part) for part in parts):
+            return cls(*parts)
+        raise InvalidReference(
+            f"{text!r} is not a platform", mend="write it as os/architecture, like linux/amd64"
+        )
+
+    def matches(self, other: Platform) -> bool:
+        """Whether ``other`` (of an index entry or image config) serves this wish.
+
+        A wish without variant takes any variant; ``arm64`` alone means ``v8``
+        (image-spec, image-index.md, "Platform Variants").
+        """
+        if (self.os, self.architecture) != (other.os, other.architecture):
+            return False
+        return not self.variant or self.variant == (other.variant or _default_variant(other))
+
+    @property
+    def label(self) -> str:
+        """The platform as one path component: ``amd64``, ``arm64``, ``arm-v7``."""
+        return "-".join(part for part in (self.architecture, self.variant) if part)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def _default_variant(platform: Platform) -> str:
+    return {"arm64": "v8", "arm": "v7"}.get(platform.architecture, "")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reference:
+    """An image in a registry, as wished for.
+
+    ``registry`` is the host as the operator wrote it (it becomes a directory of
+    the published repository); `host` is where its API answers.  ``tag`` may be
+    a glob (`is_glob`); it is empty only where a digest is given alone.
+    """
+
+    scheme: str
+    registry: str
+    repository: str
+    tag: str = ""
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: object, *, default_registry: str = "") -> Reference:
+        """Parse ``[scheme://]registry/repository[:tag][@digest]``.
+
+        Without scheme ``https`` is meant, without tag and digest ``latest``.  A
+        first component that is no host name takes ``default_registry``, where
+        that is given.  Docker Hub's official images get their ``library/``.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidReference(f"{text!r} is not an image reference", mend=_FORM)
+        rest = text.strip()
+        scheme, separator, after = rest.partition("://")
+        if separator:
+            rest = after
+        else:
+            scheme = "https"
+        if scheme not in ("http", "https"):
+            raise InvalidReference(
+                f"{text!r} has the unknown scheme {scheme!r}", mend="use https:// or http://"
+            )
+        rest, at, digest_text = rest.partition("@")
+        digest = _parse_digest(text, digest_text) if at else None
+        registry, slash, path = rest.partition("/")
+        if not slash or not _looks_like_host(registry):
+            if not default_registry:
+                raise InvalidReference(f"{text!r} names no registry", mend=_FORM)
+            registry, path = default_registry, rest
+        if not _HOST.match(registry):
+            raise InvalidReference(f"{text!r}: {registry!r} is not a host name", mend=_FORM)
+        repository, colon, tag = path.rstrip("/").partition(":")
+        if registry in _HUB_NAMES and "/" not in repository and repository:
+            repository = f"library/{repository}"
+        if not _NAME.match(repository) or len(repository) > 255:
+            lower = " in lower case" if repository != repository.lower() else ""
+            raise InvalidReference(
+                f"{text!r}: {repository!r} is not a repository name",
+                mend=f"write the repository{lower} as the registry shows it, like library/debian",
+            )
+        if not colon and digest is None:
+            tag = "latest"
+        if (colon or tag) and not _TAG_GLOB.match(tag):
+            raise InvalidReference(
+                f"{text!r}: {tag!r} is not a tag",
+                mend="a tag is up to 128 letters, digits, '_', '.', '-' (and '*' or '?' in a glob)",
+            )
+        if digest is not None and not _TAG.match(tag or "x"):
+            raise InvalidReference(
+                f"{text!r} has both a tag glob and a digest", mend="keep one of the two"
+            )
+        return cls(scheme, registry.lower(), repository, tag, digest)
+
+    @property
+    def host(self) -> str:
+        """The host, with port, where the registry's API answers."""
+        return DOCKER_HUB if self.registry in _HUB_NAMES else self.registry
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether the tag stands for all tags that it matches."""
+        return "*" in self.tag or "?" in self.tag
+
+    def with_tag(self, tag: str) -> Reference:
+        """The same repository with a concrete tag, as a registry listed it."""
+        if not _TAG.match(tag):
+            raise InvalidReference(f"{self}: the registry lists {tag!r}, which is not a tag")
+        return replace(self, tag=tag)
+
+    @property
+    def api_reference(self) -> str:
+        """What a manifest request asks for: the digest where there is one, else the tag."""
+        return str(self.digest) if self.digest else self.tag
+
+    @property
+    def name(self) -> str:
+        """``registry/repository[:tag][@digest]``: the image's path in the repository."""
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.registry}/{self.repository}{tag}{digest}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.name}"
+
+
+_FORM = "write it as [https://]registry/repository[:tag][@digest], like docker.io/library/debian:12"
+
+
+def _parse_digest(text: str, digest_text: str) -> Digest:
+    try:
+        return Digest.parse(digest_text)
+    except InvalidReference as error:
+        raise InvalidReference(f"{text!r}: {error.found}", mend=error.mend) from None
+
+
+def _looks_like_host(component: str) -> bool:
+    """Docker's rule: a dot, a port or ``localhost`` make the first component a host."""
+    return "." in component or ":" in component or component == "localhost"

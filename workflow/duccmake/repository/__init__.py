@@ -1,0 +1,151 @@
+"""What a repository is to the rest of duccmake: the values and the protocol.
+
+Two backends keep to it: `duccmake.repository.directory` (a plain directory tree)
+and, later, CernVM-FS itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..reference import Digest, Platform
+
+RECORD_FORMAT = 1
+"""Version of what a conversion makes; raising it has every image converted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLayer:
+    """A layer that `duccmake.unpack` made whole: ``path`` holds ``layerfs/`` and ``.metadata/``."""
+
+    digest: Digest
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StagedImage:
+    """An image that is ready to be published.
+
+    ``path`` is what `duccmake.flatten` made: ``tree.mtree`` (the flat tree),
+    ``generated/`` (the content of the entries flagged ``generated``, under their
+    paths) and ``layers/<digest>.mtree`` (what the overlay of its layers needs
+    beyond each layer, see `duccmake.flatten`).
+    """
+
+    name: str
+    platform: Platform
+    manifest: Digest
+    manifest_bytes: bytes
+    config: Digest
+    layers: tuple[Digest, ...]
+    path: Path
+    products: tuple[str, ...] = ("layers", "flat")
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSet:
+    """What one transaction publishes: layers that are not there yet, and images."""
+
+    layers: tuple[StagedLayer, ...]
+    images: tuple[StagedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the repository says of a published image (its ``record.json``).
+
+    ``losses`` counts what the repository could not keep, by kind (``xattrs``,
+    ``owners``, ``modes``, ``devices``): the flat tree's manifest has the details.
+    """
+
+    name: str
+    platform: Platform
+    manifest: Digest
+    config: Digest
+    layers: tuple[Digest, ...]
+    products: tuple[str, ...]
+    losses: dict[str, int]
+    format: int = RECORD_FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON members."""
+        return {
+            "format": self.format,
+            "name": self.name,
+            "platform": str(self.platform),
+            "manifest": str(self.manifest),
+            "config": str(self.config),
+            "layers": [str(layer) for layer in self.layers],
+            "products": list(self.products),
+            "losses": self.losses,
+        }
+
+    @classmethod
+    def from_json(cls, members: dict[str, Any]) -> ImageRecord:
+        """Read a record back; `KeyError`, `TypeError` or `ValueError` where it is damaged."""
+        return cls(
+            name=members["name"],
+            platform=Platform.parse(members["platform"]),
+            manifest=Digest.parse(members["manifest"]),
+            config=Digest.parse(members["config"]),
+            layers=tuple(Digest.parse(layer) for layer in members["layers"]),
+            products=tuple(members["products"]),
+            losses=dict(members["losses"]),
+            format=int(members["format"]),
+        )
+
+
+class Repository(Protocol):
+    """A repository that images are published into; paths are DUCC's layout."""
+
+    @property
+    def name(self) -> str:
+        """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        ...
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None.
+
+        None as well where something that makes it visible is missing (its link,
+        flat tree or manifest): it then has to be published again.
+        """
+        ...
+
+    def has_layer(self, digest: Digest) -> bool:
+        """Whether the layer is published, whole, with its ``tree.mtree``."""
+        ...
+
+    def layer_manifest(self, digest: Digest) -> Path:
+        """The published ``tree.mtree`` of a layer."""
+        ...
+
+    def image_manifest(self, config: Digest) -> Path:
+        """The published ``tree.mtree`` of a flat tree."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """The names of all published images, sorted."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the repository for publishing; `RepositoryLocked` after the time limit.
+
+        Entering also finishes or undoes what a publisher that died left behind.
+        """
+        ...
+
+    def publish(self, changes: ChangeSet) -> None:
+        """Publish a change set: all of it or, when this raises, none of its images.
+
+        Only under `lock`.  What is published already is skipped, so publishing
+        twice is harmless.  Staged layers are used up (moved) where that is cheaper.
+        """
+        ...
+
+    def verify(self, name: str) -> list[str]:
+        """Compare a published image with its manifests: one line a difference."""
+        ...
