@@ -13,9 +13,7 @@ class DuccmakeError(Exception):
     ``mend`` says what the operator can do.
     """
 
-    def __init__(
-        self, found: str, *, image: str = "", step: str = "", mend: str = ""
-    ) -> None:
+    def __init__(self, found: str, *, image: str = "", step: str = "", mend: str = "") -> None:
         super().__init__(found)
         self.found = found
         self.image = image

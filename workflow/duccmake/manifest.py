@@ -130,12 +130,16 @@ class Index:
         matching = [
             entry
             for entry in self.manifests
-            if entry.platform and entry.media_type not in INDEX_TYPES and platform.matches(entry.platform)
+            if entry.platform
+            and entry.media_type not in INDEX_TYPES
+            and platform.matches(entry.platform)
         ]
         unnamed = [
             entry
             for entry in self.manifests
-            if entry.platform is None and entry.media_type not in INDEX_TYPES and not entry.artifact_type
+            if entry.platform is None
+            and entry.media_type not in INDEX_TYPES
+            and not entry.artifact_type
         ]
         nested = [
             entry
@@ -155,7 +159,9 @@ class Index:
         )
 
 
-def parse_manifest(raw: bytes, content_type: str = "", *, algorithm: str = "sha256") -> Manifest | Index:
+def parse_manifest(
+    raw: bytes, content_type: str = "", *, algorithm: str = "sha256"
+) -> Manifest | Index:
     """Parse the bytes of a manifest or an index.
 
     The body's own ``mediaType`` decides, then the Content-Type, then the shape.

@@ -1,0 +1,1 @@
+"""The registry client: polls, downloads, pushes (OCI distribution-spec 1.1)."""

@@ -1,0 +1,27 @@
+"""What the configuration says of one registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Settings of one registry host; empty and zero mean "as usual" and "no limit".
+
+    ``scheme`` overrides the reference's.  ``username_env`` and ``password_env``
+    name environment variables, so that no secret stands in a configuration.
+    ``mirrors`` are base URLs, tried in order before the registry itself.
+    """
+
+    scheme: str = ""
+    username_env: str = ""
+    password_env: str = ""
+    auth_file: Path | None = None
+    mirrors: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    connections: int = 8
+    requests_per_second: float = 0.0
+    bytes_per_second: int = 0
+    timeout_seconds: float = 30.0
