@@ -265,6 +265,12 @@ def test_variables_that_shells_keep_for_themselves_do_no_harm(shell: str, tmp_pa
         assert environment_after(shell, config, tmp_path)[b"LAST"] == b"here", name
 
 
+@pytest.mark.parametrize("name", ["IFS", "OPTIND", "BASHOPTS", "SHELLOPTS"])
+def test_image_cannot_steer_the_shells_of_its_caller(shell: str, tmp_path: Path, name: str) -> None:
+    config = replace(PLAIN, env=(f"{name}=xtrace",))
+    assert name.encode() not in environment_after(shell, config, tmp_path)
+
+
 def test_path_is_the_images_and_the_rest_yields_to_the_caller(shell: str, tmp_path: Path) -> None:
     config = replace(PLAIN, env=("PATH=/of/the image", "A=image", "B=image", "C=image"))
     found = environment_after(shell, config, tmp_path, {"A": "caller", "B": "", "PATH": "/bin"})
