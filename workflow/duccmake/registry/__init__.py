@@ -1,1 +1,7 @@
 """The registry client: polls, downloads, pushes (OCI distribution-spec 1.1)."""
+
+from .client import Client, matching
+from .retry import RegistryLeftAlone
+from .settings import RegistrySettings
+
+__all__ = ["Client", "RegistryLeftAlone", "RegistrySettings", "matching"]

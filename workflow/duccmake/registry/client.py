@@ -1,0 +1,403 @@
+"""The registry client: polls, manifests, tags and blobs, each verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.utils import parse_header_links
+
+from ..errors import (
+    DigestMismatch,
+    DuccmakeError,
+    InvalidReference,
+    ManifestError,
+    NotFound,
+    RegistryError,
+    UnsupportedImage,
+)
+from ..manifest import ACCEPT, Descriptor, ImageConfig, Index, Manifest, parse_manifest
+from ..reference import Digest, Platform, Reference
+from .credentials import CredentialStore, normal_host
+from .download import Download
+from .endpoints import Endpoint, endpoints, origin
+from .host import Pace
+from .settings import RegistrySettings
+from .transport import Call, Reply, RetryPolicy, Transport
+
+logger = logging.getLogger(__name__)
+
+MAX_TAGS = 1_000_000
+MAX_INDEX_DEPTH = 4
+MAX_INDEX_ENTRIES = 32
+_TAGS_LIMIT = 16 * 1024**2
+_BODY_TRIES = 3
+_MIRROR_TRIES = 2
+
+T = TypeVar("T")
+
+
+class Client:
+    """One client for all registries; threads may share it.
+
+    ``settings`` are by host as a reference has it.  ``deadline_seconds`` bounds
+    one request with all its tries; a download may take longer as long as bytes
+    come.  Reading prefers the mirrors; what a mirror does not deliver, for
+    whatever reason, the registry itself is asked for.
+
+    Errors, besides those named with the methods: `NotFound`, `Unauthorized`,
+    `RateLimited`, `RegistryUnavailable` (of which `RegistryLeftAlone` was
+    reported before), `RegistryError` for other refusals, and `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, RegistrySettings],
+        *,
+        deadline_seconds: float = 300.0,
+        max_manifest_bytes: int = 16 * 1024**2,
+        tries: int = 6,
+        backoff_seconds: float = 0.5,
+        foreign_urls: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._policy = RetryPolicy(
+            tries=tries, deadline_seconds=deadline_seconds, backoff_seconds=backoff_seconds
+        )
+        self._max_manifest_bytes = max_manifest_bytes
+        self._foreign_urls = foreign_urls
+        store = CredentialStore(settings, environment)
+        self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
+        self._transport = Transport(settings, store, self._policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def poll(self, reference: Reference) -> Digest:
+        """The digest that the reference stands for now, by HEAD: it costs no pull.
+
+        Where a registry gives no digest on HEAD, the manifest is fetched.
+        """
+        return self._read(reference, lambda endpoint, tries: self._poll(endpoint, reference, tries))
+
+    def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
+        """The manifest or index, verified, with the registry's bytes.
+
+        ``digest`` asks for another one than the reference names, such as an
+        index's entry.  Raises `DigestMismatch` and `ManifestError` (with
+        `UnsupportedImage`) where the bytes are not right.
+        """
+        wanted = str(digest) if digest else reference.api_reference
+        return self._read(
+            reference, lambda endpoint, tries: self._manifest(endpoint, wanted, tries)
+        )
+
+    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """A small blob, verified: an image configuration.
+
+        Raises `DigestMismatch`, or `ManifestError` where it is promised to be
+        larger than a manifest may be.
+        """
+        if descriptor.size > self._max_manifest_bytes:
+            raise ManifestError(
+                f"{descriptor.digest} is to have {descriptor.size} bytes, "
+                f"{self._max_manifest_bytes} are accepted"
+            )
+
+        def read(endpoint: Endpoint, tries: int) -> bytes:
+            call = Call("GET", endpoint.url(f"blobs/{descriptor.digest}"), endpoint.pull)
+
+            def parse(reply: Reply) -> bytes:
+                return descriptor.verify(reply.body)
+
+            return self._verified(call, descriptor.size + 1024, tries, parse)
+
+        return self._read(reference, read)
+
+    def fetch_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        path: Path,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Download a blob to ``path``, verified; returns the bytes that came over the network.
+
+        It grows as ``<path>.part``, from which any later call goes on, and gets
+        its name when size and digest are right.  Only one process or thread
+        downloads to a path at a time; the others wait and find it there.
+        ``progress`` is told of bytes gained (fewer than none at a restart).
+        Raises `DigestMismatch` where the source sends something else.
+        """
+        download = Download(
+            descriptor,
+            path,
+            tries=self._policy.tries,
+            backoff=self._policy.backoff_seconds,
+            stall_seconds=self._policy.deadline_seconds,
+            progress=progress,
+        )
+
+        def read(endpoint: Endpoint, tries: int) -> int:
+            url = endpoint.url(f"blobs/{descriptor.digest}")
+            return download.run(_BlobSource(self._transport, url, endpoint, tries))
+
+        try:
+            return self._read(reference, read)
+        except NotFound:
+            if not (self._foreign_urls and descriptor.urls):
+                raise
+        return self._fetch_foreign(download, descriptor)
+
+    def tags(self, reference: Reference) -> list[str]:
+        """All tags of the repository, from all pages, as the registry itself lists them.
+
+        Mirrors are not asked: a pull-through cache lists only what it has.
+        """
+        endpoint = origin(reference, self._settings(reference))
+        url = endpoint.url("tags/list?n=1000")
+        tags: dict[str, None] = {}
+        while url:
+            call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
+            try:
+                page, url_after = self._verified(call, _TAGS_LIMIT, 0, _tags_page)
+            except ManifestError as error:
+                raise RegistryError(f"{endpoint.host}: {error.found}", mend=error.mend) from None
+            known = len(tags)
+            tags.update(dict.fromkeys(page))
+            if url_after and (len(tags) == known or len(tags) > MAX_TAGS):
+                raise RegistryError(
+                    f"{endpoint.host} lists the tags of {endpoint.repository} without end",
+                    mend="what is known of them stays in force; ask the registry's operator",
+                )
+            if url_after and urlsplit(url_after)[:2] != urlsplit(url)[:2]:
+                raise RegistryError(f"{endpoint.host} continues its list of tags on another host")
+            url = url_after
+        return list(tags)
+
+    def resolve(
+        self, reference: Reference, platform: Platform, *, digest: Digest | None = None
+    ) -> tuple[Digest, Manifest, ImageConfig]:
+        """What the reference means for a platform: top digest, manifest, configuration.
+
+        ``digest`` is what `poll` found, if it was asked.  Raises `UnsupportedImage`
+        where there is nothing for the platform, naming what there is.
+        """
+        top = self.manifest(reference, digest)
+        if isinstance(top, Manifest):
+            config = self._config(reference, top)
+            if not platform.matches(config.platform):
+                raise _no_platform(platform, [config.platform])
+            return top.digest, top, config
+        seen: list[Platform] = []
+        for found, named in self._candidates(reference, top, platform, seen, MAX_INDEX_DEPTH):
+            config = self._config(reference, found)
+            # An index's word counts more than the configuration's, which often lacks the variant.
+            if named or platform.matches(config.platform):
+                return top.digest, found, config
+            seen.append(config.platform)
+        raise _no_platform(platform, seen)
+
+    def rate_limit_remaining(self, reference: Reference) -> int | None:
+        """How many pulls the registry said are left (RateLimit-Remaining), if it ever did."""
+        endpoint = origin(reference, self._settings(reference))
+        return self._transport.host(endpoint.scheme, endpoint.host).remaining
+
+    def _settings(self, reference: Reference) -> RegistrySettings:
+        return self._transport.settings(reference.registry)
+
+    def _read(self, reference: Reference, read: Callable[[Endpoint, int], T]) -> T:
+        """Read from the first endpoint that delivers; the registry itself has the last word."""
+        mirror = self._ducc_mirrors.get(normal_host(reference.host), "")
+        for endpoint in endpoints(reference, self._settings(reference), mirror):
+            if not endpoint.is_mirror:
+                break
+            try:
+                return read(endpoint, _MIRROR_TRIES)
+            except (RegistryError, DigestMismatch, ManifestError) as error:
+                if isinstance(error, UnsupportedImage):
+                    raise
+                logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
+        try:
+            return read(endpoint, 0)
+        except DuccmakeError as error:
+            raise error.within(image=reference.name) from None
+
+    def _poll(self, endpoint: Endpoint, reference: Reference, tries: int) -> Digest:
+        url = endpoint.url(f"manifests/{reference.api_reference}")
+        reply = self._transport.exchange(
+            Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=frozenset({405})),
+            limit=0,
+            tries=tries,
+        )
+        header = reply.headers.get("Docker-Content-Digest")
+        if reply.status == 200 and header:
+            try:
+                return Digest.parse(header)
+            except InvalidReference as error:
+                raise RegistryError(
+                    f"{endpoint.host} names a wrong digest: {error.found}"
+                ) from None
+        return self._manifest(endpoint, reference.api_reference, tries).digest
+
+    def _manifest(self, endpoint: Endpoint, wanted: str, tries: int) -> Manifest | Index:
+        call = Call("GET", endpoint.url(f"manifests/{wanted}"), endpoint.pull, {"Accept": ACCEPT})
+
+        def parse(reply: Reply) -> Manifest | Index:
+            return _parse_verified(reply, wanted)
+
+        return self._verified(call, self._max_manifest_bytes, tries, parse)
+
+    def _verified(self, call: Call, limit: int, tries: int, parse: Callable[[Reply], T]) -> T:
+        """An exchange whose body has to make sense: proxies damage bodies, too."""
+        for count in range(1, _BODY_TRIES + 1):
+            reply = self._transport.exchange(call, limit=limit, tries=tries)
+            try:
+                return parse(reply)
+            except (DigestMismatch, ManifestError) as error:
+                if isinstance(error, UnsupportedImage) or count == _BODY_TRIES:
+                    raise
+                logger.info("%s; asking again", error.found)
+        raise AssertionError("the last try returns or raises")
+
+    def _config(self, reference: Reference, manifest: Manifest) -> ImageConfig:
+        raw = self.blob_bytes(reference, manifest.config)
+        try:
+            return ImageConfig.parse(raw, layers=len(manifest.layers))
+        except DuccmakeError as error:
+            raise error.within(image=reference.name) from None
+
+    def _candidates(
+        self,
+        reference: Reference,
+        index: Index,
+        platform: Platform,
+        seen: list[Platform],
+        depth: int,
+    ) -> Iterator[tuple[Manifest, bool]]:
+        """Manifests that may serve, best first, and whether an index names their platform."""
+        seen += index.platforms
+        for entry in index.candidates(platform)[:MAX_INDEX_ENTRIES]:
+            try:
+                found = self.manifest(reference, entry.digest)
+            except UnsupportedImage:
+                if entry.platform:
+                    raise
+                continue
+            if isinstance(found, Manifest):
+                yield found, entry.platform is not None
+            elif depth > 1:
+                yield from self._candidates(reference, found, platform, seen, depth - 1)
+
+    def _fetch_foreign(self, download: Download, descriptor: Descriptor) -> int:
+        """Try the addresses that a foreign layer names, never with credentials (CVE-2020-15157)."""
+        failure: DuccmakeError = NotFound(f"no address of {descriptor.digest} can be used")
+        for url in descriptor.urls:
+            if urlsplit(url).scheme != "https":
+                continue
+            try:
+                return download.run(_BlobSource(self._transport, url, None, 0))
+            except (RegistryError, DigestMismatch) as error:
+                failure = error
+        raise failure
+
+
+class _BlobSource:
+    """A blob at an address; without endpoint, at a foreign one that gets no credentials."""
+
+    def __init__(
+        self, transport: Transport, url: str, endpoint: Endpoint | None, tries: int
+    ) -> None:
+        self._transport = transport
+        self._url = url
+        self._scope = endpoint.pull if endpoint else None
+        self._tries = tries
+        parts = urlsplit(url)
+        self._host = transport.host(parts.scheme, parts.netloc)
+
+    @property
+    def pace(self) -> Pace:
+        """The bytes a second of the registry's settings."""
+        return self._host.bytes_pace
+
+    def open(self, offset: int) -> requests.Response:
+        """Ask for the rest from ``offset`` on."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        call = Call("GET", self._url, self._scope, headers, accept=frozenset({416}))
+        return self._transport.open(call, tries=self._tries)
+
+
+def matching(pattern: str, tags: Iterable[str]) -> list[str]:
+    """The tags that a glob matches whole: ``*`` any text, ``?`` one character, nothing else."""
+    wildcards = {"*": ".*", "?": "."}
+    expression = re.compile("".join(wildcards.get(char) or re.escape(char) for char in pattern))
+    return [tag for tag in tags if expression.fullmatch(tag)]
+
+
+def _parse_verified(reply: Reply, wanted: str) -> Manifest | Index:
+    """Check the bytes against every digest that is known of them, then parse."""
+    algorithm = "sha256"
+    promised = {wanted} if ":" in wanted else set()
+    header = reply.headers.get("Docker-Content-Digest")
+    if header:
+        promised.add(header.strip())
+    for text in sorted(promised):
+        try:
+            digest = Digest.parse(text)
+        except InvalidReference as error:
+            raise RegistryError(f"the registry names a wrong digest: {error.found}") from None
+        found = hashlib.new(digest.algorithm, reply.body).hexdigest()
+        if found != digest.hex:
+            raise DigestMismatch(
+                f"a manifest with {digest.algorithm}:{found} came where {digest} was promised",
+                mend="the registry or a proxy serves damaged content: ask its operator",
+            )
+        if text == wanted:
+            algorithm = digest.algorithm
+    return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)
+
+
+def _tags_page(reply: Reply) -> tuple[list[str], str]:
+    """The tags of one page and the address of the next, or ""."""
+    try:
+        tags = json.loads(reply.body)["tags"] or []
+    except (ValueError, LookupError, TypeError, RecursionError):
+        tags = None
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ManifestError(
+            "the registry's list of tags cannot be read",
+            mend="see whether a proxy or a login page answers instead of the registry",
+        )
+    for link in parse_header_links(reply.headers.get("Link", "")):
+        if link.get("rel") == "next":
+            return tags, urljoin(reply.url, link["url"])
+    return tags, ""
+
+
+def _no_platform(wanted: Platform, there: Iterable[Platform]) -> UnsupportedImage:
+    names = ", ".join(sorted({str(platform) for platform in there})) or "none"
+    return UnsupportedImage(
+        f"there is no image for {wanted}, only for: {names}",
+        mend="wish for one of these platforms, or remove the entry",
+    )

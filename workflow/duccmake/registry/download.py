@@ -1,0 +1,286 @@
+"""Downloads of blobs: resumed, verified, one at a time for a digest."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+import requests
+
+from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
+from ..manifest import Descriptor
+from .host import BODY_ERRORS, Pace, break_reason
+from .retry import TryAgain, backoff_seconds
+
+logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+SLOWEST_BYTES_PER_SECOND = 100
+"""A transfer that stays below this for a whole deadline has stalled."""
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+
+
+class Source(Protocol):
+    """A place that a blob can be had from."""
+
+    @property
+    def pace(self) -> Pace:
+        """The bytes a second that may come from here."""
+        ...
+
+    def open(self, offset: int) -> requests.Response:
+        """Ask for the blob from ``offset`` on; the answer may be 200, 206 or 416."""
+        ...
+
+
+class Download:
+    """One blob on its way to ``path``, by way of ``<path>.part`` beside it.
+
+    The part is kept when a download is given up, and the next one goes on from
+    it.  ``tries`` counts failures without a byte of progress between them.
+    """
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        path: Path,
+        *,
+        tries: int,
+        backoff: float,
+        stall_seconds: float,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._tries = tries
+        self._backoff = backoff
+        self._stall_seconds = stall_seconds
+        self._progress = progress
+        self._decode = False
+        self._received = 0
+
+    def run(self, source: Source) -> int:
+        """Download from ``source``; returns the bytes that came over the network.
+
+        Raises `DigestMismatch` where what comes is not what the descriptor
+        names, also from its beginning, and `RegistryError` as the source does.
+        """
+        self._received = 0
+        if self._is_done():
+            return 0
+        part_path = _part_path(self._path)
+        try:
+            with _locked(part_path) as part:
+                if self._is_done():
+                    part_path.unlink()
+                    return 0
+                self._fill(part, source)
+                os.fsync(part.fileno())
+                part_path.rename(self._path)
+        except OSError as error:
+            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else DuccmakeError
+            raise kind(
+                f"{self._path} cannot be written: {error.strerror}",
+                mend="make room, or check the permissions, and run again",
+            ) from error
+        return self._received
+
+    def _is_done(self) -> bool:
+        """Whether the file is there: only verified content ever gets its name."""
+        try:
+            return self._path.stat().st_size == self._descriptor.size
+        except FileNotFoundError:
+            return False
+
+    def _fill(self, part: IO[bytes], source: Source) -> None:
+        """Bring the part to the descriptor's size and digest."""
+        hasher = self._rehash(part)
+        failures = restarts = 0
+        error: RegistryError | DigestMismatch
+        while not self._fits(part, hasher):
+            before = part.tell()
+            try:
+                hasher = self._once(part, hasher, source)
+                continue
+            except TryAgain as failure:
+                failures = 0 if part.tell() - before >= CHUNK_BYTES else failures
+                error = failure.error
+            except DigestMismatch as mismatch:
+                restarts += 1
+                hasher = self._restart(part)
+                error = mismatch
+            failures += 1
+            if max(failures, restarts) >= self._tries:
+                raise error
+            wait = backoff_seconds(failures, self._backoff)
+            logger.info("%s; going on from byte %d in %.1f s", error.found, part.tell(), wait)
+            time.sleep(wait)
+
+    def _rehash(self, part: IO[bytes]) -> hashlib._Hash:
+        """Hash what an earlier download left behind."""
+        hasher = hashlib.new(self._descriptor.digest.algorithm)
+        part.seek(0)
+        while piece := part.read(1024**2):
+            hasher.update(piece)
+        if part.tell() > self._descriptor.size:
+            return self._restart(part)
+        if part.tell() == self._descriptor.size and not self._fits(part, hasher):
+            return self._restart(part)
+        if part.tell() and self._progress:
+            self._progress(part.tell())
+        return hasher
+
+    def _fits(self, part: IO[bytes], hasher: hashlib._Hash) -> bool:
+        descriptor = self._descriptor
+        return part.tell() == descriptor.size and hasher.hexdigest() == descriptor.digest.hex
+
+    def _restart(self, part: IO[bytes]) -> hashlib._Hash:
+        if part.tell() and self._progress:
+            self._progress(-part.tell())
+        part.seek(0)
+        part.truncate()
+        return hashlib.new(self._descriptor.digest.algorithm)
+
+    def _once(self, part: IO[bytes], hasher: hashlib._Hash, source: Source) -> hashlib._Hash:
+        """Ask once for what is missing and append what comes; the hash of it all.
+
+        Raises `TryAgain` where the rest is still to come, `DigestMismatch` where
+        nothing of the part can be trusted.
+        """
+        offset = part.tell()
+        response = source.open(offset)
+        try:
+            if offset and not self._continues(response, offset):
+                if response.status_code != 200:
+                    raise self._mismatch("the source has no such rest of it")
+                logger.info("%s: the source begins anew", self._descriptor.digest)
+                hasher = self._restart(part)
+            elif response.status_code not in (200, 206):
+                raise RegistryError(f"a download is answered with status {response.status_code}")
+            self._append(part, hasher, response, source.pace)
+        finally:
+            response.close()
+        if part.tell() < self._descriptor.size:
+            raise TryAgain(
+                RegistryUnavailable(f"the download of {self._descriptor.digest} is short")
+            )
+        if not self._fits(part, hasher):
+            raise self._mismatch(
+                f"bytes with {self._descriptor.digest.algorithm}:{hasher.hexdigest()}"
+            )
+        return hasher
+
+    def _continues(self, response: requests.Response, offset: int) -> bool:
+        """Whether the answer is the rest that was asked for (RFC 9110, 14.4)."""
+        if response.status_code != 206 or _encoding(response):
+            return False
+        found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+        if not found or int(found.group(1)) != offset:
+            return False
+        return found.group(3) in ("*", str(self._descriptor.size))
+
+    def _append(
+        self, part: IO[bytes], hasher: hashlib._Hash, response: requests.Response, pace: Pace
+    ) -> None:
+        window_start, window_bytes = time.monotonic(), 0
+        for piece in self._pieces(response):
+            self._received += len(piece)
+            if part.tell() + len(piece) > self._descriptor.size:
+                raise self._mismatch("more bytes")
+            _write(part, piece)
+            hasher.update(piece)
+            if self._progress:
+                self._progress(len(piece))
+            window_bytes += len(piece)
+            elapsed = time.monotonic() - window_start
+            if elapsed > self._stall_seconds:
+                if window_bytes < SLOWEST_BYTES_PER_SECOND * elapsed:
+                    raise TryAgain(RegistryUnavailable("the download has stalled"))
+                window_start, window_bytes = time.monotonic(), 0
+            wait = pace.take(len(piece))
+            if wait > 0:
+                time.sleep(wait)
+
+    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
+        try:
+            yield from response.raw.stream(CHUNK_BYTES, self._wants_decoding(response))
+        except BODY_ERRORS as error:
+            raise TryAgain(
+                RegistryUnavailable(
+                    f"the download of {self._descriptor.digest} broke off: {break_reason(error)}",
+                    mend="run again: it goes on from where it broke off",
+                )
+            ) from None
+
+    def _wants_decoding(self, response: requests.Response) -> bool:
+        """Whether a Content-Encoding was put around the blob on its way.
+
+        Some stores label a compressed layer with its own compression: then the
+        bytes as sent have the promised length.  Where there is no length, a
+        mismatch has the next try read the body the other way.
+        """
+        if not _encoding(response):
+            return False
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit():
+            return int(length) != self._descriptor.size
+        self._decode = not self._decode
+        return self._decode
+
+    def _mismatch(self, found: str) -> DigestMismatch:
+        descriptor = self._descriptor
+        return DigestMismatch(
+            f"{found} where {descriptor.size} bytes with {descriptor.digest} were promised",
+            mend="the registry or a proxy serves damaged content: ask its operator",
+        )
+
+
+def _write(part: IO[bytes], piece: bytes) -> None:
+    """Write all of it: an unbuffered file may take less at a time."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[part.write(rest) :]
+
+
+def _encoding(response: requests.Response) -> str:
+    encoding: str = response.headers.get("Content-Encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _part_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+@contextmanager
+def _locked(part: Path) -> Iterator[IO[bytes]]:
+    """The part file, open and locked against every other process and thread."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        with open(descriptor, "r+b", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another download to finish %s", part.name)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever held the lock may have renamed the file meanwhile.
+            if _is_same(file, part):
+                yield file
+                return
+
+
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,346 @@
+"""From one call to one good answer: credentials, redirects, tries and deadlines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from ..errors import (
+    NotFound,
+    RateLimited,
+    RegistryError,
+    RegistryUnavailable,
+    Unauthorized,
+)
+from .auth import Authorizer, Scope, TokenRequest
+from .challenge import parse_challenges
+from .credentials import CredentialStore, normal_host
+from .host import BODY_ERRORS, Host, break_reason
+from .retry import Breaker, Deadline, TryAgain, backoff_seconds, retry_after_seconds
+from .settings import RegistrySettings
+
+logger = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TOKEN_LIMIT = 1024**2
+_ERROR_LIMIT = 64 * 1024
+_CHUNK = 64 * 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long is tried.
+
+    ``tries`` for each request within ``deadline_seconds``; the first pause is about
+    ``backoff_seconds`` and doubles.  After ``breaker_limit`` requests in a row that failed
+    with all their tries, a host is left alone for ``breaker_seconds``.
+    """
+
+    tries: int = 6
+    deadline_seconds: float = 300.0
+    backoff_seconds: float = 0.5
+    breaker_limit: int = 5
+    breaker_seconds: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as its caller means it.
+
+    ``accept`` are the statuses of 400 and above that are an answer, not an error.
+    """
+
+    method: str
+    url: str
+    scope: Scope | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    accept: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer whose body is read: ``headers`` are looked up without regard to case."""
+
+    status: int
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Transport:
+    """Makes calls: chooses the session, authorizes, follows redirects, tries again."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, RegistrySettings],
+        store: CredentialStore,
+        policy: RetryPolicy,
+    ) -> None:
+        self._settings = {normal_host(name): value for name, value in settings.items()}
+        self._store = store
+        self.policy = policy
+        self._hosts: dict[tuple[str, str], Host] = {}
+        self._authorizers: dict[tuple[str, str], Authorizer] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close all sessions."""
+        with self._lock:
+            for host in self._hosts.values():
+                host.close()
+            self._hosts.clear()
+
+    def settings(self, name: str) -> RegistrySettings:
+        """The settings of a host, or the usual ones."""
+        return self._settings.get(normal_host(name), RegistrySettings())
+
+    def host(self, scheme: str, name: str) -> Host:
+        """The one session for a scheme and a host with its port."""
+        key = (scheme, name.lower())
+        found = self._hosts.get(key)
+        if found:
+            return found
+        with self._lock:
+            if key not in self._hosts:
+                breaker = Breaker(
+                    name, limit=self.policy.breaker_limit, seconds=self.policy.breaker_seconds
+                )
+                self._hosts[key] = Host(scheme, key[1], self.settings(name), breaker=breaker)
+            return self._hosts[key]
+
+    def exchange(self, call: Call, *, limit: int, tries: int = 0) -> Reply:
+        """Make a call and read the answer of at most ``limit`` bytes.
+
+        Raises `NotFound`, `Unauthorized`, `RateLimited`, `RegistryUnavailable`,
+        or `RegistryError` for any other refusal.
+        """
+
+        def attempt(deadline: Deadline) -> Reply:
+            response = self._answered(call, deadline)
+            try:
+                body = read_body(response, limit, deadline)
+            finally:
+                response.close()
+            return Reply(response.status_code, response.url or "", response.headers, body)
+
+        return self._trying(call, attempt, tries)
+
+    def open(self, call: Call, *, tries: int = 0) -> requests.Response:
+        """Make a call and return the answer with its body unread; the caller closes it."""
+        return self._trying(call, lambda deadline: self._answered(call, deadline), tries)
+
+    def _trying(self, call: Call, attempt: Callable[[Deadline], T], tries: int) -> T:
+        deadline = Deadline(self.policy.deadline_seconds)
+        allowed = tries or self.policy.tries
+        host = self._host_of(call.url)
+        for count in range(1, allowed + 1):
+            try:
+                result = attempt(deadline)
+            except TryAgain as failure:
+                wait = failure.wait_seconds
+                if wait is None:
+                    wait = backoff_seconds(count, self.policy.backoff_seconds)
+                if count == allowed or not deadline.allows(wait):
+                    if isinstance(failure.error, RegistryUnavailable):
+                        host.breaker.failed(failure.error.found)
+                    raise failure.error from None
+                logger.info("%s; trying again in %.1f s", failure.error.found, wait)
+                time.sleep(wait)
+            else:
+                host.breaker.succeeded()
+                return result
+        raise AssertionError("the last try returns or raises")
+
+    def _host_of(self, url: str) -> Host:
+        parts = urlsplit(url)
+        return self.host(parts.scheme, parts.netloc)
+
+    def _answered(self, call: Call, deadline: Deadline) -> requests.Response:
+        """One try: redirects followed, a 401 answered once, bad statuses raised."""
+        url = call.url
+        origin = self._host_of(url)
+        host = origin
+        authorizer = self._authorizer(origin)
+        header = authorizer.header(call.scope) if call.scope else ""
+        challenged = False
+        redirects = 0
+        while True:
+            headers = dict(call.headers)
+            if header and host is origin:
+                headers["Authorization"] = header
+            response = host.send(call.method, url, headers, deadline, call.body)
+            status = response.status_code
+            if status == 401 and call.scope and host is origin and not challenged:
+                challenged = True
+                challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
+                _discard(response)
+                header = authorizer.answer(challenges, call.scope, header)
+            elif status in _REDIRECTS and call.method in ("GET", "HEAD"):
+                redirects += 1
+                url = _target(response, url, redirects)
+                _discard(response)
+                host = self._host_of(url)
+            elif status < 400 or status in call.accept:
+                return response
+            else:
+                raise self._refusal(call, response, host, redirected=host is not origin)
+
+    def _authorizer(self, host: Host) -> Authorizer:
+        key = (host.scheme, host.name)
+        found = self._authorizers.get(key)
+        if found:
+            return found
+        with self._lock:
+            return self._authorizers.setdefault(
+                key,
+                Authorizer(host.name, host.scheme == "https", self._store, self._fetch_token),
+            )
+
+    def _fetch_token(self, request: TokenRequest) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json"}
+        if request.authorization:
+            headers["Authorization"] = request.authorization
+        if request.form is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        call = Call(
+            "GET" if request.form is None else "POST",
+            request.url,
+            headers=headers,
+            body=request.form,
+            accept=frozenset({400, 401, 403, 404, 405}),
+        )
+        reply = self._exchange_in_place(call)
+        return reply.status, reply.body
+
+    def _exchange_in_place(self, call: Call) -> Reply:
+        """An exchange that no redirect may lead elsewhere: it carries credentials."""
+
+        def attempt(deadline: Deadline) -> Reply:
+            host = self._host_of(call.url)
+            response = host.send(call.method, call.url, call.headers, deadline, call.body)
+            try:
+                if response.status_code in _REDIRECTS:
+                    raise RegistryError(f"{host.name} redirects a request for a token")
+                if response.status_code >= 400 and response.status_code not in call.accept:
+                    raise self._refusal(call, response, host, redirected=False)
+                body = read_body(response, _TOKEN_LIMIT, deadline)
+            finally:
+                response.close()
+            return Reply(response.status_code, call.url, response.headers, body)
+
+        return self._trying(call, attempt, 0)
+
+    def _refusal(
+        self, call: Call, response: requests.Response, host: Host, *, redirected: bool
+    ) -> Exception:
+        """The error for a status of 400 or above; closes the response."""
+        status = response.status_code
+        said = _registry_words(response)
+        response.close()
+        what = f"{host.name} answers {status}{said} to {call.method} {_safe_path(call.url)}"
+        wait = retry_after_seconds(response.headers.get("Retry-After"))
+        if status == 429:
+            if wait is not None:
+                host.pause(call.method, wait)
+            mend = "run again later, log in for a larger budget, or configure a mirror"
+            return TryAgain(RateLimited(what, mend=mend), wait)
+        if status >= 500 or status == 408:
+            mend = "the registry is in trouble: what is known stays in force"
+            return TryAgain(RegistryUnavailable(what, mend=mend), wait)
+        if redirected:
+            # Signed addresses run out: the registry gives a new one.
+            return TryAgain(RegistryUnavailable(f"{what} after a redirect"))
+        if status in (401, 403):
+            mend = "give credentials that may read it, or check the name"
+            return Unauthorized(what, mend=mend)
+        if status == 404:
+            return NotFound(what, mend="check the repository and the tag, or remove the entry")
+        return RegistryError(what)
+
+
+def read_body(response: requests.Response, limit: int, deadline: Deadline) -> bytes:
+    """The whole body, decoded where a proxy encoded it.
+
+    Raises `TryAgain` where it breaks off, `RegistryError` where it is over ``limit`` bytes.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        for piece in response.raw.stream(_CHUNK, decode_content=True):
+            size += len(piece)
+            pieces.append(piece)
+            if size > limit:
+                raise RegistryError(
+                    f"{_host_name(response)} sends more than the {limit} bytes that are accepted"
+                )
+            if not deadline.remaining:
+                raise TryAgain(
+                    RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
+                )
+    except BODY_ERRORS as error:
+        what = f"the answer of {_host_name(response)} broke off: {break_reason(error)}"
+        raise TryAgain(RegistryUnavailable(what)) from None
+    return b"".join(pieces)
+
+
+def _target(response: requests.Response, url: str, redirects: int) -> str:
+    """Where a redirect leads; the address itself may be signed and stays out of messages."""
+    here = urlsplit(url)
+    target = urljoin(url, response.headers.get("Location", ""))
+    there = urlsplit(target)
+    if redirects > MAX_REDIRECTS:
+        response.close()
+        raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")
+    if there.scheme not in ("http", "https") or not there.hostname:
+        response.close()
+        raise RegistryError(f"{here.netloc} redirects to nowhere")
+    if here.scheme == "https" and there.scheme == "http":
+        response.close()
+        raise RegistryError(
+            f"{here.netloc} redirects to {there.netloc} without encryption",
+            mend="this is not followed: ask the registry's operator",
+        )
+    return target
+
+
+def _discard(response: requests.Response) -> None:
+    """Free the connection: a short body is read, so that it can be used again."""
+    length = response.headers.get("Content-Length", "")
+    try:
+        if length.isdigit() and int(length[:9]) <= _ERROR_LIMIT:
+            response.raw.drain_conn()
+    finally:
+        response.close()
+
+
+def _registry_words(response: requests.Response) -> str:
+    """The code and message of a registry's error (distribution-spec, "Error Codes")."""
+    try:
+        members = json.loads(response.raw.read(_ERROR_LIMIT, decode_content=True))
+        error = members["errors"][0]
+        words = f"{error.get('code') or ''} {error.get('message') or ''}"
+    except (*BODY_ERRORS, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return ""
+    words = "".join(char if char.isprintable() else " " for char in words).strip()
+    return f" ({words[:200]})" if words else ""
+
+
+def _host_name(response: requests.Response) -> str:
+    return urlsplit(response.url or "").netloc
+
+
+def _safe_path(url: str) -> str:
+    """The path alone: queries may be signed."""
+    return urlsplit(url).path
