@@ -1,0 +1,420 @@
+"""The configuration: what the workflow's ``config`` says, checked once and then trusted.
+
+Keys, their defaults and what they mean stand in ``workflow/schemas/config.schema.yaml``
+and, for people, in ``config/README.md``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError, InvalidReference
+from .limits import UnpackLimits
+from .reference import Platform, Reference
+from .registry.settings import RegistrySettings
+
+SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong: the key with its sections, what was found, and the mend."""
+
+    key: str
+    found: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.found}; {self.mend}"
+
+
+class InvalidConfig(ConfigError):
+    """All ``mistakes`` of a configuration; each prints as one line, and so does the error."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__(
+            " | ".join(str(mistake) for mistake in self.mistakes), step="configuration"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """Where and how images are published; ``root`` holds the repository's own folder."""
+
+    backend: str = "directory"
+    root: Path = Path("cvmfs")
+    flat: str = "hardlink"
+    lock_seconds: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveSettings:
+    """How tags are polled: for ``max_age`` seconds an answer is believed."""
+
+    max_age: float = 0.0
+    connections: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSettings:
+    """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
+
+    mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; a default each, with paths from the working directory.
+
+    ``registries`` is keyed by `Reference.host`, where the registry's API answers.
+    """
+
+    recipe: tuple[Path, ...] = (Path("config/recipe.yaml"),)
+    repository: RepositorySettings = field(default_factory=RepositorySettings)
+    products: tuple[str, ...] = ("layers", "flat")
+    platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
+    registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    resolve: ResolveSettings = field(default_factory=ResolveSettings)
+    limits: UnpackLimits = field(default_factory=UnpackLimits)
+    flat: FlatSettings = field(default_factory=FlatSettings)
+    scope: str = "pending"
+
+    @classmethod
+    def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
+        """Check ``members``, as Snakemake or YAML give them; paths count from ``workdir``.
+
+        A text stands for a list of one, and for the number that it spells; null
+        stands for the default.  Raises `InvalidConfig` with every mistake.
+        """
+        mistakes: list[Mistake] = []
+        plain = _lenient(members, _schema(), (), mistakes)
+        for key, mistake in _breaches(plain):
+            mistakes.append(mistake)
+            plain = _without(plain, key)
+        config = _build(plain, workdir, mistakes)
+        if mistakes:
+            raise InvalidConfig(mistakes)
+        return config
+
+
+# What the schema sees.
+
+
+@functools.cache
+def _schema() -> Any:
+    return yaml.safe_load(SCHEMA.read_bytes())
+
+
+Key = tuple[str | int, ...]
+
+
+def _lenient(value: Any, schema: Any, key: Key, mistakes: list[Mistake]) -> Any:
+    """The value as the schema wants it, where that is no more than another way to write it."""
+    types = schema.get("type", ())
+    if "object" in types and isinstance(value, Mapping):
+        kept = {}
+        for name, member in value.items():
+            if not isinstance(name, str):
+                mistakes.append(
+                    Mistake(_dotted((*key, str(name))), "the key is no text", "put it in quotes")
+                )
+            elif member is not None:
+                kept[name] = _lenient(member, _member_schema(schema, name), (*key, name), mistakes)
+        return kept
+    if "array" in types:
+        items = [value] if isinstance(value, str) else value
+        if isinstance(items, Sequence):
+            item_schema = schema.get("items", {})
+            return [
+                _lenient(item, item_schema, (*key, at), mistakes) for at, item in enumerate(items)
+            ]
+    if "number" in types or "integer" in types:
+        return _number(value, types)
+    return {} if value is None and "object" in types else value
+
+
+def _member_schema(schema: Any, name: str) -> Any:
+    others = schema.get("additionalProperties")
+    fallback = others if isinstance(others, dict) else {}
+    return schema.get("properties", {}).get(name, fallback)
+
+
+def _number(value: Any, types: str | Sequence[str]) -> Any:
+    """The number that ``value`` is or spells; what is none that counts anything stays text."""
+    number = value
+    if isinstance(value, str):
+        try:
+            number = int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else float(value)
+        except ValueError:
+            return value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return value
+    if not abs(number) < 2**63:  # nor is this true of nan
+        return str(value)[:24]
+    if "number" in types:
+        return float(number)
+    return int(number) if number == int(number) else number
+
+
+# What the schema says.
+
+
+def _breaches(plain: Any) -> list[tuple[Key, Mistake]]:
+    from jsonschema import Draft202012Validator  # slow to import
+
+    breaches: list[tuple[Key, Mistake]] = []
+    for error in Draft202012Validator(_schema()).iter_errors(plain):
+        key = tuple(error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = error.schema["properties"]
+            strange = [(*key, name) for name in error.instance if name not in known]
+            breaches += [(name, _unknown(name, known)) for name in strange]
+        else:
+            breaches.append((key, Mistake(_dotted(key), _found(error), _mend(error, key))))
+    return breaches
+
+
+def _without(plain: Any, key: Key) -> Any:
+    """``plain`` without what ``key`` names, or without the list that it is in."""
+    if not key or not isinstance(plain, Mapping):
+        return {}
+    name, *rest = key
+    kept = dict(plain)
+    if rest and isinstance(plain.get(str(name)), Mapping):
+        kept[str(name)] = _without(plain[str(name)], tuple(rest))
+    else:
+        kept.pop(str(name), None)
+    return kept
+
+
+_SECRET = re.compile(r"pass|token|secret|user|login|credential|\bauth\b|api_?key", re.IGNORECASE)
+
+
+def _unknown(key: Key, known: Iterable[str]) -> Mistake:
+    """What to say of an unknown key; never what it holds."""
+    name = str(key[-1])
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if _SECRET.search(name) and not name.endswith(("_env", "_file")):
+        variables = "'username_env' and 'password_env' of the registry"
+        mend = f"put it in an environment variable and name that, with {variables}"
+        return Mistake(_dotted(key), "credentials do not belong into the configuration", mend)
+    if near:
+        mend = f"did you mean {_dotted((*key[:-1], near[0]))!r}?"
+    elif elsewhere := _elsewhere(name, _schema(), ()):
+        mend = f"did you mean {_dotted(elsewhere)!r}?"
+    else:
+        mend = f"known here are {', '.join(known)}"
+    return Mistake(_dotted(key), "there is no such key", mend)
+
+
+def _elsewhere(name: str, schema: Any, key: Key) -> Key:
+    """Where in the schema, if anywhere, the key ``name`` belongs."""
+    for child, child_schema in schema.get("properties", {}).items():
+        if child == name:
+            return (*key, child)
+        if found := _elsewhere(name, child_schema, (*key, child)):
+            return found
+    return ()
+
+
+_KINDS = {
+    "object": "a section",
+    "array": "a list",
+    "number": "a number",
+    "integer": "a whole number",
+    "string": "text",
+}
+
+
+def _found(error: Any) -> str:
+    value = error.instance
+    if isinstance(value, Mapping):
+        return "a section" if value else "an empty section"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    if value in ("", None):
+        return "nothing"
+    if error.schema.get("writeOnly"):
+        return "something else (not shown, as it may be secret)"
+    shown = repr(value)
+    return f"found {shown if len(shown) <= 80 else shown[:80] + '...'}"
+
+
+def _mend(error: Any, key: Key) -> str:
+    limit = error.validator_value
+    if error.validator == "enum":
+        near = difflib.get_close_matches(str(error.instance), limit, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
+        return f"use one of {', '.join(filter(None, limit))}{guess}"
+    if error.validator in ("minimum", "exclusiveMinimum", "maximum"):
+        words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+        return f"use {words[error.validator]} {limit}"
+    named = [part for part in key if isinstance(part, str)]
+    schema = functools.reduce(_member_schema, named, _schema())
+    if examples := schema.get("examples"):
+        return f"write it like '{named[-1]}: {examples[0]}'"
+    kind = limit[0] if isinstance(limit, list) else limit
+    return f"write {_KINDS.get(kind, 'something')} there, or remove it"
+
+
+def _dotted(key: Key) -> str:
+    """``registries."ghcr.io".limits``, ``platforms[0]``; never what stands before an ``@``."""
+    words = ""
+    for part in key:
+        if isinstance(part, int):
+            words += f"[{part}]"
+        else:
+            name = part.rpartition("@")[2][:80]
+            words += "." * bool(words) + (name if re.fullmatch(r"[\w-]+", name) else f'"{name}"')
+    return words or "the configuration"
+
+
+# From what the schema let pass to values.
+
+
+def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> Config:
+    mistakes += _not_built(plain)
+    default = Config()
+    return Config(
+        recipe=tuple(_path(path, workdir) for path in plain.get("recipe", default.recipe)),
+        repository=_repository(plain.get("repository", {}), workdir),
+        products=_products(plain.get("products", default.products), mistakes),
+        platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
+        registries=_registries(plain.get("registries", {}), workdir, mistakes),
+        resolve=ResolveSettings(**plain.get("resolve", {})),
+        limits=UnpackLimits(**plain.get("limits", {})),
+        flat=FlatSettings(
+            _mount_points(
+                plain.get("flat", {}).get("mount_points", default.flat.mount_points), mistakes
+            )
+        ),
+        scope=plain.get("scope", default.scope),
+    )
+
+
+def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
+    backend = plain.get("repository", {}).get("backend")
+    if backend == "cvmfs":
+        yield Mistake("repository.backend", "'cvmfs' is not built yet", "use 'backend: directory'")
+    for at, product in enumerate(plain.get("products", ())):
+        if product in ("thin", "podman"):
+            yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
+
+
+def _path(path: str | Path, workdir: Path) -> Path:
+    try:
+        return workdir / Path(path).expanduser()
+    except RuntimeError:  # nobody of that name has a home: a folder that begins with "~"
+        return workdir / path
+
+
+def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
+    root = members.get("root", RepositorySettings().root)
+    return RepositorySettings(**{**members, "root": _path(root, workdir)})
+
+
+def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
+    if "layers" not in names:
+        mistakes.append(
+            Mistake(
+                "products",
+                "'layers' is missing",
+                f"write 'products: [{', '.join(['layers', *names])}]': the others are made of them",
+            )
+        )
+    return tuple(name for name in ("layers", "flat") if name in names)
+
+
+def _platforms(texts: Sequence[str | Platform], mistakes: list[Mistake]) -> tuple[Platform, ...]:
+    platforms: dict[Platform, None] = {}
+    for at, text in enumerate(texts):
+        try:
+            platforms[Platform.parse(str(text))] = None
+        except InvalidReference as error:
+            mistakes.append(Mistake(f"platforms[{at}]", error.found, error.mend))
+    if len(platforms) > 1:
+        mistakes.append(
+            Mistake("platforms", "more than one platform is not built yet", "leave one of them")
+        )
+    return tuple(platforms)
+
+
+def _registries(
+    plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]
+) -> dict[str, RegistrySettings]:
+    settings: dict[str, RegistrySettings] = {}
+    spelled: dict[str, str] = {}
+    for name, members in plain.items():
+        key = _dotted(("registries", name))
+        host = _host(name)
+        if not host:
+            mistakes.append(
+                Mistake(key, "that is no host name", "write it like ghcr.io or localhost:5000")
+            )
+            continue
+        if host in settings:
+            found = f"that is the same registry as {spelled[host]!r}"
+            mistakes.append(Mistake(key, found, "join the two"))
+        told = any(mistake.key.startswith(f"{key}.") for mistake in mistakes)
+        if not told and bool(members.get("username_env")) != bool(members.get("password_env")):
+            mistakes.append(
+                Mistake(key, "one of 'username_env' and 'password_env' is missing", "name both")
+            )
+        settings[host] = _registry(members, workdir)
+        spelled[host] = name
+    return settings
+
+
+def _host(name: str) -> str:
+    """`Reference.host` for a registry as it is written in a wish list; empty if it is none."""
+    try:
+        reference = Reference.parse(f"https://{name}/repository")
+    except InvalidReference:
+        return ""
+    return reference.host if reference.registry == name.lower() else ""
+
+
+def _registry(members: Mapping[str, Any], workdir: Path) -> RegistrySettings:
+    flat = {**members, **members.get("limits", {})}
+    flat.pop("limits", None)
+    for file in ("auth_file", "ca_file"):
+        if file in flat:
+            flat[file] = _path(flat[file], workdir)
+    if "mirrors" in flat:
+        flat["mirrors"] = tuple(url.rstrip("/") for url in flat["mirrors"])
+    return RegistrySettings(**flat)
+
+
+def _mount_points(texts: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
+    points: dict[str, None] = {}
+    for at, text in enumerate(texts):
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if not text.startswith("/") or not parts or not all(map(_is_plain_name, parts)):
+            mistakes.append(
+                Mistake(
+                    f"flat.mount_points[{at}]",
+                    f"{text[:80]!r} is no mount point",
+                    "write an absolute path without '..', like /cvmfs",
+                )
+            )
+        points["/" + "/".join(parts)] = None
+    return tuple(points)
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a folder of a published tree may have the name, which CernVM-FS may not read."""
+    return (
+        name != ".."
+        and name.isprintable()
+        and not name.startswith((".cvmfs", ".wh."))
+        and len(name.encode()) <= 255
+    )
