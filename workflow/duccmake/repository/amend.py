@@ -1,0 +1,189 @@
+"""Complete a published layer, so that the kernel's overlay of a chain is the image.
+
+A layer as it was unpacked says what it changes; overlayfs wants more in some
+chains: a whiteout for each hidden path, attributes of the directories that the
+layer only passes through, hard links to files of lower layers.  Amending adds
+these and takes nothing away, so that other chains with the layer stay right.
+It may be interrupted and repeated: the layer's manifest is written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .. import mtree
+from ..errors import RepositoryError
+from ..mtree import Entry
+from . import content
+from .attributes import UNSUPPORTED, Attributes, set_mtime
+from .descriptors import Directories, split
+from .layout import temporary
+from .plant import LOST
+
+log = logging.getLogger(__name__)
+
+
+def amend(
+    layerfs: Path, manifest: Path, amendments: Path, *, layers: Sequence[Path], fresh: bool
+) -> Counter[str]:
+    """Put the entries of ``amendments`` into a layer and its manifest; return what could not be.
+
+    ``layers`` are the chain's trees, lowest first.  Only a ``fresh`` layer, one
+    that no image has yet, gets other attributes on its implied directories.
+    """
+    wanted = list(mtree.read(amendments))
+    if not wanted:
+        return Counter()
+    known = {entry.path: entry for entry in mtree.read(manifest)}
+    with Directories() as directories:
+        amender = _Amender(directories, layerfs, layers, known, fresh)
+        amender.amend(wanted)
+    if amender.entries != known:
+        _rewrite(manifest, amender.entries)
+    if amender.lost:
+        log.warning(
+            "the layer %s lacks what its chain needs: %s",
+            layerfs.parent.name[:12],
+            ", ".join(f"{count} {kind}" for kind, count in sorted(amender.lost.items())),
+        )
+    return amender.lost
+
+
+def _rewrite(manifest: Path, entries: dict[bytes, Entry]) -> None:
+    new = temporary(manifest)
+    mtree.write(new, sorted(entries.values(), key=_order))
+    new.chmod(0o644)
+    new.rename(manifest)
+
+
+def _order(entry: Entry) -> list[tuple[bool, bytes]]:
+    """A directory, what is in it, then its directories: so a link group's first path stays so."""
+    if entry.path == b".":
+        return []
+    *parents, name = entry.path.split(b"/")
+    return [(True, parent) for parent in parents] + [(entry.kind == mtree.DIR, name)]
+
+
+class _Amender:
+    def __init__(
+        self,
+        directories: Directories,
+        layerfs: Path,
+        layers: Sequence[Path],
+        known: dict[bytes, Entry],
+        fresh: bool,
+    ) -> None:
+        self.entries = dict(known)
+        self.lost: Counter[str] = Counter()
+        self._directories = directories
+        self._tree = os.fsencode(layerfs)
+        self._layers = [os.fsencode(layer) for layer in layers]
+        self._fresh = fresh
+        self._attributes = Attributes()
+        self._missing: set[bytes] = set()
+        self._unsettled: set[bytes] = set()
+
+    def amend(self, wanted: Sequence[Entry]) -> None:
+        """Add ``wanted`` (parents first) to the tree and to ``entries``."""
+        for entry in wanted:
+            have = self.entries.get(entry.path)
+            if entry.kind == mtree.DIR:
+                self._directory(entry, have)
+            elif b"whiteout" in entry.flags:
+                if have is None or b"whiteout" in have.flags:
+                    self._leaf(entry, have, b"whiteouts", self._make_whiteout)
+            elif have is None or b"lower" in have.flags:
+                self._leaf(entry, have, b"links", self._make_link)
+        parents = {split(entry.path)[0] for entry in wanted if entry.path != b"."}
+        for path in sorted(parents | self._unsettled, reverse=True):
+            self._settle(path)
+
+    def _directory(self, entry: Entry, have: Entry | None) -> None:
+        if have is None:
+            if self._made(entry, b"directories", self._make_directory):
+                self.entries[entry.path] = _plain(entry)
+                self._unsettled.add(entry.path)
+        elif self._fresh and have.kind == mtree.DIR and b"implied" in have.flags:
+            # The layer's own word on whether it is opaque stands.
+            self.entries[entry.path] = replace(_plain(entry), flags=entry.flags | have.flags)
+            self._unsettled.add(entry.path)
+
+    def _leaf(
+        self,
+        entry: Entry,
+        have: Entry | None,
+        kind: bytes,
+        make: Callable[[int, bytes, Entry], None],
+    ) -> None:
+        if self._made(entry, kind, make):
+            if have is None:
+                self.entries[entry.path] = _plain(entry)
+            elif b"lower" in have.flags:
+                # Another chain has another file there: what the layer says is kept.
+                self.entries[entry.path] = replace(
+                    _plain(entry), flags=entry.flags | have.flags, hardlink=have.hardlink
+                )
+
+    def _made(self, entry: Entry, kind: bytes, make: Callable[[int, bytes, Entry], None]) -> bool:
+        parent, name = split(entry.path)
+        try:
+            if parent in self._missing:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            make(self._directories.get(self._tree, parent), name, entry)
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+        else:
+            return True
+        self._missing.add(entry.path)
+        self.lost[kind.decode()] += 1
+        self.entries[entry.path] = replace(_plain(entry), flags=entry.flags | {LOST + kind})
+        return False
+
+    def _make_directory(self, parent: int, name: bytes, entry: Entry) -> None:
+        os.mkdir(name, 0o700, dir_fd=parent)
+
+    def _make_whiteout(self, parent: int, name: bytes, entry: Entry) -> None:
+        os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+
+    def _make_link(self, parent: int, name: bytes, entry: Entry) -> None:
+        if entry.layer is None or not 0 <= entry.layer < len(self._layers):
+            raise RepositoryError(f"{entry.path!r} of a layer's amendments names no layer")
+        source = (self._layers[entry.layer], entry.content_path)
+        target = (self._tree, entry.path)
+        try:
+            content.link(self._directories, source, target)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in content.NO_LINK or entry.kind != mtree.FILE:
+                raise
+            content.copy(self._directories, source, target, entry, self._attributes)
+
+    def _settle(self, path: bytes) -> None:
+        """Give a directory its attributes, or back its time, after its children changed it."""
+        entry = self.entries.get(path)
+        if entry is None or path in self._missing or entry.kind != mtree.DIR:
+            return
+        descriptor = self._directories.get(self._tree, path)
+        if path in self._unsettled:
+            lost = self._attributes.on_descriptor(descriptor, entry)
+            flags = {flag for flag in entry.flags if not flag.startswith(LOST)}
+            flags.update(LOST + kind for kind in lost)
+            self.entries[path] = replace(entry, flags=frozenset(flags))
+        else:
+            set_mtime(descriptor, entry.mtime_ns)
+
+
+def _plain(entry: Entry) -> Entry:
+    """The entry without the layer that provides it in this chain: another chain has others."""
+    return replace(entry, layer=None, source=b"")

@@ -1,0 +1,79 @@
+"""DUCC's own bookkeeping files, as values: what its garbage collection reads."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+def origins(existing: bytes, configs: Iterable[str]) -> bytes:
+    """``origin.json`` of a layer, with the configurations of more images that have it."""
+    known = _parse(existing)
+    listed = known.get("origin") if isinstance(known, dict) else None
+    merged = dict.fromkeys(listed if isinstance(listed, list) else [])
+    merged.update(dict.fromkeys(configs))
+    return _dump({"origin": list(merged)})
+
+
+def remove_schedule(existing: bytes, superseded: Iterable[bytes], wished: set[str]) -> bytes:
+    """``remove-schedule.json``: the manifests of images that nothing wishes any more.
+
+    ``superseded`` are manifests whose tag moved away from them, ``wished`` the
+    configurations of images that are published (under whatever name).  As in
+    DUCC, a configuration stands in it once.
+    """
+    known = _parse(existing)
+    listed = known if isinstance(known, list) else []
+    scheduled: dict[str, Any] = {}
+    for manifest in [*listed, *map(_parse, superseded)]:
+        config = _config(manifest)
+        if config and config not in wished:
+            scheduled.setdefault(config, manifest)
+    return _dump(list(scheduled.values()))
+
+
+def layers_json(layer: bytes, created: str) -> bytes:
+    """``layers.json`` of a layer, as podman's store takes it, from the unpacker's summary.
+
+    Empty where the summary does not tell.  ``created`` is a time (RFC 3339).
+    """
+    summary = _parse(layer)
+    if not isinstance(summary, dict) or "diff_id" not in summary:
+        return b""
+    diff_id = str(summary["diff_id"])
+    return _dump(
+        [
+            {
+                "id": diff_id.partition(":")[2],
+                "created": created,
+                "compressed-diff-digest": summary.get("digest"),
+                "compressed-size": summary.get("blob_bytes"),
+                "diff-digest": diff_id,
+                "diff-size": summary.get("diff_bytes"),
+            }
+        ]
+    )
+
+
+def _config(manifest: object) -> str:
+    config = manifest.get("config") if isinstance(manifest, dict) else None
+    digest = config.get("digest") if isinstance(config, dict) else None
+    return digest if isinstance(digest, str) else ""
+
+
+def _parse(content: bytes) -> Any:
+    if not content:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        log.warning("a file of DUCC's bookkeeping is no JSON and is written anew")
+        return None
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, indent=1).encode() + b"\n"
