@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import requests
 from requests.utils import parse_header_links
 
 from ..errors import (
@@ -29,7 +28,7 @@ from ..reference import Digest, Platform, Reference
 from .credentials import CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
-from .host import Pace
+from .host import Answer, Pace
 from .settings import RegistrySettings
 from .transport import Call, Reply, RetryPolicy, Transport
 
@@ -341,7 +340,7 @@ class _BlobSource:
         """The bytes a second of the registry's settings."""
         return self._host.bytes_pace
 
-    def open(self, offset: int) -> requests.Response:
+    def open(self, offset: int) -> Answer:
         """Ask for the rest from ``offset`` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         call = Call("GET", self._url, self._scope, headers, accept=frozenset({416}))

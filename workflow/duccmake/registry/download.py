@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-import requests
-
 from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
 from ..manifest import Descriptor
-from .host import BODY_ERRORS, Pace, break_reason
+from .host import Answer, Pace
 from .retry import TryAgain, backoff_seconds
 
 logger = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class Source(Protocol):
         """The bytes a second that may come from here."""
         ...
 
-    def open(self, offset: int) -> requests.Response:
+    def open(self, offset: int) -> Answer:
         """Ask for the blob from ``offset`` on; the answer may be 200, 206 or 416."""
         ...
 
@@ -161,12 +159,12 @@ class Download:
         response = source.open(offset)
         try:
             if offset and not self._continues(response, offset):
-                if response.status_code != 200:
+                if response.status != 200:
                     raise self._mismatch("the source has no such rest of it")
                 logger.info("%s: the source begins anew", self._descriptor.digest)
                 hasher = self._restart(part)
-            elif response.status_code not in (200, 206):
-                raise RegistryError(f"a download is answered with status {response.status_code}")
+            elif response.status not in (200, 206):
+                raise RegistryError(f"a download is answered with status {response.status}")
             self._append(part, hasher, response, source.pace)
         finally:
             response.close()
@@ -180,20 +178,18 @@ class Download:
             )
         return hasher
 
-    def _continues(self, response: requests.Response, offset: int) -> bool:
+    def _continues(self, response: Answer, offset: int) -> bool:
         """Whether the answer is the rest that was asked for (RFC 9110, 14.4)."""
-        if response.status_code != 206 or _encoding(response):
+        if response.status != 206 or _encoding(response):
             return False
         found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         if not found or int(found.group(1)) != offset:
             return False
         return found.group(3) in ("*", str(self._descriptor.size))
 
-    def _append(
-        self, part: IO[bytes], hasher: hashlib._Hash, response: requests.Response, pace: Pace
-    ) -> None:
+    def _append(self, part: IO[bytes], hasher: hashlib._Hash, response: Answer, pace: Pace) -> None:
         window_start, window_bytes = time.monotonic(), 0
-        for piece in self._pieces(response):
+        for piece in response.pieces(CHUNK_BYTES, decode=self._wants_decoding(response)):
             self._received += len(piece)
             if part.tell() + len(piece) > self._descriptor.size:
                 raise self._mismatch("more bytes")
@@ -211,18 +207,7 @@ class Download:
             if wait > 0:
                 time.sleep(wait)
 
-    def _pieces(self, response: requests.Response) -> Iterator[bytes]:
-        try:
-            yield from response.raw.stream(CHUNK_BYTES, self._wants_decoding(response))
-        except BODY_ERRORS as error:
-            raise TryAgain(
-                RegistryUnavailable(
-                    f"the download of {self._descriptor.digest} broke off: {break_reason(error)}",
-                    mend="run again: it goes on from where it broke off",
-                )
-            ) from None
-
-    def _wants_decoding(self, response: requests.Response) -> bool:
+    def _wants_decoding(self, response: Answer) -> bool:
         """Whether a Content-Encoding was put around the blob on its way.
 
         Some stores label a compressed layer with its own compression: then the
@@ -252,7 +237,7 @@ def _write(part: IO[bytes], piece: bytes) -> None:
         rest = rest[part.write(rest) :]
 
 
-def _encoding(response: requests.Response) -> str:
+def _encoding(response: Answer) -> str:
     encoding: str = response.headers.get("Content-Encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 

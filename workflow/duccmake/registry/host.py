@@ -1,21 +1,31 @@
-"""One host: its session, its limits, and what became of the requests to it."""
+"""One host: its connections, its limits, and what became of the requests to it."""
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import certifi
-import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    IncompleteRead,
+    NameResolutionError,
+    ProxyError,
+    ReadTimeoutError,
+)
 
 from .. import __version__
 from ..errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
@@ -28,10 +38,42 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 6 * 3600.0
 """How long a host's Retry-After is remembered at most."""
 
-USER_AGENT = f"duccmake/{__version__}"
+_ALWAYS = {"User-Agent": f"duccmake/{__version__}", "Accept-Encoding": "identity"}
+_DRAIN_BYTES = 64 * 1024
 
-BODY_ERRORS = (urllib3.exceptions.HTTPError, requests.RequestException, OSError)
-"""What reading a body may raise when the connection breaks or stalls."""
+
+class Answer:
+    """An answer whose body is still to be read, and its connection to be given back."""
+
+    def __init__(self, url: str, raw: urllib3.BaseHTTPResponse) -> None:
+        self.url = url
+        self.status = raw.status
+        self.headers = raw.headers
+        self._raw = raw
+
+    def pieces(self, size: int, *, decode: bool) -> Iterator[bytes]:
+        """The body, in pieces of at most ``size`` bytes; ``decode`` undoes a Content-Encoding.
+
+        Raises `TryAgain` where it breaks off, stalls, or is shorter than announced.
+        """
+        try:
+            yield from self._raw.stream(size, decode_content=decode)
+        except (HTTPError, OSError) as error:
+            what = f"the answer of {urlsplit(self.url).netloc} broke off: {_reason(_causes(error))}"
+            raise TryAgain(RegistryUnavailable(what)) from None
+
+    def close(self) -> None:
+        """Give the connection back, for further use only if the body was read to its end."""
+        if not self._raw.closed:
+            self._raw.close()
+        self._raw.release_conn()
+
+    def discard(self) -> None:
+        """Close, but read a short body first, so that the connection can be used again."""
+        length = self.headers.get("Content-Length", "")
+        if length.isdigit() and int(length[:9]) <= _DRAIN_BYTES:
+            self._raw.drain_conn()
+        self.close()
 
 
 class Pace:
@@ -54,7 +96,7 @@ class Pace:
 
 
 class Host:
-    """The requests to one host and port: one session, and the limits of its settings."""
+    """The requests to one host and port, within the limits of its settings."""
 
     def __init__(
         self, scheme: str, name: str, settings: RegistrySettings, *, breaker: Breaker
@@ -67,8 +109,7 @@ class Host:
         self.bytes_pace = Pace(settings.bytes_per_second)
         self._requests_pace = Pace(settings.requests_per_second)
         self._paused_until: dict[str, float] = {}
-        self._session = _session(settings)
-        self._proxies: dict[str, str] = dict(get_environ_proxies(self.base_url, no_proxy=None))
+        self._pools = _pools(scheme, self.base_url, settings)
 
     @property
     def base_url(self) -> str:
@@ -77,7 +118,7 @@ class Host:
 
     def close(self) -> None:
         """Close the connections."""
-        self._session.close()
+        self._pools.clear()
 
     def pause(self, method: str, seconds: float) -> None:
         """Hold requests of this method back, as a Retry-After asked for.
@@ -94,38 +135,31 @@ class Host:
         headers: Mapping[str, str],
         deadline: Deadline,
         body: bytes | None = None,
-    ) -> requests.Response:
-        """Make one request, without following redirects; the body is left to be read.
+    ) -> Answer:
+        """Make one request, without following redirects.
 
         Raises `TryAgain` where there is no answer, and `RegistryError` where
         there never will be one (a certificate that does not verify).
         """
         self.breaker.check()
         self._wait_for_turn(method, deadline)
-        request = requests.PreparedRequest()
+        read_timeout = max(0.001, min(self.settings.timeout_seconds, deadline.remaining))
+        connect_timeout = min(CONNECT_TIMEOUT_SECONDS, read_timeout)
         try:
-            request.prepare(
-                method=method,
-                url=url,
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers},
-                data=body,
+            raw = self._pools.urlopen(
+                method,
+                url,
+                headers={**_ALWAYS, **headers},
+                body=body,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
             )
-            response = self._session.send(
-                request,
-                stream=True,
-                allow_redirects=False,
-                verify=True,
-                proxies=self._proxies,
-                timeout=self._timeouts(deadline),
-            )
-        except (requests.RequestException, OSError, urllib3.exceptions.HTTPError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             raise self._failure(error) from None
-        self._note_rate_limit(response)
-        return response
-
-    def _timeouts(self, deadline: Deadline) -> tuple[float, float]:
-        read = max(0.001, min(self.settings.timeout_seconds, deadline.remaining))
-        return min(CONNECT_TIMEOUT_SECONDS, read), read
+        self._note_rate_limit(raw)
+        return Answer(url, raw)
 
     def _wait_for_turn(self, method: str, deadline: Deadline) -> None:
         wait = self._requests_pace.take(1)
@@ -141,7 +175,7 @@ class Host:
             )
         time.sleep(wait)
 
-    def _note_rate_limit(self, response: requests.Response) -> None:
+    def _note_rate_limit(self, response: urllib3.BaseHTTPResponse) -> None:
         header = response.headers.get("RateLimit-Remaining") or response.headers.get(
             "X-RateLimit-Remaining"
         )
@@ -159,9 +193,7 @@ class Host:
                     f"the certificate of {self.name} does not verify: {cause.verify_message}",
                     mend="give the authority's certificate as ca_file in the registry's settings",
                 )
-            if isinstance(
-                cause, requests.exceptions.InvalidURL | urllib3.exceptions.LocationValueError
-            ):
+            if isinstance(cause, LocationValueError):
                 return RegistryError(f"{self.name} is not a host that can be asked")
         mend = "see whether the registry is up and reachable from here"
         return TryAgain(
@@ -169,23 +201,20 @@ class Host:
         )
 
 
-def break_reason(error: BaseException) -> str:
-    """Why a connection broke, in a few words without foreign text."""
-    return _reason(_causes(error))
+_REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (ProxyError, "the proxy refuses or cannot be reached"),
+    ((NameResolutionError, socket.gaierror), "its name is unknown"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectTimeoutError, "no connection in time"),
+    ((ReadTimeoutError, TimeoutError), "no answer in time"),
+    (ConnectionResetError, "connection reset"),
+    (IncompleteRead, "it is shorter than announced"),
+    (ssl.SSLError, "the TLS connection failed"),
+)
 
 
 def _reason(causes: list[BaseException]) -> str:
-    named: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
-        (requests.exceptions.ProxyError, "the proxy refuses or cannot be reached"),
-        ((urllib3.exceptions.NameResolutionError, socket.gaierror), "its name is unknown"),
-        (ConnectionRefusedError, "connection refused"),
-        (urllib3.exceptions.ConnectTimeoutError, "no connection in time"),
-        ((urllib3.exceptions.ReadTimeoutError, TimeoutError), "no answer in time"),
-        (ConnectionResetError, "connection reset"),
-        (urllib3.exceptions.IncompleteRead, "the answer broke off"),
-        (ssl.SSLError, "the TLS connection failed"),
-    ]
-    for kind, words in named:
+    for kind, words in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
             return words
     return f"the connection broke ({type(causes[-1]).__name__})"
@@ -204,52 +233,53 @@ def _causes(error: BaseException) -> list[BaseException]:
     return found
 
 
-class _Adapter(HTTPAdapter):
-    """An adapter with one TLS context for all its connections, direct and through proxies."""
-
-    def __init__(self, context: ssl.SSLContext, connections: int) -> None:
-        self._context = context
-        super().__init__(pool_connections=4, pool_maxsize=connections, pool_block=True)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Hand the context to the pool."""
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """Hand the context to the proxy's pool."""
-        return super().proxy_manager_for(proxy, ssl_context=self._context, **kwargs)
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Leave the authorities to the context: loading them anew costs each connection 10 ms."""
-        conn.cert_reqs = "CERT_REQUIRED"
-
-
-def _session(settings: RegistrySettings) -> requests.Session:
-    session = requests.Session()
-    # Else a ~/.netrc would override the credentials chosen by host and path.
-    session.trust_env = False
-    adapter = _Adapter(_tls_context(settings), max(1, settings.connections))
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
+def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.PoolManager:
+    """The connections to a host, through the proxy that the environment names for it."""
+    options: dict[str, Any] = {
+        "num_pools": 2,
+        "maxsize": max(1, settings.connections),
+        "block": True,
+    }
+    if scheme == "https":
+        options["ssl_context"] = _tls_context(settings.ca_file)
+    proxy = select_proxy(base_url, get_environ_proxies(base_url))
+    if not proxy:
+        return urllib3.PoolManager(**options)
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    headers = {}
+    if parts.username:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=pair)
+    host = parts.netloc.rpartition("@")[2]
+    try:
+        return urllib3.ProxyManager(f"{parts.scheme}://{host}", proxy_headers=headers, **options)
+    except (HTTPError, ValueError):
+        raise ConfigError(
+            f"the proxy {host} of the environment cannot be used",
+            mend="set HTTPS_PROXY to http://host:port, or NO_PROXY for this registry",
+        ) from None
 
 
-def _tls_context(settings: RegistrySettings) -> ssl.SSLContext:
-    """The system's authorities, certifi's, and the configured ones."""
-    context = ssl.create_default_context(cafile=certifi.where())
-    context.load_default_certs()
+@functools.lru_cache(maxsize=32)
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """The system's authorities (certifi's where it has none), and the configured ones."""
+    context = ssl.create_default_context()
+    usual = ssl.get_default_verify_paths()
+    if not usual.cafile and not usual.capath:
+        context.load_verify_locations(cafile=certifi.where())
     bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    for path in (bundle, settings.ca_file):
+    for path in (bundle and Path(bundle), ca_file):
         if not path:
             continue
         try:
-            if os.path.isdir(path):  # noqa: PTH112
+            if path.is_dir():
                 context.load_verify_locations(capath=path)
             else:
                 context.load_verify_locations(cafile=path)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
+            reason = "it does not exist" if error.errno == errno.ENOENT else "no PEM certificates"
             raise ConfigError(
-                f"the certificate authorities in {path} cannot be read ({type(error).__name__})",
-                mend="it has to be a file of certificates in PEM form",
+                f"the certificate authorities in {path} cannot be read: {reason}",
+                mend="ca_file has to be a file of certificates in PEM form",
             ) from None
     return context

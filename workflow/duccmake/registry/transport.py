@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import requests
-
 from ..errors import (
     NotFound,
     RateLimited,
@@ -23,7 +21,7 @@ from ..errors import (
 from .auth import Authorizer, Scope, TokenRequest
 from .challenge import parse_challenges
 from .credentials import CredentialStore, normal_host
-from .host import BODY_ERRORS, Host, break_reason
+from .host import Answer, Host
 from .retry import Breaker, Deadline, TryAgain, backoff_seconds, retry_after_seconds
 from .settings import RegistrySettings
 
@@ -33,6 +31,7 @@ MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOKEN_LIMIT = 1024**2
 _ERROR_LIMIT = 64 * 1024
+_ERROR_SECONDS = 10.0
 _CHUNK = 64 * 1024
 
 T = TypeVar("T")
@@ -133,11 +132,11 @@ class Transport:
                 body = read_body(response, limit, deadline)
             finally:
                 response.close()
-            return Reply(response.status_code, response.url or "", response.headers, body)
+            return Reply(response.status, response.url, response.headers, body)
 
         return self._trying(call, attempt, tries)
 
-    def open(self, call: Call, *, tries: int = 0) -> requests.Response:
+    def open(self, call: Call, *, tries: int = 0) -> Answer:
         """Make a call and return the answer with its body unread; the caller closes it."""
         return self._trying(call, lambda deadline: self._answered(call, deadline), tries)
 
@@ -167,7 +166,7 @@ class Transport:
         parts = urlsplit(url)
         return self.host(parts.scheme, parts.netloc)
 
-    def _answered(self, call: Call, deadline: Deadline) -> requests.Response:
+    def _answered(self, call: Call, deadline: Deadline) -> Answer:
         """One try: redirects followed, a 401 answered once, bad statuses raised."""
         url = call.url
         origin = self._host_of(url)
@@ -181,16 +180,16 @@ class Transport:
             if header and host is origin:
                 headers["Authorization"] = header
             response = host.send(call.method, url, headers, deadline, call.body)
-            status = response.status_code
+            status = response.status
             if status == 401 and call.scope and host is origin and not challenged:
                 challenged = True
                 challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
-                _discard(response)
+                response.discard()
                 header = authorizer.answer(challenges, call.scope, header)
             elif status in _REDIRECTS and call.method in ("GET", "HEAD"):
                 redirects += 1
                 url = _target(response, url, redirects)
-                _discard(response)
+                response.discard()
                 host = self._host_of(url)
             elif status < 400 or status in call.accept:
                 return response
@@ -231,22 +230,20 @@ class Transport:
             host = self._host_of(call.url)
             response = host.send(call.method, call.url, call.headers, deadline, call.body)
             try:
-                if response.status_code in _REDIRECTS:
+                if response.status in _REDIRECTS:
                     raise RegistryError(f"{host.name} redirects a request for a token")
-                if response.status_code >= 400 and response.status_code not in call.accept:
+                if response.status >= 400 and response.status not in call.accept:
                     raise self._refusal(call, response, host, redirected=False)
                 body = read_body(response, _TOKEN_LIMIT, deadline)
             finally:
                 response.close()
-            return Reply(response.status_code, call.url, response.headers, body)
+            return Reply(response.status, call.url, response.headers, body)
 
         return self._trying(call, attempt, 0)
 
-    def _refusal(
-        self, call: Call, response: requests.Response, host: Host, *, redirected: bool
-    ) -> Exception:
+    def _refusal(self, call: Call, response: Answer, host: Host, *, redirected: bool) -> Exception:
         """The error for a status of 400 or above; closes the response."""
-        status = response.status_code
+        status = response.status
         said = _registry_words(response)
         response.close()
         what = f"{host.name} answers {status}{said} to {call.method} {_safe_path(call.url)}"
@@ -270,32 +267,28 @@ class Transport:
         return RegistryError(what)
 
 
-def read_body(response: requests.Response, limit: int, deadline: Deadline) -> bytes:
+def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
     """The whole body, decoded where a proxy encoded it.
 
     Raises `TryAgain` where it breaks off, `RegistryError` where it is over ``limit`` bytes.
     """
     pieces: list[bytes] = []
     size = 0
-    try:
-        for piece in response.raw.stream(_CHUNK, decode_content=True):
-            size += len(piece)
-            pieces.append(piece)
-            if size > limit:
-                raise RegistryError(
-                    f"{_host_name(response)} sends more than the {limit} bytes that are accepted"
-                )
-            if not deadline.remaining:
-                raise TryAgain(
-                    RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
-                )
-    except BODY_ERRORS as error:
-        what = f"the answer of {_host_name(response)} broke off: {break_reason(error)}"
-        raise TryAgain(RegistryUnavailable(what)) from None
+    for piece in response.pieces(_CHUNK, decode=True):
+        size += len(piece)
+        pieces.append(piece)
+        if size > limit:
+            raise RegistryError(
+                f"{_host_name(response)} sends more than the {limit} bytes that are accepted"
+            )
+        if not deadline.remaining:
+            raise TryAgain(
+                RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
+            )
     return b"".join(pieces)
 
 
-def _target(response: requests.Response, url: str, redirects: int) -> str:
+def _target(response: Answer, url: str, redirects: int) -> str:
     """Where a redirect leads; the address itself may be signed and stays out of messages."""
     here = urlsplit(url)
     target = urljoin(url, response.headers.get("Location", ""))
@@ -315,30 +308,22 @@ def _target(response: requests.Response, url: str, redirects: int) -> str:
     return target
 
 
-def _discard(response: requests.Response) -> None:
-    """Free the connection: a short body is read, so that it can be used again."""
-    length = response.headers.get("Content-Length", "")
-    try:
-        if length.isdigit() and int(length[:9]) <= _ERROR_LIMIT:
-            response.raw.drain_conn()
-    finally:
-        response.close()
-
-
-def _registry_words(response: requests.Response) -> str:
+def _registry_words(response: Answer) -> str:
     """The code and message of a registry's error (distribution-spec, "Error Codes")."""
     try:
-        members = json.loads(response.raw.read(_ERROR_LIMIT, decode_content=True))
+        members = json.loads(read_body(response, _ERROR_LIMIT, Deadline(_ERROR_SECONDS)))
         error = members["errors"][0]
         words = f"{error.get('code') or ''} {error.get('message') or ''}"
-    except (*BODY_ERRORS, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+    except (TryAgain, RegistryError):
+        return ""
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return ""
     words = "".join(char if char.isprintable() else " " for char in words).strip()
     return f" ({words[:200]})" if words else ""
 
 
-def _host_name(response: requests.Response) -> str:
-    return urlsplit(response.url or "").netloc
+def _host_name(response: Answer) -> str:
+    return urlsplit(response.url).netloc
 
 
 def _safe_path(url: str) -> str:
