@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,17 @@ class Recipe:
     def ignores(self, reference: Reference) -> bool:
         """Whether a failure of ``reference`` does not fail the run.
 
-        A glob of ``ignoreErrors`` may cover the image's name, the name with its
-        scheme, or the repository alone, with or without the registry: then it
-        means all tags.
+        A glob of ``ignoreErrors`` covers the image's name, with or without its
+        scheme.  Without a tag it means all tags, without a registry all registries.
         """
-        if not self.ignored:
-            return False
-        matches = _matcher(self.ignored).match
-        return any(matches(spelling) for spelling in _spellings(reference))
+        return any(
+            _matcher(self.ignored).fullmatch(f"{reference.registry}/{image}")
+            or _matcher(self.ignored).fullmatch(
+                f"{reference.scheme}://{reference.registry}/{image}"
+            )
+            or _matcher(tuple(filterfalse(_NAMES_REGISTRY.match, self.ignored))).fullmatch(image)
+            for image in _spellings(reference)
+        )
 
 
 def load(path: Path) -> Recipe:
@@ -578,19 +582,19 @@ def _joined(recipes: Sequence[Recipe]) -> Recipe:
 
 # ignoreErrors.
 
+_NAMES_REGISTRY = re.compile(r"[^/]*[.:][^/]*/|localhost/")
 
-@functools.lru_cache(maxsize=32)
+
+@functools.lru_cache(maxsize=64)
 def _matcher(globs: tuple[str, ...]) -> re.Pattern[str]:
     # Without its brackets, fnmatch knows * and ? only.
     return re.compile("|".join(fnmatch.translate(glob.replace("[", "[[]")) for glob in globs))
 
 
 def _spellings(reference: Reference) -> Iterator[str]:
-    repositories = [reference.repository]
-    if reference.host == DOCKER_HUB and reference.repository.startswith("library/"):
-        repositories.append(reference.repository.removeprefix("library/"))
-    for repository in repositories:
-        spelling = replace(reference, repository=repository)
-        bare = f"{reference.registry}/{repository}"
-        yield from (spelling.name, str(spelling))
-        yield from (repository, bare, f"{reference.scheme}://{bare}")
+    """The image without its registry, as a wish list may call it: with its tag and without."""
+    image = reference.name.removeprefix(f"{reference.registry}/")
+    yield from (image, reference.repository)
+    if reference.host == DOCKER_HUB and image.startswith("library/"):
+        yield image.removeprefix("library/")
+        yield reference.repository.removeprefix("library/")
