@@ -22,6 +22,7 @@ from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     IncompleteRead,
+    LocationValueError,
     NameResolutionError,
     ProxyError,
     ReadTimeoutError,
