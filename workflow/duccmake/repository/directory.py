@@ -142,8 +142,8 @@ class DirectoryRepository:
         started = time.monotonic()
         with reported("publish"):
             preparation = Preparation(self._layout, missing, list(images.values()), flat=self._flat)
-            self._journal.begin(preparation.temporaries())
             try:
+                self._journal.begin(preparation.temporaries())
                 prepared = preparation.prepare(lambda: self._configs(without=images))
                 self._journal.commit(prepared.moves, prepared.removals)
             except Exception:

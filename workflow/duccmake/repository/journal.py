@@ -43,6 +43,7 @@ class Journal:
 
     def __init__(self, path: Path, root: Path, sync: Callable[[], None]) -> None:
         self._path = path
+        self._draft = path.with_suffix(".new")
         self._root = root
         self._sync = sync
 
@@ -68,6 +69,7 @@ class Journal:
 
         Returns ``finished``, ``undone`` or, where there was none, nothing.
         """
+        self._draft.unlink(missing_ok=True)
         if not self._path.exists():
             return ""
         state = self._read()
@@ -121,12 +123,11 @@ class Journal:
 
     def _write(self, state: dict[str, Any]) -> None:
         state["format"] = _FORMAT
-        new = self._path.with_suffix(".new")
-        with new.open("w") as out:
+        with self._draft.open("w") as out:
             json.dump(state, out)
             out.flush()
             os.fsync(out.fileno())
-        new.rename(self._path)
+        self._draft.rename(self._path)
         descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
