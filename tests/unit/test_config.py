@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
 from duccmake import config
 from duccmake.config import Config, InvalidConfig, RepositorySettings
 from duccmake.errors import ConfigError
 from duccmake.limits import UnpackLimits
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("/work/dir")

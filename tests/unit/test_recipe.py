@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from duccmake import recipe
 from duccmake.errors import RecipeError
 from duccmake.recipe import Recipe, load, load_all, output_reference
 from duccmake.reference import Reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DIGEST = "sha256:" + "ab" * 32
 HEAD = "version: 1\ncvmfs_repo: unpacked.example.org\n"

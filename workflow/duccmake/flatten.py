@@ -1,0 +1,481 @@
+"""Flattening: the layers' manifests, lowest first, become the image's manifest.
+
+A pure function over text (image-spec, layer.md, "Applying Changesets"): no
+content is read or copied, each entry names the layer that provides it.  Paths
+stay as the manifests encode them and lines are not taken apart, which is what
+keeps an image with hundreds of thousands of entries within seconds.
+
+Besides the flat tree comes what each layer needs so that an overlay mount of
+the layers shows the same tree: a layer is unpacked without knowing those below
+it, so whiteouts for what an opaque directory hides, attributes of directories
+that it does not mention and hard links to lower layers are only known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from . import mtree
+from .errors import LayerError
+from .manifest import ImageConfig
+from .mtree import decode, encode
+from .reference import Digest
+from .singularity import Generated, generated
+
+_DIR_TYPE = b"type=dir"
+_HOPS = 40
+_LINK = re.compile(rb" link=(\S+)")
+_LINK_TAG = re.compile(rb",?link:([^,\s]+)")
+_WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
+_IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTree:
+    """A layer and the file that holds its ``tree.mtree``."""
+
+    digest: Digest
+    manifest: Path
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """An entry that has, or may have, several names; ``first`` is its first in the output."""
+
+    rest: bytes
+    layer: int
+    source: bytes
+    first: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class _Dir:
+    """A directory: its line, who provides that, what is in it."""
+
+    rest: bytes
+    layer: int
+    children: dict[bytes, _Node] = field(default_factory=dict)
+
+
+_Plain = tuple[bytes, int, bytes]
+"""The line of an entry behind its path, the providing layer, its path there if another."""
+
+_Node = _Dir | _Shared | _Plain
+
+GENERATED = -1
+"""The layer number of what duccmake adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlatTree:
+    """The result: the root of the tree, and for each layer the lines its overlay needs."""
+
+    layers: tuple[Digest, ...]
+    root: _Dir
+    amendments: tuple[dict[bytes, bytes], ...]
+    generated: dict[bytes, bytes]
+
+    def lines(self) -> Iterator[bytes]:
+        """The image's manifest, parents first, without comments."""
+        for shared in _shared_below(self.root):
+            shared.first = b""
+        stack: list[tuple[bytes, _Dir]] = [(b".", self.root)]
+        while stack:
+            path, directory = stack.pop()
+            yield _output(path, directory.rest, directory.layer, b"")
+            below: list[tuple[bytes, _Dir]] = []
+            prefix = path + b"/"
+            children = directory.children
+            for name in sorted(children):
+                node = children[name]
+                if isinstance(node, tuple):
+                    yield _output(prefix + name, *node)
+                elif isinstance(node, _Dir):
+                    below.append((prefix + name, node))
+                else:
+                    yield _output_shared(prefix + name, node)
+            stack += reversed(below)
+
+    def write(self, destination: Path) -> int:
+        """Write ``tree.mtree``, ``generated/`` and ``layers/``; return the entries' number."""
+        (destination / "layers").mkdir(parents=True)
+        count = 0
+        with (destination / "tree.mtree").open("wb", buffering=1024 * 1024) as out:
+            out.write(mtree.FORMAT)
+            out.writelines(
+                b"# layer %d %b\n" % (n, str(d).encode()) for n, d in enumerate(self.layers)
+            )
+            for line in self.lines():
+                out.write(line)
+                count += 1
+        for path, content in self.generated.items():
+            file = destination / "generated" / Path(decode(path).decode())
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        for digest, amendments in self._amendments_by_digest().items():
+            with (destination / "layers" / f"{digest.hex}.mtree").open("wb") as out:
+                out.write(mtree.FORMAT)
+                out.writelines(b"%b %b\n" % (path, amendments[path]) for path in sorted(amendments))
+        return count
+
+    def _amendments_by_digest(self) -> dict[Digest, dict[bytes, bytes]]:
+        # One layer may occur twice in an image: its tree is one, so are its amendments.
+        merged: dict[Digest, dict[bytes, bytes]] = {}
+        for digest, amendments in zip(self.layers, self.amendments, strict=True):
+            if amendments:
+                merged.setdefault(digest, {}).update(amendments)
+        return merged
+
+
+def flatten_image(
+    layers: Sequence[LayerTree],
+    config: ImageConfig,
+    destination: Path,
+    *,
+    name: str,
+    mount_points: Sequence[str],
+) -> int:
+    """Flatten an image into ``destination/image``, which appears whole or not at all.
+
+    Returns the number of entries.  What is generated bears the image's time of
+    creation, so that one image always gives the same tree.
+    """
+    extra = generated(config, name=name, mount_points=mount_points)
+    tree = flatten(layers, extra, mtime_ns=_created_ns(config))
+    partial = destination / "image.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    count = tree.write(partial)
+    partial.rename(destination / "image")
+    return count
+
+
+def _created_ns(config: ImageConfig) -> int:
+    try:
+        return int(datetime.fromisoformat(config.created).timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError):
+        return 0
+
+
+def flatten(
+    layers: Sequence[LayerTree], extra: Iterable[Generated] = (), *, mtime_ns: int = 0
+) -> FlatTree:
+    """Merge layers, lowest first, and add what is generated (stamped with ``mtime_ns``).
+
+    Raises `LayerError` where a layer's hard link names what no lower layer has,
+    or its path leads through more symlinks than a system follows.
+    """
+    root = _Dir(_IMPLIED, 0)
+    amendments = []
+    for number, layer in enumerate(layers):
+        merge = _Merge(root, number)
+        try:
+            merge.apply(layer.manifest.read_bytes().splitlines())
+        except LayerError as error:
+            raise error.within(step=f"flattening layer {layer.digest}") from None
+        amendments.append(merge.amendments)
+    contents = _add_generated(root, extra, mtime_ns)
+    return FlatTree(tuple(layer.digest for layer in layers), root, tuple(amendments), contents)
+
+
+class _Merge:
+    """Lays one layer over the tree below it."""
+
+    def __init__(self, root: _Dir, number: int) -> None:
+        self.amendments: dict[bytes, bytes] = {}
+        self._root = root
+        self._number = number
+        # Where this layer's directories are in the tree: elsewhere where a lower layer
+        # has a symlink in the way.  None: below something that is no directory.
+        self._places: dict[bytes, _Dir | None] = {b".": root}
+        self._lower: dict[bytes, _Shared] = {}
+        self._moved: set[bytes] = set()
+
+    def apply(self, lines: Sequence[bytes]) -> None:
+        """Apply all lines of the layer's manifest, in its order (parents first)."""
+        number = self._number
+        self._find_lower_links(lines)
+        last_parent = b""
+        children: dict[bytes, _Node] = {}
+        moved = False
+        for line in lines:
+            path, _, rest = line.partition(b" ")
+            if path.startswith(b"#"):
+                continue
+            if rest.startswith(_DIR_TYPE):
+                self._directory(path, rest)
+                last_parent = b""
+                continue
+            parent_path, _, name = path.rpartition(b"/")
+            if parent_path != last_parent:
+                place = self._places[parent_path]
+                if place is None:
+                    if b" tags=whiteout" in rest:
+                        continue
+                    place = self._make_way(parent_path)
+                children = place.children
+                last_parent = parent_path
+                moved = parent_path in self._moved
+            if b" tags=" in rest:
+                self._tagged_entry(path, rest, children, name)
+            else:
+                children[name] = (rest, number, path if moved else b"")
+
+    # --- directories ----------------------------------------------------
+
+    def _directory(self, path: bytes, rest: bytes) -> None:
+        rest, flags = _split_flags(rest)
+        if path == b".":
+            place: _Dir | None = self._root
+        else:
+            parent_path, _, name = path.rpartition(b"/")
+            parent = self._places[parent_path]
+            if b"implied" in flags:
+                place = self._implied(path, parent, name)
+            else:
+                place = self._explicit(parent or self._make_way(parent_path), name, rest)
+            if parent_path in self._moved:
+                self._moved.add(path)
+        self._places[path] = place
+        if place is None:
+            return
+        if b"opaque" in flags:
+            self._hide_all(path, place)
+        if b"implied" not in flags:
+            place.rest, place.layer = rest, self._number
+        elif place.layer != self._number and path not in self._moved:
+            self.amendments[path] = _tagged(place.rest, b"implied")
+
+    def _explicit(self, parent: _Dir, name: bytes, rest: bytes) -> _Dir:
+        node = parent.children.get(name)
+        if not isinstance(node, _Dir):
+            node = parent.children[name] = _Dir(rest, self._number)
+        return node
+
+    def _implied(self, path: bytes, parent: _Dir | None, name: bytes) -> _Dir | None:
+        """A directory that the layer needs: the lower one, or where a lower symlink leads."""
+        if parent is None:
+            return None
+        node = parent.children.get(name)
+        if isinstance(node, _Dir):
+            return node
+        if node is None:
+            made = parent.children[name] = _Dir(_IMPLIED, self._number)
+            return made
+        if _target(node) is None:
+            return None
+        self._moved.add(path)
+        return self._walk(path.split(b"/")[1:])
+
+    def _make_way(self, path: bytes) -> _Dir:
+        """Put directories where a lower layer has a file, now that something is below it."""
+        place = self._places[path]
+        if place is None:
+            parent_path, _, name = path.rpartition(b"/")
+            place = _Dir(_IMPLIED, self._number)
+            self._make_way(parent_path).children[name] = place
+            self._places[path] = place
+        return place
+
+    def _walk(self, parts: list[bytes], *, make: bool = True) -> _Dir | None:
+        """Follow (encoded) components from the root, through symlinks, never above the root."""
+        trail = [self._root]
+        pending = parts[::-1]
+        hops = 0
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            node = trail[-1].children.get(name)
+            if isinstance(node, _Dir):
+                trail.append(node)
+                continue
+            target = None if node is None else _target(node)
+            if target is not None:
+                hops += 1
+                if hops > _HOPS:
+                    raise LayerError(
+                        f"{b'/'.join(parts)!r} leads through more than {_HOPS} symlinks"
+                    )
+                if target.startswith(b"/"):
+                    del trail[1:]
+                pending += [encode(part) for part in target.split(b"/")][::-1]
+            elif not make:
+                return None
+            else:
+                made = trail[-1].children[name] = _Dir(_IMPLIED, self._number)
+                trail.append(made)
+        return trail[-1]
+
+    def _hide_all(self, path: bytes, place: _Dir) -> None:
+        """An opaque directory: nothing of lower layers stays, its own layer's does."""
+        for name, node in list(place.children.items()):
+            if _provider(node) != self._number:
+                del place.children[name]
+                self.amendments[b"%b/%b" % (path, name)] = _WHITEOUT
+
+    # --- other entries --------------------------------------------------
+
+    def _tagged_entry(
+        self, path: bytes, rest: bytes, children: dict[bytes, _Node], name: bytes
+    ) -> None:
+        if b" tags=whiteout" in rest:
+            node = children.get(name)
+            # Through a symlinked directory, this layer's own entry may be there already.
+            if node is not None and _provider(node) != self._number:
+                del children[name]
+            return
+        self.amendments.pop(path, None)
+        lower = self._lower.get(path)
+        if lower is not None:
+            children[name] = lower
+            self.amendments[path] = _with_layer(lower.rest, lower.layer, lower.source)
+            return
+        match = _LINK_TAG.search(rest, rest.index(b" tags="))
+        if match is None:
+            children[name] = (rest, self._number, path)
+            return
+        first = b"./" + match[1]
+        head_parent, _, head_name = first.rpartition(b"/")
+        place = self._places[head_parent]
+        assert place is not None
+        children[name] = self._share(place.children, head_name, first)
+
+    def _share(self, children: dict[bytes, _Node], name: bytes, path: bytes) -> _Shared:
+        node = children[name]
+        if isinstance(node, _Dir):
+            raise LayerError(f"{decode(path)!r} is a directory, to which no hard link can lead")
+        if isinstance(node, tuple):
+            rest, layer, source = node
+            node = children[name] = _Shared(rest, layer, source or path)
+        return node
+
+    def _find_lower_links(self, lines: Sequence[bytes]) -> None:
+        """Look up the targets of hard links to lower layers before anything changes."""
+        for line in lines:
+            if b"lower" not in line:
+                continue
+            path, _, rest = line.partition(b" ")
+            tags = rest.partition(b" tags=")[2].split(b",")
+            if b"lower" not in tags:
+                continue
+            match = _LINK_TAG.search(rest)
+            assert match is not None
+            *parents, name = match[1].split(b"/")
+            place = self._walk(parents, make=False)
+            if place is None or name not in place.children:
+                raise LayerError(
+                    f"{decode(path)!r} is a hard link to {decode(match[1])!r}, which is "
+                    "neither in its layer nor in one below",
+                    mend="the image is broken: ask its author to build it again",
+                )
+            self._lower[path] = self._share(place.children, name, b"./" + match[1])
+
+
+def _provider(node: _Node) -> int:
+    return node[1] if isinstance(node, tuple) else node.layer
+
+
+def _target(node: _Node) -> bytes | None:
+    """Where a symlink points, decoded; None for anything else."""
+    if isinstance(node, _Dir):
+        return None
+    rest = node[0] if isinstance(node, tuple) else node.rest
+    if not rest.startswith(b"type=link"):
+        return None
+    match = _LINK.search(rest)
+    return decode(match[1]) if match else None
+
+
+def _split_flags(rest: bytes) -> tuple[bytes, list[bytes]]:
+    """Take ``implied`` and ``opaque`` off a directory's line: they are the layer's alone."""
+    head, separator, tags = rest.partition(b" tags=")
+    if not separator:
+        return rest, []
+    words = tags.split(b",")
+    kept = [word for word in words if word not in (b"implied", b"opaque")]
+    return (head + b" tags=" + b",".join(kept) if kept else head), words
+
+
+def _with_layer(rest: bytes, layer: int, source: bytes) -> bytes:
+    tags = b"generated" if layer == GENERATED else b"layer:%d" % layer
+    if source:
+        tags += b",source:" + source[2:]
+    return _tagged(rest, tags)
+
+
+def _tagged(rest: bytes, tags: bytes) -> bytes:
+    return rest + (b"," if b" tags=" in rest else b" tags=") + tags
+
+
+def _output(path: bytes, rest: bytes, layer: int, source: bytes) -> bytes:
+    source = b"" if source == path else source
+    return b"%b %b\n" % (path, _with_layer(rest, layer, source))
+
+
+def _output_shared(path: bytes, node: _Shared) -> bytes:
+    rest = node.rest
+    if node.first:
+        rest = _tagged(rest, b"link:" + node.first[2:])
+    else:
+        node.first = path
+    return _output(path, rest, node.layer, node.source)
+
+
+def _shared_below(root: _Dir) -> Iterator[_Shared]:
+    stack = [root]
+    while stack:
+        for node in stack.pop().children.values():
+            if isinstance(node, _Dir):
+                stack.append(node)
+            elif isinstance(node, _Shared):
+                yield node
+
+
+# --- what no layer has --------------------------------------------------
+
+
+def _add_generated(root: _Dir, extra: Iterable[Generated], mtime_ns: int) -> dict[bytes, bytes]:
+    """Add entries without touching what the image ships or going through a link of its own."""
+    contents: dict[bytes, bytes] = {}
+    for item in extra:
+        *parents, name = [encode(part) for part in item.path.split(b"/")]
+        place: _Node | None = root
+        for parent in parents:
+            place = place.children.get(parent) if isinstance(place, _Dir) else None
+        if not isinstance(place, _Dir):
+            continue
+        there = place.children.get(name)
+        if there is not None and (
+            not item.overwrite or (isinstance(there, _Dir) and item.kind == mtree.DIR)
+        ):
+            continue
+        if item.kind == mtree.DIR:
+            place.children[name] = _Dir(_generated_line(item, mtime_ns), GENERATED)
+            continue
+        place.children[name] = (_generated_line(item, mtime_ns), GENERATED, b"")
+        if item.kind == mtree.FILE:
+            contents[b"/".join([*parents, name])] = item.content
+    return contents
+
+
+def _generated_line(item: Generated, mtime_ns: int) -> bytes:
+    entry = mtree.Entry(
+        path=item.path,
+        kind=item.kind,
+        mode=item.mode,
+        mtime_ns=mtime_ns,
+        size=len(item.content),
+        sha256=hashlib.sha256(item.content).hexdigest() if item.kind == mtree.FILE else "",
+        target=item.target,
+    )
+    return entry.line().partition(b" ")[2].rstrip(b"\n")

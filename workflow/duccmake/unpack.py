@@ -1,0 +1,438 @@
+"""Unpacking a layer: one pass from the blob to a staged tree and its manifest.
+
+Rules: image-spec, layer.md ("Applying Changesets", "Whiteouts").  A layer is
+unpacked without knowing what lies below it: whiteouts become overlayfs', hard
+links to lower layers and parents that it does not mention are noted in the
+manifest, and `duccmake.flatten` puts layers together.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import mtree
+from .errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
+from .limits import UnpackLimits
+from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
+from .reference import Digest
+from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe
+from .stream import LayerStream, StreamResult
+from .tar import HARDLINK, Member, TarReader
+
+logger = logging.getLogger(__name__)
+
+LAYER_FORMAT = 1
+"""Version of what a staged layer looks like."""
+
+_WHITEOUT = b".wh."
+_OPAQUE = b".wh..wh..opq"
+_AUFS = b".wh..wh."
+_MAX_ID = 2**32 - 2
+"""The highest owner: 2**32 - 1 means "leave as it is" to the kernel."""
+
+_ZEROS = bytes(1024 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackedLayer:
+    """A staged layer: where it is, what its stream was, what could not be kept (counts)."""
+
+    path: Path
+    stream: StreamResult
+    entries: int
+    lost: dict[str, int]
+
+
+def unpack_layer(
+    blob: Path,
+    destination: Path,
+    *,
+    digest: Digest,
+    diff_id: Digest,
+    limits: UnpackLimits | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> UnpackedLayer:
+    """Unpack ``blob`` into ``destination/layer`` (``layerfs/`` and ``.metadata/``).
+
+    Checks the blob's digest and the diff_id on the way; the directory appears
+    only when everything was right, and nothing remains when it was not.
+    ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
+    and its kin, `DigestMismatch` and `NoSpace`.
+    """
+    limits = limits or UnpackLimits()
+    partial = destination / "layer.partial"
+    _remove_tree(partial)
+    destination.mkdir(parents=True, exist_ok=True)
+    # Private: what a layer says of setuid files and devices counts once it is published.
+    destination.chmod(0o700)
+    for directory in (partial, partial / ".metadata", partial / "layerfs"):
+        directory.mkdir(mode=0o755)
+    mask = os.umask(0)
+    try:
+        unpacked = _unpack(blob, partial, digest, diff_id, limits, progress)
+        partial.rename(destination / "layer")
+    except OSError as error:
+        _remove_tree(partial)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"no space left while unpacking {digest}",
+                mend=f"make room on the file system of {destination} and run again",
+            ) from error
+        raise describe(error) from error
+    except BaseException:
+        _remove_tree(partial)
+        raise
+    finally:
+        os.umask(mask)
+    return unpacked
+
+
+def _unpack(
+    blob: Path,
+    partial: Path,
+    digest: Digest,
+    diff_id: Digest,
+    limits: UnpackLimits,
+    progress: Callable[[int], None] | None,
+) -> UnpackedLayer:
+    root_fd = os.open(partial / "layerfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    staging = Staging(root_fd, limits)
+    algorithms = (digest.algorithm, diff_id.algorithm)
+    try:
+        with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
+            _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
+        result = stream.result
+        result.verify(blob=digest, diff_id=diff_id)
+        staging.finish()
+        entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
+    finally:
+        staging.close()
+        os.close(root_fd)
+    summary = {
+        "format": LAYER_FORMAT,
+        "digest": str(digest),
+        "diff_id": str(diff_id),
+        "blob_bytes": result.blob_bytes,
+        "diff_bytes": result.diff_bytes,
+        "compression": result.compression,
+        "entries": entries,
+        "lost": staging.lost,
+    }
+    (partial / ".metadata" / "layer.json").write_text(json.dumps(summary, indent=1) + "\n")
+    if staging.lost:
+        logger.warning(
+            "this file system cannot keep all of layer %s: %s", digest, _count(staging.lost)
+        )
+    return UnpackedLayer(partial.parent / "layer", result, entries, staging.lost)
+
+
+def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    for piece in stream:
+        if progress is not None:
+            progress(len(piece))
+        yield piece
+
+
+class _Unpacker:
+    """Applies the members of one archive to a staging directory."""
+
+    def __init__(self, staging: Staging, limits: UnpackLimits) -> None:
+        self._staging = staging
+        self._limits = limits
+        self._open_links: list[tuple[Directory, bytes, LowerLink]] = []
+
+    def apply(self, reader: TarReader) -> None:
+        """Apply all members, in the archive's order."""
+        staging = self._staging
+        path_bytes = self._limits.path_bytes
+        for member in reader:
+            path = normal_path(member.name)
+            if path_bytes and len(path) > path_bytes:
+                raise LimitExceeded(
+                    f"a path has {len(path)} bytes, more than {path_bytes}",
+                    mend="raise limits.path_bytes if the image is honest",
+                )
+            if not 0 <= member.uid <= _MAX_ID or not 0 <= member.gid <= _MAX_ID:
+                raise CorruptLayer(f"{path!r} belongs to {member.uid}:{member.gid}")
+            parent_path, _, name = path.rpartition(b"/")
+            if not name:
+                self._apply_root(member)
+            elif _AUFS in path and _is_aufs(path):
+                continue
+            elif name.startswith(_WHITEOUT):
+                self._apply_whiteout(staging.directory(parent_path), name)
+            else:
+                self._apply(member, staging.directory(parent_path), name, reader)
+        self._link_late()
+
+    def _apply_root(self, member: Member) -> None:
+        if member.kind != DIR:
+            raise UnsafeLayer("the layer's root is no directory (CVE-2021-29136)")
+        self._staging.root.attributes = _attributes(member)
+        self._staging.root.implied = False
+
+    def _apply_whiteout(self, parent: Directory, name: bytes) -> None:
+        if name == _OPAQUE:
+            parent.opaque = True
+            return
+        hidden = name[len(_WHITEOUT) :]
+        if hidden in (b"", b".", b".."):
+            raise UnsafeLayer(f"{name!r} is the whiteout of nothing")
+        if parent.whiteouts is None:
+            parent.whiteouts = set()
+        parent.whiteouts.add(hidden)
+
+    def _apply(self, member: Member, parent: Directory, name: bytes, reader: TarReader) -> None:
+        staging = self._staging
+        kind = member.kind
+        if kind is FILE:
+            parent.entries[name] = self._write_file(member, parent, name, reader)
+        elif kind is DIR:
+            staging.make_directory(parent, name, _attributes(member))
+        elif kind is LINK:
+            kept = staging.make_symlink(parent, name, member.target, _attributes(member))
+            member.mode = 0o777
+            rest = _line(member, kept, b" link=" + encode(member.target))
+            parent.entries[name] = Inode(rest, member.target)
+        elif kind is HARDLINK:
+            self._link(member, parent, name)
+        else:
+            made = staging.make_node(parent, name, kind, member.device, _attributes(member))
+            more = b" device=native,%d,%d" % member.device if kind in (CHAR, BLOCK) else b""
+            if made is None:
+                line = _tagged(_line(member, True, more + b" optional"), b"lost:device")
+            else:
+                line = _line(member, made, more)
+            parent.entries[name] = line
+
+    def _link(self, member: Member, parent: Directory, name: bytes) -> None:
+        target = normal_path(member.target)
+        if not target:
+            raise UnsafeLayer(f"{name!r} is a hard link to the layer's root")
+        source = self._staging.find(target)
+        if source is not None:
+            self._staging.make_hard_link(source, parent, name)
+            return
+        if name in parent.entries:
+            self._staging.remove(parent, name)
+        member.kind = FILE
+        link = LowerLink(target, _line(member, True, b" optional"))
+        parent.entries[name] = link
+        self._open_links.append((parent, name, link))
+
+    def _link_late(self) -> None:
+        """Make the hard links whose targets came after them; the others are to lower layers."""
+        for parent, name, link in self._open_links:
+            source = self._staging.find(link.target)
+            if source is not None and parent.entries.get(name) is link:
+                self._staging.make_hard_link(source, parent, name)
+
+    def _write_file(
+        self, member: Member, parent: Directory, name: bytes, reader: TarReader
+    ) -> bytes:
+        fd = self._staging.create_file(parent, name, member.mode)
+        try:
+            content = reader.small_content() if member.extents is None else None
+            if content is not None:
+                if member.size:
+                    _write_all(fd, content)
+                digest = hashlib.sha256(content).hexdigest()
+            elif member.extents is None:
+                digest = _write_pieces(fd, reader)
+            else:
+                digest = _write_sparse(fd, member, member.extents, reader)
+            kept = self._staging.finish_file(fd, _attributes(member))
+        finally:
+            os.close(fd)
+        return _line(member, kept, b" sha256=" + digest.encode())
+
+
+def normal_path(name: bytes) -> bytes:
+    """A member's name relative to the root, without ``.``, ``..``, doubled and outer slashes.
+
+    The root itself is empty.  `UnsafeLayer` where ``..`` leads above the root.
+    """
+    if name.startswith(b"./"):
+        name = name[2:]
+    if b"//" not in name and b"/." not in name and not name.startswith((b"/", b".")):
+        return name.rstrip(b"/")
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise UnsafeLayer(
+                    f"{name!r} leads out of the layer", mend="do not trust this image"
+                )
+            parts.pop()
+        elif part not in (b"", b"."):
+            parts.append(part)
+    return b"/".join(parts)
+
+
+def _is_aufs(path: bytes) -> bool:
+    """Whether the path is AUFS' own bookkeeping (``.wh..wh.plnk`` and the like)."""
+    parts = path.split(b"/")
+    return any(part.startswith(_AUFS) for part in parts[:-1]) or (
+        parts[-1].startswith(_AUFS) and parts[-1] != _OPAQUE
+    )
+
+
+def _attributes(member: Member) -> Attributes:
+    return Attributes(member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
+
+
+def _write_all(fd: int, content: bytes | memoryview) -> None:
+    written = os.write(fd, content)
+    while written < len(content):
+        content = content[written:]
+        written = os.write(fd, content)
+
+
+def _write_pieces(fd: int, reader: TarReader) -> str:
+    digest = hashlib.sha256()
+    for piece in reader.content():
+        digest.update(piece)
+        _write_all(fd, piece)
+    return digest.hexdigest()
+
+
+def _write_sparse(
+    fd: int, member: Member, extents: tuple[tuple[int, int], ...], reader: TarReader
+) -> str:
+    """Write the extents where they belong and leave holes; the digest covers the zeros."""
+    digest = hashlib.sha256()
+    pieces = reader.content()
+    piece = memoryview(b"")
+    at = 0
+    for offset, length in extents:
+        _hash_zeros(digest, offset - at)
+        os.lseek(fd, offset, os.SEEK_SET)
+        at = offset + length
+        while length:
+            piece = piece or next(pieces)
+            part = piece[:length]
+            digest.update(part)
+            _write_all(fd, part)
+            piece = piece[len(part) :]
+            length -= len(part)
+    _hash_zeros(digest, member.size - at)
+    os.ftruncate(fd, member.size)
+    return digest.hexdigest()
+
+
+def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+    while count > 0:
+        digest.update(memoryview(_ZEROS)[:count])
+        count -= len(_ZEROS)
+
+
+# --- the manifest -------------------------------------------------------
+
+
+def _line(member: Member, kept: bool, more: bytes) -> bytes:
+    """The manifest line of an entry behind its path, tags last, without newline."""
+    if member.kind is FILE:
+        seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
+        line = b"type=file uid=%d gid=%d mode=%04o size=%d time=%d.%09d%b" % (
+            member.uid,
+            member.gid,
+            member.mode,
+            member.size,
+            seconds,
+            nanoseconds,
+            more,
+        )
+    else:
+        line = b"type=%b uid=%d gid=%d mode=%04o %b%b" % (
+            member.kind,
+            member.uid,
+            member.gid,
+            member.mode,
+            encode_time(member.mtime_ns),
+            more,
+        )
+    if not kept:
+        line = _tagged(line, b"lost:xattrs")
+    for name, value in member.xattrs:
+        line = _tagged(line, mtree.xattr_tag(name, value))
+    return line
+
+
+def _tagged(line: bytes, tag: bytes) -> bytes:
+    return line + (b"," if b" tags=" in line else b" tags=") + tag
+
+
+def _write_manifest(path: Path, root: Directory, digest: Digest) -> int:
+    """Write the manifest, parents first; return the number of its entries."""
+    count = 0
+    with path.open("wb", buffering=1024 * 1024) as out:
+        out.write(mtree.FORMAT + b"# layer %b\n" % str(digest).encode())
+        for line in _manifest_lines(root):
+            out.write(line)
+            count += 1
+    return count
+
+
+def _manifest_lines(root: Directory) -> Iterator[bytes]:
+    stack: list[tuple[bytes, Directory]] = [(b".", root)]
+    while stack:
+        path, directory = stack.pop()
+        yield b"%b %b\n" % (path, _directory_line(directory))
+        entries = directory.entries
+        below: list[tuple[bytes, Directory]] = []
+        for name in sorted(entries):
+            node = entries[name]
+            entry_path = b"%b/%b" % (path, encode(name))
+            if isinstance(node, bytes):
+                yield b"%b %b\n" % (entry_path, node)
+            elif isinstance(node, Directory):
+                below.append((entry_path, node))
+            elif isinstance(node, LowerLink):
+                line = _tagged(_tagged(node.rest, b"lower"), b"link:" + encode(node.target))
+                yield b"%b %b\n" % (entry_path, line)
+            elif node.first:
+                yield b"%b %b\n" % (entry_path, _tagged(node.rest, b"link:" + node.first))
+            else:
+                node.first = entry_path[2:]
+                yield b"%b %b\n" % (entry_path, node.rest)
+        for name in sorted(directory.whiteouts or ()):
+            if name not in entries:
+                yield b"%b/%b %b\n" % (path, encode(name), _WHITEOUT_LINE)
+        stack += reversed(below)
+
+
+_WHITEOUT_LINE = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
+
+
+def _directory_line(directory: Directory) -> bytes:
+    at = directory.attributes
+    line = b"type=dir uid=%d gid=%d mode=%04o %b" % (
+        at.uid,
+        at.gid,
+        at.mode,
+        encode_time(at.mtime_ns),
+    )
+    if directory.implied:
+        line = _tagged(line, b"implied")
+    if directory.opaque:
+        line = _tagged(line, b"opaque")
+    for name, value in at.xattrs:
+        line = _tagged(line, mtree.xattr_tag(name, value))
+    return line
+
+
+def _count(lost: dict[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(lost.items()))
+
+
+def _remove_tree(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
