@@ -68,16 +68,16 @@ class Download:
         self._received = 0
 
     def run(self, source: Source) -> int:
-        """Download from ``source``; returns the bytes that came over the network.
+        """Download from ``source``; returns the bytes that came over the
+        network, from sources asked before as well.
 
         Raises `DigestMismatch` where what comes is not what the descriptor
         names, also from its beginning, and `RegistryError` as the source does.
         """
-        self._received = 0
-        if self._is_done():
-            return 0
         part_path = _part_path(self._path)
         try:
+            if self._is_done():
+                return 0
             with _locked(part_path) as part:
                 if self._is_done():
                     part_path.unlink()

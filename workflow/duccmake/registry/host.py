@@ -41,6 +41,10 @@ LONGEST_PAUSE_SECONDS = 6 * 3600.0
 
 _ALWAYS = {"User-Agent": f"duccmake/{__version__}", "Accept-Encoding": "identity"}
 _DRAIN_BYTES = 64 * 1024
+_NO_RETRIES = urllib3.Retry(False)
+
+# At DEBUG it writes whole addresses, and those of redirects are signed.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 
 class Answer:
@@ -153,7 +157,7 @@ class Host:
                 headers={**_ALWAYS, **headers},
                 body=body,
                 redirect=False,
-                retries=False,
+                retries=_NO_RETRIES,
                 preload_content=False,
                 timeout=urllib3.Timeout(connect=connect_timeout, read=read_timeout),
             )

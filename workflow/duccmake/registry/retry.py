@@ -52,7 +52,7 @@ class Deadline:
 
 def backoff_seconds(tries: int, base_seconds: float) -> float:
     """How long to wait after ``tries`` failures: doubling, with jitter of half of it."""
-    longest = min(LONGEST_WAIT_SECONDS, base_seconds * 2.0 ** (tries - 1))
+    longest = min(LONGEST_WAIT_SECONDS, base_seconds * 2.0 ** min(tries - 1, 60))
     return longest * random.uniform(0.5, 1.0)
 
 

@@ -148,15 +148,17 @@ class Transport:
             try:
                 result = attempt(deadline)
             except TryAgain as failure:
-                wait = failure.wait_seconds
-                if wait is None:
-                    wait = backoff_seconds(count, self.policy.backoff_seconds)
+                pause = backoff_seconds(count, self.policy.backoff_seconds)
+                wait = max(pause, failure.wait_seconds or 0.0)
                 if count == allowed or not deadline.allows(wait):
                     if isinstance(failure.error, RegistryUnavailable):
                         host.breaker.failed(failure.error.found)
                     raise failure.error from None
                 logger.info("%s; trying again in %.1f s", failure.error.found, wait)
                 time.sleep(wait)
+            except (NotFound, Unauthorized):
+                host.breaker.succeeded()
+                raise
             else:
                 host.breaker.succeeded()
                 return result
@@ -291,8 +293,11 @@ def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
 def _target(response: Answer, url: str, redirects: int) -> str:
     """Where a redirect leads; the address itself may be signed and stays out of messages."""
     here = urlsplit(url)
-    target = urljoin(url, response.headers.get("Location", ""))
-    there = urlsplit(target)
+    try:
+        target = urljoin(url, response.headers.get("Location", ""))
+        there = urlsplit(target)
+    except ValueError:
+        target, there = "", urlsplit("")
     if redirects > MAX_REDIRECTS:
         response.close()
         raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")

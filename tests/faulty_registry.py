@@ -1,0 +1,304 @@
+"""A registry that misbehaves on demand: the demo registry with faults put into its answers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from duccmake.demo.registry import DemoRegistry, Handler
+
+HTML = b"<!doctype html><title>Sign in</title><p>Please sign in to go on."
+
+
+@dataclass
+class Answer:
+    """What the registry would have said, before a fault gets at it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+Fault = Callable[["FaultyHandler", Answer], None]
+
+
+@dataclass
+class Plan:
+    """A fault for the requests that match, ``times`` times."""
+
+    pattern: re.Pattern[str]
+    fault: Fault
+    times: int
+    seen: int = 0
+
+
+class FaultyRegistry(DemoRegistry):
+    """Breaks the answers that `break_next` names, or one in so many."""
+
+    def __init__(self, root: Path, **options: object) -> None:
+        self._plans: list[Plan] = []
+        self._plans_lock = threading.Lock()
+        self._random: random.Random | None = None
+        self._rate = 0.0
+        self.closing = threading.Event()
+        self.connections_made = 0
+        super().__init__(root, **options)  # type: ignore[arg-type]
+
+    def handler_class(self) -> type[Handler]:
+        return FaultyHandler
+
+    def close(self) -> None:
+        self.closing.set()
+        super().close()
+
+    def break_next(self, pattern: str, fault: Fault, times: int = 1) -> Plan:
+        """Break the next ``times`` answers to requests ("GET /v2/...") that match."""
+        plan = Plan(re.compile(pattern), fault, times)
+        self._plans.append(plan)
+        return plan
+
+    def break_at_random(self, rate: float, seed: int) -> None:
+        """Break answers to reading requests with this probability, each in one of all ways."""
+        self._random = random.Random(seed)
+        self._rate = rate
+
+    def fault_for(self, request: str) -> Fault | None:
+        with self._plans_lock:
+            for plan in self._plans:
+                if plan.times and plan.pattern.search(request):
+                    plan.times -= 1
+                    plan.seen += 1
+                    return plan.fault
+            if self._random and self._random.random() < self._rate:
+                return self._random.choice(RANDOM_FAULTS)
+        return None
+
+
+class FaultyHandler(Handler):
+    """Hands each answer to the fault that is planned for it."""
+
+    registry: FaultyRegistry
+    fault: Fault | None = None
+    blob: Path | None = None
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.registry.connections_made += 1  # type: ignore[attr-defined]
+
+    def respond(self) -> None:
+        self.blob = None
+        self.fault = self.registry.fault_for(f"{self.command} {self.path}")
+        super().respond()
+
+    def reply(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        fault, self.fault = self.fault, None
+        if fault:
+            fault(self, Answer(status, dict(headers or {}), body))
+        else:
+            self.send(Answer(status, dict(headers or {}), body))
+
+    def send(self, answer: Answer) -> None:
+        super().reply(answer.status, answer.body, answer.headers)
+
+    def send_blob(
+        self, path: Path, status: int, start: int, length: int, headers: dict[str, str]
+    ) -> None:
+        self.blob = path
+        if self.command == "HEAD":
+            super().send_blob(path, status, start, length, headers)
+            return
+        with path.open("rb") as file:
+            file.seek(start)
+            self.reply(status, file.read(length), headers)
+
+    def send_head(self, answer: Answer, length: int) -> None:
+        """Headers that announce ``length`` bytes, and nothing yet of them."""
+        super().reply(answer.status, b"", {**answer.headers, "Content-Length": str(length)})
+
+    def break_connection(self) -> None:
+        """Reset, as a firewall or a crashed server does."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def status(code: int, **headers: str) -> Fault:
+    """Another status: ``status(429, Retry_After="1")``."""
+
+    def fault(handler: FaultyHandler, answer: Answer) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        handler.send(Answer(code, named, b'{"errors":[{"code":"TOOMANYREQUESTS"}]}'))
+
+    return fault
+
+
+def reset(handler: FaultyHandler, answer: Answer) -> None:
+    """The connection is reset before any answer."""
+    handler.break_connection()
+
+
+def reset_in_body(handler: FaultyHandler, answer: Answer) -> None:
+    """The connection is reset after half of the body."""
+    handler.send_head(answer, len(answer.body))
+    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.break_connection()
+
+
+def stall(handler: FaultyHandler, answer: Answer) -> None:
+    """Half of the body comes, and then nothing any more."""
+    handler.send_head(answer, len(answer.body))
+    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.registry.closing.wait(30)
+    handler.close_connection = True
+
+
+def short(handler: FaultyHandler, answer: Answer) -> None:
+    """The connection is closed after half of what was announced."""
+    handler.send_head(answer, len(answer.body))
+    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.close_connection = True
+
+
+def short_and_sure(handler: FaultyHandler, answer: Answer) -> None:
+    """Half of the body, announced as if it were all."""
+    body = answer.body[: len(answer.body) // 2]
+    handler.send(Answer(answer.status, answer.headers | _length(len(body)), body))
+
+
+def long(handler: FaultyHandler, answer: Answer) -> None:
+    """More than there is."""
+    body = answer.body + b"and more"
+    handler.send(Answer(answer.status, answer.headers | _length(len(body)), body))
+
+
+def wrong_bytes(handler: FaultyHandler, answer: Answer) -> None:
+    """The right length, other bytes."""
+    body = bytes(byte ^ 1 for byte in answer.body[:64]) + answer.body[64:]
+    handler.send(Answer(answer.status, answer.headers | _length(len(body)), body))
+
+
+def range_ignored(handler: FaultyHandler, answer: Answer) -> None:
+    """All of the blob where a range was asked for."""
+    assert handler.blob
+    headers = {name: value for name, value in answer.headers.items() if name != "Content-Range"}
+    handler.send(
+        Answer(200, headers | _length(handler.blob.stat().st_size), handler.blob.read_bytes())
+    )
+
+
+def other_range(handler: FaultyHandler, answer: Answer) -> None:
+    """A range that begins elsewhere than was asked."""
+    assert handler.blob
+    body = handler.blob.read_bytes()
+    headers = answer.headers | {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
+    handler.send(Answer(206, headers | _length(len(body)), body))
+
+
+def html(handler: FaultyHandler, answer: Answer) -> None:
+    """A login page, with status 200."""
+    handler.send(Answer(200, {"Content-Type": "text/html"}, HTML))
+
+
+def redirect(target: str) -> Fault:
+    """A redirect; ``{path}`` stands for the request's path."""
+
+    def fault(handler: FaultyHandler, answer: Answer) -> None:
+        handler.send(Answer(307, {"Location": target.replace("{path}", handler.path)}, b""))
+
+    return fault
+
+
+def encoded(handler: FaultyHandler, answer: Answer) -> None:
+    """The body compressed by a proxy that says so."""
+    body = gzip.compress(answer.body)
+    headers = answer.headers | {"Content-Encoding": "gzip"} | _length(len(body))
+    handler.send(Answer(answer.status, headers, body))
+
+
+def encoded_without_length(handler: FaultyHandler, answer: Answer) -> None:
+    """The same, in chunks."""
+    _send_chunked(handler, answer, gzip.compress(answer.body), {"Content-Encoding": "gzip"})
+
+
+def mislabelled(handler: FaultyHandler, answer: Answer) -> None:
+    """A compressed blob whose own compression is called its Content-Encoding."""
+    headers = answer.headers | {"Content-Encoding": "gzip"}
+    handler.send(Answer(answer.status, headers | _length(len(answer.body)), answer.body))
+
+
+def mislabelled_without_length(handler: FaultyHandler, answer: Answer) -> None:
+    """The same, in chunks."""
+    _send_chunked(handler, answer, answer.body, {"Content-Encoding": "gzip"})
+
+
+def lying_digest(handler: FaultyHandler, answer: Answer) -> None:
+    """A Docker-Content-Digest that the body does not have."""
+    lie = {"Docker-Content-Digest": "sha256:" + "0" * 64}
+    handler.send(Answer(answer.status, answer.headers | lie, answer.body))
+
+
+def malformed_digest(handler: FaultyHandler, answer: Answer) -> None:
+    """A Docker-Content-Digest that climbs out of its directory."""
+    lie = {"Docker-Content-Digest": "sha256:../../../etc/passwd"}
+    handler.send(Answer(answer.status, answer.headers | lie, answer.body))
+
+
+def no_digest(handler: FaultyHandler, answer: Answer) -> None:
+    """No Docker-Content-Digest at all."""
+    answer.headers.pop("Docker-Content-Digest", None)
+    handler.send(answer)
+
+
+def same_page_again(handler: FaultyHandler, answer: Answer) -> None:
+    """A list of tags whose next page is itself."""
+    headers = answer.headers | {"Link": f'<{handler.path}>; rel="next"'}
+    handler.send(Answer(answer.status, headers, answer.body))
+
+
+def new_pages_for_ever(handler: FaultyHandler, answer: Answer) -> None:
+    """A list of tags that goes on with the same tag under new addresses."""
+    count = handler.path.count("x")
+    path = handler.path + "&x=" + "x" * (count + 1)
+    headers = {"Content-Type": "application/json", "Link": f'<{path}>; rel="next"'}
+    handler.send(Answer(200, headers, json.dumps({"tags": ["a"]}).encode()))
+
+
+RANDOM_FAULTS: tuple[Fault, ...] = (
+    status(429, Retry_After="0"),
+    status(500),
+    status(502),
+    status(503, Retry_After="0"),
+    reset,
+    reset_in_body,
+    short,
+    long,
+    wrong_bytes,
+    encoded_without_length,
+)
+
+
+def _length(length: int) -> dict[str, str]:
+    return {"Content-Length": str(length)}
+
+
+def _send_chunked(
+    handler: FaultyHandler, answer: Answer, body: bytes, headers: dict[str, str]
+) -> None:
+    handler.send_response(answer.status)
+    for name, value in {**answer.headers, **headers, "Transfer-Encoding": "chunked"}.items():
+        if name != "Content-Length":
+            handler.send_header(name, value)
+    handler.end_headers()
+    if handler.command != "HEAD":
+        for start in range(0, len(body), 65536):
+            piece = body[start : start + 65536]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        handler.wfile.write(b"0\r\n\r\n")

@@ -1,0 +1,264 @@
+"""Registries for tests: Debian's docker-registry, and images to put into the demo registry.
+
+Fixtures: import them by name into a test module, or name this module as a plugin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from duccmake.demo.registry import Store
+from duccmake.manifest import (
+    DOCKER_CONFIG,
+    DOCKER_MANIFEST,
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+)
+from duccmake.reference import Digest, Platform
+
+AMD64 = Platform("linux", "amd64")
+LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+def layer_of(files: Mapping[str, bytes]) -> tuple[bytes, Digest]:
+    """A gzip-compressed layer and its diff_id."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    plain = buffer.getvalue()
+    return gzip.compress(plain, mtime=0), sha256(plain)
+
+
+def sha256(content: bytes) -> Digest:
+    """The digest of some bytes."""
+    return Digest("sha256", hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """An image in a `Store`: descriptors of its manifest, its config and its layers."""
+
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+def add_image(
+    store: Store,
+    repository: str,
+    tag: str = "",
+    *,
+    layers: tuple[bytes, ...] | None = None,
+    platform: Platform | None = AMD64,
+    config_platform: Platform | None = None,
+    docker: bool = False,
+    config_type: str = "",
+    urls: tuple[str, ...] = (),
+) -> SampleImage:
+    """Put an image of gzip layers into a store."""
+    contents = [layer_of({"hello.txt": f"{repository}:{tag}".encode()})[0]]
+    contents = list(layers) if layers is not None else contents
+    types = (
+        (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER)
+        if docker
+        else (OCI_MANIFEST, OCI_CONFIG, LAYER_GZIP)
+    )
+    of = config_platform or platform or AMD64
+    config = json.dumps(
+        {
+            "os": of.os,
+            "architecture": of.architecture,
+            **({"variant": of.variant} if of.variant else {}),
+            "config": {"Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [str(_diff_id(item)) for item in contents]},
+        }
+    ).encode()
+    descriptors = tuple(
+        Descriptor(types[2], store.put_blob(item), len(item), urls) for item in contents
+    )
+    config_descriptor = Descriptor(config_type or types[1], store.put_blob(config), len(config))
+    raw = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": types[0],
+            "config": _json(config_descriptor),
+            "layers": [_json(item) for item in descriptors],
+        },
+        indent=3,
+    ).encode()
+    digest = store.put_manifest(repository, types[0], raw, tag)
+    manifest = Descriptor(types[0], digest, len(raw), platform=platform)
+    return SampleImage(manifest, config_descriptor, descriptors)
+
+
+def add_index(
+    store: Store, repository: str, tag: str, entries: list[Descriptor], media_type: str = OCI_INDEX
+) -> Descriptor:
+    """Put an index over manifests (or further indexes) into a store."""
+    raw = json.dumps(
+        {"schemaVersion": 2, "mediaType": media_type, "manifests": [_json(e) for e in entries]}
+    ).encode()
+    return Descriptor(media_type, store.put_manifest(repository, media_type, raw, tag), len(raw))
+
+
+def _json(item: Descriptor) -> dict[str, object]:
+    members: dict[str, object] = {
+        "mediaType": item.media_type,
+        "digest": str(item.digest),
+        "size": item.size,
+    }
+    if item.urls:
+        members["urls"] = list(item.urls)
+    if item.platform:
+        members["platform"] = {
+            "os": item.platform.os,
+            "architecture": item.platform.architecture,
+            **({"variant": item.platform.variant} if item.platform.variant else {}),
+        }
+    return members
+
+
+def _diff_id(layer: bytes) -> Digest:
+    try:
+        return sha256(gzip.decompress(layer))
+    except (OSError, EOFError):
+        return sha256(layer)
+
+
+@dataclass(frozen=True)
+class DockerRegistry:
+    """A running docker-registry."""
+
+    host: str
+    scheme: str
+    log: Path
+
+
+@contextlib.contextmanager
+def docker_registry(
+    root: Path, *, auth: Mapping[str, object] | None = None, tls: tuple[Path, Path] | None = None
+) -> Iterator[DockerRegistry]:
+    """Run Debian's docker-registry on a free port of the loopback address.
+
+    ``tls`` is a certificate and its key.  Skips the test where the program is missing.
+    """
+    program = need("docker-registry")
+    port = free_port()
+    root.mkdir(parents=True, exist_ok=True)
+    http: dict[str, object] = {"addr": f"127.0.0.1:{port}", "secret": "only for tests"}
+    if tls:
+        http["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
+    settings: dict[str, object] = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {
+            "filesystem": {"rootdirectory": str(root / "data")},
+            "delete": {"enabled": True},
+        },
+        "http": http,
+    }
+    if auth:
+        settings["auth"] = auth
+    config = root / "config.yml"
+    config.write_text(yaml.safe_dump(settings))
+    log = root / "registry.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, "serve", str(config)], stdout=output, stderr=output, env=_environment()
+        )
+        try:
+            _wait_for(port, process, log)
+            yield DockerRegistry(f"localhost:{port}", "https" if tls else "http", log)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def certificate(directory: Path) -> tuple[Path, Path, Path]:
+    """A certificate authority of our own and a certificate for localhost: ca, cert, key."""
+    openssl = need("openssl")
+    ca, ca_key = directory / "ca.pem", directory / "ca.key"
+    request, key, signed = directory / "l.csr", directory / "l.key", directory / "l.pem"
+    names = directory / "names"
+    names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    new = [openssl, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    for command in (
+        [*new, "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", ca_key, "-out", ca],
+        [*new, "-subj", "/CN=localhost", "-keyout", key, "-out", request],
+        [openssl, "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
+         "-days", "2", "-extfile", names, "-out", signed],
+    ):  # fmt: skip
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    return ca, signed, key
+
+
+def htpasswd(path: Path, user: str, password: str) -> Path:
+    """A file of users for docker-registry, which reads bcrypt alone."""
+    bcrypt = pytest.importorskip("bcrypt", reason="the Python package bcrypt is missing")
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    path.write_text(f"{user}:{hashed}\n")
+    return path
+
+
+def skopeo(*arguments: str) -> str:
+    """Run skopeo and return what it prints; skips the test where it is missing."""
+    done = subprocess.run(
+        [need("skopeo"), *arguments], capture_output=True, text=True, env=_environment()
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def need(program: str) -> str:
+    """The path of a program, or the test is skipped."""
+    found = shutil.which(program)
+    if not found:
+        pytest.skip(f"the program {program} is missing")
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"docker-registry does not start: {log.read_text()[-2000:]}")
+
+
+def _environment() -> dict[str, str]:
+    """Without proxies: all servers are on this machine."""
+    return {
+        name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
+    }

@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import faulty_registry as faults
+import pytest
+from faulty_registry import FaultyRegistry
+from servers import add_image, add_index, sha256
+
+from duccmake.errors import (
+    DigestMismatch,
+    ManifestError,
+    NotFound,
+    RegistryError,
+    Unauthorized,
+    UnsupportedImage,
+)
+from duccmake.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
+from duccmake.reference import Digest, Platform, Reference
+from duccmake.registry import Client, RegistrySettings, matching
+
+AMD64 = Platform("linux", "amd64")
+SECRETS = {"U": "me", "P": "hunter2"}
+
+
+def settings(registry: FaultyRegistry, **more: object) -> dict[str, RegistrySettings]:
+    more.setdefault("timeout_seconds", 5.0)
+    return {registry.host: RegistrySettings(scheme="http", **more)}
+
+
+def client(registry: FaultyRegistry, **more: object) -> Client:
+    known = {"username_env": "U", "password_env": "P"} if registry.users else {}
+    return Client(settings(registry, **known, **more), backoff_seconds=0.001, environment=SECRETS)
+
+
+def reference(registry: FaultyRegistry, name: str = "team/app:1") -> Reference:
+    return Reference.parse(f"http://{registry.host}/{name}")
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with FaultyRegistry(tmp_path / "registry") as running:
+        yield running
+
+
+def test_a_poll_is_one_head_and_costs_no_pull(registry):
+    image = add_image(registry.store, "team/app", "1")
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
+    assert registry.requested() == ["HEAD /v2/team/app/manifests/1"]
+
+
+def test_polls_share_their_connections(registry):
+    add_image(registry.store, "team/app", "1")
+    with client(registry, connections=2) as asking, ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: asking.poll(reference(registry)), range(40)))
+    assert len(registry.requests) == 40
+    assert registry.connections_made <= 2
+
+
+def test_a_poll_falls_back_to_get_where_head_names_no_digest(registry):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("^HEAD", faults.no_digest)
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
+    assert [request.method for request in registry.requests] == ["HEAD", "GET"]
+
+
+def test_a_poll_falls_back_to_get_where_head_is_not_allowed(registry):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("^HEAD", faults.status(405))
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
+
+
+def test_a_digest_that_climbs_out_of_its_directory_is_refused(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("^HEAD", faults.malformed_digest)
+    with client(registry) as asking, pytest.raises(RegistryError, match="wrong digest"):
+        asking.poll(reference(registry))
+
+
+def test_the_manifest_keeps_the_bytes_of_the_registry(registry):
+    image = add_image(registry.store, "team/app", "1")
+    with client(registry) as asking:
+        manifest = asking.manifest(reference(registry))
+    assert sha256(manifest.raw) == manifest.digest == image.manifest.digest
+    assert manifest.layers == image.layers
+
+
+@pytest.mark.parametrize("fault", [faults.lying_digest, faults.wrong_bytes, faults.long])
+def test_a_manifest_that_has_not_its_digest_is_refused(registry, fault):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("^GET", fault, times=100)
+    with client(registry) as asking, pytest.raises(DigestMismatch):
+        asking.manifest(reference(registry))
+
+
+@pytest.mark.parametrize("fault", [faults.wrong_bytes, faults.html, faults.short, faults.reset])
+def test_a_manifest_damaged_once_is_asked_for_again(registry, fault):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("^GET", fault)
+    with client(registry) as asking:
+        assert asking.manifest(reference(registry)).digest == image.manifest.digest
+
+
+def test_a_login_page_with_status_200_is_no_manifest(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("", faults.html, times=100)
+    with client(registry) as asking, pytest.raises(ManifestError, match="not JSON"):
+        asking.poll(reference(registry))
+
+
+@pytest.mark.parametrize("fault", [faults.encoded, faults.encoded_without_length])
+def test_a_content_encoding_around_a_manifest_does_not_change_its_digest(registry, fault):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("^GET", fault, times=100)
+    with client(registry) as asking:
+        assert asking.manifest(reference(registry)).digest == image.manifest.digest
+
+
+def test_a_manifest_over_the_limit_is_refused_and_one_over_4_mb_is_not(registry):
+    add_image(registry.store, "team/app", "1")
+    raw = json.loads(registry.store.manifest("team/app", "1")[2])
+    raw["annotations"] = {"filler": "x" * 5_000_000}
+    registry.store.put_manifest("team/app", OCI_MANIFEST, json.dumps(raw).encode(), "large")
+    large = reference(registry, "team/app:large")
+    with client(registry) as asking:
+        assert len(asking.manifest(large).raw) > 5_000_000
+    with (
+        Client(settings(registry), max_manifest_bytes=4_000_000) as asking,
+        pytest.raises(RegistryError, match="4000000"),
+    ):
+        asking.manifest(large)
+
+
+def test_what_does_not_exist_is_not_found_at_once(registry):
+    with client(registry) as asking, pytest.raises(NotFound) as caught:
+        asking.poll(reference(registry, "team/none:1"))
+    assert len(registry.requests) == 1
+    assert f"{registry.host}/team/none:1" in str(caught.value)
+
+
+def test_resolving_finds_manifest_and_configuration(registry):
+    image = add_image(registry.store, "team/app", "1", docker=True)
+    with client(registry) as asking:
+        digest, manifest, config = asking.resolve(reference(registry), AMD64)
+    assert (digest, manifest.config) == (image.manifest.digest, image.config)
+    assert config.env == ("PATH=/bin",)
+
+
+def test_resolving_goes_through_indexes_in_indexes(registry):
+    store = registry.store
+    arm = add_image(store, "team/app", platform=Platform("linux", "arm64", "v8"))
+    amd = add_image(store, "team/app", platform=AMD64)
+    inner = add_index(store, "team/app", "", [arm.manifest, amd.manifest], DOCKER_LIST)
+    outer = add_index(store, "team/app", "1", [inner])
+    with client(registry) as asking:
+        digest, manifest, _ = asking.resolve(reference(registry), AMD64)
+        assert isinstance(asking.manifest(reference(registry)), Index)
+        wish = Platform.parse("linux/arm64")
+        assert asking.resolve(reference(registry), wish)[1].digest == arm.manifest.digest
+    assert (digest, manifest.digest) == (outer.digest, amd.manifest.digest)
+
+
+def test_indexes_nested_without_end_are_given_up(registry):
+    entry = add_image(registry.store, "team/app").manifest
+    for _ in range(40):
+        entry = add_index(
+            registry.store,
+            "team/app",
+            "1",
+            [Descriptor(entry.media_type, entry.digest, entry.size)],
+        )
+    with client(registry) as asking, pytest.raises(UnsupportedImage):
+        asking.resolve(reference(registry), AMD64)
+    assert len(registry.requests) < 12
+
+
+def test_a_platform_that_is_not_there_is_refused_and_what_is_there_is_named(registry):
+    store = registry.store
+    arm = add_image(store, "team/app", platform=Platform("linux", "arm", "v7"))
+    attestation = add_image(store, "team/app", platform=Platform("unknown", "unknown"))
+    add_index(store, "team/app", "1", [arm.manifest, attestation.manifest])
+    add_image(store, "team/app", "single", platform=Platform("linux", "s390x"))
+    with client(registry) as asking:
+        with pytest.raises(UnsupportedImage, match=r"only for: linux/arm/v7(;|$)"):
+            asking.resolve(reference(registry), AMD64)
+        with pytest.raises(UnsupportedImage, match="linux/s390x"):
+            asking.resolve(reference(registry, "team/app:single"), AMD64)
+
+
+def test_an_index_without_platforms_is_judged_by_the_configurations(registry):
+    store = registry.store
+    entries = [
+        add_image(store, "team/app", platform=None, config_platform=Platform("linux", name))
+        for name in ("arm64", "amd64")
+    ]
+    add_index(store, "team/app", "1", [entry.manifest for entry in entries])
+    with client(registry) as asking:
+        assert asking.resolve(reference(registry), AMD64)[1].digest == entries[1].manifest.digest
+
+
+def test_an_artifact_is_refused_with_its_type(registry):
+    chart = "application/vnd.cncf.helm.config.v1+json"
+    add_image(registry.store, "team/app", "1", config_type=chart)
+    with client(registry) as asking, pytest.raises(UnsupportedImage, match=r"vnd\.cncf\.helm"):
+        asking.resolve(reference(registry), AMD64)
+
+
+def test_a_configuration_with_wrong_bytes_is_refused(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("^GET .*/blobs/", faults.wrong_bytes, times=100)
+    with client(registry) as asking, pytest.raises(DigestMismatch):
+        asking.resolve(reference(registry), AMD64)
+
+
+def test_all_pages_of_a_list_of_tags_are_read(registry):
+    image = add_image(registry.store, "team/app")
+    raw = registry.store.manifest("team/app", str(image.manifest.digest))[2]
+    names = [f"v{number}" for number in range(25)]
+    for name in names:
+        registry.store.put_manifest("team/app", OCI_MANIFEST, raw, name)
+    registry.page_size = 10
+    with client(registry) as asking:
+        assert asking.tags(reference(registry)) == sorted(names)
+    assert len(registry.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [faults.same_page_again, faults.new_pages_for_ever])
+def test_a_list_of_tags_without_end_is_given_up(registry, fault):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("tags/list", fault, times=1000)
+    with client(registry) as asking, pytest.raises(RegistryError, match="without end"):
+        asking.tags(reference(registry))
+    assert len(registry.requests) < 5
+
+
+def test_a_list_of_tags_that_cannot_be_read_is_an_error_not_an_empty_list(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("tags/list", faults.html, times=100)
+    with client(registry) as asking, pytest.raises(RegistryError, match="cannot be read"):
+        asking.tags(reference(registry))
+
+
+def test_only_star_and_question_mark_are_special_in_a_tag_glob():
+    tags = ["1.2", "1x2", "1.20", "v1.2", "a+b"]
+    assert matching("1.?", tags) == ["1.2"]
+    assert matching("1.*", tags) == ["1.2", "1.20"]
+    assert matching("*1.2", tags) == ["1.2", "v1.2"]
+    assert matching("[0-9]*", tags) == []
+    assert matching("a+b", tags) == ["a+b"]
+
+
+def test_a_redirect_to_another_host_carries_no_credentials(tmp_path):
+    with (
+        FaultyRegistry(tmp_path / "a", users={"me": "hunter2"}) as registry,
+        FaultyRegistry(tmp_path / "b") as store,
+    ):
+        image = add_image(registry.store, "team/app", "1")
+        add_image(store.store, "team/app", "1")
+        with client(registry) as asking:
+            asking.poll(reference(registry))
+            registry.break_next("/blobs/", faults.redirect(f"{store.url}{{path}}"), times=9)
+            asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+        assert any(request.authorization for request in registry.requests)
+        assert [request.authorization for request in store.requests] == [""]
+
+
+def test_a_redirect_on_the_same_host_keeps_them(tmp_path):
+    with FaultyRegistry(tmp_path / "a", users={"me": "hunter2"}) as registry:
+        image = add_image(registry.store, "team/app", "1")
+        with client(registry) as asking:
+            asking.poll(reference(registry))
+            registry.break_next("/blobs/", faults.redirect("{path}"))
+            asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+        assert registry.requests[-1].authorization
+
+
+def test_a_redirect_loop_ends(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("", faults.redirect("{path}"), times=1000)
+    with client(registry) as asking, pytest.raises(RegistryError, match="redirects more than"):
+        asking.poll(reference(registry))
+    assert len(registry.requests) < 20
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "//[::1"])
+def test_a_redirect_to_nowhere_is_refused(registry, target):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("", faults.redirect(target), times=1000)
+    with client(registry) as asking, pytest.raises(RegistryError, match="redirects to nowhere"):
+        asking.poll(reference(registry))
+
+
+def test_anonymous_tokens_suffice_for_what_is_public(tmp_path):
+    with FaultyRegistry(tmp_path, tokens=True, anonymous_pull=True) as registry:
+        add_image(registry.store, "team/app", "1")
+        with client(registry) as asking:
+            asking.resolve(reference(registry), AMD64)
+        assert [r for r in registry.requested() if "/token" in r] == [
+            "GET /token?service=demo&scope=repository%3Ateam%2Fapp%3Apull"
+        ]
+
+
+def test_the_second_repository_costs_no_refused_request(tmp_path):
+    with FaultyRegistry(tmp_path, tokens=True, anonymous_pull=True) as registry:
+        add_image(registry.store, "team/app", "1")
+        add_image(registry.store, "team/other", "1")
+        with client(registry) as asking:
+            asking.poll(reference(registry))
+            registry.requests.clear()
+            asking.poll(reference(registry, "team/other:1"))
+        assert [r.method for r in registry.requests] == ["GET", "HEAD"]
+
+
+def test_a_token_that_ends_in_the_middle_of_a_run_is_replaced(tmp_path):
+    with FaultyRegistry(tmp_path, users={"me": "hunter2"}, tokens=True) as registry:
+        add_image(registry.store, "team/app", "1")
+        with client(registry) as asking:
+            asking.poll(reference(registry))
+            registry.revoke_tokens()
+            asking.resolve(reference(registry), AMD64)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_wrong_credentials_are_told_without_naming_them(tmp_path, caplog, tokens):
+    caplog.set_level("DEBUG")
+    with FaultyRegistry(tmp_path, users={"me": "another"}, tokens=tokens) as registry:
+        add_image(registry.store, "team/app", "1")
+        with client(registry) as asking, pytest.raises(Unauthorized) as caught:
+            asking.poll(reference(registry))
+        assert "hunter2" not in str(caught.value) + caplog.text
+        assert "aHVudGVyMg" not in str(caught.value) + caplog.text
+        assert len(registry.requests) <= 3
+
+
+def test_no_credentials_for_a_private_repository_say_what_to_do(tmp_path):
+    with FaultyRegistry(tmp_path, users={"me": "another"}) as registry:
+        add_image(registry.store, "team/app", "1")
+        with (
+            Client(settings(registry), environment={}) as asking,
+            pytest.raises(Unauthorized, match="log in"),
+        ):
+            asking.poll(reference(registry))
+
+
+def test_threads_that_need_the_same_token_fetch_it_once(tmp_path):
+    with FaultyRegistry(tmp_path, tokens=True, anonymous_pull=True) as registry:
+        add_image(registry.store, "team/app", "1")
+        start = threading.Barrier(8)
+
+        def poll(_: int) -> Digest:
+            start.wait()
+            return asking.poll(reference(registry))
+
+        with client(registry) as asking, ThreadPoolExecutor(8) as threads:
+            assert len(set(threads.map(poll, range(8)))) == 1
+        assert len([r for r in registry.requested() if "/token" in r]) == 1
+
+
+def test_a_mirror_with_a_path_prefix_is_asked_before_the_registry(tmp_path):
+    with FaultyRegistry(tmp_path / "a") as registry, FaultyRegistry(tmp_path / "b") as mirror:
+        image = add_image(registry.store, "team/app", "1")
+        add_image(mirror.store, "cache/team/app", "1")
+        mirrors = (f"{mirror.url}/cache",)
+        with client(registry, mirrors=mirrors) as asking:
+            asking.resolve(reference(registry), AMD64)
+            asking.tags(reference(registry))
+        assert registry.requested() == ["GET /v2/team/app/tags/list?n=1000"]
+        assert all("/v2/cache/team/app/" in request for request in mirror.requested())
+        assert image.layers
+
+
+@pytest.mark.parametrize("fault", [faults.status(404), faults.status(500), faults.status(403),
+                                   faults.reset, faults.wrong_bytes, faults.html,
+                                   faults.status(429, Retry_After="3600")])  # fmt: skip
+def test_what_a_mirror_does_not_deliver_comes_from_the_registry(tmp_path, fault):
+    with FaultyRegistry(tmp_path / "a") as registry, FaultyRegistry(tmp_path / "b") as mirror:
+        image = add_image(registry.store, "team/app", "1")
+        add_image(mirror.store, "team/app", "1")
+        mirror.break_next("", fault, times=1000)
+        with client(registry, mirrors=(mirror.url,)) as asking:
+            found = asking.resolve(reference(registry), AMD64)[0]
+            asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+        assert found == image.manifest.digest
+
+
+def test_the_rate_limit_that_a_registry_tells_is_known(registry):
+    add_image(registry.store, "team/app", "1")
+
+    def limited(handler, answer):
+        answer.headers["RateLimit-Remaining"] = "76;w=21600"
+        handler.send(answer)
+
+    registry.break_next("", limited)
+    with client(registry) as asking:
+        assert asking.rate_limit_remaining(reference(registry)) is None
+        asking.poll(reference(registry))
+        assert asking.rate_limit_remaining(reference(registry)) == 76
