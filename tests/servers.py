@@ -1,24 +1,26 @@
-"""Registries for tests: Debian's docker-registry, and images to put into the demo registry.
-
-Fixtures: import them by name into a test module, or name this module as a plugin.
-"""
+"""Registries for tests: Debian's docker-registry, and images to put into the demo registry."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -194,6 +196,90 @@ def docker_registry(
         finally:
             process.terminate()
             process.wait(30)
+
+
+class TokenServer:
+    """A realm for docker-registry: Bearer tokens (JWT, RS256) for one user, pulls for anybody.
+
+    ``requests`` holds the queries that came, each with whether it carried credentials.
+    """
+
+    def __init__(self, directory: Path, user: str, password: str) -> None:
+        self._key = directory / "token.key"
+        self.bundle = directory / "token.pem"
+        self._user = user
+        self._basic = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.seconds = 300
+        self.requests: list[tuple[dict[str, list[str]], bool]] = []
+        command = [need("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        files = ["-subj", "/CN=issuer", "-keyout", str(self._key), "-out", str(self.bundle)]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[dict[str, object]]:
+        """Serve, and yield docker-registry's ``auth`` settings."""
+        handler = type("Realm", (_Realm,), {"tokens": self})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            yield {
+                "token": {
+                    "realm": f"http://localhost:{server.server_port}/token",
+                    "service": "tests",
+                    "issuer": "issuer",
+                    "rootcertbundle": str(self.bundle),
+                }
+            }
+            server.shutdown()
+
+    def answer(self, query: dict[str, list[str]], authorization: str) -> dict[str, object] | None:
+        """The answer to a request for a token; None where the credentials are wrong."""
+        self.requests.append((query, bool(authorization)))
+        if authorization and authorization != self._basic:
+            return None
+        access = []
+        for scope in " ".join(query.get("scope", [])).split():
+            kind, name, actions = scope.split(":")
+            granted = actions.split(",") if authorization else ["pull"]
+            access.append({"type": kind, "name": name, "actions": granted})
+        token = self._sign(access)
+        return {"access_token": token, "expires_in": self.seconds}
+
+    def _sign(self, access: list[dict[str, object]]) -> str:
+        pem = self.bundle.read_text().split("-----")[2]
+        now = int(time.time())
+        header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(pem.split())]}
+        claims = {
+            "iss": "issuer", "sub": self._user, "aud": "tests", "jti": secrets.token_hex(8),
+            "nbf": now - 60, "iat": now, "exp": now + self.seconds, "access": access,
+        }  # fmt: skip
+        payload = b".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
+        signature = subprocess.run(
+            [need("openssl"), "dgst", "-sha256", "-sign", str(self._key)],
+            input=payload,
+            capture_output=True,
+            check=True,
+        ).stdout
+        return (payload + b"." + _base64url(signature)).decode()
+
+
+class _Realm(BaseHTTPRequestHandler):
+    tokens: TokenServer
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        answer = self.tokens.answer(query, self.headers.get("Authorization", ""))
+        body = json.dumps(answer or {}).encode()
+        self.send_response(401 if answer is None else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def _base64url(content: bytes) -> bytes:
+    return base64.urlsafe_b64encode(content).rstrip(b"=")
 
 
 def certificate(directory: Path) -> tuple[Path, Path, Path]:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,6 +30,7 @@ from .credentials import CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
 from .host import Answer, Pace
+from .push import CHUNK_BYTES, Pusher
 from .settings import RegistrySettings
 from .transport import Call, Reply, RetryPolicy, Transport
 
@@ -66,6 +68,7 @@ class Client:
         tries: int = 6,
         backoff_seconds: float = 0.5,
         foreign_urls: bool = False,
+        chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._policy = RetryPolicy(
@@ -73,6 +76,7 @@ class Client:
         )
         self._max_manifest_bytes = max_manifest_bytes
         self._foreign_urls = foreign_urls
+        self._chunk_bytes = chunk_bytes
         store = CredentialStore(settings, environment)
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
         self._transport = Transport(settings, store, self._policy)
@@ -206,9 +210,9 @@ class Client:
         top = self.manifest(reference, digest)
         if isinstance(top, Manifest):
             config = self._config(reference, top)
-            if not platform.matches(config.platform):
-                raise _no_platform(platform, [config.platform])
-            return top.digest, top, config
+            if platform.matches(config.platform):
+                return top.digest, top, config
+            raise _no_platform(platform, [config.platform]).within(image=reference.name)
         seen: list[Platform] = []
         for found, named in self._candidates(reference, top, platform, seen, MAX_INDEX_DEPTH):
             config = self._config(reference, found)
@@ -216,7 +220,41 @@ class Client:
             if named or platform.matches(config.platform):
                 return top.digest, found, config
             seen.append(config.platform)
-        raise _no_platform(platform, seen)
+        raise _no_platform(platform, seen).within(image=reference.name)
+
+    def has_manifest(self, reference: Reference) -> bool:
+        """Whether the registry itself has the manifest that the reference names."""
+        with _about(reference):
+            return self._pusher(reference).has(f"manifests/{reference.api_reference}", ACCEPT)
+
+    def push_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        content: bytes | Path,
+        *,
+        mount_from: str = "",
+    ) -> bool:
+        """Push a blob to the reference's repository; whether bytes had to be sent.
+
+        None are where the registry has it, or can mount it from its repository
+        ``mount_from``.
+        """
+        with _about(reference):
+            return self._pusher(reference).blob(descriptor, content, mount_from)
+
+    def push_manifest(self, reference: Reference, content: bytes, media_type: str) -> Digest:
+        """Push a manifest under the reference's tag, or its digest; blobs go before it."""
+        digest = reference.digest or Digest("sha256", hashlib.sha256(content).hexdigest())
+        with _about(reference):
+            Descriptor(media_type, digest, len(content)).verify(content)
+            wanted = reference.api_reference
+            self._pusher(reference).manifest(wanted, content, media_type, digest)
+        return digest
+
+    def _pusher(self, reference: Reference) -> Pusher:
+        endpoint = origin(reference, self._settings(reference))
+        return Pusher(self._transport, endpoint, chunk_bytes=self._chunk_bytes)
 
     def rate_limit_remaining(self, reference: Reference) -> int | None:
         """How many pulls the registry said are left (RateLimit-Remaining), if it ever did."""
@@ -238,10 +276,8 @@ class Client:
                 if isinstance(error, UnsupportedImage):
                     raise
                 logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
-        try:
+        with _about(reference):
             return read(endpoint, 0)
-        except DuccmakeError as error:
-            raise error.within(image=reference.name) from None
 
     def _poll(self, endpoint: Endpoint, reference: Reference, tries: int) -> Digest:
         url = endpoint.url(f"manifests/{reference.api_reference}")
@@ -282,10 +318,8 @@ class Client:
 
     def _config(self, reference: Reference, manifest: Manifest) -> ImageConfig:
         raw = self.blob_bytes(reference, manifest.config)
-        try:
+        with _about(reference):
             return ImageConfig.parse(raw, layers=len(manifest.layers))
-        except DuccmakeError as error:
-            raise error.within(image=reference.name) from None
 
     def _candidates(
         self,
@@ -345,6 +379,16 @@ class _BlobSource:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         call = Call("GET", self._url, self._scope, headers, accept=frozenset({416}))
         return self._transport.open(call, tries=self._tries)
+
+
+@contextmanager
+def _about(reference: Reference) -> Iterator[None]:
+    """Name the image in whatever error comes."""
+    try:
+        yield
+    except DuccmakeError as error:
+        error.within(image=reference.name)
+        raise
 
 
 def matching(pattern: str, tags: Iterable[str]) -> list[str]:

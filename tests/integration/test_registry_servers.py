@@ -1,0 +1,278 @@
+"""The client with Debian's docker-registry, and skopeo as the judge."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faulty_registry as faults
+import pytest
+import servers
+from faulty_registry import FaultyRegistry
+from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
+
+from duccmake.demo.registry import DemoRegistry, Store
+from duccmake.errors import NotFound, RegistryError, Unauthorized
+from duccmake.manifest import Descriptor, Index, Manifest, parse_manifest
+from duccmake.reference import Platform, Reference
+from duccmake.registry import Client, RegistrySettings
+
+AMD64 = Platform("linux", "amd64")
+USER = {"U": "me", "P": "hunter2"}
+LAYERS = tuple(layer_of({f"f{n}": random.Random(n).randbytes(300_000)})[0] for n in range(3))
+
+
+def push(client: Client, store: Store, repository: str, reference: Reference) -> Manifest:
+    """Push a stored image by our own client, in small chunks."""
+    digest, _, raw = store.manifest(repository, "1")
+    manifest = parse_manifest(raw)
+    assert isinstance(manifest, Manifest)
+    for blob in (*manifest.layers, manifest.config):
+        client.push_blob(reference, blob, store.blob_path(blob.digest))
+    assert client.push_manifest(reference, raw, manifest.media_type) == digest
+    return manifest
+
+
+def check_pull(client: Client, reference: Reference, pushed: Manifest, tmp_path: Path) -> None:
+    assert client.poll(reference) == pushed.digest
+    digest, manifest, config = client.resolve(reference, AMD64)
+    assert (digest, manifest.raw) == (pushed.digest, pushed.raw)
+    assert len(config.diff_ids) == len(manifest.layers)
+    for layer in manifest.layers:
+        path = tmp_path / layer.digest.hex
+        assert client.fetch_blob(reference, layer, path) == layer.size
+        assert sha256(path.read_bytes()) == layer.digest
+    assert reference.tag in client.tags(reference)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store(tmp_path / "store")
+    add_image(made, "team/app", "1", layers=LAYERS)
+    return made
+
+
+@pytest.mark.parametrize("docker", [False, True])
+def test_what_we_push_skopeo_reads_and_what_skopeo_copies_we_read(tmp_path, docker):
+    store = Store(tmp_path / "store")
+    add_image(store, "team/app", "1", layers=LAYERS, docker=docker)
+    with docker_registry(tmp_path / "registry") as registry:
+        settings = {registry.host: RegistrySettings(scheme="http")}
+        with Client(settings, chunk_bytes=100_000) as client:
+            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            pushed = push(client, store, "team/app", reference)
+            raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{reference.name}")
+            assert raw.encode() == pushed.raw
+            copy = Reference.parse(f"http://{registry.host}/copied/by/skopeo:2")
+            skopeo(
+                "copy", "--src-tls-verify=false", "--dest-tls-verify=false",
+                f"docker://{reference.name}", f"docker://{copy.name}",
+            )  # fmt: skip
+            check_pull(client, copy, pushed, tmp_path)
+
+
+def test_blobs_are_mounted_from_another_repository_and_not_sent_twice(tmp_path, store):
+    with docker_registry(tmp_path / "registry") as registry:
+        settings = {registry.host: RegistrySettings(scheme="http")}
+        with Client(settings) as client:
+            first = Reference.parse(f"http://{registry.host}/team/app:1")
+            manifest = push(client, store, "team/app", first)
+            layer = manifest.layers[0]
+            second = Reference.parse(f"http://{registry.host}/team/other:1")
+            # Nothing to read from: only a mount can succeed.
+            nothing = tmp_path / "nothing"
+            assert not client.push_blob(second, layer, nothing, mount_from="team/app")
+            assert not client.push_blob(second, layer, nothing)
+            assert client.fetch_blob(second, layer, tmp_path / "layer") == layer.size
+            assert client.has_manifest(first)
+            assert not client.has_manifest(second)
+
+
+def test_pushing_wrong_bytes_is_refused(tmp_path, store):
+    with docker_registry(tmp_path / "registry") as registry:
+        settings = {registry.host: RegistrySettings(scheme="http")}
+        with Client(settings) as client:
+            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            wrong = Descriptor("x", sha256(b"right"), 5)
+            with pytest.raises(RegistryError):
+                client.push_blob(reference, wrong, b"wrong")
+            with pytest.raises(NotFound):
+                client.fetch_blob(reference, wrong, tmp_path / "wrong")
+
+
+def test_basic_authentication_behind_tls_with_a_private_authority(tmp_path, store):
+    ca, certificate, key = servers.certificate(tmp_path)
+    users = servers.htpasswd(tmp_path / "users", "me", "hunter2")
+    auth = {"htpasswd": {"realm": "tests, of ours", "path": str(users)}}
+    with docker_registry(tmp_path / "r", auth=auth, tls=(certificate, key)) as registry:
+        reference = Reference.parse(f"{registry.host}/team/app:1")
+        known = RegistrySettings(ca_file=ca, username_env="U", password_env="P")
+        with Client({registry.host: known}, environment=USER) as client:
+            pushed = push(client, store, "team/app", reference)
+            check_pull(client, reference, pushed, tmp_path)
+        skopeo(
+            "inspect", "--cert-dir", str(_certs(tmp_path, ca)), "--creds", "me:hunter2",
+            f"docker://{reference.name}",
+        )  # fmt: skip
+        known = RegistrySettings(ca_file=ca)
+        with (
+            Client({registry.host: known}, environment={}) as client,
+            pytest.raises(Unauthorized),
+        ):
+            client.poll(reference)
+        with Client({}, environment={}) as client, pytest.raises(RegistryError, match="ca_file"):
+            client.poll(reference)
+
+
+def test_an_auth_file_as_skopeo_writes_it_serves(tmp_path, store):
+    users = servers.htpasswd(tmp_path / "users", "me", "hunter2")
+    auth = {"htpasswd": {"realm": "tests", "path": str(users)}}
+    with docker_registry(tmp_path / "r", auth=auth) as registry:
+        auth_file = tmp_path / "auth.json"
+        skopeo(
+            "login", "--tls-verify=false", "--authfile", str(auth_file),
+            "-u", "me", "-p", "hunter2", registry.host,
+        )  # fmt: skip
+        assert base64.b64encode(b"me:hunter2").decode() in json.dumps(
+            json.loads(auth_file.read_text())
+        )
+        settings = {registry.host: RegistrySettings(scheme="http", auth_file=auth_file)}
+        reference = Reference.parse(f"http://{registry.host}/team/app:1")
+        with Client(settings, environment={}) as client:
+            check_pull(client, reference, push(client, store, "team/app", reference), tmp_path)
+
+
+def test_token_authentication_with_a_realm_of_its_own(tmp_path, store):
+    tokens = servers.TokenServer(tmp_path, "me", "hunter2")
+    with (
+        tokens.running() as auth,
+        docker_registry(tmp_path / "r", auth=auth) as registry,
+    ):
+        reference = Reference.parse(f"http://{registry.host}/team/app:1")
+        known = RegistrySettings(scheme="http", username_env="U", password_env="P")
+        with Client({registry.host: known}, environment=USER) as client:
+            pushed = push(client, store, "team/app", reference)
+            other = Reference.parse(f"http://{registry.host}/team/other:1")
+            client.push_blob(other, pushed.layers[0], b"", mount_from="team/app")
+        tokens.requests.clear()
+        public = RegistrySettings(scheme="http")
+        with Client({registry.host: public}, environment={}) as client:
+            check_pull(client, reference, pushed, tmp_path)
+            with pytest.raises(Unauthorized):
+                client.push_blob(reference, Descriptor("x", sha256(b"new"), 3), b"new")
+        assert not any(carried for _, carried in tokens.requests)
+        skopeo(
+            "inspect", "--tls-verify=false", "--creds", "me:hunter2", f"docker://{reference.name}"
+        )
+
+
+def test_all_tags_of_docker_registry_are_listed(tmp_path, store):
+    with docker_registry(tmp_path / "registry") as registry:
+        settings = {registry.host: RegistrySettings(scheme="http")}
+        with Client(settings) as client:
+            manifest = push(
+                client, store, "team/app", Reference.parse(f"http://{registry.host}/team/app:1")
+            )
+            names = [f"v{number}" for number in range(30)]
+            for name in names:
+                tagged = Reference.parse(f"http://{registry.host}/team/app:{name}")
+                client.push_manifest(tagged, manifest.raw, manifest.media_type)
+            assert sorted(client.tags(tagged)) == sorted(["1", *names])
+
+
+def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
+    with DemoRegistry(tmp_path / "demo") as registry:
+        image = add_image(registry.store, "team/app", "1", layers=LAYERS)
+        index = add_index(registry.store, "team/app", "all", [image.manifest])
+        skopeo(
+            "copy", "--src-tls-verify=false",
+            f"docker://{registry.host}/team/app:1", f"dir:{tmp_path / 'copy'}",
+        )  # fmt: skip
+        for layer, content in zip(image.layers, LAYERS, strict=True):
+            assert (tmp_path / "copy" / layer.digest.hex).read_bytes() == content
+        with DemoRegistry(tmp_path / "second") as second:
+            skopeo(
+                "copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false",
+                f"docker://{registry.host}/team/app:all", f"docker://{second.host}/here/it:is",
+            )  # fmt: skip
+            settings = {second.host: RegistrySettings(scheme="http")}
+            reference = Reference.parse(f"http://{second.host}/here/it:is")
+            with Client(settings) as client:
+                top = client.manifest(reference)
+                assert isinstance(top, Index) and top.digest == index.digest
+                assert client.resolve(reference, AMD64)[1].digest == image.manifest.digest
+            listed = skopeo("list-tags", "--tls-verify=false", f"docker://{second.host}/here/it")
+            assert json.loads(listed)["Tags"] == ["is"]
+            skopeo("delete", "--tls-verify=false", f"docker://{second.host}/here/it:is")
+            assert second.store.tags("here/it") == []
+
+
+def test_skopeo_logs_in_to_the_demo_registry_with_tokens(tmp_path):
+    with DemoRegistry(tmp_path / "demo", users={"me": "hunter2"}, tokens=True) as registry:
+        add_image(registry.store, "team/app", "1")
+        skopeo(
+            "copy", "--src-tls-verify=false", "--src-creds", "me:hunter2",
+            f"docker://{registry.host}/team/app:1", f"dir:{tmp_path / 'copy'}",
+        )  # fmt: skip
+
+
+def test_an_upload_that_breaks_goes_on(tmp_path, store):
+    with FaultyRegistry(tmp_path / "faulty") as registry:
+        registry.break_next("^PATCH", faults.reset)
+        registry.break_next("^PATCH", faults.status(500))
+        registry.break_next("^PUT .*/uploads/", faults.status(503))
+        settings = {registry.host: RegistrySettings(scheme="http")}
+        with Client(settings, chunk_bytes=100_000, backoff_seconds=0.001) as client:
+            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            pushed = push(client, store, "team/app", reference)
+            check_pull(client, reference, pushed, tmp_path)
+
+
+def test_soak_with_one_answer_in_five_broken_ends_with_every_image_right(tmp_path):
+    """Polls, manifests, configurations and layers, through every fault there is."""
+    with FaultyRegistry(tmp_path / "faulty") as registry:
+        images = {
+            f"team/app{number}": add_image(
+                registry.store,
+                f"team/app{number}",
+                "1",
+                layers=(layer_of({"f": random.Random(number).randbytes(400_000)})[0], LAYERS[0]),
+            )
+            for number in range(12)
+        }
+        registry.break_at_random(0.2, seed=5)
+        settings = {registry.host: RegistrySettings(scheme="http", timeout_seconds=5.0)}
+
+        def convert(name: str) -> bool:
+            reference = Reference.parse(f"http://{registry.host}/{name}:1")
+            image = images[name]
+            for _ in range(20):
+                try:
+                    assert client.poll(reference) == image.manifest.digest
+                    _, manifest, _ = client.resolve(reference, AMD64)
+                    for layer in manifest.layers:
+                        client.fetch_blob(reference, layer, tmp_path / "out" / layer.digest.hex)
+                except RegistryError:
+                    continue
+                return True
+            return False
+
+        with (
+            Client(settings, backoff_seconds=0.001) as client,
+            ThreadPoolExecutor(4) as threads,
+        ):
+            assert all(threads.map(convert, images))
+        for image in images.values():
+            for layer in image.layers:
+                path = tmp_path / "out" / layer.digest.hex
+                assert sha256(path.read_bytes()) == layer.digest
+
+
+def _certs(tmp_path: Path, ca: Path) -> Path:
+    directory = tmp_path / "certs"
+    directory.mkdir()
+    (directory / "ca.crt").write_bytes(ca.read_bytes())
+    return directory
