@@ -55,6 +55,10 @@ FOREIGN_LAYER_TYPES = frozenset(
 )
 
 
+_ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386"}
+_UNKNOWN = Platform("unknown", "unknown")
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
     """What some content is: media type, digest, size in bytes (image-spec, descriptor.md)."""
@@ -81,7 +85,7 @@ class Descriptor:
             media_type=_text(members, "mediaType"),
             digest=digest,
             size=size,
-            urls=tuple(url for url in members.get("urls") or () if isinstance(url, str)),
+            urls=tuple(url for url in _list(members, "urls") if isinstance(url, str)),
             platform=_platform(members.get("platform")),
             artifact_type=_text(members, "artifactType"),
         )
@@ -131,6 +135,7 @@ class Index:
             entry
             for entry in self.manifests
             if entry.platform
+            and entry.platform.os != _UNKNOWN.os
             and entry.media_type not in INDEX_TYPES
             and platform.matches(entry.platform)
         ]
@@ -155,7 +160,7 @@ class Index:
         return tuple(
             entry.platform
             for entry in self.manifests
-            if entry.platform and entry.platform.os != "unknown"
+            if entry.platform and entry.platform.os != _UNKNOWN.os
         )
 
 
@@ -236,6 +241,7 @@ class ImageConfig:
     user: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     created: str = ""
+    raw: bytes = field(default=b"", repr=False)
 
     @classmethod
     def parse(cls, raw: bytes, *, layers: int | None = None) -> ImageConfig:
@@ -253,7 +259,7 @@ class ImageConfig:
         runtime = _mapping(members.get("config") or {}, "the configuration's 'config'")
         labels = _mapping(runtime.get("Labels") or {}, "'Labels'")
         platform = _platform(members)
-        if platform is None:
+        if platform in (None, _UNKNOWN):
             raise ManifestError("the configuration names no architecture or operating system")
         return cls(
             platform=platform,
@@ -265,6 +271,7 @@ class ImageConfig:
             user=_text(runtime, "User"),
             labels={str(key): str(value) for key, value in labels.items()},
             created=_text(members, "created"),
+            raw=raw,
         )
 
 
@@ -310,10 +317,23 @@ def _texts(members: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def _platform(value: object) -> Platform | None:
+    """A platform of an index entry or a configuration; `_UNKNOWN` for names that mean nothing.
+
+    Architectures as ``uname -m`` and Debian call them stand for Go's names, as
+    containerd reads them.
+    """
     if not isinstance(value, dict):
         return None
     os, architecture = value.get("os"), value.get("architecture")
     variant = value.get("variant") or ""
-    if isinstance(os, str) and isinstance(architecture, str) and os and architecture:
-        return Platform(os, architecture, variant if isinstance(variant, str) else "")
-    return None
+    if not all(isinstance(part, str) for part in (os, architecture, variant)):
+        return None
+    if not os or not architecture:
+        return None
+    architecture = _ARCHITECTURES.get(architecture.lower(), architecture)
+    try:
+        return Platform.parse(
+            "/".join(part for part in (os, architecture, variant) if part).lower()
+        )
+    except InvalidReference:
+        return _UNKNOWN

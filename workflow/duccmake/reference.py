@@ -27,7 +27,7 @@ _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)"
     r"(?::[0-9]{1,5})?\Z"
 )
-_PLATFORM_PART = re.compile(r"[a-z0-9_.]+\Z")
+_PLATFORM_PART = re.compile(r"[a-z0-9][a-z0-9_.]*\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
