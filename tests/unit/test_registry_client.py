@@ -376,7 +376,7 @@ def test_a_mirror_with_a_path_prefix_is_asked_before_the_registry(tmp_path):
 
 @pytest.mark.parametrize("fault", [faults.status(404), faults.status(500), faults.status(403),
                                    faults.reset, faults.wrong_bytes, faults.html,
-                                   faults.status(429, Retry_After="3600")])  # fmt: skip
+                                   faults.status(429, Retry_After="100")])  # fmt: skip
 def test_what_a_mirror_does_not_deliver_comes_from_the_registry(tmp_path, fault):
     with FaultyRegistry(tmp_path / "a") as registry, FaultyRegistry(tmp_path / "b") as mirror:
         image = add_image(registry.store, "team/app", "1")

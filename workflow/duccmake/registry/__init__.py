@@ -1,6 +1,7 @@
 """The registry client: polls, downloads, pushes (OCI distribution-spec 1.1)."""
 
-from .client import Client, matching
+from .answers import matching
+from .client import Client
 from .retry import RegistryLeftAlone
 from .settings import RegistrySettings
 

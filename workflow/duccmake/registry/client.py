@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import urljoin, urlsplit
-
-from requests.utils import parse_header_links
+from urllib.parse import urlsplit
 
 from ..errors import (
     DigestMismatch,
@@ -24,15 +20,17 @@ from ..errors import (
     RegistryError,
     UnsupportedImage,
 )
-from ..manifest import ACCEPT, Descriptor, ImageConfig, Index, Manifest, parse_manifest
+from ..manifest import ACCEPT, Descriptor, ImageConfig, Index, Manifest
 from ..reference import Digest, Platform, Reference
+from .answers import parse_verified, tags_page
 from .credentials import CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
-from .host import Answer, Pace
 from .push import CHUNK_BYTES, Pusher
+from .retry import Patience, RetryPolicy
 from .settings import RegistrySettings
-from .transport import Call, Reply, RetryPolicy, Transport
+from .source import BlobSource
+from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,8 @@ MAX_INDEX_DEPTH = 4
 MAX_INDEX_ENTRIES = 32
 _TAGS_LIMIT = 16 * 1024**2
 _BODY_TRIES = 3
-_MIRROR_TRIES = 2
+_MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
+"""A mirror that makes one wait is no help: the registry itself is there."""
 
 T = TypeVar("T")
 
@@ -71,9 +70,7 @@ class Client:
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._policy = RetryPolicy(
-            tries=tries, deadline_seconds=deadline_seconds, backoff_seconds=backoff_seconds
-        )
+        self._policy = RetryPolicy(Patience(tries, deadline_seconds), backoff_seconds)
         self._max_manifest_bytes = max_manifest_bytes
         self._foreign_urls = foreign_urls
         self._chunk_bytes = chunk_bytes
@@ -101,7 +98,9 @@ class Client:
 
         Where a registry gives no digest on HEAD, the manifest is fetched.
         """
-        return self._read(reference, lambda endpoint, tries: self._poll(endpoint, reference, tries))
+        return self._read(
+            reference, lambda endpoint, patience: self._poll(endpoint, reference, patience)
+        )
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
         """The manifest or index, verified, with the registry's bytes.
@@ -112,7 +111,7 @@ class Client:
         """
         wanted = str(digest) if digest else reference.api_reference
         return self._read(
-            reference, lambda endpoint, tries: self._manifest(endpoint, wanted, tries)
+            reference, lambda endpoint, patience: self._manifest(endpoint, wanted, patience)
         )
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
@@ -127,13 +126,13 @@ class Client:
                 f"{self._max_manifest_bytes} are accepted"
             )
 
-        def read(endpoint: Endpoint, tries: int) -> bytes:
+        def read(endpoint: Endpoint, patience: Patience | None) -> bytes:
             call = Call("GET", endpoint.url(f"blobs/{descriptor.digest}"), endpoint.pull)
 
             def parse(reply: Reply) -> bytes:
                 return descriptor.verify(reply.body)
 
-            return self._verified(call, descriptor.size + 1024, tries, parse)
+            return self._verified(call, descriptor.size + 1024, patience, parse)
 
         return self._read(reference, read)
 
@@ -153,18 +152,11 @@ class Client:
         ``progress`` is told of bytes gained (fewer than none at a restart).
         Raises `DigestMismatch` where the source sends something else.
         """
-        download = Download(
-            descriptor,
-            path,
-            tries=self._policy.tries,
-            backoff=self._policy.backoff_seconds,
-            stall_seconds=self._policy.deadline_seconds,
-            progress=progress,
-        )
+        download = Download(descriptor, path, self._policy, progress)
 
-        def read(endpoint: Endpoint, tries: int) -> int:
+        def read(endpoint: Endpoint, patience: Patience | None) -> int:
             url = endpoint.url(f"blobs/{descriptor.digest}")
-            return download.run(_BlobSource(self._transport, url, endpoint, tries))
+            return download.run(BlobSource(self._transport, url, endpoint, patience))
 
         try:
             return self._read(reference, read)
@@ -184,7 +176,7 @@ class Client:
         while url:
             call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
             try:
-                page, url_after = self._verified(call, _TAGS_LIMIT, 0, _tags_page)
+                page, url_after = self._verified(call, _TAGS_LIMIT, None, tags_page)
             except ManifestError as error:
                 raise RegistryError(f"{endpoint.host}: {error.found}", mend=error.mend) from None
             known = len(tags)
@@ -264,27 +256,27 @@ class Client:
     def _settings(self, reference: Reference) -> RegistrySettings:
         return self._transport.settings(reference.registry)
 
-    def _read(self, reference: Reference, read: Callable[[Endpoint, int], T]) -> T:
+    def _read(self, reference: Reference, read: Callable[[Endpoint, Patience | None], T]) -> T:
         """Read from the first endpoint that delivers; the registry itself has the last word."""
         mirror = self._ducc_mirrors.get(normal_host(reference.host), "")
         for endpoint in endpoints(reference, self._settings(reference), mirror):
             if not endpoint.is_mirror:
                 break
             try:
-                return read(endpoint, _MIRROR_TRIES)
+                return read(endpoint, _MIRROR_PATIENCE)
             except (RegistryError, DigestMismatch, ManifestError) as error:
                 if isinstance(error, UnsupportedImage):
                     raise
                 logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
         with _about(reference):
-            return read(endpoint, 0)
+            return read(endpoint, None)
 
-    def _poll(self, endpoint: Endpoint, reference: Reference, tries: int) -> Digest:
+    def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
         url = endpoint.url(f"manifests/{reference.api_reference}")
         reply = self._transport.exchange(
             Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=frozenset({405})),
             limit=0,
-            tries=tries,
+            patience=patience,
         )
         header = reply.headers.get("Docker-Content-Digest")
         if reply.status == 200 and header:
@@ -294,20 +286,24 @@ class Client:
                 raise RegistryError(
                     f"{endpoint.host} names a wrong digest: {error.found}"
                 ) from None
-        return self._manifest(endpoint, reference.api_reference, tries).digest
+        return self._manifest(endpoint, reference.api_reference, patience).digest
 
-    def _manifest(self, endpoint: Endpoint, wanted: str, tries: int) -> Manifest | Index:
+    def _manifest(
+        self, endpoint: Endpoint, wanted: str, patience: Patience | None
+    ) -> Manifest | Index:
         call = Call("GET", endpoint.url(f"manifests/{wanted}"), endpoint.pull, {"Accept": ACCEPT})
 
         def parse(reply: Reply) -> Manifest | Index:
-            return _parse_verified(reply, wanted)
+            return parse_verified(reply, wanted)
 
-        return self._verified(call, self._max_manifest_bytes, tries, parse)
+        return self._verified(call, self._max_manifest_bytes, patience, parse)
 
-    def _verified(self, call: Call, limit: int, tries: int, parse: Callable[[Reply], T]) -> T:
+    def _verified(
+        self, call: Call, limit: int, patience: Patience | None, parse: Callable[[Reply], T]
+    ) -> T:
         """An exchange whose body has to make sense: proxies damage bodies, too."""
         for count in range(1, _BODY_TRIES + 1):
-            reply = self._transport.exchange(call, limit=limit, tries=tries)
+            reply = self._transport.exchange(call, limit=limit, patience=patience)
             try:
                 return parse(reply)
             except (DigestMismatch, ManifestError) as error:
@@ -350,35 +346,10 @@ class Client:
             if urlsplit(url).scheme != "https":
                 continue
             try:
-                return download.run(_BlobSource(self._transport, url, None, 0))
+                return download.run(BlobSource(self._transport, url, None, None))
             except (RegistryError, DigestMismatch) as error:
                 failure = error
         raise failure
-
-
-class _BlobSource:
-    """A blob at an address; without endpoint, at a foreign one that gets no credentials."""
-
-    def __init__(
-        self, transport: Transport, url: str, endpoint: Endpoint | None, tries: int
-    ) -> None:
-        self._transport = transport
-        self._url = url
-        self._scope = endpoint.pull if endpoint else None
-        self._tries = tries
-        parts = urlsplit(url)
-        self._host = transport.host(parts.scheme, parts.netloc)
-
-    @property
-    def pace(self) -> Pace:
-        """The bytes a second of the registry's settings."""
-        return self._host.bytes_pace
-
-    def open(self, offset: int) -> Answer:
-        """Ask for the rest from ``offset`` on."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        call = Call("GET", self._url, self._scope, headers, accept=frozenset({416}))
-        return self._transport.open(call, tries=self._tries)
 
 
 @contextmanager
@@ -389,53 +360,6 @@ def _about(reference: Reference) -> Iterator[None]:
     except DuccmakeError as error:
         error.within(image=reference.name)
         raise
-
-
-def matching(pattern: str, tags: Iterable[str]) -> list[str]:
-    """The tags that a glob matches whole: ``*`` any text, ``?`` one character, nothing else."""
-    wildcards = {"*": ".*", "?": "."}
-    expression = re.compile("".join(wildcards.get(char) or re.escape(char) for char in pattern))
-    return [tag for tag in tags if expression.fullmatch(tag)]
-
-
-def _parse_verified(reply: Reply, wanted: str) -> Manifest | Index:
-    """Check the bytes against every digest that is known of them, then parse."""
-    algorithm = "sha256"
-    promised = {wanted} if ":" in wanted else set()
-    header = reply.headers.get("Docker-Content-Digest")
-    if header:
-        promised.add(header.strip())
-    for text in sorted(promised):
-        try:
-            digest = Digest.parse(text)
-        except InvalidReference as error:
-            raise RegistryError(f"the registry names a wrong digest: {error.found}") from None
-        found = hashlib.new(digest.algorithm, reply.body).hexdigest()
-        if found != digest.hex:
-            raise DigestMismatch(
-                f"a manifest with {digest.algorithm}:{found} came where {digest} was promised",
-                mend="the registry or a proxy serves damaged content: ask its operator",
-            )
-        if text == wanted:
-            algorithm = digest.algorithm
-    return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)
-
-
-def _tags_page(reply: Reply) -> tuple[list[str], str]:
-    """The tags of one page and the address of the next, or ""."""
-    try:
-        tags = json.loads(reply.body)["tags"] or []
-    except (ValueError, LookupError, TypeError, RecursionError):
-        tags = None
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ManifestError(
-            "the registry's list of tags cannot be read",
-            mend="see whether a proxy or a login page answers instead of the registry",
-        )
-    for link in parse_header_links(reply.headers.get("Link", "")):
-        if link.get("rel") == "next":
-            return tags, urljoin(reply.url, link["url"])
-    return tags, ""
 
 
 def _no_platform(wanted: Platform, there: Iterable[Platform]) -> UnsupportedImage:

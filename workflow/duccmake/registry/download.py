@@ -17,7 +17,7 @@ from typing import IO, Protocol
 from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
 from ..manifest import Descriptor
 from .host import Answer, Pace
-from .retry import TryAgain, backoff_seconds
+from .retry import RetryPolicy, TryAgain, backoff_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +45,19 @@ class Download:
     """One blob on its way to ``path``, by way of ``<path>.part`` beside it.
 
     The part is kept when a download is given up, and the next one goes on from
-    it.  ``tries`` counts failures without a byte of progress between them.
+    it.  The policy's tries count failures without progress between them.
     """
 
     def __init__(
         self,
         descriptor: Descriptor,
         path: Path,
-        *,
-        tries: int,
-        backoff: float,
-        stall_seconds: float,
+        policy: RetryPolicy,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._path = path
-        self._tries = tries
-        self._backoff = backoff
-        self._stall_seconds = stall_seconds
+        self._policy = policy
         self._progress = progress
         self._decode = False
         self._received = 0
@@ -118,9 +113,9 @@ class Download:
                 hasher = self._restart(part)
                 error = mismatch
             failures += 1
-            if max(failures, restarts) >= self._tries:
+            if max(failures, restarts) >= self._policy.patience.tries:
                 raise error
-            wait = backoff_seconds(failures, self._backoff)
+            wait = backoff_seconds(failures, self._policy.backoff_seconds)
             logger.info("%s; going on from byte %d in %.1f s", error.found, part.tell(), wait)
             time.sleep(wait)
 
@@ -199,7 +194,7 @@ class Download:
                 self._progress(len(piece))
             window_bytes += len(piece)
             elapsed = time.monotonic() - window_start
-            if elapsed > self._stall_seconds:
+            if elapsed > self._policy.patience.seconds:
                 if window_bytes < SLOWEST_BYTES_PER_SECOND * elapsed:
                     raise TryAgain(RegistryUnavailable("the download has stalled"))
                 window_start, window_bytes = time.monotonic(), 0

@@ -14,7 +14,7 @@ from ..errors import DigestMismatch, NotFound, RegistryError, RegistryUnavailabl
 from ..manifest import Descriptor
 from ..reference import Digest
 from .endpoints import Endpoint
-from .retry import backoff_seconds
+from .retry import Patience, backoff_seconds
 from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
@@ -89,10 +89,10 @@ class Pusher:
             last = offset + len(chunk) >= descriptor.size or not chunk
             call = self._chunk(location, descriptor, offset, chunk, last)
             try:
-                reply = self._exchange(call, tries=1)
+                reply = self._exchange(call, Patience(1, policy.patience.seconds))
             except RegistryUnavailable as error:
                 failures += 1
-                if failures >= policy.tries:
+                if failures >= policy.patience.tries:
                     raise
                 logger.info("%s; sending the chunk again", error.found)
                 time.sleep(backoff_seconds(failures, policy.backoff_seconds))
@@ -139,5 +139,5 @@ class Pusher:
             )
         return location
 
-    def _exchange(self, call: Call, tries: int = 0) -> Reply:
-        return self._transport.exchange(call, limit=_ANSWER_LIMIT, tries=tries)
+    def _exchange(self, call: Call, patience: Patience | None = None) -> Reply:
+        return self._transport.exchange(call, limit=_ANSWER_LIMIT, patience=patience)

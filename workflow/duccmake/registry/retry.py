@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 import time
+from dataclasses import dataclass
 
 from ..errors import RegistryError, RegistryUnavailable
 
@@ -15,6 +16,29 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 30.0
 """The longest pause that duccmake chooses by itself; a Retry-After may ask for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a request is tried, and within how many seconds, its waits included."""
+
+    tries: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How failures are met.
+
+    ``patience`` is for requests that are given none of their own; the first pause is
+    about ``backoff_seconds`` and doubles.  After ``breaker_limit`` requests in a row that failed
+    with all their tries, a host is left alone for ``breaker_seconds``.
+    """
+
+    patience: Patience = Patience(6, 300.0)
+    backoff_seconds: float = 0.5
+    breaker_limit: int = 5
+    breaker_seconds: float = 300.0
 
 
 class TryAgain(Exception):

@@ -22,7 +22,15 @@ from .auth import Authorizer, Scope, TokenRequest
 from .challenge import parse_challenges
 from .credentials import CredentialStore, normal_host
 from .host import Answer, Host
-from .retry import Breaker, Deadline, TryAgain, backoff_seconds, retry_after_seconds
+from .retry import (
+    Breaker,
+    Deadline,
+    Patience,
+    RetryPolicy,
+    TryAgain,
+    backoff_seconds,
+    retry_after_seconds,
+)
 from .settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
@@ -35,22 +43,6 @@ _ERROR_SECONDS = 10.0
 _CHUNK = 64 * 1024
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How often and how long is tried.
-
-    ``tries`` for each request within ``deadline_seconds``; the first pause is about
-    ``backoff_seconds`` and doubles.  After ``breaker_limit`` requests in a row that failed
-    with all their tries, a host is left alone for ``breaker_seconds``.
-    """
-
-    tries: int = 6
-    deadline_seconds: float = 300.0
-    backoff_seconds: float = 0.5
-    breaker_limit: int = 5
-    breaker_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +111,7 @@ class Transport:
                 self._hosts[key] = Host(scheme, key[1], self.settings(name), breaker=breaker)
             return self._hosts[key]
 
-    def exchange(self, call: Call, *, limit: int, tries: int = 0) -> Reply:
+    def exchange(self, call: Call, *, limit: int, patience: Patience | None = None) -> Reply:
         """Make a call and read the answer of at most ``limit`` bytes.
 
         Raises `NotFound`, `Unauthorized`, `RateLimited`, `RegistryUnavailable`,
@@ -134,24 +126,24 @@ class Transport:
                 response.close()
             return Reply(response.status, response.url, response.headers, body)
 
-        return self._trying(call, attempt, tries)
+        return self._trying(call, attempt, patience)
 
-    def open(self, call: Call, *, tries: int = 0) -> Answer:
+    def open(self, call: Call, *, patience: Patience | None = None) -> Answer:
         """Make a call and return the answer with its body unread; the caller closes it."""
-        return self._trying(call, lambda deadline: self._answered(call, deadline), tries)
+        return self._trying(call, lambda deadline: self._answered(call, deadline), patience)
 
-    def _trying(self, call: Call, attempt: Callable[[Deadline], T], tries: int) -> T:
-        deadline = Deadline(self.policy.deadline_seconds)
-        allowed = tries or self.policy.tries
+    def _trying(self, call: Call, attempt: Callable[[Deadline], T], patience: Patience | None) -> T:
+        patience = patience or self.policy.patience
+        deadline = Deadline(patience.seconds)
         host = self._host_of(call.url)
-        for count in range(1, allowed + 1):
+        for count in range(1, patience.tries + 1):
             try:
                 result = attempt(deadline)
             except TryAgain as failure:
                 pause = backoff_seconds(count, self.policy.backoff_seconds)
                 wait = max(pause, failure.wait_seconds or 0.0)
-                if count == allowed or not deadline.allows(wait):
-                    if isinstance(failure.error, RegistryUnavailable):
+                if count == patience.tries or not deadline.allows(wait):
+                    if isinstance(failure.error, RegistryUnavailable | RateLimited):
                         host.breaker.failed(failure.error.found)
                     raise failure.error from None
                 logger.info("%s; trying again in %.1f s", failure.error.found, wait)
@@ -241,7 +233,7 @@ class Transport:
                 response.close()
             return Reply(response.status, call.url, response.headers, body)
 
-        return self._trying(call, attempt, 0)
+        return self._trying(call, attempt, None)
 
     def _refusal(self, call: Call, response: Answer, host: Host, *, redirected: bool) -> Exception:
         """The error for a status of 400 or above; closes the response."""
