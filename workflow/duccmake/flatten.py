@@ -38,10 +38,10 @@ _IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
 
 @dataclass(frozen=True, slots=True)
 class LayerTree:
-    """A layer and the file that holds its ``tree.mtree``."""
+    """A layer and the text of its ``tree.mtree``."""
 
     digest: Digest
-    manifest: Path
+    manifest: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -175,7 +175,7 @@ def flatten(
     for number, layer in enumerate(layers):
         merge = _Merge(root, number)
         try:
-            merge.apply(layer.manifest.read_bytes().splitlines())
+            merge.apply(layer.manifest.splitlines())
         except LayerError as error:
             raise error.within(step=f"flattening layer {layer.digest}") from None
         amendments.append(merge.amendments)

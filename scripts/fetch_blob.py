@@ -1,0 +1,18 @@
+"""Fetch one layer's blob, verified, resuming what an earlier run began."""
+
+from pathlib import Path
+
+from duccmake.fetch import fetch_layer
+from duccmake.job import running
+from duccmake.registry import Client
+
+key, output = snakemake.wildcards.layer, snakemake.output[0]
+with running(f"fetch_blob-{key}", log=snakemake.log[0], output=output) as job:
+    layer, images = job.plan.layer(key), job.plan.sources(key)
+    job.serves(images)
+    with (
+        Client(job.config.registries) as client,
+        job.progress(layer.descriptor.size, f"fetch {key}") as progress,
+    ):
+        fetched = fetch_layer(layer, images, client, Path(output), progress)
+    job.report("fetched", bytes=fetched)

@@ -1,0 +1,27 @@
+"""Publish an image, and with it every other that is staged by now, in one commit."""
+
+import json
+from pathlib import Path
+
+from duccmake.job import check_inputs, running
+from duccmake.plan import content_store, open_repository
+from duccmake.publish import publish_ready
+
+repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
+results = Path(snakemake.params.results)
+with running(
+    f"publish_image-{repository}-{name}", log=snakemake.log[0], output=snakemake.output[0]
+) as job:
+    image = job.plan.image(repository, name)
+    job.serves([image])
+    check_inputs(snakemake.input)
+    record = publish_ready(
+        image,
+        [other for other in job.plan.wanted if other.repository == repository],
+        open_repository(job.config, repository),
+        layers=job.plan.staged_paths(results, repository),
+        flats=job.plan.flat_paths(results, repository),
+        store=content_store(results),
+        products=job.config.products,
+    )
+    Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

@@ -1,0 +1,23 @@
+"""Unpack one layer into a staged directory, checking both of its digests."""
+
+from pathlib import Path
+
+from duccmake.job import check_inputs, running
+from duccmake.unpack import unpack_layer
+
+key, output = snakemake.wildcards.layer, snakemake.output[0]
+name = f"unpack_layer-{snakemake.wildcards.repository}-{key}"
+with running(name, log=snakemake.log[0], output=output) as job:
+    layer, images = job.plan.layer(key), job.plan.sources(key)
+    job.serves(images)
+    check_inputs(snakemake.input)
+    with job.progress(0, f"unpack {key}") as progress:
+        unpacked = unpack_layer(
+            Path(snakemake.input.blob),
+            Path(output),
+            digest=layer.digest,
+            diff_id=layer.diff_id,
+            limits=job.config.limits,
+            progress=progress,
+        )
+    job.report("unpacked", bytes=unpacked.stream.diff_bytes, entries=unpacked.entries)

@@ -1,0 +1,123 @@
+"""What people see of a run: what is pending at its start, one line an image at its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_outdated
+
+_STARTED = time.monotonic()
+_LISTED = 50
+"""How many up-to-date images are listed one by one; more are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    image: str
+    outcome: str
+    remark: str
+
+
+def announce(plan: Plan, stream: TextIO | None = None) -> None:
+    """Say, before anything runs, what the wish lists amount to."""
+    out = stream or sys.stderr
+    for warning in plan.warnings:
+        print(f"duccmake: {warning}", file=out)
+    for image in plan.images:
+        if image.state != PENDING and image.why:
+            print(f"duccmake: {image.why}; what is published stays in force", file=out)
+    for problem in plan.problems:
+        print(f"duccmake: {problem.reason}", file=out)
+    pending = sum(image.state == PENDING for image in plan.images)
+    print(
+        f"duccmake: {_counted(len(plan.images), 'image')}: {pending} pending, "
+        f"{len(plan.images) - pending} up to date; {len(plan.problems)} cannot be resolved",
+        file=out,
+    )
+
+
+def summarise(plan: Plan, run: Path, *, workdir: Path, stream: TextIO | None = None) -> None:
+    """Say what became of each image: the repository is asked, not the jobs."""
+    out = stream or sys.stderr
+    events = list(_events(run))
+    outcomes = list(_outcomes(plan, events, workdir))
+    width = max((len(item.outcome) for item in outcomes), default=0)
+    quiet = sum(item.outcome == "up to date" for item in outcomes) > _LISTED
+    for item in outcomes:
+        if not (quiet and item.outcome == "up to date"):
+            remark = f"  {item.remark}" if item.remark else ""
+            print(f"{item.outcome:{width}}  {item.image}{remark}", file=out)
+    counts = ", ".join(
+        f"{sum(item.outcome == kind for item in outcomes)} {kind}"
+        for kind in ("converted", "up to date", "failed", "skipped")
+    )
+    fetched = sum(event["bytes"] for event in events if event["event"] == "fetched")
+    total = sum(
+        size for _, size in {(layer.digest, layer.descriptor.size) for layer in _layers(plan)}
+    )
+    print(
+        f"duccmake: {counts}; {_bytes(fetched)} fetched, {_bytes(max(0, total - fetched))} reused, "
+        f"in {time.monotonic() - _STARTED:.1f} s",
+        file=out,
+    )
+
+
+def _layers(plan: Plan) -> Iterator[PlannedLayer]:
+    for image in plan.wanted:
+        yield from image.layers
+
+
+def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterator[_Outcome]:
+    config = plan.config_in(workdir)
+    repositories = {
+        name: open_repository(config, name) for name in {image.repository for image in plan.images}
+    }
+    failures = {event["job"]: event["error"] for event in events if event["event"] == "failed"}
+    for image in plan.images:
+        if image.state != PENDING:
+            yield _Outcome(image.name, "up to date", image.why)
+            continue
+        record = repositories[image.repository].record(image.name)
+        if record and not why_outdated(record, image.manifest, image.platform, config.products):
+            losses = ", ".join(f"{count} {kind}" for kind, count in sorted(record.losses.items()))
+            yield _Outcome(image.name, "converted", f"not kept here: {losses}" if losses else "")
+            continue
+        reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
+        yield _Outcome(image.name, "skipped" if image.ignorable else "failed", reason)
+    for problem in plan.problems:
+        outcome = "skipped" if problem.ignorable else "failed"
+        yield _Outcome(problem.name, outcome, problem.reason)
+
+
+def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Iterator[str]:
+    jobs = [f"publish_image-{image.repository}-{image.name}"]
+    jobs += [f"fetch_blob-{key}" for key in plan.staged_layers(image)]
+    jobs += [f"unpack_layer-{image.repository}-{key}" for key in plan.staged_layers(image)]
+    jobs += [f"flatten_image-{image.repository}-{plan.key(image.config)}"]
+    for job in jobs:
+        if job in failures:
+            yield failures[job]
+
+
+def _events(run: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted(run.glob("*.json")) if run.is_dir() else []:
+        yield json.loads(path.read_bytes())
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bytes(number: int) -> str:
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

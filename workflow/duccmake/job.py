@@ -1,0 +1,134 @@
+"""What every job of the workflow has around it: the plan, a log, and a way to fail.
+
+A job that fails says why in one line of its log and leaves an event for the
+run's summary.  Where all images that a job serves are covered by
+``ignoreErrors``, the failure is handed on through the job's output instead, so
+that it does not fail the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .config import Config
+from .errors import DuccmakeError
+from .plan import Plan, PlannedImage
+from .store import write_atomically
+
+PLAN_VARIABLE = "DUCCMAKE_PLAN"
+"""The environment variable that names the plan's file to jobs."""
+
+RUN_VARIABLE = "DUCCMAKE_RUN"
+"""The environment variable that names the directory for the run's events."""
+
+_TOMBSTONE = "failure.json"
+_TOMBSTONE_MARK = b'{"duccmake-failure": '
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """One job: the plan and configuration it works by, and what it reports."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+        self._run = Path(os.environ[RUN_VARIABLE])
+        self.ignorable = False
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the plan was made with."""
+        return self.plan.config_in(Path.cwd())
+
+    def serves(self, images: Iterable[PlannedImage]) -> None:
+        """Say which images the job is for: it may fail quietly if that is so for all."""
+        self.ignorable = all(image.ignorable for image in images)
+
+    def report(self, event: str, **members: Any) -> None:
+        """Leave an event for the run's summary."""
+        content = json.dumps({"event": event, "job": self.name, **members}).encode()
+        write_atomically(self._run / f"{event}-{self.name.replace('/', '%')}.json", content)
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
+        with tqdm(
+            total=total or None,
+            desc=what,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            delay=2,
+            disable=not sys.stderr.isatty(),
+        ) as bar:
+
+            def update(count: int) -> None:
+                bar.update(count)
+
+            yield update
+
+
+@contextmanager
+def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
+    """Run a job's work; ``output`` is the file or directory that carries a quiet failure.
+
+    Ends the process with status 1 when the work raises.
+    """
+    _log_to(Path(log))
+    job = Job(name)
+    try:
+        yield job
+    except DuccmakeError as error:
+        logger.error("%s", error)
+        job.report("failed", error=str(error), image=error.image)
+        if not job.ignorable:
+            sys.exit(1)
+        _bury(Path(output), error)
+    except Exception as error:
+        logger.exception("this is a defect of duccmake, please report it")
+        job.report("failed", error=f"a defect of duccmake: {error!r}", image="")
+        sys.exit(1)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+
+
+# --- failures that do not fail the run ----------------------------------
+
+
+def _bury(output: Path, error: DuccmakeError) -> None:
+    failure = {"found": error.found, "image": error.image, "step": error.step, "mend": error.mend}
+    content = _TOMBSTONE_MARK + json.dumps(failure).encode() + b"}\n"
+    if output.suffix == ".json" or output.parent.name == "blobs":
+        write_atomically(output, content)
+    else:
+        write_atomically(output / _TOMBSTONE, content)
+
+
+def check_inputs(paths: Iterable[str]) -> None:
+    """Raise the failure that a job before this one handed on, if one did."""
+    for path in map(Path, paths):
+        file = path / _TOMBSTONE if path.is_dir() else path
+        try:
+            with file.open("rb") as content:
+                if content.read(len(_TOMBSTONE_MARK)) != _TOMBSTONE_MARK:
+                    continue
+                failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
+        except FileNotFoundError:
+            continue
+        raise DuccmakeError(**failure)

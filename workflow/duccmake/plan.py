@@ -1,0 +1,384 @@
+"""The plan: what one run shall do, decided once and read by every job.
+
+It is made while the workflow file is read, from the wish lists, what registries
+answer and what the repositories hold, and written to one immutable,
+content-addressed JSON file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .errors import RepositoryError
+from .manifest import Descriptor
+from .recipe import load_all
+from .reference import Digest, Platform, Reference
+from .registry import Client
+from .repository import RECORD_FORMAT, ImageRecord, Repository
+from .repository.directory import DirectoryRepository
+from .resolve import Resolved, Resolver
+from .store import ContentStore, PollMemory, write_atomically
+
+_SHORT = 12
+
+PENDING, PUBLISHED = "pending", "published"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """A layer of a planned image: its blob and what that unpacks to."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest, under which the layer is published."""
+        return self.descriptor.digest
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """An image of the wish list: what it is, where it comes from, whether it is published.
+
+    ``why`` says in words why it is pending, or what keeps it from being newer.
+    """
+
+    repository: str
+    reference: Reference
+    platform: Platform
+    manifest: Digest
+    config: Digest
+    layers: tuple[PlannedLayer, ...]
+    state: str
+    why: str
+    ignorable: bool
+
+    @property
+    def name(self) -> str:
+        """The image's path in the repository."""
+        return self.reference.name
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A wish that cannot be followed; ``number`` tells several of them apart."""
+
+    repository: str
+    name: str
+    reason: str
+    ignorable: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is wished for, with what is to be done; ``members`` is the configuration.
+
+    ``missing`` names, by repository, the layers that are not published yet.
+    """
+
+    images: tuple[PlannedImage, ...]
+    problems: tuple[Problem, ...]
+    missing: Mapping[str, frozenset[Digest]]
+    warnings: tuple[str, ...]
+    scope: str
+    members: Mapping[str, Any]
+
+    # --- what the rules ask ---------------------------------------------
+
+    @cached_property
+    def wanted(self) -> tuple[PlannedImage, ...]:
+        """The images that the run is about: pending ones, or with ``scope: all`` all."""
+        return tuple(image for image in self.images if self._wants(image))
+
+    def _wants(self, image: PlannedImage) -> bool:
+        return image.state == PENDING or self.scope == "all"
+
+    def image(self, repository: str, name: str) -> PlannedImage:
+        """The image of that name."""
+        return self._by_name[repository, name]
+
+    def with_config(self, repository: str, key: str) -> list[PlannedImage]:
+        """The wanted images that share the flat tree ``key``."""
+        return self._by_config[repository, key]
+
+    def layer(self, key: str) -> PlannedLayer:
+        """The layer that goes by ``key``."""
+        return self._by_layer[key][0]
+
+    def sources(self, key: str) -> list[PlannedImage]:
+        """The wanted images that have the layer ``key``."""
+        return self._by_layer[key][1]
+
+    def problem(self, number: int) -> Problem:
+        """The problem of that number."""
+        return next(problem for problem in self.problems if problem.number == number)
+
+    def staged_paths(self, results: Path, repository: str) -> dict[str, Path]:
+        """Where each wanted layer of a repository is when it is staged, by digest."""
+        base = results / repository / "layers"
+        return {
+            str(layer.digest): base / self.key(layer.digest) / "layer"
+            for image in self.wanted
+            if image.repository == repository
+            for layer in image.layers
+        }
+
+    def flat_paths(self, results: Path, repository: str) -> dict[str, Path]:
+        """Where each wanted flat tree of a repository is when it is staged, by config digest."""
+        base = results / repository / "flat"
+        return {
+            str(image.config): base / self.key(image.config) / "image"
+            for image in self.wanted
+            if image.repository == repository
+        }
+
+    def staged_layers(self, image: PlannedImage) -> list[str]:
+        """Keys of the image's layers that are to be staged, lowest first, each once."""
+        missing = self.missing.get(image.repository, frozenset())
+        digests = dict.fromkeys(layer.digest for layer in image.layers)
+        return [self.key(digest) for digest in digests if digest in missing or self.scope == "all"]
+
+    def key(self, digest: Digest) -> str:
+        """The digest in twelve digits, or whole where the plan has two that begin alike."""
+        return digest.hex if digest.short in self._ambiguous else digest.short
+
+    @cached_property
+    def _ambiguous(self) -> frozenset[str]:
+        seen: dict[str, Digest] = {}
+        clashes = set()
+        for image in self.images:
+            for digest in (image.manifest, image.config, *(layer.digest for layer in image.layers)):
+                if seen.setdefault(digest.short, digest) != digest:
+                    clashes.add(digest.short)
+        return frozenset(clashes)
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], PlannedImage]:
+        return {(image.repository, image.name): image for image in self.images}
+
+    @cached_property
+    def _by_config(self) -> dict[tuple[str, str], list[PlannedImage]]:
+        found: dict[tuple[str, str], list[PlannedImage]] = {}
+        for image in self.wanted:
+            found.setdefault((image.repository, self.key(image.config)), []).append(image)
+        return found
+
+    @cached_property
+    def _by_layer(self) -> dict[str, tuple[PlannedLayer, list[PlannedImage]]]:
+        found: dict[str, tuple[PlannedLayer, list[PlannedImage]]] = {}
+        for image in self.wanted:
+            for layer in image.layers:
+                found.setdefault(self.key(layer.digest), (layer, []))[1].append(image)
+        return found
+
+    # --- as a file ------------------------------------------------------
+
+    def save(self, directory: Path) -> Path:
+        """Write the plan under its own digest, unless it is there; returns its path."""
+        content = json.dumps(self._to_json(), sort_keys=True).encode()
+        path = directory / f"{hashlib.sha256(content).hexdigest()}.json"
+        if not path.exists():
+            write_atomically(path, content)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read a plan that `save` wrote."""
+        members = json.loads(path.read_bytes())
+        layers = [_layer_from_json(entry) for entry in members["layers"]]
+        return cls(
+            images=tuple(_image_from_json(entry, layers) for entry in members["images"]),
+            problems=tuple(Problem(**entry) for entry in members["problems"]),
+            missing={
+                repository: frozenset(Digest.parse(digest) for digest in digests)
+                for repository, digests in members["missing"].items()
+            },
+            warnings=tuple(members["warnings"]),
+            scope=members["scope"],
+            members=members["members"],
+        )
+
+    def _to_json(self) -> dict[str, Any]:
+        # An image's layers are mostly its neighbours' too: each is written once.
+        numbers: dict[PlannedLayer, int] = {}
+        for image in self.images:
+            for layer in image.layers if self._wants(image) else ():
+                numbers.setdefault(layer, len(numbers))
+        return {
+            "layers": [_layer_to_json(layer) for layer in numbers],
+            "images": [_image_to_json(image, numbers) for image in self.images],
+            "problems": [asdict(problem) for problem in self.problems],
+            "missing": {
+                repository: sorted(str(digest) for digest in digests)
+                for repository, digests in self.missing.items()
+            },
+            "warnings": list(self.warnings),
+            "scope": self.scope,
+            "members": self.members,
+        }
+
+    def config_in(self, workdir: Path) -> Config:
+        """The configuration that the plan was made with."""
+        return Config.parse(self.members, workdir=workdir, trusted=True)
+
+
+def _layer_to_json(layer: PlannedLayer) -> list[Any]:
+    descriptor = layer.descriptor
+    return [
+        descriptor.media_type,
+        str(descriptor.digest),
+        descriptor.size,
+        list(descriptor.urls),
+        str(layer.diff_id),
+    ]
+
+
+def _layer_from_json(entry: Sequence[Any]) -> PlannedLayer:
+    media_type, digest, size, urls, diff_id = entry
+    descriptor = Descriptor(media_type, Digest.parse(digest), size, tuple(urls))
+    return PlannedLayer(descriptor, Digest.parse(diff_id))
+
+
+def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> dict[str, Any]:
+    return {
+        "repository": image.repository,
+        "reference": str(image.reference),
+        "platform": str(image.platform),
+        "manifest": str(image.manifest),
+        "config": str(image.config),
+        "layers": [numbers[layer] for layer in image.layers if layer in numbers],
+        "state": image.state,
+        "why": image.why,
+        "ignorable": image.ignorable,
+    }
+
+
+def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -> PlannedImage:
+    return PlannedImage(
+        repository=entry["repository"],
+        reference=Reference.parse(entry["reference"]),
+        platform=Platform.parse(entry["platform"]),
+        manifest=Digest.parse(entry["manifest"]),
+        config=Digest.parse(entry["config"]),
+        layers=tuple(layers[number] for number in entry["layers"]),
+        state=entry["state"],
+        why=entry["why"],
+        ignorable=entry["ignorable"],
+    )
+
+
+# --- making one ---------------------------------------------------------
+
+
+def open_repository(config: Config, name: str) -> Repository:
+    """The repository of that name, in the backend of the configuration."""
+    settings = config.repository
+    if settings.backend != "directory":
+        raise RepositoryError(f"the backend {settings.backend!r} is not built yet")
+    return DirectoryRepository(
+        settings.root, name, flat=settings.flat, lock_seconds=settings.lock_seconds
+    )
+
+
+def content_store(results: Path) -> ContentStore:
+    """Where manifests and configurations are kept between runs."""
+    return ContentStore(results / "manifests")
+
+
+def make_plan(
+    config: Config, members: Mapping[str, Any], results: Path, *, poll: bool = True
+) -> Plan:
+    """Resolve all wish lists and compare them with the repositories.
+
+    Writes only what is remembered of the registries' answers, below ``results``.
+    Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
+    where a wish list is unusable as a whole.
+    """
+    recipes = load_all(config.recipe)
+    images: list[PlannedImage] = []
+    problems: list[Problem] = []
+    warnings = [warning for recipe in recipes for warning in recipe.warnings]
+    missing: dict[str, frozenset[Digest]] = {}
+    with Client(config.registries) as client:
+        resolver = Resolver(
+            client,
+            PollMemory(results / "polls.json"),
+            content_store(results),
+            max_age=config.resolve.max_age,
+            connections=config.resolve.connections,
+        )
+        for recipe in recipes if poll else ():
+            repository = open_repository(config, recipe.repository)
+            resolved, unresolved = resolver.resolve(recipe, config.platforms)
+            planned = [_planned(item, repository, config.products) for item in resolved]
+            images += planned
+            missing[repository.name] = _missing_layers(planned, repository)
+            for item in unresolved:
+                if item.passing and repository.record(item.name) is not None:
+                    warnings.append(f"{item.reason}; what is published stays in force")
+                    continue
+                number = len(problems) + 1
+                problems.append(
+                    Problem(repository.name, item.name, item.reason, item.ignorable, number)
+                )
+    return Plan(
+        images=tuple(images),
+        problems=tuple(problems),
+        missing=missing,
+        warnings=tuple(warnings),
+        scope=config.scope,
+        members=members,
+    )
+
+
+def _planned(item: Resolved, repository: Repository, products: Sequence[str]) -> PlannedImage:
+    record = repository.record(item.reference.name)
+    why = _why_pending(item, record, products)
+    layers = zip(item.manifest.layers, item.config.diff_ids, strict=True)
+    return PlannedImage(
+        repository=repository.name,
+        reference=item.reference,
+        platform=item.platform,
+        manifest=item.manifest.digest,
+        config=item.manifest.config.digest,
+        layers=tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in layers),
+        state=PENDING if why else PUBLISHED,
+        why=why or item.stale,
+        ignorable=item.ignorable,
+    )
+
+
+def _why_pending(item: Resolved, record: ImageRecord | None, products: Sequence[str]) -> str:
+    """Why an image has to be converted; empty where it is published as wished."""
+    if record is None:
+        return "new: not in the repository, or not wholly"
+    return why_outdated(record, item.manifest.digest, item.platform, products)
+
+
+def why_outdated(
+    record: ImageRecord, manifest: Digest, platform: Platform, products: Sequence[str]
+) -> str:
+    """Why a published image is not what is wished for; empty where it is."""
+    if record.manifest != manifest:
+        return f"moved: {record.manifest.short} is published, {manifest.short} is wished for"
+    if record.platform != platform:
+        return f"another platform: {record.platform} is published, {platform} is wished for"
+    if lacking := [product for product in products if product not in record.products]:
+        return f"published without {', '.join(lacking)}"
+    if record.format < RECORD_FORMAT:
+        return f"published in the old format {record.format}"
+    return ""
+
+
+def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
+    digests = {layer.digest for image in images if image.state == PENDING for layer in image.layers}
+    return frozenset(digest for digest in digests if not repository.has_layer(digest))

@@ -1,0 +1,132 @@
+"""Group commit: whoever publishes takes along every image that is ready by then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from .errors import DuccmakeError, RepositoryLocked
+from .plan import PlannedImage, why_outdated
+from .repository import ChangeSet, ImageRecord, Repository, StagedImage, StagedLayer
+from .store import ContentStore
+
+logger = logging.getLogger(__name__)
+
+
+def publish_ready(
+    wanted: PlannedImage,
+    others: Iterable[PlannedImage],
+    repository: Repository,
+    *,
+    layers: Mapping[str, Path],
+    flats: Mapping[str, Path],
+    store: ContentStore,
+    products: tuple[str, ...],
+) -> ImageRecord:
+    """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
+
+    ``layers`` and ``flats`` say where, by digest, things are staged if they are.
+    When the commit fails, its images are tried one by one, so that none of them
+    stands in another's way.  Returns the record of ``wanted``; raises why that
+    could not be published.
+    """
+    with repository.lock():
+        if (record := _published(wanted, repository, products)) is not None:
+            logger.info("%s is published already, by a commit of others", wanted.name)
+            return record
+        images = [wanted, *(image for image in others if image.name != wanted.name)]
+        staged = {
+            image.name: item
+            for image in images
+            if _published(image, repository, products) is None
+            and (item := _staged(image, repository, layers, flats, store, products)) is not None
+        }
+        if wanted.name not in staged:
+            raise DuccmakeError(
+                "what was staged is not there any more", step="publish", mend="run again"
+            )
+        _commit(wanted, staged, repository, layers)
+        record = _published(wanted, repository, products)
+    if record is None:
+        raise DuccmakeError(
+            "the repository does not show what was just published",
+            step="publish",
+            mend="see whether somebody else writes to it",
+        )
+    return record
+
+
+def _commit(
+    wanted: PlannedImage,
+    staged: Mapping[str, StagedImage],
+    repository: Repository,
+    layers: Mapping[str, Path],
+) -> None:
+    try:
+        repository.publish(_change_set(staged.values(), repository, layers))
+    except RepositoryLocked:
+        raise
+    except DuccmakeError as error:
+        if len(staged) == 1:
+            raise
+        logger.warning("%s; trying the %d images one by one", error, len(staged))
+        # The image that this is about comes last: its error is the one to report.
+        for name, image in sorted(staged.items(), key=lambda item: item[0] == wanted.name):
+            try:
+                repository.publish(_change_set([image], repository, layers))
+            except DuccmakeError as single:
+                if name == wanted.name:
+                    raise
+                logger.warning("%s: %s", name, single)
+
+
+def _published(
+    image: PlannedImage, repository: Repository, products: tuple[str, ...]
+) -> ImageRecord | None:
+    record = repository.record(image.name)
+    if record is None or why_outdated(record, image.manifest, image.platform, products):
+        return None
+    return record
+
+
+def _staged(
+    image: PlannedImage,
+    repository: Repository,
+    layers: Mapping[str, Path],
+    flats: Mapping[str, Path],
+    store: ContentStore,
+    products: tuple[str, ...],
+) -> StagedImage | None:
+    """The image as it is staged, or None while something of it is not ready."""
+    flat = flats.get(str(image.config))
+    manifest = store.get(image.manifest)
+    if flat is None or not flat.is_dir() or manifest is None:
+        return None
+    for layer in image.layers:
+        path = layers.get(str(layer.digest))
+        if not (path is not None and path.is_dir()) and not repository.has_layer(layer.digest):
+            return None
+    return StagedImage(
+        name=image.name,
+        platform=image.platform,
+        manifest=image.manifest,
+        manifest_bytes=manifest,
+        config=image.config,
+        layers=tuple(layer.digest for layer in image.layers),
+        path=flat,
+        products=products,
+    )
+
+
+def _change_set(
+    images: Iterable[StagedImage], repository: Repository, layers: Mapping[str, Path]
+) -> ChangeSet:
+    chosen = tuple(images)
+    digests = dict.fromkeys(digest for image in chosen for digest in image.layers)
+    staged = tuple(
+        StagedLayer(digest, layers[str(digest)])
+        for digest in digests
+        if not repository.has_layer(digest) and layers[str(digest)].is_dir()
+    )
+    return ChangeSet(staged, chosen)

@@ -1,0 +1,76 @@
+"""The start of a run: configuration, plan, and what lies in the way of a true picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .plan import Plan, make_plan
+
+_WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l", "--rulegraph"})
+"""Calls of Snakemake that need no image: they ask no registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the main process hands to its jobs: the plan's file and a directory for events."""
+
+    plan: Plan
+    plan_file: Path
+    run: Path
+
+
+def begin(
+    members: Mapping[str, Any], results: Path, *, workdir: Path, arguments: Sequence[str]
+) -> Session:
+    """Parse the configuration, make the plan and save it.
+
+    Runs for a dry run as well, and so changes nothing that counts: it writes the
+    plan and what is remembered of registries, and takes away receipts of what a
+    repository no longer holds.  Raises `ConfigError` and `RecipeError`.
+    """
+    _log_to_terminal()
+    config = Config.parse(members, workdir=workdir)
+    poll = not _WITHOUT_POLL.intersection(arguments)
+    plan = make_plan(config, dict(members), results, poll=poll)
+    plan_file = plan.save(results / "plans")
+    _remove_stale_receipts(plan, results)
+    run = results / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
+    return Session(plan, plan_file, run)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: what was staged before a power failure may be torn."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _remove_stale_receipts(plan: Plan, results: Path) -> None:
+    """Remove receipts of pending images: the repository, which knows, does not have them.
+
+    A job writes its receipt after publishing.  Whoever sees a receipt and finds the
+    image missing afterwards knows that it was lost or replaced since.
+    """
+    for image in plan.wanted:
+        directory = results / image.repository / "published" / image.name
+        (directory / f"{plan.key(image.manifest)}.json").unlink(missing_ok=True)
+    for problem in plan.problems:
+        (results / "problems" / str(problem.number)).unlink(missing_ok=True)
+
+
+def _log_to_terminal() -> None:
+    # Standard output belongs to Snakemake, which prints graphs there.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("duccmake: %(message)s"))
+    logger = logging.getLogger("duccmake")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False

@@ -1,0 +1,127 @@
+"""What is remembered between runs: manifests by digest, and what tags meant when last asked.
+
+All of it can be lost without harm: it costs a poll, never a conversion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidReference
+from .reference import Digest
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(content)
+        temporary = Path(name)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class ContentStore:
+    """Small content (manifests, configurations) under its digest."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, digest: Digest, content: bytes) -> None:
+        """Keep ``content``, which the caller has verified to have this digest."""
+        path = self.path(digest)
+        if not path.exists():
+            write_atomically(path, content)
+
+    def get(self, digest: Digest) -> bytes | None:
+        """The content, or None where it is not kept."""
+        try:
+            return self.path(digest).read_bytes()
+        except OSError:
+            return None
+
+    def path(self, digest: Digest) -> Path:
+        """Where the content is kept."""
+        return self._root / digest.algorithm / digest.prefix / digest.hex
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What a reference meant for a platform: index or manifest, manifest, configuration.
+
+    ``checked`` is when the registry said so, in seconds since the epoch.
+    """
+
+    top: Digest
+    manifest: Digest
+    config: Digest
+    checked: float
+
+
+class PollMemory:
+    """The last poll of each reference and the last tags of each glob, in one JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        members = self._read()
+        self._polls: dict[str, Any] = members.get("polls", {})
+        self._tags: dict[str, Any] = members.get("tags", {})
+        self._before = self._text()
+
+    def poll(self, key: str) -> Poll | None:
+        """The last poll of ``key``, if there was one."""
+        try:
+            top, manifest, config, checked = self._polls[key]
+            return Poll(
+                Digest.parse(top), Digest.parse(manifest), Digest.parse(config), float(checked)
+            )
+        except (KeyError, TypeError, ValueError, InvalidReference):
+            return None
+
+    def remember(self, key: str, poll: Poll) -> None:
+        """Keep a poll."""
+        self._polls[key] = [
+            str(poll.top),
+            str(poll.manifest),
+            str(poll.config),
+            round(poll.checked, 3),
+        ]
+
+    def tags(self, key: str) -> tuple[tuple[str, ...], float] | None:
+        """The last tags of a glob's repository, and when they were listed."""
+        try:
+            tags, checked = self._tags[key]
+            return tuple(str(tag) for tag in tags), float(checked)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def remember_tags(self, key: str, tags: tuple[str, ...], checked: float) -> None:
+        """Keep a listing."""
+        self._tags[key] = [list(tags), round(checked, 3)]
+
+    def save(self) -> None:
+        """Write the file, if anything changed."""
+        text = self._text()
+        if text != self._before:
+            write_atomically(self._path, text.encode())
+            self._before = text
+
+    def _text(self) -> str:
+        return json.dumps({"polls": self._polls, "tags": self._tags}, indent=0, sort_keys=True)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            members = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return members if isinstance(members, dict) else {}

@@ -1,0 +1,138 @@
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# The package works from a checkout as well as installed; jobs are processes of their own.
+_package = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
+sys.path.insert(0, _package)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([_package, *filter(None, [os.environ.get("PYTHONPATH")])])
+)
+
+from duccmake.console import announce, summarise
+from duccmake.errors import DuccmakeError
+from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
+from duccmake.plan import Plan
+from duccmake.repository import RECORD_FORMAT
+from duccmake.session import begin, boot_id
+from duccmake.unpack import LAYER_FORMAT
+
+RESULTS = Path("results")
+
+
+wildcard_constraints:
+    repository=r"[^/]+",
+    image=r".+",
+    layer=r"[0-9a-f]{12,128}",
+    config=r"[0-9a-f]{12,128}",
+    manifest=r"[0-9a-f]{12,128}",
+    problem=r"[0-9]+",
+
+
+# Only the main process asks registries; jobs, here or on a cluster, read what it found.
+if workflow.is_main_process:
+    try:
+        session = begin(config, RESULTS, workdir=Path.cwd(), arguments=sys.argv[1:])
+    except DuccmakeError as error:
+        raise WorkflowError(str(error)) from None
+    plan = session.plan
+    os.environ[PLAN_VARIABLE] = str(session.plan_file)
+    os.environ[RUN_VARIABLE] = str(session.run)
+    announce(plan)
+    if not plan.wanted and not plan.problems:
+        # Snakemake calls no handler when there is nothing to do.
+        summarise(plan, session.run, workdir=Path.cwd())
+else:
+    plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+
+
+envvars:
+    PLAN_VARIABLE,
+    RUN_VARIABLE,
+    "PYTHONPATH",
+
+
+# One publisher at a time: the lock in the repository is the guarantee, this keeps
+# jobs from waiting for it.
+workflow.register_resource("publisher", 1)
+
+
+onsuccess:
+    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd())
+
+
+onerror:
+    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd())
+
+
+def get_targets():
+    """All that the run is about: images to publish, and problems to fail with."""
+    published = [
+        f"results/{image.repository}/published/{image.name}/{plan.key(image.manifest)}.json"
+        for image in plan.wanted
+    ]
+    problems = [
+        f"results/problems/{problem.number}"
+        for problem in plan.problems
+        if not problem.ignorable
+    ]
+    # Without any, something that is there lets Snakemake say that nothing is to be done.
+    return published + problems or [os.environ[PLAN_VARIABLE]]
+
+
+def get_staged_layers(image):
+    """The staged directories of an image's layers that are not published yet."""
+    return [
+        f"results/{image.repository}/layers/{key}" for key in plan.staged_layers(image)
+    ]
+
+
+def get_layers_of_image(wildcards):
+    """What publishing needs staged of an image's layers."""
+    return get_staged_layers(plan.image(wildcards.repository, wildcards.image))
+
+
+def get_layers_of_config(wildcards):
+    """What flattening needs staged of an image's layers."""
+    return get_staged_layers(
+        plan.with_config(wildcards.repository, wildcards.config)[0]
+    )
+
+
+def get_flat_of_image(wildcards):
+    """The staged flat tree of an image."""
+    image = plan.image(wildcards.repository, wildcards.image)
+    return f"results/{image.repository}/flat/{plan.key(image.config)}"
+
+
+def get_why(wildcards):
+    """Why an image is pending, for people."""
+    return plan.image(wildcards.repository, wildcards.image).why
+
+
+def get_reason(wildcards):
+    """Why a wish cannot be followed, for people."""
+    return plan.problem(int(wildcards.problem)).reason
+
+
+def get_layer_digest(wildcards):
+    """The whole digest behind a layer's key."""
+    return str(plan.layer(wildcards.layer).digest)
+
+
+def get_diff_id(wildcards):
+    """What the layer has to unpack to."""
+    return str(plan.layer(wildcards.layer).diff_id)
+
+
+def get_config_digest(wildcards):
+    """The whole digest behind a flat tree's key."""
+    image = plan.with_config(wildcards.repository, wildcards.config)[0]
+    return str(image.config)
+
+
+def get_manifest_digest(wildcards):
+    """The whole digest of the manifest that is to be published."""
+    return str(plan.image(wildcards.repository, wildcards.image).manifest)

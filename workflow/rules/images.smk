@@ -1,0 +1,17 @@
+rule flatten_image:
+    """Merge the layers' manifests into the flat tree's; no content is read."""
+    input:
+        get_layers_of_config,
+    output:
+        temp(directory("results/{repository}/flat/{config}")),
+    log:
+        "logs/flatten_image/{repository}/{config}.log",
+    params:
+        results=str(RESULTS),
+        digest=get_config_digest,
+        boot=boot_id(),
+        format=RECORD_FORMAT,
+    message:
+        "Flatten the image with configuration {wildcards.config}"
+    script:
+        "../../scripts/flatten_image.py"

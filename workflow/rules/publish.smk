@@ -1,0 +1,33 @@
+rule publish_image:
+    """Publish an image, whole or not at all, with all others that are ready by then."""
+    input:
+        layers=get_layers_of_image,
+        flat=get_flat_of_image,
+    output:
+        "results/{repository}/published/{image}/{manifest}.json",
+    log:
+        "logs/publish_image/{repository}/{image}/{manifest}.log",
+    resources:
+        publisher=1,
+    params:
+        results=str(RESULTS),
+        digest=get_manifest_digest,
+        why=get_why,
+    message:
+        "Publish {wildcards.image} ({wildcards.manifest}) in {wildcards.repository}: {params.why}"
+    script:
+        "../../scripts/publish_image.py"
+
+
+rule report_problem:
+    """Fail for a wish that cannot be followed, so that the run's exit status tells."""
+    output:
+        touch("results/problems/{problem}"),
+    log:
+        "logs/report_problem/{problem}.log",
+    params:
+        reason=get_reason,
+    message:
+        "Cannot follow a wish: {params.reason}"
+    script:
+        "../../scripts/report_problem.py"
