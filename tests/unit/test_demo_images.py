@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 import zstandard
+
 from duccmake.demo import images
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import RegistryError, RegistryUnavailable

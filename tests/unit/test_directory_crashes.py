@@ -14,10 +14,6 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
-from duccmake import mtree
-from duccmake.errors import RepositoryLocked
-from duccmake.repository import ChangeSet, kernel
-from duccmake.repository.layout import Layout
 from staged_trees import (
     NAME,
     directory,
@@ -30,6 +26,11 @@ from staged_trees import (
     symlink,
     whiteout,
 )
+
+from duccmake import mtree
+from duccmake.errors import RepositoryLocked
+from duccmake.repository import ChangeSet, kernel
+from duccmake.repository.layout import Layout
 
 
 class Crash(BaseException):

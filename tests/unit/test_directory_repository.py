@@ -15,11 +15,6 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
-from duccmake import mtree
-from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
-from duccmake.repository import ChangeSet
-from duccmake.repository.directory import DirectoryRepository
-from duccmake.repository.layout import Layout
 from staged_trees import (
     BASE,
     NAME,
@@ -39,6 +34,12 @@ from staged_trees import (
     stage_layer,
     whiteout,
 )
+
+from duccmake import mtree
+from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
+from duccmake.repository import ChangeSet
+from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.layout import Layout
 
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
 

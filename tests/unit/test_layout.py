@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from duccmake.errors import InvalidReference
 from duccmake.reference import Digest
 from duccmake.repository.layout import Layout, check_name, temporary

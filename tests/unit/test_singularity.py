@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from duccmake import mtree
 from duccmake.errors import ConfigError
 from duccmake.manifest import ImageConfig
 from duccmake.reference import Platform
 from duccmake.singularity import Generated, generated
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 PLAIN = ImageConfig(Platform("linux", "amd64"), ())
 
