@@ -16,9 +16,9 @@ with running(
     entries = stage_flat_tree(
         images[0],
         open_repository(job.config, repository),
-        content_store(Path(snakemake.params.results)),
+        content_store(),
         Path(snakemake.output[0]),
-        staged=job.plan.staged_paths(Path(snakemake.params.results), repository),
+        staged=job.plan.staged_paths(repository),
         mount_points=job.config.flat.mount_points,
     )
     job.report("flattened", entries=entries)

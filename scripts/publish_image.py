@@ -8,7 +8,6 @@ from duccmake.plan import content_store, open_repository
 from duccmake.publish import publish_ready
 
 repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
-results = Path(snakemake.params.results)
 with running(
     f"publish_image-{repository}-{name}", log=snakemake.log[0], output=snakemake.output[0]
 ) as job:
@@ -19,9 +18,9 @@ with running(
         image,
         [other for other in job.plan.wanted if other.repository == repository],
         open_repository(job.config, repository),
-        layers=job.plan.staged_paths(results, repository),
-        flats=job.plan.flat_paths(results, repository),
-        store=content_store(results),
+        layers=job.plan.staged_paths(repository),
+        flats=job.plan.flat_paths(repository),
+        store=content_store(),
         products=job.config.products,
     )
     Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

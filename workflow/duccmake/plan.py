@@ -26,7 +26,8 @@ from .repository.directory import DirectoryRepository
 from .resolve import Resolved, Resolver
 from .store import ContentStore, PollMemory, write_atomically
 
-_SHORT = 12
+RESULTS = Path("results")
+"""What the workflow keeps below its working directory."""
 
 PENDING, PUBLISHED = "pending", "published"
 
@@ -122,9 +123,9 @@ class Plan:
         """The problem of that number."""
         return next(problem for problem in self.problems if problem.number == number)
 
-    def staged_paths(self, results: Path, repository: str) -> dict[str, Path]:
+    def staged_paths(self, repository: str) -> dict[str, Path]:
         """Where each wanted layer of a repository is when it is staged, by digest."""
-        base = results / repository / "layers"
+        base = RESULTS / repository / "layers"
         return {
             str(layer.digest): base / self.key(layer.digest) / "layer"
             for image in self.wanted
@@ -132,9 +133,9 @@ class Plan:
             for layer in image.layers
         }
 
-    def flat_paths(self, results: Path, repository: str) -> dict[str, Path]:
+    def flat_paths(self, repository: str) -> dict[str, Path]:
         """Where each wanted flat tree of a repository is when it is staged, by config digest."""
-        base = results / repository / "flat"
+        base = RESULTS / repository / "flat"
         return {
             str(image.config): base / self.key(image.config) / "image"
             for image in self.wanted
@@ -182,10 +183,10 @@ class Plan:
 
     # --- as a file ------------------------------------------------------
 
-    def save(self, directory: Path) -> Path:
+    def save(self) -> Path:
         """Write the plan under its own digest, unless it is there; returns its path."""
         content = json.dumps(self._to_json(), sort_keys=True).encode()
-        path = directory / f"{hashlib.sha256(content).hexdigest()}.json"
+        path = RESULTS / "plans" / f"{hashlib.sha256(content).hexdigest()}.json"
         if not path.exists():
             write_atomically(path, content)
         return path
@@ -289,17 +290,15 @@ def open_repository(config: Config, name: str) -> Repository:
     )
 
 
-def content_store(results: Path) -> ContentStore:
+def content_store() -> ContentStore:
     """Where manifests and configurations are kept between runs."""
-    return ContentStore(results / "manifests")
+    return ContentStore(RESULTS / "manifests")
 
 
-def make_plan(
-    config: Config, members: Mapping[str, Any], results: Path, *, poll: bool = True
-) -> Plan:
+def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
     """Resolve all wish lists and compare them with the repositories.
 
-    Writes only what is remembered of the registries' answers, below ``results``.
+    Writes only what is remembered of the registries' answers.
     Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
     where a wish list is unusable as a whole.
     """
@@ -311,8 +310,8 @@ def make_plan(
     with Client(config.registries) as client:
         resolver = Resolver(
             client,
-            PollMemory(results / "polls.json"),
-            content_store(results),
+            PollMemory(RESULTS / "polls.json"),
+            content_store(),
             max_age=config.resolve.max_age,
             connections=config.resolve.connections,
         )

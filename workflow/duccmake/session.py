@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .plan import Plan, make_plan
+from .plan import RESULTS, Plan, make_plan
 
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l", "--rulegraph"})
 """Calls of Snakemake that need no image: they ask no registry."""
@@ -26,9 +26,7 @@ class Session:
     run: Path
 
 
-def begin(
-    members: Mapping[str, Any], results: Path, *, workdir: Path, arguments: Sequence[str]
-) -> Session:
+def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]) -> Session:
     """Parse the configuration, make the plan and save it.
 
     Runs for a dry run as well, and so changes nothing that counts: it writes the
@@ -38,10 +36,10 @@ def begin(
     _log_to_terminal()
     config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
-    plan = make_plan(config, dict(members), results, poll=poll)
-    plan_file = plan.save(results / "plans")
-    _remove_stale_receipts(plan, results)
-    run = results / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
+    plan = make_plan(config, dict(members), poll=poll)
+    plan_file = plan.save()
+    _remove_stale_receipts(plan)
+    run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run)
 
 
@@ -53,17 +51,17 @@ def boot_id() -> str:
         return ""
 
 
-def _remove_stale_receipts(plan: Plan, results: Path) -> None:
+def _remove_stale_receipts(plan: Plan) -> None:
     """Remove receipts of pending images: the repository, which knows, does not have them.
 
     A job writes its receipt after publishing.  Whoever sees a receipt and finds the
     image missing afterwards knows that it was lost or replaced since.
     """
     for image in plan.wanted:
-        directory = results / image.repository / "published" / image.name
+        directory = RESULTS / image.repository / "published" / image.name
         (directory / f"{plan.key(image.manifest)}.json").unlink(missing_ok=True)
     for problem in plan.problems:
-        (results / "problems" / str(problem.number)).unlink(missing_ok=True)
+        (RESULTS / "problems" / str(problem.number)).unlink(missing_ok=True)
 
 
 def _log_to_terminal() -> None:

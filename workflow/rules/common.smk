@@ -19,8 +19,6 @@ from duccmake.repository import RECORD_FORMAT
 from duccmake.session import begin, boot_id
 from duccmake.unpack import LAYER_FORMAT
 
-RESULTS = Path("results")
-
 
 wildcard_constraints:
     repository=r"[^/]+",
@@ -34,7 +32,7 @@ wildcard_constraints:
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
     try:
-        session = begin(config, RESULTS, workdir=Path.cwd(), arguments=sys.argv[1:])
+        session = begin(config, workdir=Path.cwd(), arguments=sys.argv[1:])
     except DuccmakeError as error:
         raise WorkflowError(str(error)) from None
     plan = session.plan

@@ -6,8 +6,9 @@ rule flatten_image:
         temp(directory("results/{repository}/flat/{config}")),
     log:
         "logs/flatten_image/{repository}/{config}.log",
+    conda:
+        "../../environment.yml"
     params:
-        results=str(RESULTS),
         digest=get_config_digest,
         boot=boot_id(),
         format=RECORD_FORMAT,

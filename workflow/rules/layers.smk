@@ -4,6 +4,8 @@ rule fetch_blob:
         temp("results/blobs/{layer}"),
     log:
         "logs/fetch_blob/{layer}.log",
+    conda:
+        "../../environment.yml"
     resources:
         download=1,
     params:
@@ -22,6 +24,8 @@ rule unpack_layer:
         temp(directory("results/{repository}/layers/{layer}")),
     log:
         "logs/unpack_layer/{repository}/{layer}.log",
+    conda:
+        "../../environment.yml"
     params:
         diff_id=get_diff_id,
         boot=boot_id(),

@@ -7,10 +7,11 @@ rule publish_image:
         "results/{repository}/published/{image}/{manifest}.json",
     log:
         "logs/publish_image/{repository}/{image}/{manifest}.log",
+    conda:
+        "../../environment.yml"
     resources:
         publisher=1,
     params:
-        results=str(RESULTS),
         digest=get_manifest_digest,
         why=get_why,
     message:
@@ -25,6 +26,8 @@ rule report_problem:
         touch("results/problems/{problem}"),
     log:
         "logs/report_problem/{problem}.log",
+    conda:
+        "../../environment.yml"
     params:
         reason=get_reason,
     message:
