@@ -1,9 +1,9 @@
 """A private directory that a layer is unpacked into, entry by entry.
 
-All names are resolved in memory, against what was made here, and every system
-call works on one name in a directory descriptor that was opened without
-following links.  So nothing outside is touched, whatever a layer says and
-whatever another process does meanwhile.
+All names are resolved in memory, against what was made here, and what is to be
+made is ordered from a `Writer`, whose system calls work on one name in a
+directory that it opened without following links.  So nothing outside is touched,
+whatever a layer says and whatever another process does meanwhile.
 """
 
 from __future__ import annotations
@@ -11,23 +11,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import mtree
+from .disk import ROOT, Disk
 from .errors import LayerError, LimitExceeded, UnsafeLayer
 from .limits import UnpackLimits
+from .tar import Member
+from .writer import PIECE, Writer
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_DIRECTORIES = 64
 _RESOLVED_PATHS = 8192
 _SYMLINK_HOPS = 40
-_WHITEOUT = stat.S_IFCHR
-"""What overlayfs takes for a whiteout: a character device 0:0 (kernel, overlayfs.rst)."""
-
-_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_CANNOT = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,7 @@ class LowerLink:
 class Directory:
     """A directory and what this layer has in it."""
 
-    name: bytes
+    number: int
     parent: Directory | None
     depth: int = 0
     entries: dict[bytes, Node] = field(default_factory=dict)
@@ -78,7 +73,6 @@ class Directory:
     attributes: Attributes = IMPLIED
     implied: bool = True
     opaque: bool = False
-    fd: int = -1
 
 
 Node = Directory | Inode | LowerLink | bytes
@@ -86,16 +80,14 @@ Node = Directory | Inode | LowerLink | bytes
 
 
 class Staging:
-    """The tree being made below ``root_fd`` (which stays the caller's to close)."""
+    """The tree being made, in the directory that ``writer`` writes to."""
 
-    def __init__(self, root_fd: int, limits: UnpackLimits) -> None:
-        self.root = Directory(b".", None, fd=root_fd)
-        self.lost: dict[str, int] = {}
+    def __init__(self, writer: Writer, limits: UnpackLimits) -> None:
+        self.root = Directory(ROOT, None)
+        self._writer = writer
         self._limits = limits
-        self._owner = (os.geteuid(), os.getegid())
-        self._privileged = self._owner[0] == 0
-        self._open: OrderedDict[Directory, None] = OrderedDict()
         self._resolved: dict[bytes, Directory] = {}
+        self._directories = 0
         self._implied = 0
 
     # --- names ----------------------------------------------------------
@@ -178,60 +170,95 @@ class Staging:
                     f"a path has more than {self._limits.path_depth} components",
                     mend="raise limits.path_depth if the image is honest",
                 )
-            directory = Directory(name, parent, depth)
-            os.mkdir(name, 0o700, dir_fd=self.fd(parent))
+            self._directories += 1
+            directory = Directory(self._directories, parent, depth)
+            self._writer.do(Disk.make_directory, parent.number, name, directory.number)
             parent.entries[name] = directory
         if attributes is not None:
             directory.attributes = attributes
             directory.implied = False
         return directory
 
-    def create_file(self, parent: Directory, name: bytes, mode: int) -> int:
-        """A descriptor of a new, empty file; give it to `finish_file` when it is written."""
+    def make_file(
+        self, parent: Directory, name: bytes, member: Member, content: bytes | memoryview
+    ) -> None:
+        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         if name in parent.entries:
             self.remove(parent, name)
-        return os.open(name, _CREATE, mode & 0o777, dir_fd=self.fd(parent))
+        writer = self._writer
+        start = writer.put(content)
+        writer.do(
+            Disk.make_file,
+            parent.number,
+            name,
+            member.mode,
+            member.uid,
+            member.gid,
+            member.mtime_ns,
+            start,
+            len(content),
+        )
 
-    def finish_file(self, fd: int, attributes: Attributes) -> bool:
-        """Set the attributes of an open file; whether all xattrs could be kept."""
-        uid, gid, mode = attributes.uid, attributes.gid, attributes.mode
-        chown = self._privileged and (uid, gid) != self._owner
-        if chown:
-            os.fchown(fd, uid, gid)
-        if chown or mode & 0o7000:
-            # After the owner: changing that clears setuid and setgid.
-            os.fchmod(fd, mode)
-        kept = not attributes.xattrs or self._set_xattrs(fd, attributes.xattrs)
-        os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
-        return kept
+    def open_file(self, parent: Directory, name: bytes, member: Member) -> None:
+        """Make an empty file for `write` and `seek`, up to `close_file`."""
+        if name in parent.entries:
+            self.remove(parent, name)
+        self._writer.do(Disk.open_file, parent.number, name, member.mode)
 
-    def make_symlink(
-        self, parent: Directory, name: bytes, target: bytes, attributes: Attributes
-    ) -> bool:
+    def write(self, content: memoryview) -> None:
+        """Append to the open file."""
+        for at in range(0, len(content), PIECE):
+            piece = content[at : at + PIECE]
+            start = self._writer.put(piece)
+            self._writer.do(Disk.write, start, len(piece))
+
+    def seek(self, offset: int) -> None:
+        """Leave a hole in the open file."""
+        self._writer.do(Disk.seek, offset)
+
+    def close_file(self, member: Member) -> bool:
+        """Give the open file its size and attributes; whether all xattrs could be kept."""
+        if member.extents is not None:
+            self._writer.do(Disk.truncate, member.size)
+        attributes = (member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
+        if member.xattrs:
+            return self._writer.ask(Disk.close_file, *attributes)
+        self._writer.do(Disk.close_file, *attributes)
+        return True
+
+    def make_symlink(self, parent: Directory, name: bytes, member: Member) -> bool:
         """Make a symlink; whether all xattrs could be kept."""
         if name in parent.entries:
             self.remove(parent, name)
-        if not target:
+        if not member.target:
             raise UnsafeLayer(f"the symlink {name!r} has an empty target")
-        os.symlink(target, name, dir_fd=self.fd(parent))
-        return self._finish_name(parent, name, attributes)
+        attributes = (member.uid, member.gid, member.mtime_ns, member.xattrs)
+        order = (parent.number, name, member.target, *attributes)
+        if member.xattrs:
+            return self._writer.ask(Disk.make_symlink, *order)
+        self._writer.do(Disk.make_symlink, *order)
+        return True
 
-    def make_node(
-        self, parent: Directory, name: bytes, kind: bytes, device: tuple[int, int], at: Attributes
-    ) -> bool | None:
-        """Make a device or a FIFO, never opened; None where the system does not let us."""
+    def make_node(self, parent: Directory, name: bytes, member: Member) -> bool | None:
+        """Make a device or a FIFO; None where the system does not let us.
+
+        Otherwise whether all xattrs could be kept.
+        """
         if name in parent.entries:
             self.remove(parent, name)
+        kind = member.kind
         file_type = {mtree.CHAR: stat.S_IFCHR, mtree.BLOCK: stat.S_IFBLK}.get(kind, stat.S_IFIFO)
-        number = os.makedev(*device) if kind != mtree.FIFO else 0
-        try:
-            os.mknod(name, at.mode | file_type, number, dir_fd=self.fd(parent))
-        except OSError as error:
-            if error.errno in _CANNOT:
-                self.count_loss("devices")
-                return None
-            raise
-        return self._finish_name(parent, name, at)
+        return self._writer.ask(
+            Disk.make_node,
+            parent.number,
+            name,
+            member.mode | file_type,
+            os.makedev(*member.device) if kind != mtree.FIFO else 0,
+            member.uid,
+            member.gid,
+            member.mtime_ns,
+            member.xattrs,
+        )
 
     def make_hard_link(
         self, source: tuple[Directory, bytes], parent: Directory, name: bytes
@@ -248,12 +275,8 @@ class Staging:
         if isinstance(node, bytes):
             node = source_parent.entries[source_name] = Inode(node)
         if not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            os.link(
-                source_name,
-                name,
-                src_dir_fd=self.fd(source_parent),
-                dst_dir_fd=self.fd(parent),
-                follow_symlinks=False,
+            self._writer.do(
+                Disk.make_hard_link, source_parent.number, source_name, parent.number, name
             )
         parent.entries[name] = node
 
@@ -264,129 +287,52 @@ class Staging:
         if isinstance(node, Directory):
             for child in list(node.entries):
                 self.remove(node, child)
-            self._forget(node)
-            os.rmdir(name, dir_fd=self.fd(parent))
+            self._writer.do(Disk.remove_directory, node.number)
         elif not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            os.unlink(name, dir_fd=self.fd(parent))
+            self._writer.do(Disk.remove_name, parent.number, name)
 
     # --- the end --------------------------------------------------------
 
     def finish(self) -> None:
-        """Make the whiteouts and set the directories' attributes, children first."""
+        """Order the whiteouts and the directories' attributes, children first."""
         stack = [(self.root, False)]
         while stack:
             directory, seen = stack.pop()
-            if not seen:
-                stack.append((directory, True))
-                stack += [
-                    (node, False)
-                    for node in directory.entries.values()
-                    if isinstance(node, Directory)
-                ]
+            if seen:
+                self._finish_directory(directory)
                 continue
-            self._finish_directory(directory)
+            for name in directory.whiteouts or ():
+                node = directory.entries.get(name)
+                if isinstance(node, Directory):
+                    # Removed and made again: nothing of the lower one may show through.
+                    node.opaque = True
+            stack.append((directory, True))
+            stack += [
+                (node, False) for node in directory.entries.values() if isinstance(node, Directory)
+            ]
 
-    def close(self) -> None:
-        """Close every descriptor but the root's."""
-        for directory in list(self._open):
-            self._forget(directory)
+    def losses(self) -> dict[str, int]:
+        """Wait until everything is made; how often something could not be kept."""
+        return self._writer.ask(Disk.losses)
 
     def _finish_directory(self, directory: Directory) -> None:
-        fd = self.fd(directory)
-        for name in directory.whiteouts or ():
-            node = directory.entries.get(name)
-            if node is None:
-                if not self._make_whiteout(fd, name):
-                    self.count_loss("whiteouts")
-            elif isinstance(node, Directory):
-                # Removed and made again: nothing of the lower one may show through.
-                node.opaque = True
-                self._mark_opaque(self.fd(node))
-        attributes = directory.attributes
-        mode = attributes.mode if self._privileged else attributes.mode | stat.S_IRWXU
-        if self._privileged and (attributes.uid, attributes.gid) != self._owner:
-            os.fchown(fd, attributes.uid, attributes.gid)
-        os.fchmod(fd, mode)
-        if attributes.xattrs:
-            self._set_xattrs(fd, attributes.xattrs)
-        if directory.opaque:
-            self._mark_opaque(fd)
-        os.utime(fd, ns=(attributes.mtime_ns, attributes.mtime_ns))
-        self._forget(directory)
-
-    def _make_whiteout(self, fd: int, name: bytes) -> bool:
-        try:
-            os.mknod(name, _WHITEOUT, 0, dir_fd=fd)
-        except OSError as error:
-            if error.errno in _CANNOT:
-                return False
-            raise
-        return True
-
-    def _mark_opaque(self, fd: int) -> None:
-        if not self._set_xattrs(fd, ((b"trusted.overlay.opaque", b"y"),), ours=True):
-            self.count_loss("opaque")
-
-    # --- below ----------------------------------------------------------
-
-    def fd(self, directory: Directory) -> int:
-        """A descriptor of ``directory``, opened from its parent's; good until the next call."""
-        if directory.fd >= 0:
-            if directory.parent is not None:
-                self._open.move_to_end(directory)
-            return directory.fd
-        assert directory.parent is not None
-        directory.fd = os.open(directory.name, _OPEN_DIR, dir_fd=self.fd(directory.parent))
-        self._open[directory] = None
-        if len(self._open) > _OPEN_DIRECTORIES:
-            self._forget(next(iter(self._open)))
-        return directory.fd
-
-    def _forget(self, directory: Directory) -> None:
-        if self._open.pop(directory, directory) is None:
-            os.close(directory.fd)
-            directory.fd = -1
-
-    def _finish_name(self, parent: Directory, name: bytes, attributes: Attributes) -> bool:
-        fd = self.fd(parent)
-        if self._privileged and (attributes.uid, attributes.gid) != self._owner:
-            os.chown(name, attributes.uid, attributes.gid, dir_fd=fd, follow_symlinks=False)
-        kept = not attributes.xattrs or self._set_xattrs(
-            b"/proc/self/fd/%d/%b" % (fd, name), attributes.xattrs
+        at = directory.attributes
+        hidden = _missing(directory.whiteouts or (), directory.entries)
+        self._writer.do(
+            Disk.finish_directory,
+            directory.number,
+            at.mode,
+            at.uid,
+            at.gid,
+            at.mtime_ns,
+            at.xattrs,
+            hidden,
+            directory.opaque,
         )
-        times = (attributes.mtime_ns, attributes.mtime_ns)
-        os.utime(name, ns=times, dir_fd=fd, follow_symlinks=False)
-        return kept
 
-    def _set_xattrs(
-        self,
-        where: int | bytes,
-        xattrs: tuple[tuple[bytes, bytes], ...],
-        *,
-        ours: bool = False,
-    ) -> bool:
-        kept = True
-        for name, value in xattrs:
-            # A layer's own overlay.* attributes would act in the overlay that is made of it.
-            if not ours and name.startswith(_OVERLAY_XATTRS):
-                kept = False
-                continue
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, name, value)
-                else:
-                    os.setxattr(where, name, value, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (*_CANNOT, errno.E2BIG, errno.ERANGE):
-                    raise
-                kept = False
-        if not kept and not ours:
-            self.count_loss("xattrs")
-        return kept
 
-    def count_loss(self, kind: str) -> None:
-        """Note that this file system could not keep something."""
-        self.lost[kind] = self.lost.get(kind, 0) + 1
+def _missing(names: Iterable[bytes], entries: dict[bytes, Node]) -> tuple[bytes, ...]:
+    return tuple(name for name in names if name not in entries)
 
 
 def _rest(node: Inode | bytes) -> bytes:

@@ -26,6 +26,7 @@ from .reference import Digest
 from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe
 from .stream import LayerStream, StreamResult
 from .tar import HARDLINK, Member, TarReader
+from .writer import PIECE, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -104,17 +105,18 @@ def _unpack(
     progress: Callable[[int], None] | None,
 ) -> UnpackedLayer:
     root_fd = os.open(partial / "layerfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    staging = Staging(root_fd, limits)
     algorithms = (digest.algorithm, diff_id.algorithm)
     try:
-        with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
-            _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
-        result = stream.result
-        result.verify(blob=digest, diff_id=diff_id)
-        staging.finish()
-        entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
+        with Writer(root_fd) as writer:
+            staging = Staging(writer, limits)
+            with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
+                _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
+            result = stream.result
+            result.verify(blob=digest, diff_id=diff_id)
+            staging.finish()
+            entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
+            lost = staging.losses()
     finally:
-        staging.close()
         os.close(root_fd)
     summary = {
         "format": LAYER_FORMAT,
@@ -124,14 +126,12 @@ def _unpack(
         "diff_bytes": result.diff_bytes,
         "compression": result.compression,
         "entries": entries,
-        "lost": staging.lost,
+        "lost": lost,
     }
     (partial / ".metadata" / "layer.json").write_text(json.dumps(summary, indent=1) + "\n")
-    if staging.lost:
-        logger.warning(
-            "this file system cannot keep all of layer %s: %s", digest, _count(staging.lost)
-        )
-    return UnpackedLayer(partial.parent / "layer", result, entries, staging.lost)
+    if lost:
+        logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
+    return UnpackedLayer(partial.parent / "layer", result, entries, lost)
 
 
 def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:
@@ -198,14 +198,14 @@ class _Unpacker:
         elif kind is DIR:
             staging.make_directory(parent, name, _attributes(member))
         elif kind is LINK:
-            kept = staging.make_symlink(parent, name, member.target, _attributes(member))
+            kept = staging.make_symlink(parent, name, member)
             member.mode = 0o777
             rest = _line(member, kept, b" link=" + encode(member.target))
             parent.entries[name] = Inode(rest, member.target)
         elif kind is HARDLINK:
             self._link(member, parent, name)
         else:
-            made = staging.make_node(parent, name, kind, member.device, _attributes(member))
+            made = staging.make_node(parent, name, member)
             more = b" device=native,%d,%d" % member.device if kind in (CHAR, BLOCK) else b""
             if made is None:
                 line = _tagged(_line(member, True, more + b" optional"), b"lost:device")
@@ -238,20 +238,18 @@ class _Unpacker:
     def _write_file(
         self, member: Member, parent: Directory, name: bytes, reader: TarReader
     ) -> bytes:
-        fd = self._staging.create_file(parent, name, member.mode)
-        try:
-            content = reader.small_content() if member.extents is None else None
+        staging = self._staging
+        if member.size <= PIECE and member.extents is None and not member.xattrs:
+            content = reader.small_content()
             if content is not None:
-                if member.size:
-                    _write_all(fd, content)
-                digest = hashlib.sha256(content).hexdigest()
-            elif member.extents is None:
-                digest = _write_pieces(fd, reader)
-            else:
-                digest = _write_sparse(fd, member, member.extents, reader)
-            kept = self._staging.finish_file(fd, _attributes(member))
-        finally:
-            os.close(fd)
+                staging.make_file(parent, name, member, content)
+                return _file_line(member, hashlib.sha256(content).hexdigest())
+        staging.open_file(parent, name, member)
+        if member.extents is None:
+            digest = _write_pieces(staging, reader)
+        else:
+            digest = _write_sparse(staging, member, member.extents, reader)
+        kept = staging.close_file(member)
         return _line(member, kept, b" sha256=" + digest.encode())
 
 
@@ -289,23 +287,16 @@ def _attributes(member: Member) -> Attributes:
     return Attributes(member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
 
 
-def _write_all(fd: int, content: bytes | memoryview) -> None:
-    written = os.write(fd, content)
-    while written < len(content):
-        content = content[written:]
-        written = os.write(fd, content)
-
-
-def _write_pieces(fd: int, reader: TarReader) -> str:
+def _write_pieces(staging: Staging, reader: TarReader) -> str:
     digest = hashlib.sha256()
     for piece in reader.content():
         digest.update(piece)
-        _write_all(fd, piece)
+        staging.write(piece)
     return digest.hexdigest()
 
 
 def _write_sparse(
-    fd: int, member: Member, extents: tuple[tuple[int, int], ...], reader: TarReader
+    staging: Staging, member: Member, extents: tuple[tuple[int, int], ...], reader: TarReader
 ) -> str:
     """Write the extents where they belong and leave holes; the digest covers the zeros."""
     digest = hashlib.sha256()
@@ -314,17 +305,16 @@ def _write_sparse(
     at = 0
     for offset, length in extents:
         _hash_zeros(digest, offset - at)
-        os.lseek(fd, offset, os.SEEK_SET)
+        staging.seek(offset)
         at = offset + length
         while length:
             piece = piece or next(pieces)
             part = piece[:length]
             digest.update(part)
-            _write_all(fd, part)
+            staging.write(part)
             piece = piece[len(part) :]
             length -= len(part)
     _hash_zeros(digest, member.size - at)
-    os.ftruncate(fd, member.size)
     return digest.hexdigest()
 
 
@@ -335,6 +325,15 @@ def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
 
 
 # --- the manifest -------------------------------------------------------
+
+
+def _file_line(member: Member, digest: str) -> bytes:
+    """`_line` for most entries by far: files of which nothing got lost."""
+    seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
+    return (
+        f"type=file uid={member.uid} gid={member.gid} mode={member.mode:04o} "
+        f"size={member.size} time={seconds}.{nanoseconds:09} sha256={digest}"
+    ).encode()
 
 
 def _line(member: Member, kept: bool, more: bytes) -> bytes:

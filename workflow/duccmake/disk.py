@@ -1,0 +1,277 @@
+"""The system calls that make a tree below one directory, and nothing outside it.
+
+Every call works on one name in a descriptor that was opened, from the root down,
+without following links, so that no layer and no other process can lead one astray.
+Directories are known by numbers that the caller gives them; the root is 0.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import OrderedDict
+
+_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_DIRECTORIES = 64
+_WHITEOUT = stat.S_IFCHR
+"""What overlayfs takes for a whiteout: a character device 0:0 (kernel, overlayfs.rst)."""
+
+_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+_CANNOT = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
+
+ROOT = 0
+
+Xattrs = tuple[tuple[bytes, bytes], ...]
+
+
+class Disk:
+    """The tree below ``root_fd``, which stays the caller's to close.
+
+    ``memory`` holds what goes into files; orders name it by start and size in bytes.
+    Times are in nanoseconds since the epoch.  All orders raise `OSError`.
+    """
+
+    def __init__(self, root_fd: int, memory: memoryview) -> None:
+        self._memory = memory
+        self._places: dict[int, tuple[int, bytes]] = {}
+        self._root_fd = root_fd
+        self._fds: OrderedDict[int, int] = OrderedDict()
+        self._file = -1
+        self._owner = (os.geteuid(), os.getegid())
+        self._privileged = self._owner[0] == 0
+        self._lost: dict[str, int] = {}
+
+    def losses(self) -> dict[str, int]:
+        """How often this file system could not keep something, by what it was."""
+        return self._lost
+
+    def close(self) -> None:
+        """Close every descriptor but the root's."""
+        for number in list(self._fds):
+            self._forget(number)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    # --- directories ----------------------------------------------------
+
+    def make_directory(self, parent: int, name: bytes, number: int) -> None:
+        """Make a directory, private until it is finished, and call it ``number``."""
+        os.mkdir(name, 0o700, dir_fd=self._fd(parent))
+        self._places[number] = (parent, name)
+
+    def remove_directory(self, number: int) -> None:
+        """Remove an empty directory."""
+        parent, name = self._places.pop(number)
+        self._forget(number)
+        os.rmdir(name, dir_fd=self._fd(parent))
+
+    def finish_directory(
+        self,
+        number: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        xattrs: Xattrs,
+        whiteouts: tuple[bytes, ...],
+        opaque: bool,
+    ) -> None:
+        """Make the whiteouts and set the attributes, once nothing else comes below."""
+        fd = self._fd(number)
+        for name in whiteouts:
+            self._make_whiteout(fd, name)
+        if self._privileged and (uid, gid) != self._owner:
+            os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode if self._privileged else mode | stat.S_IRWXU)
+        self._set_xattrs(fd, xattrs)
+        if opaque:
+            self._mark_opaque(fd)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        self._forget(number)
+
+    def _make_whiteout(self, fd: int, name: bytes) -> None:
+        try:
+            os.mknod(name, _WHITEOUT, 0, dir_fd=fd)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            self._count_loss("whiteouts")
+
+    def _mark_opaque(self, fd: int) -> None:
+        try:
+            os.setxattr(fd, b"trusted.overlay.opaque", b"y")
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            self._count_loss("opaque")
+
+    # --- files ----------------------------------------------------------
+
+    def make_file(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        start: int,
+        size: int,
+    ) -> None:
+        """Make a file of one piece of content, without xattrs."""
+        self.open_file(parent, name, mode)
+        if size:
+            self.write(start, size)
+        self.close_file(mode, uid, gid, mtime_ns, ())
+
+    def open_file(self, parent: int, name: bytes, mode: int) -> None:
+        """Make an empty file for the orders that follow, up to `close_file`."""
+        self._file = os.open(name, _CREATE, mode & 0o777, dir_fd=self._fd(parent))
+
+    def write(self, start: int, size: int) -> None:
+        """Append to the open file."""
+        fd = self._file
+        written = os.write(fd, self._memory[start : start + size])
+        while written < size:
+            written += os.write(fd, self._memory[start + written : start + size])
+
+    def seek(self, offset: int) -> None:
+        """Leave a hole in the open file."""
+        os.lseek(self._file, offset, os.SEEK_SET)
+
+    def truncate(self, size: int) -> None:
+        """Give the open file its size, where it ends in a hole."""
+        os.ftruncate(self._file, size)
+
+    def close_file(self, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs) -> bool:
+        """Set the open file's attributes and close it; whether all xattrs could be kept."""
+        fd = self._file
+        chown = self._privileged and (uid, gid) != self._owner
+        if chown:
+            os.fchown(fd, uid, gid)
+        if chown or mode & 0o7000:
+            # After the owner: changing that clears setuid and setgid.
+            os.fchmod(fd, mode)
+        kept = self._set_xattrs(fd, xattrs)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        self._file = -1
+        os.close(fd)
+        return kept
+
+    # --- other names ----------------------------------------------------
+
+    def make_symlink(
+        self,
+        parent: int,
+        name: bytes,
+        target: bytes,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        xattrs: Xattrs,
+    ) -> bool:
+        """Make a symlink; whether all xattrs could be kept."""
+        os.symlink(target, name, dir_fd=self._fd(parent))
+        return self._finish_name(parent, name, uid, gid, mtime_ns, xattrs)
+
+    def make_node(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        device: int,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        xattrs: Xattrs,
+    ) -> bool | None:
+        """Make a device or a FIFO, never opened; None where the system does not let us."""
+        try:
+            os.mknod(name, mode, device, dir_fd=self._fd(parent))
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            self._count_loss("devices")
+            return None
+        return self._finish_name(parent, name, uid, gid, mtime_ns, xattrs)
+
+    def make_hard_link(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> None:
+        """Give a name that is no directory a second name."""
+        # A duplicate: opening the other directory may close the first.
+        source_fd = os.dup(self._fd(source_parent))
+        try:
+            os.link(
+                source_name,
+                name,
+                src_dir_fd=source_fd,
+                dst_dir_fd=self._fd(parent),
+                follow_symlinks=False,
+            )
+        finally:
+            os.close(source_fd)
+
+    def remove_name(self, parent: int, name: bytes) -> None:
+        """Remove a name that is no directory."""
+        os.unlink(name, dir_fd=self._fd(parent))
+
+    # --- below ----------------------------------------------------------
+
+    def _fd(self, number: int) -> int:
+        """A descriptor of a directory, opened from its parent's; good until the next call."""
+        fds = self._fds
+        if number in fds:
+            fds.move_to_end(number)
+            return fds[number]
+        missing = []
+        while number != ROOT and number not in fds:
+            missing.append(number)
+            number = self._places[number][0]
+        fd = self._root_fd if number == ROOT else fds[number]
+        for number in reversed(missing):
+            fd = fds[number] = os.open(self._places[number][1], _OPEN_DIR, dir_fd=fd)
+            if len(fds) > _OPEN_DIRECTORIES:
+                os.close(fds.popitem(last=False)[1])
+        return fd
+
+    def _forget(self, number: int) -> None:
+        fd = self._fds.pop(number, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def _finish_name(
+        self, parent: int, name: bytes, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs
+    ) -> bool:
+        fd = self._fd(parent)
+        if self._privileged and (uid, gid) != self._owner:
+            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+        kept = not xattrs or self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs)
+        os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
+        return kept
+
+    def _set_xattrs(self, where: int | bytes, xattrs: Xattrs) -> bool:
+        kept = True
+        for name, value in xattrs:
+            # A layer's own overlay.* attributes would act in the overlay that is made of it.
+            if name.startswith(_OVERLAY_XATTRS):
+                kept = False
+                continue
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, name, value)
+                else:
+                    os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (*_CANNOT, errno.E2BIG, errno.ERANGE):
+                    raise
+                kept = False
+        if not kept:
+            self._count_loss("xattrs")
+        return kept
+
+    def _count_loss(self, kind: str) -> None:
+        self._lost[kind] = self._lost.get(kind, 0) + 1
