@@ -11,6 +11,7 @@ import bz2
 import hashlib
 import lzma
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -19,12 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
 
-from backports import zstd
 from isal import igzip_lib
 
 from .errors import CorruptLayer, DigestMismatch, DuccmakeError, LimitExceeded
 from .limits import UnpackLimits
 from .reference import Digest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _READ = 128 * 1024
 _PIECE = 1024 * 1024

@@ -1,0 +1,123 @@
+"""The main job end to end, on sample images in a registry of our own: `make demo`.
+
+Needs neither root nor a network nor Debian packages.  Everything it makes is
+below ``demo/``; remove that when you have seen enough.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT / "workflow"))
+
+from duccmake.demo import images  # noqa: E402
+from duccmake.demo.registry import DemoRegistry  # noqa: E402
+
+HOME = CHECKOUT / "demo"
+REPOSITORY = HOME / "cvmfs" / "demo.example.org"
+CORES = "2"
+
+
+def main() -> None:
+    """Convert, do nothing, move a tag, preview, rebuild, run a program."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    with DemoRegistry(HOME / "registry") as registry:
+        images.push_samples(registry.host)
+        write_wishes(registry.host)
+        title("Three wishes, two images, one shared base: convert them")
+        snakemake()
+        show_repository()
+        title("Again: nothing has changed, so there is nothing to do")
+        snakemake()
+        images.move_tag(registry.host)
+        title("Somebody pushed a new demo/hello:latest: what would be done?")
+        snakemake("--dry-run")
+        title("Do it: one image, one new layer")
+        snakemake()
+        show_repository()
+        run_program(registry.host)
+    say("\nThe repository is demo/cvmfs/demo.example.org")
+
+
+def write_wishes(host: str) -> None:
+    """The wish list, and the configuration that an operator would write."""
+    (HOME / "config").mkdir()
+    wishes = f"""version: 1
+user: demo
+cvmfs_repo: demo.example.org
+input:
+  - http://{host}/demo/hello:*
+  - http://{host}/demo/tools:2024
+"""
+    (HOME / "config" / "recipe.yaml").write_text(wishes)
+    config = f"""recipe: config/recipe.yaml
+repository: {{backend: directory, root: cvmfs}}
+platforms: [{images.host_platform()}]
+"""
+    (HOME / "config" / "config.yaml").write_text(config)
+    title("The wish list (demo/config/recipe.yaml)")
+    say(wishes)
+
+
+def snakemake(*options: str) -> None:
+    """Run the workflow as an operator does; the demo ends where that fails."""
+    say(f"$ snakemake --cores {CORES} {' '.join(options)}".rstrip())
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
+    command += ["--directory", str(HOME), "--cores", CORES, "--quiet", "host", "progress", "reason"]
+    sys.stdout.flush()
+    subprocess.run([*command, *options], check=True, cwd=HOME)
+
+
+def show_repository() -> None:
+    """What a user of the repository sees, and what lies behind it; digests cut short."""
+    title("The repository")
+    for path in sorted(REPOSITORY.rglob("*:*")):
+        inner = path.relative_to(REPOSITORY)
+        if path.is_symlink() and not inner.parts[0].startswith("."):
+            target = str(path.readlink())
+            say(f"  {inner} -> {target[: target.rindex('/') + 13]}...")
+    for name, what in ((".layers", "unpacked layers"), (".flat", "flat root file systems")):
+        say(f"  {name}/: {len(list((REPOSITORY / name).glob('*/*')))} {what}")
+    schedule = REPOSITORY / ".metadata" / "remove-schedule.json"
+    superseded = len(json.loads(schedule.read_text())) if schedule.exists() else 0
+    say(f"  .metadata/: manifests and records; {superseded} superseded, to be removed some day")
+
+
+def run_program(host: str) -> None:
+    """Run an image from its flat tree, where the machine lets us."""
+    title("Run demo/hello:latest from its flat tree")
+    tree = (REPOSITORY / host / "demo" / "hello:latest").resolve()
+    run = "/.singularity.d/actions/run"
+    ways = {
+        "bwrap": ["--ro-bind", str(tree), "/", "--dev", "/dev", "--proc", "/proc", run],
+        "chroot": [str(tree), run],
+        "unshare": ["--map-root-user", "chroot", str(tree), run],
+    }
+    for program, arguments in ways.items():
+        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+        if path is None or (program == "chroot" and os.geteuid() != 0):
+            continue
+        done = subprocess.run([path, *arguments], capture_output=True, text=True)
+        if done.returncode == 0:
+            say(f"$ {program} {' '.join(arguments)}\n{done.stdout}".rstrip())
+            return
+    say("this machine has no bwrap, chroot or user namespaces for that: left out")
+
+
+def title(text: str) -> None:
+    """A heading between the steps."""
+    say(f"\n=== {text}")
+
+
+def say(text: str) -> None:
+    """A line of the demo's story."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
