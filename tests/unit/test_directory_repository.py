@@ -199,6 +199,32 @@ def test_generated_files_are_the_images_own(repository, staging):
     assert repository.verify(NAME) == []
 
 
+def test_a_file_may_have_another_path_in_its_layer(repository, staging):
+    changes = stage(staging)
+    manifest = changes.images[0].path / "tree.mtree"
+    entries = [
+        replace(entry, path=b"etc/a, b\n", source=entry.path)
+        if entry.path == b"etc/passwd"
+        else entry
+        for entry in mtree.read(manifest)
+    ]
+    mtree.write(manifest, entries)
+    (image,) = publish(repository, changes)
+    assert (flat_of(repository, image) / "etc/a, b\n").read_bytes() == b"root:x:0:0\n"
+    assert repository.verify(NAME) == []
+
+
+@pytest.mark.parametrize("layer", [None, 2])
+def test_an_entry_that_no_layer_provides_is_refused(repository, staging, layer):
+    changes = stage(staging)
+    manifest = changes.images[0].path / "tree.mtree"
+    entries = [replace(e, layer=layer) if e.sha256 else e for e in mtree.read(manifest)]
+    mtree.write(manifest, entries)
+    with pytest.raises(RepositoryError, match="names no layer") as caught:
+        publish(repository, changes)
+    assert caught.value.image == NAME
+
+
 def test_two_names_of_one_configuration_share_one_flat_tree(repository, staging):
     one = stage(staging, "host/a:1", config="same")
     publish(repository, one)

@@ -59,7 +59,8 @@ class ImageRecord:
     """What the repository says of a published image (its ``record.json``).
 
     ``losses`` counts what the repository could not keep, by kind (``xattrs``,
-    ``owners``, ``modes``, ``devices``): the flat tree's manifest has the details.
+    ``owners``, ``modes``, ``mtimes``, ``devices`` of the flat tree; ``whiteouts``,
+    ``directories``, ``links`` that its layers lack): the manifests have the details.
     """
 
     name: str

@@ -28,6 +28,11 @@ class Attributes:
         self._privileged = os.geteuid() == 0
         self._owner = (os.geteuid(), os.getegid())
 
+    @property
+    def keeps_all_owners(self) -> bool:
+        """Whether a file made by this process can have any owner."""
+        return self._privileged
+
     def keeps_owner(self, entry: Entry) -> bool:
         """Whether a file made by this process can have the entry's owner."""
         return self._privileged or (entry.uid, entry.gid) == self._owner

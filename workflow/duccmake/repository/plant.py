@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,10 @@ FlatMode = Literal["hardlink", "reflink", "copy"]
 
 LOST = b"lost:"
 """How an entry's flag begins that says what the file system could not keep."""
+
+# A file as nearly all are: nothing to know but where it comes from.  Reading such a
+# line as an `Entry` costs more than making the link.
+_PLAIN_FILE = re.compile(rb"\./(\S+) type=file .* tags=layer:([0-9]+)(?:,source:([^,\s]+))?\n\Z")
 
 _KIND_BITS = {
     mtree.CHAR: stat.S_IFCHR,
@@ -73,6 +78,7 @@ class _Planter:
         self._generated = os.fsencode(generated)
         self._mode = mode
         self._attributes = Attributes()
+        self._shares_plainly = mode == "hardlink" and self._attributes.keeps_all_owners
         self._groups: dict[bytes, list[bytes]] = {}
         self._copied: Counter[str] = Counter()
         self._lost: dict[bytes, frozenset[bytes]] = {}
@@ -81,14 +87,16 @@ class _Planter:
         """Make the tree; the losses by path."""
         os.mkdir(self._target, 0o700)  # noqa: PTH102 (a path in bytes)
         made: list[Entry] = []
-        for entry in mtree.read(manifest):
-            if entry.kind == mtree.DIR:
-                made.append(entry)
-                if entry.path != b".":
-                    directory, name = self._place(entry.path)
-                    os.mkdir(name, 0o700, dir_fd=directory)
-            else:
-                self._note(entry, self._make(entry))
+        with manifest.open("rb") as lines:
+            for line in lines:
+                if line.startswith(b"#") or self._share_plain_file(line):
+                    continue
+                entry = Entry.parse(line)
+                if entry.kind == mtree.DIR:
+                    made.append(entry)
+                    self._directory(entry)
+                else:
+                    self._note(entry, self._make(entry))
         if not made or made[0].path != b".":
             raise RepositoryError(
                 f"{manifest} does not begin with the tree's root",
@@ -101,6 +109,30 @@ class _Planter:
         for reason, count in sorted(self._copied.items()):
             log.warning("%d files were copied, not shared: %s", count, reason)
         return self._lost
+
+    def _share_plain_file(self, line: bytes) -> bool:
+        """Link a file that needs nothing else; False where the line wants a closer look."""
+        if not self._shares_plainly:
+            return False
+        match = _PLAIN_FILE.match(line)
+        if match is None or int(match[2]) >= len(self._layers):
+            return False
+        path = mtree.decode(match[1])
+        source = mtree.decode(match[3]) if match[3] else path
+        try:
+            content.link(
+                self._directories, (self._layers[int(match[2])], source), (self._target, path)
+            )
+        except OSError as error:
+            if error.errno not in content.NO_LINK:
+                raise
+            return False
+        return True
+
+    def _directory(self, entry: Entry) -> None:
+        if entry.path != b".":
+            directory, name = self._place(entry.path)
+            os.mkdir(name, 0o700, dir_fd=directory)
 
     def _note(self, entry: Entry, lost: set[bytes]) -> None:
         if lost:
