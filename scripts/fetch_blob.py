@@ -4,7 +4,7 @@ from pathlib import Path
 
 from duccmake.fetch import fetch_layer
 from duccmake.job import running
-from duccmake.registry import Client
+from duccmake.registry.client import Client
 
 key, output = snakemake.wildcards.layer, snakemake.output[0]
 with running(f"fetch_blob-{key}", log=snakemake.log[0], output=output) as job:

@@ -8,17 +8,18 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import faulty_registry as faults
 import pytest
-import servers
-from faulty_registry import FaultyRegistry
-from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
+import faulty_registry as faults
+import servers
 from duccmake.demo.registry import DemoRegistry, Store
 from duccmake.errors import NotFound, RegistryError, Unauthorized
 from duccmake.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.reference import Platform, Reference
-from duccmake.registry import Client, RegistrySettings
+from duccmake.registry.client import Client
+from duccmake.registry.settings import RegistrySettings
+from faulty_registry import FaultyRegistry
+from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
 AMD64 = Platform("linux", "amd64")
 USER = {"U": "me", "P": "hunter2"}

@@ -4,11 +4,9 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import faulty_registry as faults
 import pytest
-from faulty_registry import FaultyRegistry
-from servers import add_image, add_index, sha256
 
+import faulty_registry as faults
 from duccmake.errors import (
     DigestMismatch,
     ManifestError,
@@ -19,7 +17,11 @@ from duccmake.errors import (
 )
 from duccmake.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
 from duccmake.reference import Digest, Platform, Reference
-from duccmake.registry import Client, RegistrySettings, matching
+from duccmake.registry.answers import matching
+from duccmake.registry.client import Client
+from duccmake.registry.settings import RegistrySettings
+from faulty_registry import FaultyRegistry
+from servers import add_image, add_index, sha256
 
 AMD64 = Platform("linux", "amd64")
 SECRETS = {"U": "me", "P": "hunter2"}

@@ -5,15 +5,16 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import faulty_registry as faults
 import pytest
-from faulty_registry import FaultyRegistry
-from servers import add_image, layer_of
 
+import faulty_registry as faults
 from duccmake.errors import DigestMismatch, DuccmakeError, NotFound, RegistryUnavailable
 from duccmake.manifest import Descriptor
 from duccmake.reference import Reference
-from duccmake.registry import Client, RegistrySettings
+from duccmake.registry.client import Client
+from duccmake.registry.settings import RegistrySettings
+from faulty_registry import FaultyRegistry
+from servers import add_image, layer_of
 
 CONTENT = layer_of({"noise": random.Random(1).randbytes(2_000_000)})[0]
 

@@ -4,16 +4,17 @@ import datetime
 import email.utils
 import logging
 
-import faulty_registry as faults
 import pytest
-from faulty_registry import FaultyRegistry
-from servers import add_image
 
+import faulty_registry as faults
 from duccmake.errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
 from duccmake.reference import Reference
-from duccmake.registry import Client, RegistryLeftAlone, RegistrySettings
+from duccmake.registry.client import Client
 from duccmake.registry.host import Pace
-from duccmake.registry.retry import backoff_seconds, retry_after_seconds
+from duccmake.registry.retry import RegistryLeftAlone, backoff_seconds, retry_after_seconds
+from duccmake.registry.settings import RegistrySettings
+from faulty_registry import FaultyRegistry
+from servers import add_image
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import DuccmakeError, NotFound
 from .plan import PlannedImage, PlannedLayer
-from .registry import Client
+from .registry.client import Client
 
 logger = logging.getLogger(__name__)
 

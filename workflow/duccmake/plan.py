@@ -18,13 +18,10 @@ from typing import Any
 from .config import Config
 from .errors import RepositoryError
 from .manifest import Descriptor
-from .recipe import load_all
 from .reference import Digest, Platform, Reference
-from .registry import Client
 from .repository import RECORD_FORMAT, ImageRecord, Repository
 from .repository.directory import DirectoryRepository
-from .resolve import Resolved, Resolver
-from .store import ContentStore, PollMemory, write_atomically
+from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
 """What the workflow keeps below its working directory."""
@@ -277,9 +274,6 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
     )
 
 
-# --- making one ---------------------------------------------------------
-
-
 def open_repository(config: Config, name: str) -> Repository:
     """The repository of that name, in the backend of the configuration."""
     settings = config.repository
@@ -295,74 +289,6 @@ def content_store() -> ContentStore:
     return ContentStore(RESULTS / "manifests")
 
 
-def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
-    """Resolve all wish lists and compare them with the repositories.
-
-    Writes only what is remembered of the registries' answers.
-    Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
-    where a wish list is unusable as a whole.
-    """
-    recipes = load_all(config.recipe)
-    images: list[PlannedImage] = []
-    problems: list[Problem] = []
-    warnings = [warning for recipe in recipes for warning in recipe.warnings]
-    missing: dict[str, frozenset[Digest]] = {}
-    with Client(config.registries) as client:
-        resolver = Resolver(
-            client,
-            PollMemory(RESULTS / "polls.json"),
-            content_store(),
-            max_age=config.resolve.max_age,
-            connections=config.resolve.connections,
-        )
-        for recipe in recipes if poll else ():
-            repository = open_repository(config, recipe.repository)
-            resolved, unresolved = resolver.resolve(recipe, config.platforms)
-            planned = [_planned(item, repository, config.products) for item in resolved]
-            images += planned
-            missing[repository.name] = _missing_layers(planned, repository)
-            for item in unresolved:
-                if item.passing and repository.record(item.name) is not None:
-                    warnings.append(f"{item.reason}; what is published stays in force")
-                    continue
-                number = len(problems) + 1
-                problems.append(
-                    Problem(repository.name, item.name, item.reason, item.ignorable, number)
-                )
-    return Plan(
-        images=tuple(images),
-        problems=tuple(problems),
-        missing=missing,
-        warnings=tuple(warnings),
-        scope=config.scope,
-        members=members,
-    )
-
-
-def _planned(item: Resolved, repository: Repository, products: Sequence[str]) -> PlannedImage:
-    record = repository.record(item.reference.name)
-    why = _why_pending(item, record, products)
-    layers = zip(item.manifest.layers, item.config.diff_ids, strict=True)
-    return PlannedImage(
-        repository=repository.name,
-        reference=item.reference,
-        platform=item.platform,
-        manifest=item.manifest.digest,
-        config=item.manifest.config.digest,
-        layers=tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in layers),
-        state=PENDING if why else PUBLISHED,
-        why=why or item.stale,
-        ignorable=item.ignorable,
-    )
-
-
-def _why_pending(item: Resolved, record: ImageRecord | None, products: Sequence[str]) -> str:
-    """Why an image has to be converted; empty where it is published as wished."""
-    if record is None:
-        return "new: not in the repository, or not wholly"
-    return why_outdated(record, item.manifest.digest, item.platform, products)
-
-
 def why_outdated(
     record: ImageRecord, manifest: Digest, platform: Platform, products: Sequence[str]
 ) -> str:
@@ -376,8 +302,3 @@ def why_outdated(
     if record.format < RECORD_FORMAT:
         return f"published in the old format {record.format}"
     return ""
-
-
-def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
-    digests = {layer.digest for image in images if image.state == PENDING for layer in image.layers}
-    return frozenset(digest for digest in digests if not repository.has_layer(digest))

@@ -12,7 +12,8 @@ from .errors import DuccmakeError, RateLimited, RegistryUnavailable
 from .manifest import ImageConfig, Manifest, parse_manifest
 from .recipe import Recipe
 from .reference import Platform, Reference
-from .registry import Client, matching
+from .registry.answers import matching
+from .registry.client import Client
 from .store import ContentStore, Poll, PollMemory
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .plan import RESULTS, Plan, make_plan
+from .plan import RESULTS, Plan
+from .planner import make_plan
 
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l", "--rulegraph"})
 """Calls of Snakemake that need no image: they ask no registry."""

@@ -1,0 +1,99 @@
+"""Making a plan: wish lists, what registries answer, and what the repositories hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .config import Config
+from .plan import (
+    PENDING,
+    PUBLISHED,
+    RESULTS,
+    Plan,
+    PlannedImage,
+    PlannedLayer,
+    Problem,
+    content_store,
+    open_repository,
+    why_outdated,
+)
+from .recipe import load_all
+from .reference import Digest
+from .registry.client import Client
+from .repository import ImageRecord, Repository
+from .resolve import Resolved, Resolver
+from .store import PollMemory
+
+
+def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
+    """Resolve all wish lists and compare them with the repositories.
+
+    Writes only what is remembered of the registries' answers.
+    Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
+    where a wish list is unusable as a whole.
+    """
+    recipes = load_all(config.recipe)
+    images: list[PlannedImage] = []
+    problems: list[Problem] = []
+    warnings = [warning for recipe in recipes for warning in recipe.warnings]
+    missing: dict[str, frozenset[Digest]] = {}
+    with Client(config.registries) as client:
+        resolver = Resolver(
+            client,
+            PollMemory(RESULTS / "polls.json"),
+            content_store(),
+            max_age=config.resolve.max_age,
+            connections=config.resolve.connections,
+        )
+        for recipe in recipes if poll else ():
+            repository = open_repository(config, recipe.repository)
+            resolved, unresolved = resolver.resolve(recipe, config.platforms)
+            planned = [_planned(item, repository, config.products) for item in resolved]
+            images += planned
+            missing[repository.name] = _missing_layers(planned, repository)
+            for item in unresolved:
+                if item.passing and repository.record(item.name) is not None:
+                    warnings.append(f"{item.reason}; what is published stays in force")
+                    continue
+                number = len(problems) + 1
+                problems.append(
+                    Problem(repository.name, item.name, item.reason, item.ignorable, number)
+                )
+    return Plan(
+        images=tuple(images),
+        problems=tuple(problems),
+        missing=missing,
+        warnings=tuple(warnings),
+        scope=config.scope,
+        members=members,
+    )
+
+
+def _planned(item: Resolved, repository: Repository, products: Sequence[str]) -> PlannedImage:
+    record = repository.record(item.reference.name)
+    why = _why_pending(item, record, products)
+    layers = zip(item.manifest.layers, item.config.diff_ids, strict=True)
+    return PlannedImage(
+        repository=repository.name,
+        reference=item.reference,
+        platform=item.platform,
+        manifest=item.manifest.digest,
+        config=item.manifest.config.digest,
+        layers=tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in layers),
+        state=PENDING if why else PUBLISHED,
+        why=why or item.stale,
+        ignorable=item.ignorable,
+    )
+
+
+def _why_pending(item: Resolved, record: ImageRecord | None, products: Sequence[str]) -> str:
+    """Why an image has to be converted; empty where it is published as wished."""
+    if record is None:
+        return "new: not in the repository, or not wholly"
+    return why_outdated(record, item.manifest.digest, item.platform, products)
+
+
+def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
+    digests = {layer.digest for image in images if image.state == PENDING for layer in image.layers}
+    return frozenset(digest for digest in digests if not repository.has_layer(digest))
