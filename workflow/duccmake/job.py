@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from .config import Config
 from .errors import DuccmakeError
 from .plan import Plan, PlannedImage
@@ -62,14 +60,13 @@ class Job:
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
+        if not sys.stderr.isatty():
+            yield lambda count: None
+            return
+        from tqdm import tqdm  # slow to import
+
         with tqdm(
-            total=total or None,
-            desc=what,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            delay=2,
-            disable=not sys.stderr.isatty(),
+            total=total or None, desc=what, unit="B", unit_scale=True, leave=False, delay=2
         ) as bar:
 
             def update(count: int) -> None:
