@@ -21,7 +21,7 @@ from .limits import UnpackLimits
 from .tar import Member
 from .writer import PIECE, Writer
 
-_RESOLVED_PATHS = 8192
+_SPELLINGS = 8192
 _SYMLINK_HOPS = 40
 
 
@@ -80,13 +80,17 @@ Node = Directory | Inode | LowerLink | bytes
 
 
 class Staging:
-    """The tree being made, in the directory that ``writer`` writes to."""
+    """The tree being made, in the directory that ``writer`` writes to.
+
+    ``spelled`` is the caller's to fill: directories by what led to them, in any
+    spelling.  It is emptied when a removal may have made it wrong, or it is full.
+    """
 
     def __init__(self, writer: Writer, limits: UnpackLimits) -> None:
         self.root = Directory(ROOT, None)
         self._writer = writer
         self._limits = limits
-        self._resolved: dict[bytes, Directory] = {}
+        self.spelled: dict[bytes, Directory] = {}
         self._directories = 0
         self._implied = 0
 
@@ -97,13 +101,10 @@ class Staging:
 
         What is missing is made, as implied directories.
         """
-        found = self._resolved.get(path)
-        if found is None:
-            found = self._walk(path, make=True)
-            assert found is not None
-            if len(self._resolved) >= _RESOLVED_PATHS:
-                self._resolved.clear()
-            self._resolved[path] = found
+        if len(self.spelled) >= _SPELLINGS:
+            self.spelled.clear()
+        found = self._walk(path, make=True)
+        assert found is not None
         return found
 
     def find(self, path: bytes) -> tuple[Directory, bytes] | None:
@@ -283,7 +284,7 @@ class Staging:
     def remove(self, parent: Directory, name: bytes) -> None:
         """Take an entry of this layer away again, with all below it."""
         node = parent.entries.pop(name)
-        self._resolved.clear()
+        self.spelled.clear()
         if isinstance(node, Directory):
             for child in list(node.entries):
                 self.remove(node, child)

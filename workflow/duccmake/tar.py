@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 from zlib import adler32
 
@@ -25,6 +26,8 @@ HARDLINK = b"hardlink"
 """The kind of a member that names another path's inode (``target``)."""
 
 _BLOCK = 512
+_FILE_TYPE = ord("0")
+_COPIED = 16 * 1024
 _ZERO_BLOCK = bytes(_BLOCK)
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
 _KINDS = {
@@ -100,7 +103,15 @@ class TarReader:
 
     def __iter__(self) -> Iterator[Member]:
         extensions: _Extensions | None = None
-        while (header := self._next_header()) is not None:
+        while True:
+            if extensions is None and (plain := self._plain_file()) is not None:
+                yield plain
+                if self._left or self._padding:
+                    self._pass_over_content()
+                continue
+            header = self._next_header()
+            if header is None:
+                break
             fields = _HEADER.unpack(header)
             kind = fields[7]
             if kind in b"xgLKX":
@@ -111,12 +122,7 @@ class TarReader:
                 extensions = extensions or _Extensions()
                 self._extend(extensions, kind, _number(fields[4], "size"))
                 continue
-            self._entries += 1
-            if self._limits.entries and self._entries > self._limits.entries:
-                raise LimitExceeded(
-                    f"the layer has more than {self._limits.entries} entries",
-                    mend="raise limits.entries if the image is honest",
-                )
+            self._count_entry()
             if extensions is None and kind != b"S":
                 member = self._plain_member(fields)
             else:
@@ -148,12 +154,15 @@ class TarReader:
     def small_content(self) -> bytes | memoryview | None:
         """The current member's whole content, where it lies in one piece; else None."""
         end = self._at + self._left
-        if end > len(self._piece):
+        behind = end + self._padding
+        if behind > len(self._piece):
             return None
-        view = memoryview(self._piece)[self._at : end]
-        self._at = end
-        self._left = 0
-        return view
+        # A copy is cheaper than a view as long as it is small.
+        piece = self._piece if self._left <= _COPIED else memoryview(self._piece)
+        content = piece[self._at : end]
+        self._at = behind
+        self._left = self._padding = 0
+        return content
 
     # --- the stream -----------------------------------------------------
 
@@ -233,6 +242,43 @@ class TarReader:
 
     # --- headers --------------------------------------------------------
 
+    def _count_entry(self) -> None:
+        self._entries += 1
+        if self._limits.entries and self._entries > self._limits.entries:
+            raise LimitExceeded(
+                f"the layer has more than {self._limits.entries} entries",
+                mend="raise limits.entries if the image is honest",
+            )
+
+    def _plain_file(self) -> Member | None:
+        """The next member, if it is a file with nothing special, as nearly all are.
+
+        None for everything else, faults included, and then nothing was consumed:
+        what this reads, `_plain_member` would read in the same way, at a third of
+        the speed.
+        """
+        at = self._at
+        header = self._piece[at : at + _BLOCK]
+        if len(header) != _BLOCK or header[156] != _FILE_TYPE or header[345]:
+            return None
+        size = header[124:135]
+        name_end = header.find(0, 0, 100)
+        if name_end < 0 or header[135] or not size.isdigit():
+            return None
+        try:
+            if (adler32(header) - _low_adler(header[148:156])) & 0xFFFF:
+                return None
+            length = int(size, 8)
+            mode, uid, gid = _owner(header[100:124])
+            mtime_ns = _mtime_ns(header[136:148])
+        except (ValueError, CorruptLayer):
+            return None
+        self._count_entry()
+        self._at = at + _BLOCK
+        self._left = length
+        self._padding = -length % _BLOCK
+        return Member(header[:name_end], FILE, mode, uid, gid, mtime_ns, length)
+
     def _extend(self, extensions: _Extensions, kind: bytes, size: int) -> None:
         content = self._header_content(size)
         if kind == b"L":
@@ -247,14 +293,8 @@ class TarReader:
         name = fields[0].partition(b"\0")[0]
         if fields[9][:6] == _USTAR_MAGIC and fields[14][0]:
             name = _ustar_prefix(fields) + name
-        member = Member(
-            name,
-            kind,
-            _number(fields[1], "mode") & 0o7777,
-            _number(fields[2], "uid"),
-            _number(fields[3], "gid"),
-            _number(fields[5], "mtime") * 1_000_000_000,
-        )
+        mode, uid, gid = _owner(b"".join(fields[1:4]))
+        member = Member(name, kind, mode, uid, gid, _mtime_ns(fields[5]))
         if kind is FILE:
             member.size = _number(fields[4], "size")
             self._open_content(member.size)
@@ -389,15 +429,38 @@ def _check_sum(header: bytes) -> None:
     """
     field_ = header[148:156]
     try:
-        expected = int(field_.strip(b"\0 "), 8)
+        if adler32(header) & 0xFFFF == _low_adler(field_):
+            return
     except ValueError:
         raise CorruptLayer(f"{header[:20]!r} is no tar header") from None
-    blanked = 256 - sum(field_)
-    if ((adler32(header) & 0xFFFF) - 1 + blanked - expected) % 65521 == 0:
-        return
     signed = sum(struct.unpack("512b", header)) - sum(struct.unpack("8b", field_)) + 256
-    if signed != expected:
+    if signed != int(field_.strip(b"\0 "), 8):
         raise CorruptLayer(f"the header of {header[:100].rstrip(bytes(1))!r} has a wrong checksum")
+
+
+# What few texts say in thousands of headers is read once.
+_KEPT = 4096
+
+
+@lru_cache(_KEPT)
+def _low_adler(field_: bytes) -> int:
+    """The low half of adler32 of a whole header that has this, right, checksum field."""
+    return (1 + int(field_.strip(b"\0 "), 8) - 256 + sum(field_)) % 65521
+
+
+@lru_cache(_KEPT)
+def _owner(text: bytes) -> tuple[int, int, int]:
+    """The header's fields mode, uid and gid, which stand side by side."""
+    return (
+        _number(text[:8], "mode") & 0o7777,
+        _number(text[8:16], "uid"),
+        _number(text[16:], "gid"),
+    )
+
+
+@lru_cache(_KEPT)
+def _mtime_ns(text: bytes) -> int:
+    return _number(text, "mtime") * 1_000_000_000
 
 
 def _kind(fields: tuple[bytes, ...]) -> bytes:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ LAYER_FORMAT = 1
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
+_SPECIAL = (b"", b".")
+"""How names begin that may be whiteouts, ``.`` or ``..``, or end in a slash (empty)."""
+
 _MAX_ID = 2**32 - 2
 """The highest owner: 2**32 - 1 means "leave as it is" to the kernel."""
 
@@ -151,27 +155,42 @@ class _Unpacker:
 
     def apply(self, reader: TarReader) -> None:
         """Apply all members, in the archive's order."""
-        staging = self._staging
-        path_bytes = self._limits.path_bytes
+        spelled = self._staging.spelled
+        long = self._limits.path_bytes or sys.maxsize
         for member in reader:
-            path = normal_path(member.name)
-            if path_bytes and len(path) > path_bytes:
-                raise LimitExceeded(
-                    f"a path has {len(path)} bytes, more than {path_bytes}",
-                    mend="raise limits.path_bytes if the image is honest",
-                )
             if not 0 <= member.uid <= _MAX_ID or not 0 <= member.gid <= _MAX_ID:
-                raise CorruptLayer(f"{path!r} belongs to {member.uid}:{member.gid}")
-            parent_path, _, name = path.rpartition(b"/")
-            if not name:
-                self._apply_root(member)
-            elif _AUFS in path and _is_aufs(path):
-                continue
-            elif name.startswith(_WHITEOUT):
-                self._apply_whiteout(staging.directory(parent_path), name)
+                raise CorruptLayer(f"{member.name!r} belongs to {member.uid}:{member.gid}")
+            before, _, name = member.name.rpartition(b"/")
+            parent = spelled.get(before)
+            if parent is None or name[:1] in _SPECIAL or len(member.name) > long:
+                self._apply_anywhere(member, reader)
             else:
-                self._apply(member, staging.directory(parent_path), name, reader)
+                self._apply(member, parent, name, reader)
         self._link_late()
+
+    def _apply_anywhere(self, member: Member, reader: TarReader) -> None:
+        """Apply a member whose name is special, or the first one in its directory."""
+        path = normal_path(member.name)
+        limit = self._limits.path_bytes
+        if limit and len(path) > limit:
+            raise LimitExceeded(
+                f"a path has {len(path)} bytes, more than {limit}",
+                mend="raise limits.path_bytes if the image is honest",
+            )
+        parent_path, _, name = path.rpartition(b"/")
+        if not name:
+            self._apply_root(member)
+            return
+        if _AUFS in path and _is_aufs(path):
+            return
+        parent = self._staging.directory(parent_path)
+        if name.startswith(_WHITEOUT):
+            self._apply_whiteout(parent, name)
+            return
+        before, _, last = member.name.rpartition(b"/")
+        if last[:1] not in _SPECIAL:
+            self._staging.spelled[before] = parent
+        self._apply(member, parent, name, reader)
 
     def _apply_root(self, member: Member) -> None:
         if member.kind != DIR:
