@@ -665,12 +665,11 @@ def test_what_only_root_can_keep_is_counted_without_root(tmp_path):
         print(repository.verify("host/a:1"))
         """
     )
-    interpreter = Path(sys.executable)
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable]
+    if subprocess.run([*nobody, "-c", "import json"], capture_output=True).returncode:
+        pytest.skip("another user cannot run this interpreter")
     outcome = subprocess.run(
-        [
-            *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-            *(str(interpreter), "-c", child, str(home), *import_path()),
-        ],
+        [*nobody, "-c", child, str(home), *import_path()],
         capture_output=True,
         text=True,
         cwd=home,
