@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import Any
 from .config import Config
 from .plan import RESULTS, Plan
 from .planner import make_plan
+
+logger = logging.getLogger(__name__)
+
+_KEPT_RUNS = 20
 
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l", "--rulegraph"})
 """Calls of Snakemake that need no image: they ask no registry."""
@@ -42,6 +47,33 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _remove_stale_receipts(plan)
     run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run)
+
+
+def tidy(plan: Plan, session_plan: Path) -> None:
+    """Remove what earlier runs left and this one has no use for; call it when jobs start.
+
+    Staged layers, flat trees and blobs of images that were given up, events and
+    plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
+    """
+    wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
+    wanted |= {plan.key(image.config) for image in plan.wanted}
+    staged = [*RESULTS.glob("*/layers/*"), *RESULTS.glob("*/flat/*"), *RESULTS.glob("blobs/*")]
+    for path in staged:
+        if path.name.strip(".").partition(".")[0] not in wanted:
+            _remove(path)
+    for directory in ("plans", "runs"):
+        paths = sorted((RESULTS / directory).glob("*"), key=lambda path: path.stat().st_mtime)
+        for path in paths[:-_KEPT_RUNS]:
+            if path != session_plan:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    logger.info("removing %s of an earlier run", path)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def boot_id() -> str:

@@ -16,7 +16,7 @@ from duccmake.errors import DuccmakeError
 from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.plan import Plan
 from duccmake.repository import RECORD_FORMAT
-from duccmake.session import begin, boot_id
+from duccmake.session import begin, boot_id, tidy
 from duccmake.unpack import LAYER_FORMAT
 
 
@@ -55,6 +55,10 @@ envvars:
 # One publisher at a time: the lock in the repository is the guarantee, this keeps
 # jobs from waiting for it.
 workflow.register_resource("publisher", 1)
+
+
+onstart:
+    tidy(plan, Path(os.environ[PLAN_VARIABLE]))
 
 
 onsuccess:

@@ -6,8 +6,6 @@ rule fetch_blob:
         "logs/fetch_blob/{layer}.log",
     conda:
         "../../environment.yml"
-    resources:
-        download=1,
     params:
         digest=get_layer_digest,
     message:
