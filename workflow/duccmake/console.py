@@ -51,7 +51,8 @@ def summarise(plan: Plan, run: Path, *, workdir: Path, stream: TextIO | None = N
     quiet = sum(item.outcome == "up to date" for item in outcomes) > _LISTED
     for item in outcomes:
         if not (quiet and item.outcome == "up to date"):
-            remark = f"  {item.remark}" if item.remark else ""
+            remark = item.remark.removeprefix(f"{item.image}: ")
+            remark = f"  {remark}" if remark else ""
             print(f"{item.outcome:{width}}  {item.image}{remark}", file=out)
     counts = ", ".join(
         f"{sum(item.outcome == kind for item in outcomes)} {kind}"
