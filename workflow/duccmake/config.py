@@ -89,9 +89,7 @@ class Config:
     scope: str = "pending"
 
     @classmethod
-    def parse(
-        cls, members: Mapping[str, Any], *, workdir: Path, trusted: bool = False
-    ) -> Config:
+    def parse(cls, members: Mapping[str, Any], *, workdir: Path, trusted: bool = False) -> Config:
         """Check ``members``, as Snakemake or YAML give them; paths count from ``workdir``.
 
         A text stands for a list of one, and for the number that it spells; null
