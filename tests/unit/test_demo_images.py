@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import requests
-import zstandard
 
 from duccmake.demo import images
 from duccmake.demo.images import Image, Layer, LayerBuilder
@@ -108,7 +107,7 @@ def test_blob_unpacks_to_the_archive_that_the_diff_id_names() -> None:
     builder = LayerBuilder().file("a", "x" * 10_000)
     tar = builder.tar()
     assert gzip.decompress(builder.blob()) == tar
-    assert zstandard.ZstdDecompressor().decompress(builder.blob("zstd")) == tar
+    assert zstd.decompress(builder.blob("zstd")) == tar
     assert builder.blob("none") == tar
     layer = builder.layer("zstd")
     assert layer.diff_id.hex == hashlib.sha256(tar).hexdigest()

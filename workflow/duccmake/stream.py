@@ -11,7 +11,6 @@ import bz2
 import hashlib
 import lzma
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,12 +23,8 @@ from isal import igzip_lib
 
 from .errors import CorruptLayer, DigestMismatch, DuccmakeError, LimitExceeded
 from .limits import UnpackLimits
+from .pep784 import zstd
 from .reference import Digest
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 _READ = 128 * 1024
 _PIECE = 1024 * 1024

@@ -24,10 +24,10 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 from urllib.parse import urljoin
 
 import requests
-import zstandard
 
 from ..errors import RegistryError, RegistryUnavailable
 from ..manifest import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST
+from ..pep784 import zstd
 from ..reference import Digest, Platform
 
 MTIME = 1_700_000_000
@@ -188,7 +188,7 @@ def _compressed(data: bytes, compression: Compression) -> bytes:
     if compression == "gzip":
         return gzip.compress(data, compresslevel=6, mtime=0)
     if compression == "zstd":
-        return zstandard.ZstdCompressor().compress(data)
+        return zstd.compress(data)
     return data
 
 
