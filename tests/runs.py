@@ -1,0 +1,222 @@
+"""Runs of the workflow as an operator has them: a directory, a wish list, ``snakemake``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from duccmake.demo.registry import DemoRegistry, LoggedRequest
+from duccmake.repository.directory import DirectoryRepository
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+REPOSITORY = "images.example.org"
+
+_OUTCOME = re.compile(r"(converted|up to date|failed|skipped) +(\S+)(?:  (.*))?\Z")
+_COUNTS = re.compile(
+    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped; "
+    r"(.+) fetched, (.+) reused, in [0-9.]+ s\Z"
+)
+_JOB = re.compile(r"Job (\d+): (.+)\Z")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of Snakemake printed, how it ended, and what it asked of registries."""
+
+    status: int
+    stdout: str
+    stderr: str
+    requests: tuple[LoggedRequest, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """All that it printed: what a dry run shows is on standard output."""
+        return self.stdout + self.stderr
+
+    @property
+    def outcomes(self) -> dict[str, tuple[str, str]]:
+        """Of each image in the summary: what became of it, and the remark."""
+        found = map(_OUTCOME.match, self.stderr.splitlines())
+        return {match[2]: (match[1], match[3] or "") for match in found if match}
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images converted, up to date, failed, skipped, as the summary's last line has them."""
+        return tuple(int(number) for number in self._totals.groups()[:4])
+
+    @property
+    def transferred(self) -> tuple[str, str]:
+        """Bytes fetched and bytes reused, as the summary has them."""
+        return self._totals[5], self._totals[6]
+
+    @property
+    def jobs(self) -> list[str]:
+        """The messages of the jobs that ran or, in a dry run, would."""
+        return [match[2] for match in map(_JOB.match, self.said.splitlines()) if match]
+
+    @property
+    def _totals(self) -> re.Match[str]:
+        found = [match for match in map(_COUNTS.match, self.stderr.splitlines()) if match]
+        assert len(found) == 1, self.stderr
+        return found[0]
+
+    def asked(self, pattern: str = "") -> list[str]:
+        """The requests ("GET /v2/...") in which the pattern is found."""
+        return [str(request) for request in self.requests if re.search(pattern, str(request))]
+
+    def blobs(self) -> list[str]:
+        """Digests of the blobs that were downloaded, sorted; each as often as it was asked for."""
+        return sorted(request.rpartition("/")[2] for request in self.asked(r"^GET .*/blobs/"))
+
+
+@dataclass
+class Work:
+    """A working directory with a wish list and a configuration, for one or more runs."""
+
+    path: Path
+    registry: DemoRegistry | None = None
+    checkout: Path = CHECKOUT
+    prefix: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def wish(self, *images: str, file: str = "recipe.yaml", **members: Any) -> Path:
+        """Write a wish list; ``{host}`` in an image is the registry."""
+        host = self.registry.host if self.registry else ""
+        recipe = {
+            "version": 1,
+            "user": "tests",
+            "cvmfs_repo": REPOSITORY,
+            "input": [image.replace("{host}", f"http://{host}") for image in images],
+            **members,
+        }
+        path = self.path / "config" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        return path
+
+    def configure(self, *, file: str = "config/config.yaml", **members: Any) -> Path:
+        """Write a configuration."""
+        path = self.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(members))
+        return path
+
+    def run(self, *options: str) -> Run:
+        """Run ``snakemake --cores 2`` with options until it ends."""
+        before = len(self.registry.requests) if self.registry else 0
+        done = subprocess.run(
+            self.command(*options), cwd=self.path, env=self._env(), capture_output=True, text=True
+        )
+        requests = self.registry.requests[before:] if self.registry else []
+        return Run(done.returncode, done.stdout, done.stderr, tuple(requests))
+
+    @contextmanager
+    def started(self, *options: str) -> Iterator[Started]:
+        """Start it in a process group of its own, which is gone at the end of the block."""
+        process = subprocess.Popen(
+            self.command(*options),
+            cwd=self.path,
+            env=self._env(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started = Started(process)
+        try:
+            yield started
+        finally:
+            started.stop(signal.SIGKILL)
+
+    def command(self, *options: str) -> list[str]:
+        """The command line."""
+        snakemake = [sys.executable, "-m", "snakemake", "--snakefile", f"{self.checkout}/Snakefile"]
+        return [*self.prefix, *snakemake, "--cores", "2", *options]
+
+    @property
+    def repository(self) -> DirectoryRepository:
+        """The repository that the configuration's defaults publish into."""
+        return DirectoryRepository(self.path / "cvmfs", REPOSITORY)
+
+    def named(self, image: str) -> str:
+        """An image's name in the repository: its registry goes before it."""
+        assert self.registry
+        return f"{self.registry.host}/{image}"
+
+    def logs(self, rule: str) -> dict[str, str]:
+        """The logs of a rule's jobs, by their path below ``logs/<rule>``."""
+        base = self.path / "logs" / rule
+        return {
+            str(path.relative_to(base)): path.read_text() for path in sorted(base.rglob("*.log"))
+        }
+
+    def _env(self) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.lower().endswith("_proxy") and not name.startswith("DUCCMAKE_")
+        }
+        # Snakemake keeps a cache below it, which tests share with nobody.
+        return {**inherited, "XDG_CACHE_HOME": f"{self.path}/.cache", **self.environment}
+
+
+class Started:
+    """A run that is under way."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def read_until(self, wanted: Callable[[str], bool]) -> str:
+        """Read what it prints up to the line that is wanted, and return that line."""
+        assert self._process.stderr
+        said = []
+        for line in self._process.stderr:
+            said.append(line)
+            if wanted(line):
+                return line
+        raise AssertionError(f"the run ended without that line:\n{''.join(said)}")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
+    def stop(self, with_signal: signal.Signals) -> int:
+        """Send a signal to all its processes and wait for its end; returns its status."""
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, with_signal)
+        assert self._process.stderr
+        with self._process.stderr:
+            self._process.stderr.read()
+        return self._process.wait(120)
+
+
+def kept(work: Work, name: str) -> Path:
+    """A copy of the repository as it is now, for tests to look at later."""
+    copy = work.path.parent / name
+    subprocess.run(["cp", "-a", str(work.repository.path), str(copy)], check=True)
+    return copy
+
+
+def checkout_copy(target: Path) -> Path:
+    """A copy of what the workflow is made of."""
+    for name in ("Snakefile", "workflow", "scripts", "profiles", "environment.yml"):
+        source = CHECKOUT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, target / name, ignore=ignored)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    return target
