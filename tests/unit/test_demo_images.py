@@ -22,6 +22,7 @@ from duccmake.demo import images
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import RegistryError, RegistryUnavailable
 from duccmake.manifest import ImageConfig, Manifest, parse_manifest
+from duccmake.pep784 import zstd
 
 
 def needs(program: str) -> str:
