@@ -31,7 +31,7 @@ from .singularity import Generated, generated
 _DIR_TYPE = b"type=dir"
 _HOPS = 40
 _LINK = re.compile(rb" link=(\S+)")
-_LINK_TAG = re.compile(rb",?link:([^,\s]+)")
+_LINK_TAG = re.compile(rb"[=,]link:([^,\s]+)")
 _WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
 _IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
 
@@ -270,7 +270,8 @@ class _Merge:
         if _target(node) is None:
             return None
         self._moved.add(path)
-        return self._walk(path.split(b"/")[1:])
+        found = self._walk(path.split(b"/")[1:])
+        return found[0] if found else None
 
     def _make_way(self, path: bytes) -> _Dir:
         """Put directories where a lower layer has a file, now that something is below it."""
@@ -282,9 +283,13 @@ class _Merge:
             self._places[path] = place
         return place
 
-    def _walk(self, parts: list[bytes], *, make: bool = True) -> _Dir | None:
-        """Follow (encoded) components from the root, through symlinks, never above the root."""
+    def _walk(self, parts: list[bytes], *, make: bool = True) -> tuple[_Dir, bytes] | None:
+        """Follow (encoded) components from the root, through symlinks, never above the root.
+
+        Returns the directory and where in the tree it is.
+        """
         trail = [self._root]
+        names = [b"."]
         pending = parts[::-1]
         hops = 0
         while pending:
@@ -294,10 +299,12 @@ class _Merge:
             if name == b"..":
                 if len(trail) > 1:
                     trail.pop()
+                    names.pop()
                 continue
             node = trail[-1].children.get(name)
             if isinstance(node, _Dir):
                 trail.append(node)
+                names.append(name)
                 continue
             target = None if node is None else _target(node)
             if target is not None:
@@ -307,14 +314,15 @@ class _Merge:
                         f"{b'/'.join(parts)!r} leads through more than {_HOPS} symlinks"
                     )
                 if target.startswith(b"/"):
-                    del trail[1:]
+                    del trail[1:], names[1:]
                 pending += [encode(part) for part in target.split(b"/")][::-1]
             elif not make:
                 return None
             else:
                 made = trail[-1].children[name] = _Dir(_IMPLIED, self._number)
                 trail.append(made)
-        return trail[-1]
+                names.append(name)
+        return trail[-1], b"/".join(names)
 
     def _hide_all(self, path: bytes, place: _Dir) -> None:
         """An opaque directory: nothing of lower layers stays, its own layer's does."""
@@ -371,14 +379,15 @@ class _Merge:
             match = _LINK_TAG.search(rest)
             assert match is not None
             *parents, name = match[1].split(b"/")
-            place = self._walk(parents, make=False)
-            if place is None or name not in place.children:
+            found = self._walk(parents, make=False)
+            if found is None or name not in found[0].children:
                 raise LayerError(
                     f"{decode(path)!r} is a hard link to {decode(match[1])!r}, which is "
                     "neither in its layer nor in one below",
                     mend="the image is broken: ask its author to build it again",
                 )
-            self._lower[path] = self._share(place.children, name, b"./" + match[1])
+            place, where = found
+            self._lower[path] = self._share(place.children, name, b"%b/%b" % (where, name))
 
 
 def _provider(node: _Node) -> int:
