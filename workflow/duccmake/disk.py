@@ -89,6 +89,8 @@ class Disk:
         self._set_xattrs(fd, xattrs)
         if opaque:
             self._mark_opaque(fd)
+        if opaque or whiteouts:
+            self._mark_whiteouts(fd)
         os.utime(fd, ns=(mtime_ns, mtime_ns))
         self._forget(number)
 
@@ -107,6 +109,18 @@ class Disk:
             if error.errno not in _CANNOT:
                 raise
             self._count_loss("opaque")
+
+    def _mark_whiteouts(self, fd: int) -> None:
+        """Have overlayfs leave the whiteouts out of listings, also where it merges nothing here.
+
+        It looks for them only in directories that it merges or that have this mark
+        (kernel, fs/overlayfs); an opaque directory is merged with nothing.
+        """
+        try:
+            os.setxattr(fd, b"trusted.overlay.origin", b"")
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
 
     # --- files ----------------------------------------------------------
 
@@ -198,7 +212,7 @@ class Disk:
                 raise
             self._count_loss("devices")
             return None
-        return self._finish_name(parent, name, uid, gid, mtime_ns, xattrs)
+        return self._finish_name(parent, name, uid, gid, mtime_ns, xattrs, mode)
 
     def make_hard_link(
         self, source_parent: int, source_name: bytes, parent: int, name: bytes
@@ -246,11 +260,21 @@ class Disk:
             os.close(fd)
 
     def _finish_name(
-        self, parent: int, name: bytes, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs
+        self,
+        parent: int,
+        name: bytes,
+        uid: int,
+        gid: int,
+        mtime_ns: int,
+        xattrs: Xattrs,
+        mode: int = 0,
     ) -> bool:
         fd = self._fd(parent)
         if self._privileged and (uid, gid) != self._owner:
             os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            if mode & 0o7000:
+                # Changing the owner has cleared setuid and setgid.
+                _chmod(name, stat.S_IMODE(mode), fd)
         kept = not xattrs or self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
         return kept
@@ -268,7 +292,7 @@ class Disk:
                 else:
                     os.setxattr(where, name, value, follow_symlinks=False)
             except OSError as error:
-                if error.errno not in (*_CANNOT, errno.E2BIG, errno.ERANGE):
+                if error.errno not in (*_CANNOT, errno.E2BIG, errno.ERANGE, errno.ENOSPC):
                     raise
                 kept = False
         if not kept:
@@ -277,3 +301,12 @@ class Disk:
 
     def _count_loss(self, kind: str) -> None:
         self._lost[kind] = self._lost.get(kind, 0) + 1
+
+
+def _chmod(name: bytes, mode: int, directory: int) -> None:
+    """chmod(2) that follows no link, and opens the file for nothing else."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 (a descriptor)
+    finally:
+        os.close(fd)

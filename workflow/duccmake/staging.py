@@ -25,6 +25,10 @@ _SPELLINGS = 8192
 _SYMLINK_HOPS = 40
 
 
+class _NoDirectory(UnsafeLayer):
+    """A path through something of the same layer that is no directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """Metadata of an entry; times in nanoseconds since the epoch."""
@@ -107,6 +111,13 @@ class Staging:
         assert found is not None
         return found
 
+    def whiteout_directory(self, path: bytes) -> Directory | None:
+        """Like `directory`, but None below a file of this layer: nothing lower shows there."""
+        try:
+            return self.directory(path)
+        except _NoDirectory:
+            return None
+
     def find(self, path: bytes) -> tuple[Directory, bytes] | None:
         """Where ``path`` is in this layer (parents resolved, itself not), or None."""
         parent_path, _, name = path.rpartition(b"/")
@@ -143,7 +154,7 @@ class Staging:
             elif not make:
                 return None
             else:
-                raise UnsafeLayer(f"{path!r} leads through {name!r}, which is no directory")
+                raise _NoDirectory(f"{path!r} leads through {name!r}, which is no directory")
         return here
 
     def _make_implied(self, parent: Directory, name: bytes) -> Directory:
@@ -163,7 +174,8 @@ class Staging:
         """Make a directory, or give an existing one its attributes (None: it is implied)."""
         directory = parent.entries.get(name)
         if not isinstance(directory, Directory):
-            if directory is not None:
+            replaced = directory is not None
+            if replaced:
                 self.remove(parent, name)
             depth = parent.depth + 1
             if self._limits.path_depth and depth > self._limits.path_depth:
@@ -173,6 +185,8 @@ class Staging:
                 )
             self._directories += 1
             directory = Directory(self._directories, parent, depth)
+            # What was here in between has removed the lower layers' directory.
+            directory.opaque = replaced
             self._writer.do(Disk.make_directory, parent.number, name, directory.number)
             parent.entries[name] = directory
         if attributes is not None:
@@ -305,8 +319,10 @@ class Staging:
             for name in directory.whiteouts or ():
                 node = directory.entries.get(name)
                 if isinstance(node, Directory):
-                    # Removed and made again: nothing of the lower one may show through.
+                    # Removed and made again: nothing of the lower one may show through,
+                    # be it a directory or a symlink to one.
                     node.opaque = True
+                    node.implied = False
             stack.append((directory, True))
             stack += [
                 (node, False) for node in directory.entries.values() if isinstance(node, Directory)

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from . import mtree
@@ -164,6 +165,8 @@ class _Unpacker:
             parent = spelled.get(before)
             if parent is None or name[:1] in _SPECIAL or len(member.name) > long:
                 self._apply_anywhere(member, reader)
+            elif member.kind is FILE:
+                parent.entries[name] = self._write_file(member, parent, name, reader)
             else:
                 self._apply(member, parent, name, reader)
         self._link_late()
@@ -183,10 +186,10 @@ class _Unpacker:
             return
         if _AUFS in path and _is_aufs(path):
             return
-        parent = self._staging.directory(parent_path)
         if name.startswith(_WHITEOUT):
-            self._apply_whiteout(parent, name)
+            self._apply_whiteout(self._staging.whiteout_directory(parent_path), name)
             return
+        parent = self._staging.directory(parent_path)
         before, _, last = member.name.rpartition(b"/")
         if last[:1] not in _SPECIAL:
             self._staging.spelled[before] = parent
@@ -198,13 +201,16 @@ class _Unpacker:
         self._staging.root.attributes = _attributes(member)
         self._staging.root.implied = False
 
-    def _apply_whiteout(self, parent: Directory, name: bytes) -> None:
+    def _apply_whiteout(self, parent: Directory | None, name: bytes) -> None:
         if name == _OPAQUE:
-            parent.opaque = True
+            if parent is not None:
+                parent.opaque = True
             return
         hidden = name[len(_WHITEOUT) :]
         if hidden in (b"", b".", b".."):
             raise UnsafeLayer(f"{name!r} is the whiteout of nothing")
+        if parent is None:
+            return
         if parent.whiteouts is None:
             parent.whiteouts = set()
         parent.whiteouts.add(hidden)
@@ -238,8 +244,12 @@ class _Unpacker:
             raise UnsafeLayer(f"{name!r} is a hard link to the layer's root")
         source = self._staging.find(target)
         if source is not None:
-            self._staging.make_hard_link(source, parent, name)
-            return
+            there = source[0].entries[source[1]]
+            if there is parent.entries.get(name):
+                return
+            if not isinstance(there, LowerLink):
+                self._staging.make_hard_link(source, parent, name)
+                return
         if name in parent.entries:
             self._staging.remove(parent, name)
         member.kind = FILE
@@ -249,10 +259,25 @@ class _Unpacker:
 
     def _link_late(self) -> None:
         """Make the hard links whose targets came after them; the others are to lower layers."""
+        lower: set[LowerLink] = set()
         for parent, name, link in self._open_links:
-            source = self._staging.find(link.target)
-            if source is not None and parent.entries.get(name) is link:
-                self._staging.make_hard_link(source, parent, name)
+            # A link may lead to a link that waits as well: follow them, make the last one first.
+            chain: dict[tuple[Directory, bytes], LowerLink] = {}
+            place, node = (parent, name), parent.entries.get(name)
+            if node is not link:
+                continue
+            while isinstance(node, LowerLink) and node not in lower and place not in chain:
+                chain[place] = node
+                source = self._staging.find(node.target)
+                if source is None:
+                    lower.add(node)
+                    break
+                place, node = source, source[0].entries[source[1]]
+            if isinstance(node, LowerLink):
+                lower.update(chain.values())
+                continue
+            for at, each in reversed(chain):
+                self._staging.make_hard_link(place, at, each)
 
     def _write_file(
         self, member: Member, parent: Directory, name: bytes, reader: TarReader
@@ -348,11 +373,19 @@ def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
 
 def _file_line(member: Member, digest: str) -> bytes:
     """`_line` for most entries by far: files of which nothing got lost."""
-    seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
-    return (
-        f"type=file uid={member.uid} gid={member.gid} mode={member.mode:04o} "
-        f"size={member.size} time={seconds}.{nanoseconds:09} sha256={digest}"
-    ).encode()
+    owner = _owner_words(member.uid, member.gid, member.mode)
+    time = _time_word(member.mtime_ns)
+    return f"type=file {owner} size={member.size} {time} sha256={digest}".encode()
+
+
+@lru_cache(4096)
+def _owner_words(uid: int, gid: int, mode: int) -> str:
+    return f"uid={uid} gid={gid} mode={mode:04o}"
+
+
+@lru_cache(4096)
+def _time_word(mtime_ns: int) -> str:
+    return encode_time(mtime_ns).decode()
 
 
 def _line(member: Member, kept: bool, more: bytes) -> bytes:
