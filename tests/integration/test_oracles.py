@@ -1,0 +1,91 @@
+"""The corpus, published, and what umoci, the kernel's overlayfs and podman make of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import oracles
+import pipeline
+import trees
+from corpus.case import Case
+from corpus.images import CASES
+from oracles import needs_overlay, needs_podman, needs_root, needs_umoci
+
+_ATTRIBUTES = ("mode", "uid", "gid", "mtime_ns")
+
+
+def _compare(case: Case, oracle: str, found: Path) -> list[str]:
+    # Times of directories that no layer mentions are nobody's promise.  podman has no
+    # times of directories at all, and a root of its own (0555 where no layer says more).
+    passed_over = {
+        path: ("mtime_ns",)
+        for path, node in case.tree.items()
+        if node.kind == "dir" and (oracle == "podman" or node.mtime_ns == 0)
+    }
+    if oracle == "podman":
+        passed_over[b"."] = _ATTRIBUTES
+    return trees.differences(case.tree, trees.snapshot(found), ignore_on=passed_over)
+
+
+def _hold(case: Case, oracle: str, differences: list[str]) -> None:
+    if oracle in case.differs:
+        assert differences, f"{oracle} agrees by now: {case.differs[oracle]!r} is out of date"
+    else:
+        assert differences == []
+
+
+@needs_root
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_published_flat_tree_is_what_the_image_says(case, tmp_path):
+    published = pipeline.publish(case.layers, tmp_path)
+    assert trees.differences(case.tree, trees.snapshot(published.flat)) == []
+    assert list(published.problems) == []
+
+
+@needs_overlay
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_overlay_of_published_layers_is_the_image(case, tmp_path):
+    published = pipeline.publish(case.layers, tmp_path)
+    try:
+        with oracles.overlay(published.layers, tmp_path) as merged:
+            found = _compare(case, "overlay", merged)
+    except OSError as error:
+        found = [str(error)]
+    _hold(case, "overlay", found)
+
+
+@needs_umoci
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_umoci_agrees(case, tmp_path):
+    try:
+        found = _compare(case, "umoci", oracles.umoci(case.layers, tmp_path / "umoci"))
+    except ValueError as error:
+        found = [str(error)]
+    _hold(case, "umoci", found)
+
+
+@needs_overlay
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_layer_by_layer_extraction_onto_overlays_agrees(case, tmp_path):
+    try:
+        with oracles.extracted(case.layers, tmp_path) as merged:
+            found = _compare(case, "extracted", merged)
+    except ValueError as error:
+        found = [str(error)]
+    _hold(case, "extracted", found)
+
+
+@needs_podman
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_podman_agrees(case, tmp_path):
+    try:
+        with oracles.podman(case.layers, tmp_path / "podman", "vfs") as merged:
+            found = _compare(case, "podman", merged)
+    except ValueError as error:
+        found = [str(error)]
+    finally:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+    _hold(case, "podman", found)

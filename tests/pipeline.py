@@ -1,0 +1,105 @@
+"""From layers to published trees, as the workflow does it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from duccmake.demo.images import Image, Layer
+from duccmake.flatten import FlatTree, LayerTree, flatten
+from duccmake.limits import UnpackLimits
+from duccmake.reference import Digest
+from duccmake.repository import ChangeSet, StagedImage, StagedLayer
+from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.layout import Layout
+from duccmake.unpack import UnpackedLayer, unpack_layer
+
+NAME = "registry.example.org/odd/image:1"
+
+
+def digest_of(content: bytes) -> Digest:
+    return Digest("sha256", hashlib.sha256(content).hexdigest())
+
+
+def unpack(layer: Layer, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:
+    """Unpack a layer into ``base/layer``."""
+    base.mkdir(parents=True, exist_ok=True)
+    blob = base / "blob"
+    blob.write_bytes(layer.blob)
+    return unpack_layer(blob, base, digest=layer.digest, diff_id=layer.diff_id, limits=limits)
+
+
+def unpack_blob(
+    blob: bytes, tar: bytes, base: Path, limits: UnpackLimits | None = None
+) -> UnpackedLayer:
+    """Unpack any bytes that should hold the archive ``tar``."""
+    base.mkdir(parents=True, exist_ok=True)
+    (base / "blob").write_bytes(blob)
+    return unpack_layer(
+        base / "blob", base, digest=digest_of(blob), diff_id=digest_of(tar), limits=limits
+    )
+
+
+def flattened(layers: Sequence[Layer], base: Path) -> FlatTree:
+    """Unpack layers and flatten them, with nothing generated."""
+    trees = []
+    for layer in layers:
+        directory = base / layer.digest.hex
+        if not directory.exists():
+            unpack(layer, directory)
+        manifest = directory / "layer" / ".metadata" / "tree.mtree"
+        trees.append(LayerTree(layer.digest, manifest.read_bytes()))
+    return flatten(trees)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An image in a repository: its flat tree, its layers' trees (lowest first), manifests."""
+
+    flat: Path
+    layers: tuple[Path, ...]
+    flat_manifest: Path
+    layer_manifests: tuple[Path, ...]
+    problems: tuple[str, ...]
+    losses: dict[str, int]
+
+
+def publish(layers: Sequence[Layer], base: Path) -> Published:
+    """Unpack, flatten and publish an image into a fresh repository below ``base``."""
+    image = Image(tuple(layers))
+    staging = base / "staging"
+    tree = flattened(layers, staging)
+    tree.write(staging / "image")
+    config = digest_of(image.config_bytes)
+    staged = StagedImage(
+        name=NAME,
+        platform=image.platform,
+        manifest=image.digest,
+        manifest_bytes=image.manifest_bytes,
+        config=config,
+        layers=tuple(layer.digest for layer in layers),
+        path=staging / "image",
+    )
+    repository = DirectoryRepository(base / "cvmfs", "odd.example.org", durable=False)
+    changes = ChangeSet(
+        tuple(
+            StagedLayer(digest, staging / digest.hex / "layer")
+            for digest in dict.fromkeys(layer.digest for layer in layers)
+        ),
+        (staged,),
+    )
+    with repository.lock():
+        repository.publish(changes)
+    layout = Layout(repository.path)
+    record = json.loads(layout.record(NAME).read_bytes())
+    return Published(
+        flat=layout.flat(config),
+        layers=tuple(layout.layerfs(layer.digest) for layer in layers),
+        flat_manifest=layout.flat_manifest(config),
+        layer_manifests=tuple(layout.layer_manifest(layer.digest) for layer in layers),
+        problems=tuple(repository.verify(NAME)),
+        losses=record["losses"],
+    )
