@@ -11,6 +11,7 @@ import bz2
 import hashlib
 import lzma
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +30,12 @@ from .reference import Digest
 _READ = 128 * 1024
 _PIECE = 1024 * 1024
 _PIECES_AHEAD = 4
+_SWITCH_SECONDS = 0.0005
+"""How long the inflating thread waits for the interpreter, at most, behind each call.
+
+The 5 ms that Python gives a busy thread are as long as inflating a piece takes.
+"""
+
 _RATIO_GRACE = 100 * 1024 * 1024
 _ZSTD_WINDOW_LOG = 27
 """128 MiB: what zstd itself accepts without being asked; more is a memory bomb."""
@@ -120,8 +127,10 @@ class LayerStream:
         self._failure: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="inflate", daemon=True)
+        self._switch_seconds = sys.getswitchinterval()
 
     def __enter__(self) -> Self:
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._thread.start()
         return self
 
@@ -131,6 +140,7 @@ class LayerStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        sys.setswitchinterval(self._switch_seconds)
         self._stop.set()
         while self._thread.is_alive():
             # The reader may wait for room: make some until it sees that it is to stop.

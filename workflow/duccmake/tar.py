@@ -266,7 +266,7 @@ class TarReader:
         if name_end < 0 or header[135] or not size.isdigit():
             return None
         try:
-            if (adler32(header) - _low_adler(header[148:156])) & 0xFFFF:
+            if adler32(header) & 0xFFFF != _low_adler(header[148:156]):
                 return None
             length = int(size, 8)
             mode, uid, gid = _owner(header[100:124])
