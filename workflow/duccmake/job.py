@@ -42,6 +42,7 @@ class Job:
         self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
+        self._serves = ""
 
     @property
     def config(self) -> Config:
@@ -50,7 +51,14 @@ class Job:
 
     def serves(self, images: Iterable[PlannedImage]) -> None:
         """Say which images the job is for: it may fail quietly if that is so for all."""
-        self.ignorable = all(image.ignorable for image in images)
+        served = list(images)
+        self.ignorable = all(image.ignorable for image in served)
+        others = f" (and {len(served) - 1} more)" if len(served) > 1 else ""
+        self._serves = served[0].name + others
+
+    def blame(self, error: DuccmakeError) -> DuccmakeError:
+        """Name the images that the job is for, where the error names none."""
+        return error.within(image=self._serves)
 
     def report(self, event: str, **members: Any) -> None:
         """Leave an event for the run's summary."""
@@ -86,7 +94,7 @@ def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
     try:
         yield job
     except DuccmakeError as error:
-        logger.error("%s", error)
+        logger.error("%s", job.blame(error))
         job.report("failed", error=str(error), image=error.image)
         if not job.ignorable:
             sys.exit(1)
