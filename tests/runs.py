@@ -196,10 +196,8 @@ class Started:
         """Send a signal to all its processes and wait for its end; returns its status."""
         if self._process.returncode is None:
             os.killpg(self._process.pid, with_signal)
-        assert self._process.stderr
-        with self._process.stderr:
-            self._process.stderr.read()
-        return self._process.wait(120)
+            self._process.communicate(timeout=120)
+        return self._process.returncode
 
 
 def kept(work: Work, name: str) -> Path:

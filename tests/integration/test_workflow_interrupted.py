@@ -1,0 +1,142 @@
+"""Interrupted runs go on where they were: nothing whole is redone, nothing half taken for whole."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.reference import Platform
+from faulty_registry import Answer, FaultyHandler, FaultyRegistry
+from runs import REPOSITORY, Started, Work
+
+T = TypeVar("T")
+
+AMD64 = Platform("linux", "amd64")
+
+
+class Held:
+    """Sends half of a blob, and the rest only when it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, handler: FaultyHandler, answer: Answer) -> None:
+        half = len(answer.body) // 2
+        handler.send_head(answer, len(answer.body))
+        handler.wfile.write(answer.body[:half])
+        handler.wfile.flush()
+        self.reached.set()
+        self.released.wait(120)
+        handler.wfile.write(answer.body[half:])
+
+
+def _noise(name: str, files: int, size: int) -> Layer:
+    """A layer that takes a moment to fetch, to unpack and to publish."""
+    source = random.Random(name)
+    builder = LayerBuilder().dir("opt")
+    for number in range(files):
+        builder.file(f"opt/{name}-{number}", source.randbytes(size))
+    return builder.layer()
+
+
+@pytest.fixture(scope="module")
+def lower() -> Layer:
+    return LayerBuilder().dir("etc").file("etc/lower", "lower\n").layer()
+
+
+@pytest.fixture(scope="module")
+def upper() -> Layer:
+    return _noise("upper", 3000, 4096)
+
+
+@pytest.fixture
+def work(tmp_path: Path, lower: Layer, upper: Layer) -> Iterator[Work]:
+    with FaultyRegistry(tmp_path / "registry") as registry:
+        push(Image((lower, upper), {}, platform=AMD64), registry.host, "team/app", "1")
+        work = Work(tmp_path / "work", registry)
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)])
+        yield work
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_stopped_in_a_download_goes_on_there_and_keeps_what_is_staged(
+    work: Work, lower: Layer, upper: Layer, by: signal.Signals
+):
+    held = Held()
+    assert isinstance(work.registry, FaultyRegistry)
+    work.registry.break_next(f"^GET .*{upper.digest.hex}", held)
+    staged = work.path / "results" / REPOSITORY / "layers" / lower.digest.short
+    with work.started() as started:
+        started.read_until(
+            lambda line: f"Removing temporary output results/blobs/{lower.digest.short}" in line
+        )
+        assert held.reached.wait(60)
+        part = _wait(started, lambda: next((work.path / "results/blobs").glob("*.part"), None))
+        _wait(started, lambda: part.stat().st_size or None)
+        before = (staged / "layer/layerfs/etc/lower").stat()
+        assert started.stop(by) != 0
+    held.released.set()
+    assert (staged / "layer/layerfs/etc/lower").is_file()
+    assert not (work.path / "results/blobs" / upper.digest.short).exists()
+    assert not work.repository.path.exists()
+
+    if by == signal.SIGKILL:
+        refused = work.run()
+        assert refused.status != 0
+        assert "--unlock" in refused.stderr
+        assert work.run("--unlock").status == 0
+    run = work.run()
+    assert run.status == 0, run.said
+    assert run.blobs() == [str(upper.digest)]
+    [request] = [request for request in run.requests if upper.digest.hex in request.path]
+    assert request.range.startswith("bytes=") and not request.range.startswith("bytes=0-")
+    after = (work.repository.path / f".layers/{lower.digest.prefix}/{lower.digest.hex}").glob(
+        "layerfs/etc/lower"
+    )
+    assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in after] == [
+        (before.st_ino, before.st_mtime_ns)
+    ]
+    assert run.outcomes[work.named("team/app:1")][0] == "converted"
+    assert work.repository.verify(work.named("team/app:1")) == []
+
+
+def test_a_run_killed_while_it_unpacks_and_while_it_publishes_ends_in_a_whole_image(
+    work: Work, upper: Layer
+):
+    staged = work.path / "results" / REPOSITORY / "layers" / upper.digest.short
+    journal = work.repository.path / ".duccmake/journal.json"
+    for moment in (staged, journal):
+        with work.started() as started:
+            _wait(started, lambda moment=moment: moment.exists() or None)
+            started.stop(signal.SIGKILL)
+        # Readers see an image whole or not at all.
+        assert work.repository.verify(work.named("team/app:1")) in (
+            [f"{work.named('team/app:1')} is not published, or not wholly"],
+            [],
+        )
+        assert work.run("--unlock").status == 0
+    run = work.run()
+    assert run.status == 0, run.said
+    assert work.repository.verify(work.named("team/app:1")) == []
+    tree = work.repository.path / work.named("team/app:1")
+    assert len(list((tree / "opt").iterdir())) == 3000
+    assert sorted(path.name for path in journal.parent.iterdir()) == ["lock"]
+    assert not [path for path in work.repository.path.rglob("*.new") if path.name[0] == "."]
+
+
+def _wait(started: Started, found: Callable[[], T | None]) -> T:
+    """What is found, as soon as it is; the run must not end before."""
+    while (result := found()) is None:
+        assert started.running, "the run ended too early"
+        time.sleep(0.002)
+    return result
