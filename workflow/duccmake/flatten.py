@@ -191,7 +191,7 @@ class _Merge:
         self._root = root
         self._number = number
         # Where this layer's directories are in the tree: elsewhere where a lower layer
-        # has a symlink in the way.  None: below something that is no directory.
+        # has a symlink in the way.  None: not there, or below something that is no directory.
         self._places: dict[bytes, _Dir | None] = {b".": root}
         self._lower: dict[bytes, _Shared] = {}
         self._moved: set[bytes] = set()
@@ -264,17 +264,15 @@ class _Merge:
         node = parent.children.get(name)
         if isinstance(node, _Dir):
             return node
-        if node is None:
-            made = parent.children[name] = _Dir(_IMPLIED, self._number)
-            return made
-        if _target(node) is None:
+        if node is None or _target(node) is None:
+            # Made once something is in it: whiteouts alone make no directory.
             return None
         self._moved.add(path)
         found = self._walk(path.split(b"/")[1:])
         return found[0] if found else None
 
     def _make_way(self, path: bytes) -> _Dir:
-        """Put directories where a lower layer has a file, now that something is below it."""
+        """Put directories where there is none or a file, now that something is below it."""
         place = self._places[path]
         if place is None:
             parent_path, _, name = path.rpartition(b"/")

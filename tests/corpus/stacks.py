@@ -1,0 +1,140 @@
+"""Stacks of layers out of all kinds of changes, for Hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+from duccmake.demo.images import MTIME, Layer, LayerBuilder
+
+_NAMES = ["a", "b", "c", "d", "e\n\\", "f\udcff", "a.", "-x", "#y"]
+_DIRECTORIES = ["p", "q", "r s"]
+_MODES = [0o644, 0o755, 0o600, 0o4711, 0o2750, 0o1777, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One member of a layer, ``value`` is the content, the target or nothing."""
+
+    kind: str
+    path: str
+    value: str = ""
+    mode: int = 0o644
+    uid: int = 0
+
+
+def _paths(names: list[str], *, depth: int = 3) -> st.SearchStrategy[str]:
+    return st.lists(st.sampled_from(names), min_size=1, max_size=depth).map("/".join)
+
+
+def _attributes() -> dict[str, st.SearchStrategy[int]]:
+    return {"mode": st.sampled_from(_MODES), "uid": st.sampled_from([0, 5, 70000])}
+
+
+def _changes(
+    leaves: st.SearchStrategy[str], directories: st.SearchStrategy[str], *, links: bool
+) -> st.SearchStrategy[Change]:
+    contents = st.sampled_from(["", "1", "two", "x" * 700])
+    paths = st.one_of(leaves, directories)
+    choices = [
+        st.builds(Change, st.just("file"), leaves, contents, **_attributes()),
+        st.builds(Change, st.just("file"), leaves, contents, **_attributes()),
+        st.builds(Change, st.just("dir"), directories, **_attributes()),
+        st.builds(Change, st.just("dir"), directories, **_attributes()),
+        st.builds(Change, st.just("hardlink"), leaves, leaves),
+        st.builds(Change, st.just("fifo"), leaves, **_attributes()),
+        st.builds(Change, st.just("whiteout"), paths),
+        st.builds(Change, st.just("opaque"), directories),
+    ]
+    if links:
+        targets = st.one_of(paths, paths.map("/{}".format), paths.map("../{}".format))
+        choices += [st.builds(Change, st.just("symlink"), leaves, targets)] * 2
+    return st.one_of(choices)
+
+
+def _orderly(changes: list[Change]) -> list[Change]:
+    """Without hard links to what the layer makes or replaces only later.
+
+    Whether such a link means the lower layer's file or this one's is where readers
+    of a stream and we, who look at the whole layer, differ on purpose: see
+    "hard-link-before-its-target" and its kin in `images`.
+    """
+    return [
+        change
+        for number, change in enumerate(changes)
+        if change.kind != "hardlink"
+        or not any(
+            _is_below(other.path, change.value) or _is_below(change.value, other.path)
+            for other in changes[number + 1 :]
+        )
+    ]
+
+
+def _settled(changes: list[Change]) -> list[Change]:
+    """Orderly, and nothing goes through a name that the layer itself replaces later.
+
+    A layer is unpacked without those below it: that the name led elsewhere at
+    first, through a lower layer's symlink, is not seen.
+    """
+    kept: list[Change] = []
+    for change in changes:
+        if change.kind in ("whiteout", "opaque") or not any(
+            _is_below(earlier.path, change.path) and earlier.path != change.path for earlier in kept
+        ):
+            kept.append(change)
+    return _orderly(kept)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return (path + "/").startswith(directory + "/")
+
+
+def layer_of(changes: list[Change]) -> Layer:
+    """The layer that these changes are."""
+    builder = LayerBuilder()
+    for number, change in enumerate(changes):
+        path = change.path
+        attributes = {"mode": change.mode, "uid": change.uid, "mtime": MTIME + number}
+        if change.kind == "file":
+            builder.file(path, change.value, **attributes)  # type: ignore[arg-type]
+        elif change.kind == "dir":
+            builder.dir(path, **attributes)  # type: ignore[arg-type]
+        elif change.kind == "fifo":
+            builder.fifo(path, **attributes)  # type: ignore[arg-type]
+        elif change.kind == "symlink":
+            builder.symlink(path, change.value, mtime=MTIME + number)
+        elif change.kind == "hardlink":
+            builder.hardlink(path, change.value)
+        elif change.kind == "whiteout":
+            builder.whiteout(path)
+        else:
+            builder.opaque(path)
+    return builder.layer("none")
+
+
+def _stacks(
+    changes: st.SearchStrategy[Change], order: Callable[[list[Change]], list[Change]]
+) -> st.SearchStrategy[list[list[Change]]]:
+    layers = st.lists(changes, min_size=1, max_size=7).map(order)
+    return st.lists(layers, min_size=1, max_size=4)
+
+
+ANY = _stacks(
+    _changes(
+        _paths(_NAMES[:4] + _DIRECTORIES[:1]) | _paths(_NAMES),
+        _paths(_NAMES[:4] + _DIRECTORIES[:1]) | _paths(_NAMES),
+        links=True,
+    ),
+    _settled,
+)
+"""Any name may be anything, and paths may lead through symlinks."""
+
+_TREE = st.builds(
+    lambda parents, name: "/".join([*parents, name]),
+    st.lists(st.sampled_from(_DIRECTORIES), max_size=2),
+    st.sampled_from(_NAMES),
+)
+PLAIN = _stacks(_changes(_TREE, _paths(_DIRECTORIES), links=False), _orderly)
+"""Directories have names of their own, so that no path leads through anything else."""

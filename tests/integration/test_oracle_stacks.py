@@ -1,0 +1,121 @@
+"""Generated stacks of layers: flatten, and the published layers, against other implementations.
+
+``DUCCMAKE_EXAMPLES`` sets how many; 60 where it is unset.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import oracles
+import pipeline
+import trees
+from corpus.stacks import ANY, PLAIN, Change, layer_of
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
+from oracles import needs_overlay, needs_umoci
+from trees import Tree
+
+from duccmake.demo.images import Layer
+from duccmake.errors import LayerError
+
+_EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "60"))
+_SETTINGS = settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    derandomize="DUCCMAKE_EXAMPLES" not in os.environ,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def _ours(layers: Sequence[Layer], base: Path) -> Tree | None:
+    try:
+        return trees.snapshot(pipeline.publish(layers, base / "ours").flat)
+    except LayerError:
+        return None
+
+
+def _umoci(layers: Sequence[Layer], base: Path) -> Tree | None:
+    try:
+        return trees.snapshot(oracles.umoci(layers, base / "umoci"))
+    except ValueError:
+        return None
+
+
+def _extracted(layers: Sequence[Layer], base: Path) -> Tree | None:
+    try:
+        with oracles.extracted(layers, base / "extracted") as merged:
+            return trees.snapshot(merged)
+    except ValueError:
+        return None
+
+
+def _differences(wanted: Tree, ours: Tree, *, groups: bool) -> list[str]:
+    # Directories' times: umoci's change with each whiteout.  Those that no layer mentions
+    # (ours have the time zero) inherit setgid with the others, by way of mkdir(2).
+    # Groups: overlayfs breaks them when it copies up.
+    passed_over = {
+        path: ("mtime_ns",) if node.mtime_ns else ("mtime_ns", "mode", "gid")
+        for path, node in ours.items()
+        if node.kind == "dir"
+    }
+    ignore = () if groups else ("group",)
+    return trees.differences(wanted, ours, ignore=ignore, ignore_on=passed_over)
+
+
+def _without_empty_parents(overlay: Tree, flat: Tree) -> Tree:
+    """A layer has directories for its whiteouts, also where no lower layer has that directory."""
+    found = dict(overlay)
+    for path in sorted(found, reverse=True):
+        node = found[path]
+        empty = not any(other.startswith(path + b"/") for other in found)
+        if path not in flat and empty and (node.kind, node.mtime_ns) == ("dir", 0):
+            del found[path]
+    return found
+
+
+@needs_umoci
+@needs_overlay
+@_SETTINGS
+@given(ANY)
+def test_flat_tree_is_what_umoci_and_an_overlay_of_extractions_make(stack: list[list[Change]]):
+    """Where the two disagree, one of them has to be right."""
+    layers = [layer_of(changes) for changes in stack]
+    with tempfile.TemporaryDirectory(prefix="stack") as directory:
+        base = Path(directory)
+        umoci, extracted = _umoci(layers, base), _extracted(layers, base)
+        assume(umoci is not None or extracted is not None)
+        ours = _ours(layers, base)
+    if ours is None:
+        assert umoci is None or extracted is None, "refused what both others accept"
+        event("refused by us and one other")
+        return
+    found = {}
+    if umoci is not None:
+        found["umoci"] = _differences(umoci, ours, groups=True)
+    if extracted is not None:
+        found["extracted"] = _differences(extracted, ours, groups=False)
+    event(f"agrees with {sum(not lines for lines in found.values())} of {len(found)}")
+    assert any(not lines for lines in found.values()), found
+
+
+@needs_overlay
+@_SETTINGS
+@given(PLAIN)
+def test_kernel_overlay_of_published_layers_is_the_flat_tree(stack: list[list[Change]]):
+    layers = [layer_of(changes) for changes in stack]
+    assume(len({layer.digest for layer in layers}) == len(layers))
+    with tempfile.TemporaryDirectory(prefix="stack") as directory:
+        base = Path(directory)
+        try:
+            published = pipeline.publish(layers, base / "ours")
+        except LayerError:
+            assume(False)
+        flat = trees.snapshot(published.flat)
+        with oracles.overlay(published.layers, base) as merged:
+            overlay = _without_empty_parents(trees.snapshot(merged), flat)
+        assert trees.differences(flat, overlay) == []
+        assert list(published.problems) == []
