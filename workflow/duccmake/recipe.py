@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from .errors import InvalidReference, RecipeError
-from .reference import DOCKER_HUB, Reference
+from .reference import DOCKER_HUB, Reference, is_local
 
 DEFAULT_OUTPUT_FORMAT = "$(scheme)://$(registry)/$(repository)_thin:$(tag)"
 
@@ -165,15 +165,14 @@ _VARIABLE = re.compile(r"\$\(([^()]*)\)")
 
 
 def _variables(reference: Reference) -> dict[str, str]:
-    suffix = reference.name.removeprefix(f"{reference.registry}/{reference.repository}")
     return {
         "scheme": reference.scheme,
         "registry": reference.registry,
         "repository": reference.repository,
         "tag": reference.tag,
         "digest": str(reference.digest or ""),
-        "reference": suffix,
-        "image": reference.repository + suffix,
+        "reference": reference.suffix,
+        "image": reference.repository + reference.suffix,
     }
 
 
@@ -462,7 +461,7 @@ def _reference(node: yaml.Node, faulty: bool) -> Reference:
     try:
         return Reference.parse(text)
     except InvalidReference as error:
-        guess = _guess(text)
+        guess = "" if is_local(text) else _guess(text)
         raise InvalidReference(
             error.found, mend=f"write {_as_entries([guess])}" if guess else error.mend
         ) from None
@@ -534,10 +533,14 @@ def _with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
     kept: dict[str, Wish] = {}
     images: dict[tuple[str, ...], Wish] = {}
     warnings = list(recipe.warnings)
+    bad = list(recipe.bad_entries)
     for wish in wishes:
         reference = wish.reference
         # The name is the path in the repository, and there can be only one.
         first = kept.setdefault(reference.name, wish)
+        if first is not wish and reference.is_local and reference != first.reference:
+            bad.append(_same_name(wish, first))
+            continue
         if first is not wish:
             scheme = "" if first.reference == reference else " but for the scheme"
             warnings.append(
@@ -556,7 +559,19 @@ def _with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
     checked = (
         replace(wish, ignore_errors=recipe.ignores(wish.reference)) for wish in kept.values()
     )
-    return replace(recipe, wishes=tuple(checked), warnings=tuple(warnings))
+    return replace(recipe, wishes=tuple(checked), warnings=tuple(warnings), bad_entries=tuple(bad))
+
+
+def _same_name(wish: Wish, first: Wish) -> BadEntry:
+    """Two paths that differ and yet are published as one: ``oci:a:1`` and ``oci:/a:1``."""
+    return BadEntry(
+        str(wish.reference),
+        wish.line,
+        f"{str(wish.reference)!r} would be published as {wish.reference.name!r}, as "
+        f"{str(first.reference)!r} at {first.place} is",
+        "give one of them another path or tag",
+        wish.path,
+    )
 
 
 def _joined(recipes: Sequence[Recipe]) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from .errors import InvalidReference
 
@@ -13,6 +14,9 @@ DOCKER_HUB = "registry-1.docker.io"
 _HUB_NAMES = frozenset(
     {"docker.io", "index.docker.io", "registry.hub.docker.com", "hub.docker.com", DOCKER_HUB}
 )
+
+OCI_LAYOUT, DOCKER_ARCHIVE = "oci", "docker-archive"
+"""The schemes of images in files, as skopeo and podman write them."""
 
 _DIGEST_LENGTHS = {"sha256": 64, "sha512": 128}
 _HEX = re.compile(r"[0-9a-f]+\Z")
@@ -27,6 +31,8 @@ _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)"
     r"(?::[0-9]{1,5})?\Z"
 )
+_MEMBER = re.compile(rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{{1,5}})?/)?{_NAME.pattern}")
+_LONGEST_PART = 240
 _PLATFORM_PART = re.compile(r"[a-z0-9][a-z0-9_.]*\Z")
 
 
@@ -106,11 +112,16 @@ def _default_variant(platform: Platform) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """An image in a registry, as wished for.
+    """An image in a registry, or in local files, as wished for.
 
     ``registry`` is the host as the operator wrote it (it becomes a directory of
     the published repository); `host` is where its API answers.  ``tag`` may be
     a glob (`is_glob`); it is empty only where a digest is given alone.
+
+    An image in files (`is_local`) has their ``path``, relative to the working
+    directory or absolute, and in an archive of several the ``member`` that is
+    meant.  Its ``registry`` is its scheme, its ``repository`` what the path becomes
+    in the published repository, and without ``tag`` the only image is meant.
     """
 
     scheme: str
@@ -118,11 +129,14 @@ class Reference:
     repository: str
     tag: str = ""
     digest: Digest | None = None
+    path: str = ""
+    member: str = ""
 
     @classmethod
     def parse(cls, text: object, *, default_registry: str = "") -> Reference:
-        """Parse ``[scheme://]registry/repository[:tag][@digest]``.
+        """Parse ``[scheme://]registry/repository[:tag][@digest]``, or a local image.
 
+        Those are ``oci:path[:tag|@digest]`` and ``docker-archive:path[:name[:tag]]``.
         Without scheme ``https`` is meant, without tag and digest ``latest``.  A
         first component that is no host name takes ``default_registry``, where
         that is given.  Docker Hub's official images get their ``library/``.
@@ -130,6 +144,8 @@ class Reference:
         if not isinstance(text, str) or not text.strip():
             raise InvalidReference(f"{text!r} is not an image reference", mend=_FORM)
         rest = text.strip()
+        if is_local(rest):
+            return _parse_local(cls, rest)
         scheme, separator, after = rest.partition("://")
         if separator:
             rest = after
@@ -171,6 +187,11 @@ class Reference:
         return cls(scheme, registry.lower(), repository, tag, digest)
 
     @property
+    def is_local(self) -> bool:
+        """Whether the image is in files: no registry is asked for it."""
+        return bool(self.path)
+
+    @property
     def host(self) -> str:
         """The host, with port, where the registry's API answers."""
         return DOCKER_HUB if self.registry in _HUB_NAMES else self.registry
@@ -194,15 +215,84 @@ class Reference:
     @property
     def name(self) -> str:
         """``registry/repository[:tag][@digest]``: the image's path in the repository."""
-        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.registry}/{self.repository}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What follows the repository in the name: ``[:tag][@digest]``."""
+        # Links of local images end in a tag, too: so none is where another has a directory.
+        tag = self.tag or ("latest" if self.digest is None else "")
         digest = f"@{self.digest}" if self.digest else ""
-        return f"{self.registry}/{self.repository}{tag}{digest}"
+        return f":{tag}{digest}" if tag else digest
 
     def __str__(self) -> str:
+        if self.is_local:
+            member = f":{self.member}" if self.member else ""
+            tag = f":{self.tag}" if self.tag else ""
+            digest = f"@{self.digest}" if self.digest else ""
+            return f"{self.scheme}:{self.path}{member}{tag}{digest}"
         return f"{self.scheme}://{self.name}"
 
 
 _FORM = "write it as [https://]registry/repository[:tag][@digest], like docker.io/library/debian:12"
+
+_LOCAL_FORM = "write it as oci:/path/of/layout[:tag] or docker-archive:/path/of/file.tar[:name:tag]"
+
+
+def is_local(text: str) -> bool:
+    """Whether the text names an image in files."""
+    return text.partition(":")[0] in (OCI_LAYOUT, DOCKER_ARCHIVE) and ":" in text
+
+
+def _parse_local(kind: type[Reference], text: str) -> Reference:
+    scheme, _, rest = text.partition(":")
+    rest, at, digest_text = rest.partition("@")
+    digest = _parse_digest(text, digest_text) if at else None
+    path, colon, inner = rest.partition(":")
+    member, tag = "", inner
+    if scheme == DOCKER_ARCHIVE:
+        if at:
+            raise InvalidReference(f"{text!r}: an archive has no digests", mend=_LOCAL_FORM)
+        folder, slash, last = inner.rpartition("/")
+        name, _, tag = last.partition(":")
+        member = f"{folder}{slash}{name}"
+        tag = tag or ("latest" if member else "")
+        if colon and not _MEMBER.match(member):
+            raise InvalidReference(
+                f"{text!r}: {member!r} is not an image's name",
+                mend="write the name as 'docker load' shows it, like docker.io/library/debian:12",
+            )
+    if (tag or (colon and not member)) and not _TAG_GLOB.match(tag):
+        raise InvalidReference(f"{text!r}: {tag!r} is not a tag", mend=_LOCAL_FORM)
+    if digest is not None and tag:
+        raise InvalidReference(f"{text!r} has a tag and a digest", mend="keep one of the two")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or not path.isprintable():
+        raise InvalidReference(f"{text!r} names no file", mend=_LOCAL_FORM)
+    reference = kind(
+        scheme=scheme,
+        registry=scheme,
+        repository="/".join([*map(_public, parts), *filter(None, [member])]),
+        tag=tag,
+        digest=digest,
+        path="/" * path.startswith("/") + "/".join(parts),
+        member=member,
+    )
+    if any(len(part) > _LONGEST_PART for part in reference.name.split("/")):
+        raise InvalidReference(
+            f"{text!r} would get too long a name in the repository", mend="use a shorter path"
+        )
+    return reference
+
+
+def _public(part: str) -> str:
+    """A component of a file's path as one of a published path: no two become the same.
+
+    What begins with a dot is the repository's own there, and ``..`` leads out.
+    """
+    quoted = quote(part, safe="+,=")
+    plain = quoted.lstrip(".")
+    return "%2E" * (len(quoted) - len(plain)) + plain
 
 
 def _parse_digest(text: str, digest_text: str) -> Digest:
