@@ -9,9 +9,9 @@ import pytest
 import faulty_registry as faults
 from duccmake.errors import (
     DigestMismatch,
-    ManifestError,
     NotFound,
     RegistryError,
+    RegistryUnavailable,
     Unauthorized,
     UnsupportedImage,
 )
@@ -111,7 +111,7 @@ def test_a_manifest_damaged_once_is_asked_for_again(registry, fault):
 def test_a_login_page_with_status_200_is_no_manifest(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.html, times=100)
-    with client(registry) as asking, pytest.raises(ManifestError, match="not JSON"):
+    with client(registry) as asking, pytest.raises(RegistryUnavailable, match="page"):
         asking.poll(reference(registry))
 
 

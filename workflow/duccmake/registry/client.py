@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from ..errors import (
     ManifestError,
     NotFound,
     RegistryError,
+    RegistryUnavailable,
     UnsupportedImage,
 )
 from ..manifest import ACCEPT, Descriptor, ImageConfig, Index, Manifest
@@ -28,6 +29,7 @@ from .download import Download
 from .endpoints import Endpoint, endpoints, origin
 from .push import CHUNK_BYTES, Pusher
 from .retry import Patience, RetryPolicy
+from .selection import select_image
 from .settings import RegistrySettings
 from .source import BlobSource
 from .transport import Call, Reply, Transport
@@ -35,8 +37,6 @@ from .transport import Call, Reply, Transport
 logger = logging.getLogger(__name__)
 
 MAX_TAGS = 1_000_000
-MAX_INDEX_DEPTH = 4
-MAX_INDEX_ENTRIES = 32
 _TAGS_LIMIT = 16 * 1024**2
 _BODY_TRIES = 3
 _MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
@@ -66,11 +66,14 @@ class Client:
         max_manifest_bytes: int = 16 * 1024**2,
         tries: int = 6,
         backoff_seconds: float = 0.5,
+        connect_seconds: float = 10.0,
         foreign_urls: bool = False,
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._policy = RetryPolicy(Patience(tries, deadline_seconds), backoff_seconds)
+        self._policy = RetryPolicy(
+            Patience(tries, deadline_seconds), backoff_seconds, connect_seconds
+        )
         self._max_manifest_bytes = max_manifest_bytes
         self._foreign_urls = foreign_urls
         self._chunk_bytes = chunk_bytes
@@ -199,20 +202,7 @@ class Client:
         ``digest`` is what `poll` found, if it was asked.  Raises `UnsupportedImage`
         where there is nothing for the platform, naming what there is.
         """
-        top = self.manifest(reference, digest)
-        if isinstance(top, Manifest):
-            config = self._config(reference, top)
-            if platform.matches(config.platform):
-                return top.digest, top, config
-            raise _no_platform(platform, [config.platform]).within(image=reference.name)
-        seen: list[Platform] = []
-        for found, named in self._candidates(reference, top, platform, seen, MAX_INDEX_DEPTH):
-            config = self._config(reference, found)
-            # An index's word counts more than the configuration's, which often lacks the variant.
-            if named or platform.matches(config.platform):
-                return top.digest, found, config
-            seen.append(config.platform)
-        raise _no_platform(platform, seen).within(image=reference.name)
+        return select_image(self, reference, platform, digest=digest)
 
     def has_manifest(self, reference: Reference) -> bool:
         """Whether the registry itself has the manifest that the reference names."""
@@ -249,9 +239,9 @@ class Client:
         return Pusher(self._transport, endpoint, chunk_bytes=self._chunk_bytes)
 
     def rate_limit_remaining(self, reference: Reference) -> int | None:
-        """How many pulls the registry said are left (RateLimit-Remaining), if it ever did."""
+        """How many pulls the registry said are left, if it told of a budget at all."""
         endpoint = origin(reference, self._settings(reference))
-        return self._transport.host(endpoint.scheme, endpoint.host).remaining
+        return self._transport.host(endpoint.scheme, endpoint.host).pulls.remaining
 
     def _settings(self, reference: Reference) -> RegistrySettings:
         return self._transport.settings(reference.registry)
@@ -307,37 +297,12 @@ class Client:
             try:
                 return parse(reply)
             except (DigestMismatch, ManifestError) as error:
-                if isinstance(error, UnsupportedImage) or count == _BODY_TRIES:
+                if isinstance(error, UnsupportedImage):
                     raise
+                if count == _BODY_TRIES:
+                    raise _said(reply, error) from None
                 logger.info("%s; asking again", error.found)
         raise AssertionError("the last try returns or raises")
-
-    def _config(self, reference: Reference, manifest: Manifest) -> ImageConfig:
-        raw = self.blob_bytes(reference, manifest.config)
-        with _about(reference):
-            return ImageConfig.parse(raw, layers=len(manifest.layers))
-
-    def _candidates(
-        self,
-        reference: Reference,
-        index: Index,
-        platform: Platform,
-        seen: list[Platform],
-        depth: int,
-    ) -> Iterator[tuple[Manifest, bool]]:
-        """Manifests that may serve, best first, and whether an index names their platform."""
-        seen += index.platforms
-        for entry in index.candidates(platform)[:MAX_INDEX_ENTRIES]:
-            try:
-                found = self.manifest(reference, entry.digest)
-            except UnsupportedImage:
-                if entry.platform:
-                    raise
-                continue
-            if isinstance(found, Manifest):
-                yield found, entry.platform is not None
-            elif depth > 1:
-                yield from self._candidates(reference, found, platform, seen, depth - 1)
 
     def _fetch_foreign(self, download: Download, descriptor: Descriptor) -> int:
         """Try the addresses that a foreign layer names, never with credentials (CVE-2020-15157)."""
@@ -352,6 +317,16 @@ class Client:
         raise failure
 
 
+def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:
+    """The error, unless a page for people came: that says nothing about the image."""
+    if reply.body.lstrip()[:1] != b"<":
+        return error
+    return RegistryUnavailable(
+        f"{urlsplit(reply.url).netloc} answers with a page for people: {error.found}",
+        mend="see whether a proxy or a login page answers instead of the registry",
+    )
+
+
 @contextmanager
 def _about(reference: Reference) -> Iterator[None]:
     """Name the image in whatever error comes."""
@@ -360,11 +335,3 @@ def _about(reference: Reference) -> Iterator[None]:
     except DuccmakeError as error:
         error.within(image=reference.name)
         raise
-
-
-def _no_platform(wanted: Platform, there: Iterable[Platform]) -> UnsupportedImage:
-    names = ", ".join(sorted({str(platform) for platform in there})) or "none"
-    return UnsupportedImage(
-        f"there is no image for {wanted}, only for: {names}",
-        mend="wish for one of these platforms, or remove the entry",
-    )

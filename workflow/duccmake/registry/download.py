@@ -9,14 +9,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
 from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
 from ..manifest import Descriptor
-from .host import Answer, Pace
+from .host import Pace
 from .retry import RetryPolicy, TryAgain, backoff_seconds
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,28 @@ SLOWEST_BYTES_PER_SECOND = 100
 """A transfer that stays below this for a whole deadline has stalled."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+
+
+class Answer(Protocol):
+    """What a source says: a status of HTTP's, headers, and a body to be read once."""
+
+    @property
+    def status(self) -> int:
+        """200 for all of the blob, 206 for the rest, 416 where there is no such rest."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Content-Range and its like."""
+        ...
+
+    def pieces(self, size: int, *, decode: bool) -> Iterator[bytes]:
+        """The body; ``decode`` undoes a Content-Encoding."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is left of it."""
+        ...
 
 
 class Source(Protocol):
@@ -233,7 +255,7 @@ def _write(part: IO[bytes], piece: bytes) -> None:
 
 
 def _encoding(response: Answer) -> str:
-    encoding: str = response.headers.get("Content-Encoding", "").strip().lower()
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,17 +30,19 @@ from urllib3.exceptions import (
 
 from .. import __version__
 from ..errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
-from .retry import Breaker, Deadline, TryAgain
+from .budget import PullBudget
+from .retry import Breaker, Deadline, RegistryUnreachable, TryAgain
 from .settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 6 * 3600.0
 """How long a host's Retry-After is remembered at most."""
 
 _ALWAYS = {"User-Agent": f"duccmake/{__version__}", "Accept-Encoding": "identity"}
 _DRAIN_BYTES = 64 * 1024
+_LATER = "run again later, log in for a larger budget, or configure a mirror"
+_PULL = "GET manifests"
 _NO_RETRIES = urllib3.Retry(False)
 
 # At DEBUG it writes whole addresses, and those of redirects are signed.
@@ -48,13 +50,19 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 
 class Answer:
-    """An answer whose body is still to be read, and its connection to be given back."""
+    """An answer whose body is still to be read, and its connection to be given back.
 
-    def __init__(self, url: str, raw: urllib3.BaseHTTPResponse) -> None:
+    ``release`` is called once, when that has happened.
+    """
+
+    def __init__(
+        self, url: str, raw: urllib3.BaseHTTPResponse, release: Callable[[], None]
+    ) -> None:
         self.url = url
         self.status = raw.status
         self.headers = raw.headers
         self._raw = raw
+        self._release: Callable[[], None] | None = release
 
     def pieces(self, size: int, *, decode: bool) -> Iterator[bytes]:
         """The body, in pieces of at most ``size`` bytes; ``decode`` undoes a Content-Encoding.
@@ -72,6 +80,9 @@ class Answer:
         if not self._raw.closed:
             self._raw.close()
         self._raw.release_conn()
+        release, self._release = self._release, None
+        if release:
+            release()
 
     def discard(self) -> None:
         """Close, but read a short body first, so that the connection can be used again."""
@@ -104,15 +115,23 @@ class Host:
     """The requests to one host and port, within the limits of its settings."""
 
     def __init__(
-        self, scheme: str, name: str, settings: RegistrySettings, *, breaker: Breaker
+        self,
+        scheme: str,
+        name: str,
+        settings: RegistrySettings,
+        *,
+        breaker: Breaker,
+        connect_seconds: float = 10.0,
     ) -> None:
         self.scheme = scheme
         self.name = name
         self.settings = settings
         self.breaker = breaker
-        self.remaining: int | None = None
+        self.pulls = PullBudget()
         self.bytes_pace = Pace(settings.bytes_per_second)
         self._requests_pace = Pace(settings.requests_per_second)
+        self._connect_seconds = connect_seconds
+        self._connections = threading.BoundedSemaphore(max(1, settings.connections))
         self._paused_until: dict[str, float] = {}
         self._pools = _pools(scheme, self.base_url, settings)
 
@@ -125,13 +144,14 @@ class Host:
         """Close the connections."""
         self._pools.clear()
 
-    def pause(self, method: str, seconds: float) -> None:
-        """Hold requests of this method back, as a Retry-After asked for.
+    def pause(self, method: str, url: str, seconds: float) -> None:
+        """Hold requests of this kind back, as a Retry-After asked for.
 
-        By method, because registries that count pulls let HEAD through.
+        By kind, because registries that count pulls let polls through.
         """
+        kind = _kind(method, url)
         until = time.monotonic() + min(seconds, LONGEST_PAUSE_SECONDS)
-        self._paused_until[method] = max(until, self._paused_until.get(method, 0.0))
+        self._paused_until[kind] = max(until, self._paused_until.get(kind, 0.0))
 
     def send(
         self,
@@ -143,15 +163,53 @@ class Host:
     ) -> Answer:
         """Make one request, without following redirects.
 
-        Raises `TryAgain` where there is no answer, and `RegistryError` where
-        there never will be one (a certificate that does not verify).
+        Raises `TryAgain` where there is no answer, `RateLimited` where none may be
+        asked for now, and `RegistryError` where there never will be one (a
+        certificate that does not verify).
         """
         self.breaker.check()
-        self._wait_for_turn(method, deadline)
-        read_timeout = max(0.001, min(self.settings.timeout_seconds, deadline.remaining))
-        connect_timeout = min(CONNECT_TIMEOUT_SECONDS, read_timeout)
+        kind = _kind(method, url)
+        self._wait_for_turn(kind, deadline)
+        self._connections.acquire()
         try:
-            raw = self._pools.urlopen(
+            # Whoever waited for a connection may wait for a dead host.
+            self.breaker.check()
+            raw = self._count(kind, lambda: self._request(method, url, headers, deadline, body))
+        except BaseException:
+            self._connections.release()
+            raise
+        return Answer(url, raw, self._connections.release)
+
+    def _count(
+        self, kind: str, request: Callable[[], urllib3.BaseHTTPResponse]
+    ) -> urllib3.BaseHTTPResponse:
+        """Make the request if, being a pull, it is within the registry's budget."""
+        if kind != _PULL:
+            response = request()
+            self.pulls.note(response.headers)
+            return response
+        if not self.pulls.take():
+            raise RateLimited(f"{self.name} allows no more pulls for now", mend=_LATER)
+        told: Mapping[str, str] | None = None
+        try:
+            response = request()
+            told = response.headers
+            return response
+        finally:
+            self.pulls.settle(told)
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        body: bytes | None,
+    ) -> urllib3.BaseHTTPResponse:
+        read_timeout = max(0.001, min(self.settings.timeout_seconds, deadline.remaining))
+        connect_timeout = min(self._connect_seconds, read_timeout)
+        try:
+            return self._pools.urlopen(
                 method,
                 url,
                 headers={**_ALWAYS, **headers},
@@ -163,31 +221,17 @@ class Host:
             )
         except (HTTPError, OSError, ValueError) as error:
             raise self._failure(error) from None
-        self._note_rate_limit(raw)
-        return Answer(url, raw)
 
-    def _wait_for_turn(self, method: str, deadline: Deadline) -> None:
+    def _wait_for_turn(self, kind: str, deadline: Deadline) -> None:
         wait = self._requests_pace.take(1)
-        paused_until = self._paused_until.get(method)
+        paused_until = self._paused_until.get(kind)
         if paused_until is not None:
             wait = max(wait, paused_until - time.monotonic())
         if wait <= 0:
             return
         if not deadline.allows(wait):
-            raise RateLimited(
-                f"{self.name} asks to wait {wait:.0f} s",
-                mend="run again later, log in for a larger budget, or configure a mirror",
-            )
+            raise RateLimited(f"{self.name} asks to wait {wait:.0f} s", mend=_LATER)
         time.sleep(wait)
-
-    def _note_rate_limit(self, response: urllib3.BaseHTTPResponse) -> None:
-        header = response.headers.get("RateLimit-Remaining") or response.headers.get(
-            "X-RateLimit-Remaining"
-        )
-        if header:
-            number = header.partition(";")[0].strip()
-            if number.isascii() and number.isdigit():
-                self.remaining = int(number[:12])
 
     def _failure(self, error: Exception) -> TryAgain | RegistryError:
         """Say what happened in words of our own: foreign texts may hold a proxy's password."""
@@ -202,8 +246,16 @@ class Host:
                 return RegistryError(f"{self.name} is not a host that can be asked")
         mend = "see whether the registry is up and reachable from here"
         return TryAgain(
-            RegistryUnavailable(f"{self.name} cannot be reached: {_reason(causes)}", mend=mend)
+            RegistryUnreachable(f"{self.name} cannot be reached: {_reason(causes)}", mend=mend)
         )
+
+
+def _kind(method: str, url: str) -> str:
+    """What registries may count together: ``GET manifests``, ``HEAD manifests``, ``GET blobs``…"""
+    for family in ("manifests", "blobs"):
+        if f"/{family}/" in url:
+            return f"{method} {family}"
+    return method
 
 
 _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
@@ -243,7 +295,6 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
     options: dict[str, Any] = {
         "num_pools": 2,
         "maxsize": max(1, settings.connections),
-        "block": True,
     }
     if scheme == "https":
         options["ssl_context"] = _tls_context(settings.ca_file)

@@ -31,13 +31,15 @@ class RetryPolicy:
     """How failures are met.
 
     ``patience`` is for requests that are given none of their own; the first pause is
-    about ``backoff_seconds`` and doubles.  After ``breaker_limit`` requests in a row that failed
-    with all their tries, a host is left alone for ``breaker_seconds``.
+    about ``backoff_seconds`` and doubles.  A connection has to be there within
+    ``connect_seconds``.  After ``breaker_limit`` tries in a row that failed, and no
+    less than one request makes, a host is left alone for ``breaker_seconds``.
     """
 
     patience: Patience = Patience(6, 300.0)
     backoff_seconds: float = 0.5
-    breaker_limit: int = 5
+    connect_seconds: float = 10.0
+    breaker_limit: int = 8
     breaker_seconds: float = 300.0
 
 
@@ -53,8 +55,12 @@ class TryAgain(Exception):
         self.wait_seconds = wait_seconds
 
 
+class RegistryUnreachable(RegistryUnavailable):
+    """No answer at all came from the host."""
+
+
 class RegistryLeftAlone(RegistryUnavailable):
-    """No request was made, because the registry failed too often; it was reported then."""
+    """No request was made, because the registry failed too often before."""
 
 
 class Deadline:
@@ -97,9 +103,9 @@ def retry_after_seconds(header: str | None) -> float | None:
 
 
 class Breaker:
-    """Leaves a host alone after ``limit`` requests in a row failed with all their tries.
+    """Leaves a host alone after ``limit`` tries in a row that failed, whatever they were for.
 
-    The opening is logged, once; after ``seconds`` one request may try again.
+    After ``seconds`` one request may try again.
     """
 
     def __init__(self, host: str, *, limit: int, seconds: float) -> None:
@@ -109,17 +115,19 @@ class Breaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
+        self._reason = ""
 
     def check(self) -> None:
-        """Raise `RegistryLeftAlone` while the host is left alone."""
+        """Raise `RegistryLeftAlone`, with the reason, while the host is left alone."""
         if self._failures < self._limit:
             return
         with self._lock:
             now = time.monotonic()
             if self._failures >= self._limit and now < self._open_until:
                 raise RegistryLeftAlone(
-                    f"{self._host} is left alone after {self._failures} failed requests in a row",
-                    mend="what is known of its images stays in force; see whether it is up",
+                    f"{self._host} is left alone after {self._failures} failures in a row, "
+                    f"the last: {self._reason}",
+                    mend="see whether it is up and reachable from here",
                 )
             self._open_until = now + self._seconds
 
@@ -128,15 +136,10 @@ class Breaker:
         self._failures = 0
 
     def failed(self, reason: str) -> None:
-        """Count a request that failed with all its tries."""
+        """Count a try that failed."""
         with self._lock:
             self._failures += 1
             if self._failures == self._limit:
+                self._reason = reason
                 self._open_until = time.monotonic() + self._seconds
-                logger.warning(
-                    "%s failed %d times in a row (%s): it is left alone for %.0f s",
-                    self._host,
-                    self._failures,
-                    reason,
-                    self._seconds,
-                )
+                logger.info("%s; %s is left alone for a while", reason, self._host)

@@ -40,6 +40,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TOKEN_LIMIT = 1024**2
 _ERROR_LIMIT = 64 * 1024
 _ERROR_SECONDS = 10.0
+_PAUSE_SECONDS = 60.0
+"""How long a host is spared that kept answering 429 without saying for how long."""
 _CHUNK = 64 * 1024
 
 T = TypeVar("T")
@@ -105,10 +107,18 @@ class Transport:
             return found
         with self._lock:
             if key not in self._hosts:
-                breaker = Breaker(
-                    name, limit=self.policy.breaker_limit, seconds=self.policy.breaker_seconds
+                policy = self.policy
+                self._hosts[key] = Host(
+                    scheme,
+                    key[1],
+                    self.settings(name),
+                    breaker=Breaker(
+                        name,
+                        limit=max(policy.breaker_limit, policy.patience.tries),
+                        seconds=policy.breaker_seconds,
+                    ),
+                    connect_seconds=policy.connect_seconds,
                 )
-                self._hosts[key] = Host(scheme, key[1], self.settings(name), breaker=breaker)
             return self._hosts[key]
 
     def exchange(self, call: Call, *, limit: int, patience: Patience | None = None) -> Reply:
@@ -140,11 +150,13 @@ class Transport:
             try:
                 result = attempt(deadline)
             except TryAgain as failure:
+                if isinstance(failure.error, RegistryUnavailable):
+                    host.breaker.failed(failure.error.found)
                 pause = backoff_seconds(count, self.policy.backoff_seconds)
                 wait = max(pause, failure.wait_seconds or 0.0)
                 if count == patience.tries or not deadline.allows(wait):
-                    if isinstance(failure.error, RegistryUnavailable | RateLimited):
-                        host.breaker.failed(failure.error.found)
+                    if isinstance(failure.error, RateLimited):
+                        host.pause(call.method, call.url, max(wait, _PAUSE_SECONDS))
                     raise failure.error from None
                 logger.info("%s; trying again in %.1f s", failure.error.found, wait)
                 time.sleep(wait)
@@ -244,7 +256,7 @@ class Transport:
         wait = retry_after_seconds(response.headers.get("Retry-After"))
         if status == 429:
             if wait is not None:
-                host.pause(call.method, wait)
+                host.pause(call.method, call.url, wait)
             mend = "run again later, log in for a larger budget, or configure a mirror"
             return TryAgain(RateLimited(what, mend=mend), wait)
         if status >= 500 or status == 408:

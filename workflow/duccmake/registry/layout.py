@@ -1,0 +1,123 @@
+"""OCI image layouts as a source of images (image-spec 1.1, image-layout.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ManifestError, NotFound
+from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
+from ..reference import Digest, Reference
+from .files import copy_blob, open_plain, read_metadata, reading
+
+_REF_NAME = "org.opencontainers.image.ref.name"
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+
+
+class OciLayouts:
+    """The images in OCI layouts: directories with ``index.json`` and ``blobs/``.
+
+    A tag is an entry's ``org.opencontainers.image.ref.name``, or the tag of the
+    whole name that some tools write there.  Without tag and digest the layout has
+    to hold one image; where no entry has a name, that is the index itself.
+    """
+
+    def poll(self, reference: Reference) -> Digest:
+        """The digest of the entry, from ``index.json``."""
+        with reading(reference):
+            return reference.digest or _Layout.read(reference).choose(reference)
+
+    def tags(self, reference: Reference) -> list[str]:
+        """The tags of all entries."""
+        with reading(reference):
+            names = map(_tag, _Layout.read(reference).entries)
+            return list(dict.fromkeys(name for name in names if _TAG.match(name)))
+
+    def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
+        """A manifest or an index, verified."""
+        with reading(reference):
+            layout = _Layout.read(reference)
+            wanted = digest or reference.digest or layout.choose(reference)
+            if wanted == layout.digest:
+                return parse_manifest(layout.raw, OCI_INDEX)
+            with open_plain(_blob(reference, wanted)) as file:
+                content = read_metadata(file, wanted)
+            Descriptor("", wanted, len(content)).verify(content)
+            return parse_manifest(content, algorithm=wanted.algorithm)
+
+    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """A small blob, verified."""
+        with reading(reference), open_plain(_blob(reference, descriptor.digest)) as file:
+            return descriptor.verify(read_metadata(file, descriptor.digest))
+
+    def fetch_blob(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        path: Path,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Copy a blob to ``path``, verified."""
+        with reading(reference):
+            source = _blob(reference, descriptor.digest)
+            return copy_blob(descriptor, lambda: open_plain(source), path, progress)
+
+
+def _blob(reference: Reference, digest: Digest) -> Path:
+    return Path(reference.path) / "blobs" / digest.algorithm / digest.hex
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """``index.json``: its bytes and its entries."""
+
+    raw: bytes
+    entries: list[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, reference: Reference) -> _Layout:
+        path = Path(reference.path) / "index.json"
+        with open_plain(path) as file:
+            raw = read_metadata(file, path)
+        try:
+            entries = json.loads(raw)["manifests"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            entries = None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ManifestError(f"{path} is no index of images")
+        return cls(raw, entries)
+
+    @property
+    def digest(self) -> Digest:
+        """What the index itself goes by, where it is the image."""
+        return Digest("sha256", hashlib.sha256(self.raw).hexdigest())
+
+    def choose(self, reference: Reference) -> Digest:
+        """What the reference's tag names, or the only image where it has none."""
+        entries = self.entries
+        if reference.tag:
+            entries = [entry for entry in entries if _tag(entry) == reference.tag]
+        elif len(entries) > 1 and not any(map(_tag, entries)):
+            return self.digest
+        if len(entries) == 1:
+            return Descriptor.parse(entries[0]).digest
+        known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
+        what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
+        raise NotFound(
+            f"{reference.path} has {len(entries)} images for {what}; its tags are: {known[:500]}",
+            mend="name one of them, as oci:path:tag or oci:path@digest",
+        )
+
+
+def _tag(entry: Mapping[str, Any]) -> str:
+    annotations = entry.get("annotations")
+    name = annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
+    if not isinstance(name, str):
+        return ""
+    return name.rpartition("/")[2].rpartition(":")[2]
