@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 _KEPT_RUNS = 20
 
-_WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l", "--rulegraph"})
+_WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"})
 """Calls of Snakemake that need no image: they ask no registry."""
 
 
