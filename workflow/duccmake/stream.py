@@ -41,6 +41,10 @@ _ZSTD_WINDOW_LOG = 27
 """128 MiB: what zstd itself accepts without being asked; more is a memory bomb."""
 
 
+_XZ_MEMORY = 256 * 1024 * 1024
+"""What ``xz -9`` needs, four times over."""
+
+
 class _Decompressor(Protocol):
     """What bz2, lzma, igzip and zstd agree on: one member, with bounded output."""
 
@@ -63,13 +67,17 @@ def _zstd() -> _Decompressor:
     return zstd.ZstdDecompressor(options=options)
 
 
+def _xz() -> _Decompressor:
+    return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+
 _MAGIC: tuple[tuple[bytes, str, Callable[[], _Decompressor]], ...] = (
     (b"\x1f\x8b", "gzip", _gzip),
     (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
     # zstd's skippable frames, which zstd:chunked images may also begin with.
     *((bytes([0x50 + n]) + b"\x2a\x4d\x18", "zstd", _zstd) for n in range(16)),
     (b"BZh", "bzip2", bz2.BZ2Decompressor),
-    (b"\xfd7zXZ\x00", "xz", lzma.LZMADecompressor),
+    (b"\xfd7zXZ\x00", "xz", _xz),
 )
 _MAGIC_BYTES = 6
 

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import threading
+import zlib
+
+import pytest
+from corpus.streams import DAMAGED, END, SOUND, gzip_members, member
+from pipeline import digest_of
+
+from duccmake.errors import CorruptLayer, DigestMismatch, LimitExceeded
+from duccmake.limits import UnpackLimits
+from duccmake.stream import LayerStream
+
+TAR = b"".join(member(b"file-%d" % n, hashlib.sha256(b"%d" % n).digest() * 50) for n in range(9))
+TAR += END
+
+
+def read(tmp_path, blob, **more):
+    path = tmp_path / "blob"
+    path.write_bytes(blob)
+    with LayerStream(path, **more) as stream:
+        content = b"".join(stream)
+    return content, stream.result
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_content_and_both_digests_are_right(name, tmp_path):
+    blob = SOUND[name](TAR)
+    content, result = read(tmp_path, blob)
+    assert content == TAR
+    assert (result.blob, result.diff_id) == (digest_of(blob), digest_of(TAR))
+    assert (result.blob_bytes, result.diff_bytes) == (len(blob), len(TAR))
+    assert result.compression == name.partition("-")[0].replace("raw", "none")
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_blob_is_refused(name, tmp_path):
+    with pytest.raises(CorruptLayer):
+        read(tmp_path, DAMAGED[name](TAR))
+
+
+@pytest.mark.parametrize("name", [name for name in SOUND if name != "raw"])
+def test_cut_blob_is_refused_wherever_it_is_cut(name, tmp_path):
+    blob = SOUND[name](TAR)
+    if name == "gzip-padded-with-zeros":
+        blob = blob.rstrip(b"\0")
+    refused = []
+    for cut in sorted({*range(3, 30, 3), *range(len(blob) - 18, len(blob)), len(blob) // 2}):
+        try:
+            content, result = read(tmp_path, blob[:cut])
+        except CorruptLayer:
+            refused.append(cut)
+        else:
+            # Cut where a member or frame ends it is whole, and only the digest can tell.
+            assert content != TAR or name.startswith("zstd-with-a-skippable")
+            with pytest.raises(DigestMismatch):
+                result.verify(blob=digest_of(blob), diff_id=digest_of(TAR))
+    assert len(refused) > 20
+
+
+def test_an_empty_blob_is_an_empty_stream(tmp_path):
+    assert read(tmp_path, b"")[0] == b""
+
+
+@pytest.mark.parametrize("blob", [b"x", b"\x1f", b"BZ", b"\x28\xb5\x2f"])
+def test_a_blob_shorter_than_a_magic_number_is_passed_on(blob, tmp_path):
+    assert read(tmp_path, blob)[0] == blob
+
+
+def test_sha512_where_the_descriptor_says_so(tmp_path):
+    _, result = read(tmp_path, gzip.compress(TAR), algorithms=("sha512", "sha256"))
+    assert result.blob.hex == hashlib.sha512(gzip.compress(TAR)).hexdigest()
+
+
+def test_verify_tells_a_wrong_blob_from_a_wrong_image(tmp_path):
+    blob = gzip.compress(TAR)
+    _, result = read(tmp_path, blob)
+    result.verify(blob=digest_of(blob), diff_id=digest_of(TAR))
+    with pytest.raises(DigestMismatch, match="blob has the digest"):
+        result.verify(blob=digest_of(b""), diff_id=digest_of(TAR))
+    with pytest.raises(DigestMismatch, match="diff_id"):
+        result.verify(blob=digest_of(blob), diff_id=digest_of(b""))
+
+
+def test_bytes_are_limited(tmp_path):
+    with pytest.raises(LimitExceeded, match="limits.bytes"):
+        read(tmp_path, gzip.compress(TAR), limits=UnpackLimits(bytes=len(TAR) - 1))
+    assert read(tmp_path, gzip.compress(TAR), limits=UnpackLimits(bytes=len(TAR)))[0] == TAR
+
+
+def test_ratio_is_limited_beyond_the_first_100_mib(tmp_path):
+    bomb = gzip.compress(bytes(120 * 1024 * 1024))
+    with pytest.raises(LimitExceeded, match="limits.ratio"):
+        read(tmp_path, bomb, limits=UnpackLimits(ratio=100))
+    small = gzip.compress(bytes(1024 * 1024))
+    assert len(read(tmp_path, small, limits=UnpackLimits(ratio=2))[0]) == 1024 * 1024
+
+
+def test_time_is_limited(tmp_path):
+    with pytest.raises(LimitExceeded, match="limits.seconds"):
+        read(tmp_path, TAR, limits=UnpackLimits(seconds=1e-9))
+
+
+def test_no_limits_where_they_are_zero(tmp_path):
+    none = UnpackLimits(bytes=0, ratio=0, seconds=0)
+    assert read(tmp_path, gzip_members(TAR), limits=none)[0] == TAR
+
+
+def test_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path):
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1024 * 1024}]
+    blob = bytearray(lzma.compress(TAR, filters=filters))
+    # xz file format 1.0.4, 3.1 and 5.3.1: the block header's dictionary size, and its CRC32.
+    assert blob[14:16] == b"\x21\x01"
+    blob[16] = 39
+    size = (blob[12] + 1) * 4
+    blob[12 + size - 4 : 12 + size] = zlib.crc32(blob[12 : 12 + size - 4]).to_bytes(4, "little")
+    with pytest.raises(CorruptLayer):
+        read(tmp_path, bytes(blob))
+
+
+def test_a_missing_blob_is_named(tmp_path):
+    with pytest.raises(CorruptLayer, match="cannot be read"), LayerStream(tmp_path / "x") as stream:
+        list(stream)
+
+
+def test_a_caller_that_stops_early_leaves_no_thread(tmp_path):
+    path = tmp_path / "blob"
+    path.write_bytes(gzip.compress(bytes(50 * 1024 * 1024)))
+    before = threading.active_count()
+    with LayerStream(path) as stream:
+        next(iter(stream))
+    assert threading.active_count() == before
