@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,11 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
     out = stream or sys.stderr
     for warning in plan.warnings:
         print(f"duccmake: {warning}", file=out)
-    for image in plan.images:
-        if image.state != PENDING and image.why:
-            print(f"duccmake: {image.why}; what is published stays in force", file=out)
-    for problem in plan.problems:
-        print(f"duccmake: {problem.reason}", file=out)
+    stale = Counter(image.why for image in plan.images if image.state != PENDING and image.why)
+    for why, count in stale.items():
+        print(f"duccmake: {_many(count)}{why}; what is published stays in force", file=out)
+    for reason, count in Counter(problem.reason for problem in plan.problems).items():
+        print(f"duccmake: {_many(count)}{reason}", file=out)
     pending = sum(image.state == PENDING for image in plan.images)
     print(
         f"duccmake: {_counted(len(plan.images), 'image')}: {pending} pending, "
@@ -109,6 +110,11 @@ def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Itera
 def _events(run: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(run.glob("*.json")) if run.is_dir() else []:
         yield json.loads(path.read_bytes())
+
+
+def _many(number: int) -> str:
+    """What stands before a line that is said for several images at once."""
+    return f"{number} images: " if number > 1 else ""
 
 
 def _counted(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import DuccmakeError, NotFound
 from .plan import PlannedImage, PlannedLayer
+from .registry.anywhere import Anywhere
 from .registry.client import Client
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def fetch_layer(
     asked in turn.  Raises the error of the last one.
     """
     failure: DuccmakeError = NotFound(f"no image of the plan has the layer {layer.digest}")
+    places = Anywhere(client)
     asked = set()
     for image in images:
         source = (image.reference.host, image.reference.repository)
@@ -33,7 +35,7 @@ def fetch_layer(
             continue
         asked.add(source)
         try:
-            return client.fetch_blob(image.reference, layer.descriptor, path, progress=progress)
+            return places.fetch_blob(image.reference, layer.descriptor, path, progress=progress)
         except DuccmakeError as error:
             failure = error.within(image=image.name, step=f"fetch layer {layer.digest.short}")
             logger.info("%s", failure)

@@ -67,7 +67,7 @@ class PlannedImage:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A wish that cannot be followed; ``number`` tells several of them apart."""
+    """A wish that cannot be followed; those with one reason have one ``number``."""
 
     repository: str
     name: str
@@ -117,7 +117,7 @@ class Plan:
         return self._by_layer[key][1]
 
     def problem(self, number: int) -> Problem:
-        """The problem of that number."""
+        """The first problem of that number."""
         return next(problem for problem in self.problems if problem.number == number)
 
     def staged_paths(self, repository: str) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,12 @@ from .repository import ImageRecord, Repository
 from .resolve import Resolved, Resolver
 from .store import PollMemory
 
+POLL_TRIES = 3
+POLL_SECONDS = 30.0
+POLL_CONNECT_SECONDS = 4.0
+"""Polls are less patient than downloads: somebody waits for them, and what is
+known of an image stays in force when its registry does not answer."""
+
 
 def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
     """Resolve all wish lists and compare them with the repositories.
@@ -33,12 +40,21 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
     where a wish list is unusable as a whole.
     """
-    recipes = load_all(config.recipe)
+    loaded = load_all(config.recipe)
+    recipes = loaded if poll else []
+    repositories = {
+        recipe.repository: open_repository(config, recipe.repository) for recipe in recipes
+    }
     images: list[PlannedImage] = []
     problems: list[Problem] = []
-    warnings = [warning for recipe in recipes for warning in recipe.warnings]
+    warnings = [warning for recipe in loaded for warning in recipe.warnings]
     missing: dict[str, frozenset[Digest]] = {}
-    with Client(config.registries) as client:
+    with Client(
+        config.registries,
+        tries=POLL_TRIES,
+        deadline_seconds=POLL_SECONDS,
+        connect_seconds=POLL_CONNECT_SECONDS,
+    ) as client:
         resolver = Resolver(
             client,
             PollMemory(RESULTS / "polls.json"),
@@ -46,20 +62,34 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             max_age=config.resolve.max_age,
             connections=config.resolve.connections,
         )
-        for recipe in recipes if poll else ():
-            repository = open_repository(config, recipe.repository)
-            resolved, unresolved = resolver.resolve(recipe, config.platforms)
-            planned = [_planned(item, repository, config.products) for item in resolved]
-            images += planned
-            missing[repository.name] = _missing_layers(planned, repository)
-            for item in unresolved:
-                if item.passing and repository.record(item.name) is not None:
-                    warnings.append(f"{item.reason}; what is published stays in force")
-                    continue
-                number = len(problems) + 1
-                problems.append(
-                    Problem(repository.name, item.name, item.reason, item.ignorable, number)
-                )
+        resolutions = resolver.resolve(
+            recipes,
+            config.platforms,
+            is_published=lambda recipe, name: (
+                repositories[recipe.repository].record(name) is not None
+            ),
+        )
+    warnings += resolver.warnings
+    numbers: dict[str, int] = {}
+    for recipe, resolution in zip(recipes, resolutions, strict=True):
+        repository = repositories[recipe.repository]
+        planned = [_planned(item, repository, config.products) for item in resolution.resolved]
+        images += planned
+        missing[repository.name] = _missing_layers(planned, repository)
+        kept: Counter[str] = Counter()
+        for item in resolution.unresolved:
+            if item.passing and repository.record(item.name) is not None:
+                kept[item.reason] += 1
+                continue
+            # One job reports all that fails for the same reason, such as a registry.
+            number = numbers.setdefault(item.reason, len(numbers) + 1)
+            problems.append(
+                Problem(repository.name, item.name, item.reason, item.ignorable, number)
+            )
+        warnings += [
+            f"{_images(count)}{reason}; what is published stays in force"
+            for reason, count in kept.items()
+        ]
     return Plan(
         images=tuple(images),
         problems=tuple(problems),
@@ -68,6 +98,10 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         scope=config.scope,
         members=members,
     )
+
+
+def _images(count: int) -> str:
+    return f"{count} images: " if count > 1 else ""
 
 
 def _planned(item: Resolved, repository: Repository, products: Sequence[str]) -> PlannedImage:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 from .errors import DuccmakeError, RateLimited, RegistryUnavailable
 from .manifest import ImageConfig, Manifest, parse_manifest
 from .recipe import Recipe
-from .reference import Platform, Reference
+from .reference import Digest, Platform, Reference
 from .registry.answers import matching
+from .registry.anywhere import Anywhere
 from .registry.client import Client
+from .registry.retry import RegistryLeftAlone, RegistryUnreachable
+from .registry.selection import select_image
 from .store import ContentStore, Poll, PollMemory
 
 logger = logging.getLogger(__name__)
@@ -50,15 +55,54 @@ class Unresolved:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class Resolution:
+    """What became of a recipe's wishes, each list sorted by name."""
+
+    resolved: tuple[Resolved, ...]
+    unresolved: tuple[Unresolved, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """One image for one platform, wished for by the recipe of that number."""
+
+    recipe: int
     reference: Reference
+    platform: Platform
     ignorable: bool
+    known: Poll | None
+
+    @property
+    def key(self) -> str:
+        """What the answer is remembered by."""
+        return f"{self.reference} {self.platform}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pull:
+    """A question that a poll did not answer: ``top`` is what the poll found, if there was one."""
+
+    question: _Question
+    top: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """A question without an answer: the failure is one that may pass."""
+
+    question: _Question
+    error: DuccmakeError
+
+
+_Outcome = tuple[int, Resolved | Unresolved]
 
 
 class Resolver:
     """Resolves recipes against registries, with what is remembered.
 
     An answer younger than ``max_age`` seconds is believed without asking.
+    ``warnings`` are lines for people: what went wrong with a registry, once, and
+    not for each of its images.
     """
 
     def __init__(
@@ -71,55 +115,100 @@ class Resolver:
         connections: int = 32,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._client = client
+        self._source = Anywhere(client)
         self._memory = memory
         self._store = store
         self._max_age = max_age
         self._connections = connections
         self._clock = clock
+        self._troubles = _Troubles()
+        self.warnings: list[str] = []
 
     def resolve(
-        self, recipe: Recipe, platforms: Sequence[Platform]
-    ) -> tuple[list[Resolved], list[Unresolved]]:
-        """Resolve all wishes of a recipe for all platforms; sorted by name."""
-        resolved: list[Resolved] = []
-        unresolved = [
-            Unresolved(entry.text or str(entry.path), None, False, str(entry))
-            for entry in recipe.bad_entries
-        ]
+        self,
+        recipes: Sequence[Recipe],
+        platforms: Sequence[Platform],
+        *,
+        is_published: Callable[[Recipe, str], bool] = lambda recipe, name: False,
+    ) -> list[Resolution]:
+        """Resolve all wishes of all recipes for all platforms.
+
+        All are polled first, which costs a registry's budget nothing.  Then what is
+        new or has changed is pulled: what was never published before all else, so
+        that it gets what a short budget allows.
+        """
         with ThreadPoolExecutor(self._connections, thread_name_prefix="poll") as pool:
-            asks: dict[str, _Ask] = {}
-            for outcome in pool.map(
-                lambda wish: self._expand(wish.reference, recipe), recipe.wishes
-            ):
-                for item in outcome:
-                    if isinstance(item, Unresolved):
-                        unresolved.append(item)
-                    else:
-                        asks.setdefault(item.reference.name, item)
-            questions = [(ask, platform) for ask in asks.values() for platform in platforms]
-            for answer in pool.map(lambda question: self._ask(*question), questions):
-                if isinstance(answer, Resolved):
-                    resolved.append(answer)
-                else:
-                    unresolved.append(answer)
+            outcomes, questions = self._expand_all(pool, recipes, platforms)
+            answers = list(pool.map(self._poll, questions))
+            pulls = [answer for answer in answers if isinstance(answer, _Pull)]
+            answers = [answer for answer in answers if not isinstance(answer, _Pull)]
+
+            def is_old(pull: _Pull) -> bool:
+                question = pull.question
+                return is_published(recipes[question.recipe], question.reference.name)
+
+            for _, group in groupby(sorted(pulls, key=is_old), key=is_old):
+                answers += pool.map(self._pull, group)
         self._memory.save()
-        resolved.sort(key=lambda item: (item.reference.name, item.platform))
-        return resolved, unresolved
+        missed = [answer for answer in answers if isinstance(answer, _Missed)]
+        outcomes += [answer for answer in answers if isinstance(answer, tuple)]
+        for item in missed:
+            self._troubles.note(item.question.reference, item.error)
+        outcomes += map(self._settle, missed)
+        self.warnings += self._troubles.lines()
+        return [_resolution(number, outcomes) for number in range(len(recipes))]
 
     # --- tag globs ------------------------------------------------------
 
-    def _expand(self, reference: Reference, recipe: Recipe) -> Iterable[_Ask | Unresolved]:
-        if not reference.is_glob:
-            return [_Ask(reference, recipe.ignores(reference))]
-        try:
-            tags = self._tags(reference)
-        except DuccmakeError as error:
+    def _expand_all(
+        self, pool: ThreadPoolExecutor, recipes: Sequence[Recipe], platforms: Sequence[Platform]
+    ) -> tuple[list[_Outcome], list[_Question]]:
+        outcomes: list[_Outcome] = [
+            (number, Unresolved(entry.text or str(entry.path), None, False, str(entry)))
+            for number, recipe in enumerate(recipes)
+            for entry in recipe.bad_entries
+        ]
+        wishes = [
+            (number, wish.reference)
+            for number, recipe in enumerate(recipes)
+            for wish in recipe.wishes
+        ]
+        expanded = pool.map(lambda wish: self._expand(wish[1]), wishes)
+        failed: list[tuple[int, Reference, DuccmakeError]] = []
+        asked: dict[tuple[int, str], Reference] = {}
+        for (number, wished), found in zip(wishes, expanded, strict=True):
+            if isinstance(found, DuccmakeError):
+                failed.append((number, wished, found))
+                self._troubles.note(wished, found)
+                continue
+            for reference in found:
+                asked.setdefault((number, reference.name), reference)
+        for number, wished, error in failed:
+            ignorable = recipes[number].ignores(wished)
             passing = isinstance(error, _PASSING)
-            ignorable = recipe.ignores(reference)
-            return [Unresolved(reference.name, None, ignorable, _reason(error), passing)]
-        named = [reference.with_tag(tag) for tag in matching(reference.tag, tags)]
-        return [_Ask(image, recipe.ignores(image)) for image in named]
+            reason = self._troubles.brief(wished, error)
+            outcomes.append((number, Unresolved(wished.name, None, ignorable, reason, passing)))
+        questions = [
+            _Question(
+                number,
+                reference,
+                platform,
+                recipes[number].ignores(reference),
+                self._memory.poll(f"{reference} {platform}"),
+            )
+            for (number, _), reference in asked.items()
+            for platform in platforms
+        ]
+        return outcomes, questions
+
+    def _expand(self, reference: Reference) -> Sequence[Reference] | DuccmakeError:
+        if not reference.is_glob:
+            return [reference]
+        try:
+            tags = matching(reference.tag, self._tags(reference))
+            return [reference.with_tag(tag) for tag in tags]
+        except DuccmakeError as error:
+            return error
 
     def _tags(self, reference: Reference) -> Sequence[str]:
         """The repository's tags; those of the last listing where it cannot be listed."""
@@ -129,68 +218,130 @@ class Resolver:
         if known is not None and now - known[1] < self._max_age:
             return known[0]
         try:
-            tags = tuple(self._client.tags(reference))
+            tags = tuple(self._source.tags(reference))
         except DuccmakeError as error:
             if known is None:
                 raise
-            logger.warning("%s: the tags of the last listing stay in force", _reason(error))
+            if not self._troubles.note(reference, error):
+                reason = _reason(error.within(image=reference.name))
+                self.warnings.append(f"{reason}; the tags of the last listing stay in force")
             return known[0]
         self._memory.remember_tags(key, tags, now)
         return tags
 
     # --- images ---------------------------------------------------------
 
-    def _ask(self, ask: _Ask, platform: Platform) -> Resolved | Unresolved:
-        reference = ask.reference
-        key = f"{reference} {platform}"
-        known = self._memory.poll(key)
+    def _poll(self, question: _Question) -> _Outcome | _Missed | _Pull:
+        """Ask what the reference stands for, unless that is known or has to be pulled anyway."""
+        known, now = question.known, self._clock()
+        if known is None or not self._has(known):
+            return _Pull(question)
+        # What a digest names never changes, so there is nothing to ask.
+        if question.reference.digest is not None or now - known.checked < self._max_age:
+            return self._remembered(question, known)
         try:
-            poll = self._poll(reference, platform, known)
-            self._memory.remember(key, poll)
-            return self._remembered(ask, platform, poll)
-        except _PASSING as error:
-            if known is None or not self._has(known):
-                return _failed(ask, platform, error, passing=True)
-            return self._remembered(ask, platform, known, stale=_reason(error))
+            top = self._source.poll(question.reference)
         except DuccmakeError as error:
-            return _failed(ask, platform, error)
+            return _failed(question, error)
+        if top != known.top:
+            return _Pull(question, top)
+        poll = Poll(top, known.manifest, known.config, now)
+        self._memory.remember(question.key, poll)
+        return self._remembered(question, poll)
 
-    def _poll(self, reference: Reference, platform: Platform, known: Poll | None) -> Poll:
-        now = self._clock()
-        if known is not None and self._has(known):
-            # What a digest names never changes, so there is nothing to ask.
-            if reference.digest is not None or now - known.checked < self._max_age:
-                return known
-            top = self._client.poll(reference)
-            if top == known.top:
-                return Poll(top, known.manifest, known.config, now)
-        else:
-            top = None
-        top, manifest, config = self._client.resolve(reference, platform, digest=top)
+    def _pull(self, pull: _Pull) -> _Outcome | _Missed:
+        """Get manifest and configuration, and keep them."""
+        question, now = pull.question, self._clock()
+        try:
+            top, manifest, config = select_image(
+                self._source, question.reference, question.platform, digest=pull.top
+            )
+        except DuccmakeError as error:
+            return _failed(question, error)
         self._store.put(manifest.digest, manifest.raw)
         self._store.put(manifest.config.digest, config.raw)
-        return Poll(top, manifest.digest, manifest.config.digest, now)
+        poll = Poll(top, manifest.digest, manifest.config.digest, now)
+        self._memory.remember(question.key, poll)
+        return self._remembered(question, poll)
+
+    def _settle(self, missed: _Missed) -> _Outcome:
+        """The last answer, if there was one."""
+        question = missed.question
+        reason = self._troubles.brief(question.reference, missed.error)
+        if question.known is not None and self._has(question.known):
+            return self._remembered(question, question.known, stale=reason)
+        return question.recipe, _unresolved(question, reason, passing=True)
 
     def _has(self, poll: Poll) -> bool:
         return self._store.path(poll.manifest).exists() and self._store.path(poll.config).exists()
 
-    def _remembered(
-        self, ask: _Ask, platform: Platform, poll: Poll, *, stale: str = ""
-    ) -> Resolved:
+    def _remembered(self, question: _Question, poll: Poll, *, stale: str = "") -> _Outcome:
         raw = self._store.get(poll.manifest)
         config = self._store.get(poll.config)
         assert raw is not None and config is not None
         manifest = parse_manifest(raw, algorithm=poll.manifest.algorithm)
         assert isinstance(manifest, Manifest)
         parsed = ImageConfig.parse(config, layers=len(manifest.layers))
-        return Resolved(ask.reference, platform, ask.ignorable, manifest, parsed, stale)
+        return question.recipe, Resolved(
+            question.reference, question.platform, question.ignorable, manifest, parsed, stale
+        )
 
 
-def _failed(
-    ask: _Ask, platform: Platform, error: DuccmakeError, *, passing: bool = False
-) -> Unresolved:
-    return Unresolved(ask.reference.name, platform, ask.ignorable, _reason(error), passing)
+class _Troubles:
+    """What keeps whole registries from answering: told once, and briefly for each image."""
+
+    def __init__(self) -> None:
+        self._unreached: dict[str, DuccmakeError] = {}
+        self._spent: dict[str, DuccmakeError] = {}
+        self._lock = threading.Lock()
+
+    def note(self, reference: Reference, error: DuccmakeError) -> bool:
+        """Keep a failure if it is one of the registry and not of the image."""
+        with self._lock:
+            if isinstance(error, RegistryUnreachable | RegistryLeftAlone):
+                self._unreached.setdefault(reference.registry, error)
+            elif isinstance(error, RateLimited):
+                self._spent.setdefault(reference.registry, error)
+            else:
+                return False
+            return True
+
+    def brief(self, reference: Reference, error: DuccmakeError) -> str:
+        """Why an image was missed: in few words where the registry is to blame."""
+        registry = reference.registry
+        if isinstance(error, RateLimited):
+            return f"waits until registry {registry} allows more requests"
+        if registry in self._unreached and isinstance(error, RegistryUnavailable):
+            return f"registry {registry} not reached"
+        return _reason(error)
+
+    def lines(self) -> Iterator[str]:
+        """One line for each registry."""
+        for registry, error in sorted(self._unreached.items()):
+            yield f"registry {registry} not reached: {error.found}; {error.mend}"
+        for registry, error in sorted(self._spent.items()):
+            yield f"registry {registry} is short of requests: {error.found}; {error.mend}"
+
+
+def _failed(question: _Question, error: DuccmakeError) -> _Outcome | _Missed:
+    if isinstance(error, _PASSING):
+        return _Missed(question, error)
+    return question.recipe, _unresolved(question, _reason(error))
+
+
+def _unresolved(question: _Question, reason: str, *, passing: bool = False) -> Unresolved:
+    name = question.reference.name
+    return Unresolved(name, question.platform, question.ignorable, reason, passing)
 
 
 def _reason(error: DuccmakeError) -> str:
     return str(error.within(step="resolve"))
+
+
+def _resolution(number: int, outcomes: Iterable[_Outcome]) -> Resolution:
+    mine = [item for recipe, item in outcomes if recipe == number]
+    resolved = [item for item in mine if isinstance(item, Resolved)]
+    unresolved = [item for item in mine if isinstance(item, Unresolved)]
+    resolved.sort(key=lambda item: (item.reference.name, item.platform))
+    unresolved.sort(key=lambda item: item.name)
+    return Resolution(tuple(resolved), tuple(unresolved))
