@@ -10,16 +10,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hypothesis import HealthCheck, Phase, assume, event, given, settings
+
 import oracles
 import pipeline
 import trees
 from corpus.stacks import ANY, PLAIN, Change, layer_of
-from hypothesis import HealthCheck, Phase, assume, event, given, settings
-from oracles import needs_overlay, needs_umoci
-from trees import Tree
-
 from duccmake.demo.images import Layer
 from duccmake.errors import LayerError
+from oracles import needs_overlay, needs_umoci
+from trees import Tree
 
 _EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "60"))
 _SETTINGS = settings(

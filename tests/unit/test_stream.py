@@ -7,12 +7,12 @@ import threading
 import zlib
 
 import pytest
-from corpus.streams import DAMAGED, END, SOUND, gzip_members, member
-from pipeline import digest_of
 
+from corpus.streams import DAMAGED, END, SOUND, gzip_members, member
 from duccmake.errors import CorruptLayer, DigestMismatch, LimitExceeded
 from duccmake.limits import UnpackLimits
 from duccmake.stream import LayerStream
+from pipeline import digest_of
 
 TAR = b"".join(member(b"file-%d" % n, hashlib.sha256(b"%d" % n).digest() * 50) for n in range(9))
 TAR += END
@@ -86,21 +86,21 @@ def test_verify_tells_a_wrong_blob_from_a_wrong_image(tmp_path):
 
 
 def test_bytes_are_limited(tmp_path):
-    with pytest.raises(LimitExceeded, match="limits.bytes"):
+    with pytest.raises(LimitExceeded, match=r"limits\.bytes"):
         read(tmp_path, gzip.compress(TAR), limits=UnpackLimits(bytes=len(TAR) - 1))
     assert read(tmp_path, gzip.compress(TAR), limits=UnpackLimits(bytes=len(TAR)))[0] == TAR
 
 
 def test_ratio_is_limited_beyond_the_first_100_mib(tmp_path):
     bomb = gzip.compress(bytes(120 * 1024 * 1024))
-    with pytest.raises(LimitExceeded, match="limits.ratio"):
+    with pytest.raises(LimitExceeded, match=r"limits\.ratio"):
         read(tmp_path, bomb, limits=UnpackLimits(ratio=100))
     small = gzip.compress(bytes(1024 * 1024))
     assert len(read(tmp_path, small, limits=UnpackLimits(ratio=2))[0]) == 1024 * 1024
 
 
 def test_time_is_limited(tmp_path):
-    with pytest.raises(LimitExceeded, match="limits.seconds"):
+    with pytest.raises(LimitExceeded, match=r"limits\.seconds"):
         read(tmp_path, TAR, limits=UnpackLimits(seconds=1e-9))
 
 
