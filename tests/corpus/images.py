@@ -19,6 +19,7 @@ from .case import (
 )
 
 _LINK_BEFORE_TARGET = "wants a hard link's target before the link"
+_MAKES_PARENTS = "makes the directories that a whiteout stands in"
 _SYMLINK_UNKNOWN = (
     "a layer is published as it is, without knowing that a lower one has a symlink there: "
     "its directory covers that"
@@ -177,6 +178,13 @@ def _whiteouts() -> list[Case]:
             tree={"d": implied(), "d/y": file()},
         ),
         case(
+            "whiteouts-of-a-directory-and-of-what-is-in-it",
+            _layer().dir("d").dir("d/e").file("d/e/x").file("d/y"),
+            _layer().whiteout("d").whiteout("d/y").whiteout("d/e/x").opaque("d/e"),
+            tree={},
+            podman=_MAKES_PARENTS,
+        ),
+        case(
             "whiteout-of-a-symlink-to-a-directory-that-the-layer-makes-again",
             _layer().dir("usr").dir("usr/lib").file("usr/lib/x").symlink("lib", "usr/lib"),
             _layer().whiteout("lib").file("lib/y"),
@@ -219,6 +227,7 @@ def _whiteouts() -> list[Case]:
             _layer().whiteout("y").whiteout("d/z"),
             tree={"x": file()},
             overlay="a layer is published with the directories of its whiteouts, lower ones or not",
+            podman=_MAKES_PARENTS,
         ),
         case(
             "whiteout-then-a-file-again-in-a-later-layer",

@@ -318,7 +318,10 @@ class Staging:
                 continue
             for name in directory.whiteouts or ():
                 node = directory.entries.get(name)
-                if isinstance(node, Directory):
+                if isinstance(node, Directory) and _is_bare(node):
+                    # It is here for whiteouts only, which this one makes needless.
+                    self.remove(directory, name)
+                elif isinstance(node, Directory):
                     # Removed and made again: nothing of the lower one may show through,
                     # be it a directory or a symlink to one.
                     node.opaque = True
@@ -350,6 +353,19 @@ class Staging:
 
 def _missing(names: Iterable[bytes], entries: dict[bytes, Node]) -> tuple[bytes, ...]:
     return tuple(name for name in names if name not in entries)
+
+
+def _is_bare(directory: Directory) -> bool:
+    """Whether a directory is implied and has nothing in it but directories like that."""
+    stack = [directory]
+    while stack:
+        here = stack.pop()
+        if not here.implied or not all(
+            isinstance(node, Directory) for node in here.entries.values()
+        ):
+            return False
+        stack += [node for node in here.entries.values() if isinstance(node, Directory)]
+    return True
 
 
 def _rest(node: Inode | bytes) -> bytes:
