@@ -141,6 +141,7 @@ def test_an_image_that_skopeo_wrote_into_a_layout_is_found_by_its_tag(registry, 
 
 def test_relative_paths_count_from_the_working_directory(registry, places, tmp_path, monkeypatch):
     add_image(registry.store, "team/app", "1", layers=LAYERS)
+    (tmp_path / "here").mkdir()
     copy(registry, "team/app:1", f"oci:{tmp_path}/here/layout", f"docker-archive:{tmp_path}/a.tar")
     monkeypatch.chdir(tmp_path / "here")
     check_image(places, Reference.parse("oci:layout"), LAYERS, tmp_path)

@@ -86,7 +86,7 @@ class DockerArchives:
         """Copy a layer to ``path``, verified."""
         with _opened(reference) as archive:
             name = archive.image(reference).member(descriptor)
-            return copy_blob(descriptor, lambda: archive.open(name), path, progress)
+            return copy_blob(reference, descriptor, lambda: archive.open(name), path, progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,13 +74,16 @@ def reading(reference: Reference) -> Iterator[None]:
 
 
 def copy_blob(
+    reference: Reference,
     descriptor: Descriptor,
     opened: Callable[[], IO[bytes]],
     path: Path,
     progress: Callable[[int], None] | None,
 ) -> int:
     """Copy what ``opened`` opens to ``path``, verified, as downloads are."""
-    return Download(descriptor, path, _POLICY, progress).run(_FileSource(descriptor, opened))
+    return Download(descriptor, path, _POLICY, progress).run(
+        _FileSource(reference, descriptor, opened)
+    )
 
 
 class _FileSource:
@@ -88,17 +91,25 @@ class _FileSource:
 
     pace = _NO_LIMIT
 
-    def __init__(self, descriptor: Descriptor, opened: Callable[[], IO[bytes]]) -> None:
+    def __init__(
+        self, reference: Reference, descriptor: Descriptor, opened: Callable[[], IO[bytes]]
+    ) -> None:
+        self._reference = reference
         self._descriptor = descriptor
         self._opened = opened
 
     def open(self, offset: int) -> _FileAnswer:
-        file = self._opened()
-        file.seek(offset)
+        reference = self._reference
+        # Download takes errors of the system for those of the file that it writes.
+        with reading(reference):
+            file = self._opened()
+            file.seek(offset)
         if not offset:
-            return _FileAnswer(200, file)
+            return _FileAnswer(200, reference, file)
         size = self._descriptor.size
-        return _FileAnswer(206, file, {"Content-Range": f"bytes {offset}-{size - 1}/{size}"})
+        return _FileAnswer(
+            206, reference, file, {"Content-Range": f"bytes {offset}-{size - 1}/{size}"}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +117,17 @@ class _FileAnswer:
     """The rest of a file (`download.Answer`)."""
 
     status: int
+    reference: Reference
     file: IO[bytes]
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def pieces(self, size: int, *, decode: bool) -> Iterator[bytes]:
-        while piece := self.file.read(size):
+        while piece := self._read(size):
             yield piece
+
+    def _read(self, size: int) -> bytes:
+        with reading(self.reference):
+            return self.file.read(size)
 
     def close(self) -> None:
         self.file.close()

@@ -66,7 +66,7 @@ class OciLayouts:
         """Copy a blob to ``path``, verified."""
         with reading(reference):
             source = _blob(reference, descriptor.digest)
-            return copy_blob(descriptor, lambda: open_plain(source), path, progress)
+            return copy_blob(reference, descriptor, lambda: open_plain(source), path, progress)
 
 
 def _blob(reference: Reference, digest: Digest) -> Path:
