@@ -302,3 +302,25 @@ def _send_chunked(
             piece = body[start : start + 65536]
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         handler.wfile.write(b"0\r\n\r\n")
+
+
+class PullLimit:
+    """Docker Hub's kind of limit: so many GETs of manifests, told with every answer to a poll."""
+
+    def __init__(self, pulls: int, window_seconds: int = 21600) -> None:
+        self.left = pulls
+        self.refused = 0
+        self._window = window_seconds
+        self._lock = threading.Lock()
+
+    def __call__(self, handler: FaultyHandler, answer: Answer) -> None:
+        with self._lock:
+            if handler.command == "GET":
+                self.refused += self.left == 0
+                refuse, self.left = self.left == 0, max(0, self.left - 1)
+            else:
+                refuse = False
+            answer.headers["RateLimit-Remaining"] = f"{self.left};w={self._window}"
+        if refuse:
+            answer = Answer(429, {"Retry-After": "4000"}, b"")
+        handler.send(answer)

@@ -1,0 +1,347 @@
+"""What polls and pulls amount to: what is asked, in which order, and what stays in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import faulty_registry as faults
+from duccmake.recipe import Recipe, Wish
+from duccmake.reference import Platform, Reference
+from duccmake.registry.client import Client
+from duccmake.registry.settings import RegistrySettings
+from duccmake.resolve import Resolution, Resolved, Resolver, Unresolved
+from duccmake.store import ContentStore, PollMemory
+from faulty_registry import FaultyRegistry, PullLimit
+from servers import add_image, add_index
+
+AMD64 = Platform("linux", "amd64")
+
+
+class Setting:
+    """A registry, and what is remembered of it; each `resolve` is a run of its own."""
+
+    def __init__(self, registry: FaultyRegistry, root: Path) -> None:
+        self.registry = registry
+        self.root = root
+        self.published: set[str] = set()
+        self.warnings: list[str] = []
+        self.tries = 2
+
+    def add(self, *names: str, content: str = "") -> None:
+        for name in names:
+            layers = (f"{name}{content}".encode(),)
+            add_image(self.registry.store, name, "1", layers=layers)
+
+    def resolve(self, *names: str) -> Resolution:
+        """Resolve ``name`` (with the tag 1) or ``name:tag``, with a client of its own."""
+        return self.resolve_all([names])[0]
+
+    def resolve_all(self, lists: list[tuple[str, ...]], max_age: float = 0.0) -> list[Resolution]:
+        recipes = [
+            Recipe(Path(f"{number}.yaml"), f"{number}.example.org", wishes=self._wishes(names))
+            for number, names in enumerate(lists)
+        ]
+        settings = {self.registry.host: RegistrySettings(scheme="http", timeout_seconds=2.0)}
+        self.registry.requests.clear()
+        with Client(settings, tries=self.tries, backoff_seconds=0.001) as client:
+            resolver = Resolver(
+                client,
+                PollMemory(self.root / "polls.json"),
+                ContentStore(self.root / "store"),
+                max_age=max_age,
+            )
+            resolutions = resolver.resolve(
+                recipes, [AMD64], is_published=lambda recipe, name: name in self.published
+            )
+        self.warnings = resolver.warnings
+        return resolutions
+
+    def _wishes(self, names: tuple[str, ...]) -> tuple[Wish, ...]:
+        texts = [name if ":" in name else f"{name}:1" for name in names]
+        return tuple(
+            Wish(Reference.parse(f"http://{self.registry.host}/{text}"), 1) for text in texts
+        )
+
+    def publish(self, *names: str) -> None:
+        """Say that these are in the repository."""
+        self.published |= {f"{self.registry.host}/{name}:1" for name in names}
+
+    def asked(self, method: str) -> list[str]:
+        """Names of repositories whose manifests were asked for with this method."""
+        paths = [r.path for r in self.registry.requests if r.method == method]
+        return [path.split("/manifests/")[0][4:] for path in paths if "/manifests/" in path]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Setting]:
+    with FaultyRegistry(tmp_path / "registry") as registry:
+        yield Setting(registry, tmp_path)
+
+
+def stale(resolution: Resolution) -> dict[str, str]:
+    return {item.reference.repository: item.stale for item in resolution.resolved if item.stale}
+
+
+def reasons(resolution: Resolution) -> list[str]:
+    return [item.reason for item in resolution.unresolved]
+
+
+# --- what is asked ------------------------------------------------------
+
+
+def test_images_that_did_not_change_cost_one_head_each_and_no_pull(here):
+    here.add("a/one", "a/two", "a/three")
+    here.resolve("a/one", "a/two", "a/three")
+    again = here.resolve("a/one", "a/two", "a/three")
+    assert sorted(here.registry.requested()) == sorted(
+        f"HEAD /v2/a/{name}/manifests/1" for name in ("one", "two", "three")
+    )
+    assert len(again.resolved) == 3 and not stale(again) and not here.warnings
+
+
+def test_only_what_changed_is_pulled(here):
+    here.add("a/one", "a/two")
+    before = here.resolve("a/one", "a/two").resolved
+    here.add("a/two", content="new")
+    after = here.resolve("a/one", "a/two").resolved
+    assert here.asked("GET") == ["a/two"]
+    assert [x.manifest == y.manifest for x, y in zip(before, after, strict=True)] == [True, False]
+
+
+def test_an_answer_that_is_young_enough_is_believed(here):
+    here.add("a/one")
+    here.resolve("a/one", "a/one:*")
+    (resolution,) = here.resolve_all([("a/one", "a/one:*")], max_age=3600.0)
+    assert len(resolution.resolved) == 1
+    assert here.registry.requests == []
+
+
+def test_a_digest_that_is_known_is_not_asked_for(here):
+    image = add_image(here.registry.store, "a/one", "1")
+    name = f"a/one@{image.manifest.digest}"
+    here.resolve(name)
+    assert [item.manifest.digest for item in here.resolve(name).resolved] == [image.manifest.digest]
+    assert here.registry.requests == []
+
+
+def test_an_image_of_several_platforms_is_polled_by_its_index(here):
+    arm = add_image(here.registry.store, "a/one", platform=Platform("linux", "arm64"))
+    amd = add_image(here.registry.store, "a/one", platform=AMD64)
+    add_index(here.registry.store, "a/one", "1", [arm.manifest, amd.manifest])
+    here.resolve("a/one")
+    (found,) = here.resolve("a/one").resolved
+    assert found.manifest.digest == amd.manifest.digest
+    assert [request.method for request in here.registry.requests] == ["HEAD"]
+
+
+def test_what_was_lost_of_the_memory_is_pulled_again(here):
+    here.add("a/one")
+    (before,) = here.resolve("a/one").resolved
+    for path in (here.root / "store").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    (after,) = here.resolve("a/one").resolved
+    assert before == after
+
+
+# --- budgets ------------------------------------------------------------
+
+
+def test_a_short_budget_goes_to_what_was_never_published(here):
+    old, new = ("a/old1", "a/old2", "a/old3"), ("b/new1", "b/new2", "b/new3")
+    here.add(*old, *new)
+    here.resolve(*old)
+    here.publish(*old)
+    here.add(*old, content="changed")
+    limit = PullLimit(4)
+    here.registry.break_next("manifests", limit, times=999)
+    resolution = here.resolve(*old, *new)
+    assert set(here.asked("GET")[:3]) == set(new)
+    assert len(here.asked("GET")) == 4 and limit.refused == 0
+    assert len(resolution.resolved) == 6 and not resolution.unresolved
+    waiting = stale(resolution)
+    assert len(waiting) == 2 and set(waiting) < set(old)
+    assert set(waiting.values()) == {
+        f"waits until registry {here.registry.host} allows more requests"
+    }
+    (line,) = here.warnings
+    assert "allows no more pulls" in line
+
+
+def test_wish_lists_of_several_repositories_share_the_budget(here):
+    here.add("a/old", "b/new")
+    here.resolve_all([("a/old",)])
+    here.publish("a/old")
+    here.add("a/old", content="changed")
+    here.registry.break_next("manifests", PullLimit(1), times=999)
+    first, second = here.resolve_all([("a/old",), ("b/new",)])
+    assert here.asked("GET") == ["b/new"]
+    assert stale(first) and not stale(second) and len(second.resolved) == 1
+
+
+def test_new_images_beyond_the_budget_are_reported_as_waiting(here):
+    here.add("a/old", "b/new1", "b/new2")
+    here.resolve("a/old")
+    here.registry.break_next("manifests", PullLimit(1), times=999)
+    resolution = here.resolve("a/old", "b/new1", "b/new2")
+    assert len(resolution.resolved) == 2
+    (item,) = resolution.unresolved
+    assert item.passing and item.reason.startswith("waits until registry")
+
+
+def test_no_budget_left_means_polls_alone(here):
+    here.add("a/old", "a/same")
+    here.resolve("a/old", "a/same")
+    here.add("a/old", content="changed")
+    here.registry.break_next("manifests", PullLimit(0), times=999)
+    resolution = here.resolve("a/old", "a/same")
+    assert set(stale(resolution)) == {"a/old"}
+    assert sorted(here.asked("HEAD")) == ["a/old", "a/same"] and here.asked("GET") == []
+
+
+def test_a_limit_that_is_renewed_within_minutes_is_no_budget(here):
+    here.add("a/old")
+    here.resolve("a/old")
+    here.add("a/old", content="changed")
+    limit = PullLimit(0, window_seconds=60)
+    here.registry.break_next("^HEAD .*manifests", limit, times=999)
+    assert not stale(here.resolve("a/old"))
+
+
+@pytest.mark.parametrize("wait", [{"Retry-After": "4000"}, {}])
+def test_pulls_that_are_refused_stop_no_poll(here, wait):
+    old = [f"a/old{number}" for number in range(30)]
+    new = [f"b/new{number}" for number in range(30)]
+    here.add(*old, *new)
+    here.resolve(*old)
+    here.publish(*old)
+    here.add(old[0], content="changed")
+    plan = here.registry.break_next(
+        "^GET .*manifests", faults.status(429, **{k.replace("-", "_"): v for k, v in wait.items()}),
+        times=9999,
+    )  # fmt: skip
+    resolution = here.resolve(*old, *new)
+    assert len(here.asked("HEAD")) == 30
+    assert set(stale(resolution)) == {old[0]}
+    assert len(resolution.unresolved) == 30 and all(i.passing for i in resolution.unresolved)
+    assert len(here.warnings) == 1
+    # Those that were under way, and none of those that came after.
+    assert plan.seen < 60
+
+
+# --- registries in trouble ----------------------------------------------
+
+
+def test_a_registry_that_is_down_is_told_once_and_what_is_known_stays_in_force(here):
+    names = [f"a/image{number}" for number in range(50)]
+    here.add(*names)
+    before = here.resolve(*names).resolved
+    here.registry.close()
+    resolution = here.resolve(*names, "b/never", "b/ever:*")
+    assert [(i.reference, i.manifest) for i in before] == [
+        (i.reference, i.manifest) for i in resolution.resolved
+    ]
+    brief = f"registry {here.registry.host} not reached"
+    assert set(stale(resolution).values()) == {brief} == set(reasons(resolution))
+    assert len(resolution.unresolved) == 2 and all(i.passing for i in resolution.unresolved)
+    (line,) = here.warnings
+    assert brief in line and "refused" in line
+
+
+def test_a_registry_that_keeps_failing_is_told_once_and_asked_no_more(here):
+    names = [f"a/image{number}" for number in range(200)]
+    here.add(*names)
+    here.resolve(*names)
+    plan = here.registry.break_next("", faults.status(503), times=99999)
+    resolution = here.resolve(*names)
+    assert set(stale(resolution).values()) == {f"registry {here.registry.host} not reached"}
+    assert len(stale(resolution)) == 200
+    (line,) = here.warnings
+    assert "503" in line
+    assert plan.seen < 60
+
+
+def test_trouble_with_one_image_is_told_with_its_name(here):
+    here.add("a/good", "a/bad")
+    here.resolve("a/good", "a/bad")
+    here.registry.break_next("/a/bad/", faults.status(500), times=999)
+    resolution = here.resolve("a/good", "a/bad")
+    assert set(stale(resolution)) == {"a/bad"}
+    assert "a/bad:1: resolve: " in stale(resolution)["a/bad"]
+    assert not here.warnings
+
+
+@pytest.mark.parametrize("pattern", ["", "^GET"])
+def test_a_login_page_instead_of_a_registry_leaves_what_is_known_in_force(here, pattern):
+    here.add("a/known", "a/new")
+    before = here.resolve("a/known").resolved
+    here.add("a/known", content="changed")
+    here.registry.break_next(pattern, faults.html, times=9999)
+    resolution = here.resolve("a/known", "a/new")
+    assert [item.manifest for item in resolution.resolved] == [item.manifest for item in before]
+    assert "page" in stale(resolution)["a/known"]
+    (item,) = resolution.unresolved
+    assert item.passing and "login page" in item.reason
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 410])
+def test_a_refusal_is_told_and_is_not_taken_for_a_change(here, code):
+    here.add("a/known")
+    here.resolve("a/known")
+    here.registry.break_next("", faults.status(code), times=9999)
+    resolution = here.resolve("a/known")
+    assert not resolution.resolved
+    (item,) = resolution.unresolved
+    assert not item.passing and str(code) in item.reason or "asks for" in item.reason
+    here.registry.break_next("", faults.status(code), times=0)
+
+
+# --- tags ---------------------------------------------------------------
+
+
+def test_a_glob_stands_for_the_tags_there_are(here):
+    for tag in ("1.0", "1.1", "1x0"):
+        add_image(here.registry.store, "a/one", tag)
+    assert [i.reference.tag for i in here.resolve("a/one:1.*").resolved] == ["1.0", "1.1"]
+
+
+@pytest.mark.parametrize("fault", [faults.status(500), faults.status(404), faults.html])
+def test_a_listing_that_fails_leaves_the_last_one_in_force(here, fault):
+    here.add("a/one")
+    before = here.resolve("a/one:*").resolved
+    add_image(here.registry.store, "a/one", "2")
+    here.registry.break_next("tags/list", fault, times=99)
+    resolution = here.resolve("a/one:*")
+    assert resolution.resolved == before
+    (line,) = here.warnings
+    assert "tags of the last listing stay in force" in line
+
+
+def test_a_listing_that_never_worked_is_a_problem_of_the_glob_alone(here):
+    here.add("a/one", "a/two")
+    here.registry.break_next("/a/one/tags/list", faults.status(404), times=99)
+    resolution = here.resolve("a/one:*", "a/two:*")
+    assert [item.reference.repository for item in resolution.resolved] == ["a/two"]
+    (item,) = resolution.unresolved
+    assert item.name.endswith("/a/one:*") and "404" in item.reason
+
+
+def test_a_tag_that_vanishes_between_listing_and_use_fails_alone(here):
+    add_image(here.registry.store, "a/one", "1")
+    add_image(here.registry.store, "a/one", "2")
+    here.registry.break_next("manifests/2", faults.status(404), times=99)
+    resolution = here.resolve("a/one:*")
+    assert [item.reference.tag for item in resolution.resolved] == ["1"]
+    assert [item.name.rpartition(":")[2] for item in resolution.unresolved] == ["2"]
+
+
+def test_one_image_that_cannot_be_used_hinders_no_other(here):
+    here.add("a/one", "a/two")
+    add_image(here.registry.store, "a/chart", "1", config_type="application/vnd.cncf.helm.config")
+    resolution = here.resolve("a/one", "a/chart", "a/two", "a/none")
+    assert [type(item) for item in resolution.resolved] == [Resolved, Resolved]
+    assert [type(item) for item in resolution.unresolved] == [Unresolved, Unresolved]
+    assert ["helm" in reasons(resolution)[0], "404" in reasons(resolution)[1]] == [True, True]
