@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections import OrderedDict
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,7 +36,7 @@ class Disk:
         self._memory = memory
         self._places: dict[int, tuple[int, bytes]] = {}
         self._root_fd = root_fd
-        self._fds: OrderedDict[int, int] = OrderedDict()
+        self._fds: dict[int, int] = {}
         self._file = -1
         self._owner = (os.geteuid(), os.getegid())
         self._privileged = self._owner[0] == 0
@@ -136,12 +135,19 @@ class Disk:
         size: int,
     ) -> None:
         """Make a file of one piece of content, without xattrs."""
-        self._file = fd = os.open(name, _CREATE, mode & 0o777, dir_fd=self._fd(parent))
+        # `open_file`, `write` and `close_file` in one: most orders are this one.
+        directory = self._fds.get(parent) or self._fd(parent)
+        self._file = fd = os.open(name, _CREATE, mode & 0o777, dir_fd=directory)
         if size:
             written = os.write(fd, self._memory[start : start + size])
             if written < size:
                 self.write(start + written, size - written)
-        self.close_file(mode, uid, gid, mtime_ns, ())
+        if mode & 0o7000 or (uid, gid) != self._owner:
+            self.close_file(mode, uid, gid, mtime_ns, ())
+            return
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        self._file = -1
+        os.close(fd)
 
     def open_file(self, parent: int, name: bytes, mode: int) -> None:
         """Make an empty file for the orders that follow, up to `close_file`."""
@@ -241,7 +247,6 @@ class Disk:
         """A descriptor of a directory, opened from its parent's; good until the next call."""
         fds = self._fds
         if number in fds:
-            fds.move_to_end(number)
             return fds[number]
         missing = []
         while number != ROOT and number not in fds:
@@ -251,7 +256,7 @@ class Disk:
         for number in reversed(missing):
             fd = fds[number] = os.open(self._places[number][1], _OPEN_DIR, dir_fd=fd)
             if len(fds) > _OPEN_DIRECTORIES:
-                os.close(fds.popitem(last=False)[1])
+                os.close(fds.pop(next(iter(fds))))
         return fd
 
     def _forget(self, number: int) -> None:
