@@ -257,6 +257,13 @@ def _whiteouts() -> list[Case]:
             podman="does not follow the link for an opaque whiteout",
         ),
         case(
+            "whiteout-below-a-lower-symlink-that-leads-nowhere",
+            _layer().symlink("lib", "x"),
+            _layer().whiteout("lib/y").file("x", "x"),
+            tree={"lib": link("x"), "x": file("x")},
+            overlay=_SYMLINK_UNKNOWN,
+        ),
+        case(
             "whiteout-below-a-lower-file",
             _layer().file("d", "a file"),
             _layer().whiteout("d/x"),

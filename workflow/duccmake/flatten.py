@@ -264,24 +264,41 @@ class _Merge:
         node = parent.children.get(name)
         if isinstance(node, _Dir):
             return node
-        if node is None or _target(node) is None:
+        found = None
+        if node is not None and _target(node) is not None:
+            found = self._walk(path.split(b"/")[1:], make=False)
+        if found is None:
             # Made once something is in it: whiteouts alone make no directory.
             return None
         self._moved.add(path)
-        found = self._walk(path.split(b"/")[1:])
-        return found[0] if found else None
+        return found[0]
 
     def _make_way(self, path: bytes) -> _Dir:
         """Put directories where there is none or a file, now that something is below it."""
         place = self._places[path]
         if place is None:
             parent_path, _, name = path.rpartition(b"/")
-            place = _Dir(_IMPLIED, self._number)
-            self._make_way(parent_path).children[name] = place
+            children = self._make_way(parent_path).children
+            node = children.get(name)
+            if isinstance(node, _Dir):
+                place = node
+            elif node is not None and _target(node) is not None:
+                place = self._make_target(path)
+                self._moved.add(path)
+            else:
+                place = children[name] = _Dir(_IMPLIED, self._number)
+            if parent_path in self._moved:
+                self._moved.add(path)
             self._places[path] = place
         return place
 
-    def _walk(self, parts: list[bytes], *, make: bool = True) -> tuple[_Dir, bytes] | None:
+    def _make_target(self, path: bytes) -> _Dir:
+        """Make the directories that a symlink leads to."""
+        found = self._walk(path.split(b"/")[1:], make=True)
+        assert found is not None
+        return found[0]
+
+    def _walk(self, parts: list[bytes], *, make: bool) -> tuple[_Dir, bytes] | None:
         """Follow (encoded) components from the root, through symlinks, never above the root.
 
         Returns the directory and where in the tree it is.
