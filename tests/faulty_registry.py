@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
+import http.client
 import json
 import random
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from duccmake.demo.registry import DemoRegistry, Handler
 
@@ -41,16 +45,30 @@ class Plan:
 
 
 class FaultyRegistry(DemoRegistry):
-    """Breaks the answers that `break_next` names, or one in so many."""
+    """Breaks the answers that `break_next` names, or one in so many.
 
-    def __init__(self, root: Path, **options: object) -> None:
+    ``tls`` is a certificate and its key, as `servers.certificate` makes them.
+    """
+
+    def __init__(
+        self, root: Path, *, tls: tuple[Path, Path] | None = None, **options: object
+    ) -> None:
         self._plans: list[Plan] = []
         self._plans_lock = threading.Lock()
         self._random: random.Random | None = None
         self._rate = 0.0
         self.closing = threading.Event()
         self.connections_made = 0
+        self.identity_tokens: set[str] = set()
+        self.forms: list[dict[str, list[str]]] = []
         super().__init__(root, **options)  # type: ignore[arg-type]
+        if tls:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls)
+            # Each connection shakes hands in its own thread, on its first read.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
 
     def handler_class(self) -> type[Handler]:
         return FaultyHandler
@@ -96,7 +114,29 @@ class FaultyHandler(Handler):
     def respond(self) -> None:
         self.blob = None
         self.fault = self.registry.fault_for(f"{self.command} {self.path}")
-        super().respond()
+        if self.command == "POST" and self.path == "/token":
+            self.exchange_identity_token()
+        else:
+            super().respond()
+
+    def exchange_identity_token(self) -> None:
+        """Give an access token for a refresh token (distribution, OAuth2 token authentication)."""
+        form = parse_qs(b"".join(self._body()).decode())
+        self.registry.forms.append(form)
+        known = form.get("refresh_token", [""])[0] in self.registry.identity_tokens
+        if form.get("grant_type") != ["refresh_token"] or not known:
+            self.refuse(401, "UNAUTHORIZED", "unknown refresh token")
+            return
+        user, password = next(iter(self.registry.users.items()))
+        basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+        token = self.registry.grant(f"Basic {basic}", form.get("scope", []))
+        answer = {"access_token": token, "expires_in": self.registry.token_seconds}
+        self.reply(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+    def whole(self) -> bytes:
+        """All of the blob that a range was asked of."""
+        assert self.blob
+        return self.blob.read_bytes()
 
     def reply(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         fault, self.fault = self.fault, None
@@ -128,6 +168,40 @@ class FaultyHandler(Handler):
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
+
+
+class FaultyProxy(FaultyRegistry):
+    """A forward proxy, for plain HTTP, that breaks answers as the registry does."""
+
+    def handler_class(self) -> type[Handler]:
+        return ProxyHandler
+
+
+class ProxyHandler(FaultyHandler):
+    """Forwards what is asked for, and hands the answer to the fault that is planned."""
+
+    def respond(self) -> None:
+        self.fault = self.registry.fault_for(f"{self.command} {self.path}")
+        kept = ("Authorization", "Accept", "Range", "User-Agent")
+        headers = {name: self.headers[name] for name in kept if name in self.headers}
+        answer = self._ask(headers)
+        self.reply(answer.status, answer.body, answer.headers)
+
+    def whole(self) -> bytes:
+        return self._ask({}).body
+
+    def _ask(self, headers: dict[str, str]) -> Answer:
+        parts = urlsplit(self.path)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        try:
+            target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+            connection.request(self.command, target, headers=headers)
+            response = connection.getresponse()
+            dropped = ("connection", "date", "docker-distribution-api-version")
+            passed = {k: v for k, v in response.getheaders() if k.lower() not in dropped}
+            return Answer(response.status, passed, response.read())
+        finally:
+            connection.close()
 
 
 def status(code: int, **headers: str) -> Fault:
@@ -187,17 +261,20 @@ def wrong_bytes(handler: FaultyHandler, answer: Answer) -> None:
 
 def range_ignored(handler: FaultyHandler, answer: Answer) -> None:
     """All of the blob where a range was asked for."""
-    assert handler.blob
+    if answer.status != 206:
+        handler.send(answer)
+        return
     headers = {name: value for name, value in answer.headers.items() if name != "Content-Range"}
-    handler.send(
-        Answer(200, headers | _length(handler.blob.stat().st_size), handler.blob.read_bytes())
-    )
+    body = handler.whole()
+    handler.send(Answer(200, headers | _length(len(body)), body))
 
 
 def other_range(handler: FaultyHandler, answer: Answer) -> None:
     """A range that begins elsewhere than was asked."""
-    assert handler.blob
-    body = handler.blob.read_bytes()
+    if answer.status != 206:
+        handler.send(answer)
+        return
+    body = handler.whole()
     headers = answer.headers | {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
     handler.send(Answer(206, headers | _length(len(body)), body))
 
@@ -281,6 +358,14 @@ RANDOM_FAULTS: tuple[Fault, ...] = (
     short,
     long,
     wrong_bytes,
+    short_and_sure,
+    stall,
+    html,
+    no_digest,
+    lying_digest,
+    range_ignored,
+    other_range,
+    encoded,
     encoded_without_length,
 )
 

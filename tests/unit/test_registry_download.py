@@ -4,6 +4,7 @@ import multiprocessing
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -269,6 +270,9 @@ def test_the_addresses_of_a_foreign_layer_are_used_only_where_allowed(tmp_path):
         registry.store.blob_path(gone.digest).unlink()
         with here.client, pytest.raises(NotFound):
             here.client.fetch_blob(here.reference, gone, here.path)
-        with Client(here.settings, foreign_urls=True) as client, pytest.raises(NotFound):
+        allowed = {
+            host: replace(settings, foreign_urls=True) for host, settings in here.settings.items()
+        }
+        with Client(allowed) as client, pytest.raises(NotFound):
             # Plain http is never followed.
             client.fetch_blob(here.reference, gone, here.path)

@@ -67,7 +67,6 @@ class Client:
         tries: int = 6,
         backoff_seconds: float = 0.5,
         connect_seconds: float = 10.0,
-        foreign_urls: bool = False,
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -75,7 +74,6 @@ class Client:
             Patience(tries, deadline_seconds), backoff_seconds, connect_seconds
         )
         self._max_manifest_bytes = max_manifest_bytes
-        self._foreign_urls = foreign_urls
         self._chunk_bytes = chunk_bytes
         store = CredentialStore(settings, environment)
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
@@ -164,7 +162,7 @@ class Client:
         try:
             return self._read(reference, read)
         except NotFound:
-            if not (self._foreign_urls and descriptor.urls):
+            if not (self._settings(reference).foreign_urls and descriptor.urls):
                 raise
         return self._fetch_foreign(download, descriptor)
 

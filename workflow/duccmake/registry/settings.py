@@ -13,6 +13,8 @@ class RegistrySettings:
     ``scheme`` overrides the reference's.  ``username_env`` and ``password_env``
     name environment variables, so that no secret stands in a configuration.
     ``mirrors`` are base URLs, tried in order before the registry itself.
+    ``foreign_urls`` allows layers that the registry lacks to be fetched from the
+    addresses that a manifest gives, without credentials.
     """
 
     scheme: str = ""
@@ -21,6 +23,7 @@ class RegistrySettings:
     auth_file: Path | None = None
     mirrors: tuple[str, ...] = ()
     ca_file: Path | None = None
+    foreign_urls: bool = False
     connections: int = 8
     requests_per_second: float = 0.0
     bytes_per_second: int = 0
