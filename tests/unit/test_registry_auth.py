@@ -1,4 +1,4 @@
-"""Who the client is to whom: tokens that end, identity tokens, prefixes, proxies, foreign layers."""
+"""Who the client is, and to whom: identity tokens, tokens that end, prefixes, proxies."""
 
 from __future__ import annotations
 
@@ -115,25 +115,14 @@ def test_a_token_that_ends_while_a_download_is_broken_off_is_replaced_and_it_goe
             registry.revoke_tokens()
             faults.short(handler, answer)
 
-        registry.break_next("/blobs/", breaks)
         with client(registry, environment) as asking:
+            asking.poll(reference(registry))
+            registry.break_next("/blobs/", breaks)
             received = asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
         assert received == len(CONTENT)
         assert (tmp_path / "blob").read_bytes() == CONTENT
         ranges = [request.range for request in registry.requests if "/blobs/" in request.path]
         assert ranges[-1] == f"bytes={len(CONTENT) // 2}-"
-
-
-def test_a_short_life_is_believed_and_no_request_is_refused(tmp_path):
-    with FaultyRegistry(
-        tmp_path / "r", tokens=True, anonymous_pull=True, token_seconds=0
-    ) as registry:
-        add_image(registry.store, "team/app", "1")
-        registry.token_seconds = 300
-        with client(registry, {}) as asking:
-            asking.poll(reference(registry))
-            asking.poll(reference(registry))
-        assert len([r for r in registry.requested() if "/token" in r]) == 1
 
 
 # --- prefixes -----------------------------------------------------------
