@@ -57,6 +57,8 @@ class FaultyRegistry(DemoRegistry):
         self._plans_lock = threading.Lock()
         self._random: random.Random | None = None
         self._rate = 0.0
+        self._deck: list[Fault] = []
+        self.faults_made = 0
         self.closing = threading.Event()
         self.connections_made = 0
         self.identity_tokens: set[str] = set()
@@ -84,7 +86,7 @@ class FaultyRegistry(DemoRegistry):
         return plan
 
     def break_at_random(self, rate: float, seed: int) -> None:
-        """Break answers to reading requests with this probability, each in one of all ways."""
+        """Break answers to reading requests with this probability, in one way after the other."""
         self._random = random.Random(seed)
         self._rate = rate
 
@@ -96,7 +98,10 @@ class FaultyRegistry(DemoRegistry):
                     plan.seen += 1
                     return plan.fault
             if self._random and self._random.random() < self._rate:
-                return self._random.choice(RANDOM_FAULTS)
+                if not self._deck:
+                    self._deck = self._random.sample(RANDOM_FAULTS, len(RANDOM_FAULTS))
+                self.faults_made += 1
+                return self._deck.pop()
         return None
 
 
@@ -171,7 +176,14 @@ class FaultyHandler(Handler):
 
 
 class FaultyProxy(FaultyRegistry):
-    """A forward proxy, for plain HTTP, that breaks answers as the registry does."""
+    """A forward proxy, for plain HTTP, that breaks answers as the registry does.
+
+    ``names`` are hosts that it alone knows, each with the one that is meant.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.names: dict[str, str] = {}
+        super().__init__(root)
 
     def handler_class(self) -> type[Handler]:
         return ProxyHandler
@@ -179,6 +191,8 @@ class FaultyProxy(FaultyRegistry):
 
 class ProxyHandler(FaultyHandler):
     """Forwards what is asked for, and hands the answer to the fault that is planned."""
+
+    registry: FaultyProxy
 
     def respond(self) -> None:
         self.fault = self.registry.fault_for(f"{self.command} {self.path}")
@@ -192,7 +206,8 @@ class ProxyHandler(FaultyHandler):
 
     def _ask(self, headers: dict[str, str]) -> Answer:
         parts = urlsplit(self.path)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        name = self.registry.names.get(parts.hostname or "", parts.hostname or "")
+        connection = http.client.HTTPConnection(name, parts.port, timeout=30)
         try:
             target = f"{parts.path}?{parts.query}" if parts.query else parts.path
             connection.request(self.command, target, headers=headers)

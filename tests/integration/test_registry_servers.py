@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import random
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +15,17 @@ import pytest
 import faulty_registry as faults
 import servers
 from duccmake.demo.registry import DemoRegistry, Store
-from duccmake.errors import NotFound, RegistryError, Unauthorized
+from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
+from duccmake.fetch import fetch_layer
 from duccmake.manifest import Descriptor, Index, Manifest, parse_manifest
+from duccmake.plan import PENDING, PlannedImage, PlannedLayer
+from duccmake.recipe import Recipe, Wish
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from faulty_registry import FaultyRegistry
+from duccmake.resolve import Resolved, Resolver
+from duccmake.store import ContentStore, PollMemory
+from faulty_registry import FaultyProxy, FaultyRegistry
 from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
 AMD64 = Platform("linux", "amd64")
@@ -232,44 +239,82 @@ def test_an_upload_that_breaks_goes_on(tmp_path, store):
             check_pull(client, reference, pushed, tmp_path)
 
 
-def test_soak_with_one_answer_in_five_broken_ends_with_every_image_right(tmp_path):
-    """Polls, manifests, configurations and layers, through every fault there is."""
-    with FaultyRegistry(tmp_path / "faulty") as registry:
-        images = {
-            f"team/app{number}": add_image(
-                registry.store,
-                f"team/app{number}",
-                "1",
-                layers=(layer_of({"f": random.Random(number).randbytes(400_000)})[0], LAYERS[0]),
-            )
-            for number in range(12)
-        }
-        registry.break_at_random(0.2, seed=5)
-        settings = {registry.host: RegistrySettings(scheme="http", timeout_seconds=5.0)}
+def test_soak_through_a_proxy_that_breaks_one_answer_in_five_ends_with_every_image_right(
+    tmp_path, monkeypatch
+):
+    """Wish lists are resolved and layers fetched, run after run, until all images are right."""
+    with (
+        docker_registry(tmp_path / "registry") as registry,
+        FaultyProxy(tmp_path / "proxy") as proxy,
+    ):
+        manifests = _push_many(registry, tmp_path / "store")
+        host = registry.host.replace("localhost", "registry.example")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        proxy.names["registry.example"] = "localhost"
+        proxy.break_at_random(0.2, seed=7)
+        texts = [f"http://{host}/{name}:1" for name in manifests]
+        wishes = tuple(Wish(Reference.parse(text), 1) for text in (*texts, f"http://{host}/a/b:*"))
+        recipe = Recipe(Path("recipe.yaml"), "images.example.org", wishes=wishes)
+        settings = {host: RegistrySettings(scheme="http", timeout_seconds=0.5)}
+        wanted = {f"{host}/{name}:1": manifest for name, manifest in manifests.items()}
+        blobs = tmp_path / "blobs"
+        for _ in range(40):
+            with (
+                Client(settings, backoff_seconds=0.001, deadline_seconds=20.0) as client,
+                ThreadPoolExecutor(4) as threads,
+            ):
+                resolver = Resolver(
+                    client, PollMemory(tmp_path / "polls.json"), ContentStore(tmp_path / "content")
+                )
+                (resolution,) = resolver.resolve([recipe], [AMD64])
+                for item in resolution.resolved:
+                    # However broken: what is believed is right.
+                    assert item.manifest.raw == wanted[item.reference.name].raw
+                list(threads.map(lambda item: _fetch(item, client, blobs), resolution.resolved))
+            fetched = {path.name for path in blobs.iterdir() if path.suffix != ".part"}
+            if fetched == _digests(wanted.values()) and len(resolution.resolved) == len(wanted):
+                break
+        assert {item.reference.name for item in resolution.resolved} == set(wanted)
+        assert fetched == _digests(wanted.values())
+        for path in blobs.iterdir():
+            if path.suffix != ".part":
+                assert sha256(path.read_bytes()).hex == path.name
+        assert proxy.faults_made > len(faults.RANDOM_FAULTS)
 
-        def convert(name: str) -> bool:
+
+def _push_many(registry: servers.DockerRegistry, root: Path) -> dict[str, Manifest]:
+    """Images with a layer of their own and one that all have; by their repositories."""
+    store = Store(root)
+    pushed = {}
+    with Client({registry.host: RegistrySettings(scheme="http")}) as client:
+        for number in range(25):
+            name = "a/b" if not number else f"team/app{number}"
+            own = layer_of({"f": random.Random(number).randbytes(400_000)})[0]
+            add_image(store, name, "1", layers=(own, LAYERS[0]))
             reference = Reference.parse(f"http://{registry.host}/{name}:1")
-            image = images[name]
-            for _ in range(20):
-                try:
-                    assert client.poll(reference) == image.manifest.digest
-                    _, manifest, _ = client.resolve(reference, AMD64)
-                    for layer in manifest.layers:
-                        client.fetch_blob(reference, layer, tmp_path / "out" / layer.digest.hex)
-                except RegistryError:
-                    continue
-                return True
-            return False
+            pushed[name] = push(client, store, name, reference)
+    return pushed
 
-        with (
-            Client(settings, backoff_seconds=0.001) as client,
-            ThreadPoolExecutor(4) as threads,
-        ):
-            assert all(threads.map(convert, images))
-        for image in images.values():
-            for layer in image.layers:
-                path = tmp_path / "out" / layer.digest.hex
-                assert sha256(path.read_bytes()) == layer.digest
+
+def _fetch(item: Resolved, client: Client, blobs: Path) -> None:
+    layers = tuple(
+        PlannedLayer(descriptor, diff_id)
+        for descriptor, diff_id in zip(item.manifest.layers, item.config.diff_ids, strict=True)
+    )
+    image = PlannedImage(
+        "images.example.org", item.reference, item.platform, item.manifest.digest,
+        item.manifest.config.digest, layers, PENDING, "", False,
+    )  # fmt: skip
+    for layer in layers:
+        with contextlib.suppress(DuccmakeError):
+            fetch_layer(layer, [image], client, blobs / layer.digest.hex, lambda count: None)
+
+
+def _digests(manifests: Iterable[Manifest]) -> set[str]:
+    return {layer.digest.hex for manifest in manifests for layer in manifest.layers}
 
 
 def _certs(tmp_path: Path, ca: Path) -> Path:
