@@ -290,9 +290,9 @@ def _push_many(registry: servers.DockerRegistry, root: Path) -> dict[str, Manife
     store = Store(root)
     pushed = {}
     with Client({registry.host: RegistrySettings(scheme="http")}) as client:
-        for number in range(25):
+        for number in range(60):
             name = "a/b" if not number else f"team/app{number}"
-            own = layer_of({"f": random.Random(number).randbytes(400_000)})[0]
+            own = layer_of({"f": random.Random(number).randbytes(200_000)})[0]
             add_image(store, name, "1", layers=(own, LAYERS[0]))
             reference = Reference.parse(f"http://{registry.host}/{name}:1")
             pushed[name] = push(client, store, name, reference)
