@@ -286,11 +286,19 @@ class _Merge:
                 place = self._make_target(path)
                 self._moved.add(path)
             else:
+                self._refuse_own(node, name)
                 place = children[name] = _Dir(_IMPLIED, self._number)
             if parent_path in self._moved:
                 self._moved.add(path)
             self._places[path] = place
         return place
+
+    def _refuse_own(self, node: _Node | None, name: bytes) -> None:
+        if node is not None and _provider(node) == self._number:
+            raise LayerError(
+                f"{decode(name)!r} is a file and a directory in one layer, by way of a symlink",
+                mend="the image is broken: ask its author to build it again",
+            )
 
     def _make_target(self, path: bytes) -> _Dir:
         """Make the directories that a symlink leads to."""
@@ -334,6 +342,7 @@ class _Merge:
             elif not make:
                 return None
             else:
+                self._refuse_own(node, name)
                 made = trail[-1].children[name] = _Dir(_IMPLIED, self._number)
                 trail.append(made)
                 names.append(name)
