@@ -22,7 +22,17 @@ _CANNOT = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
 
 ROOT = 0
 
+_SAFE_NS = 2**31 * 1_000_000_000
+
 Xattrs = tuple[tuple[bytes, bytes], ...]
+
+Lost = tuple[bytes, ...]
+"""What a file system could not keep of an entry: ``xattrs``, ``mtimes``."""
+
+
+def is_safe_time(mtime_ns: int) -> bool:
+    """Whether any file system keeps this time; beyond 32 bits they differ, and clamp silently."""
+    return -_SAFE_NS <= mtime_ns < _SAFE_NS
 
 
 class Disk:
@@ -77,7 +87,7 @@ class Disk:
         xattrs: Xattrs,
         whiteouts: tuple[bytes, ...],
         opaque: bool,
-    ) -> None:
+    ) -> Lost:
         """Make the whiteouts and set the attributes, once nothing else comes below."""
         fd = self._fd(number)
         for name in whiteouts:
@@ -85,13 +95,16 @@ class Disk:
         if self._privileged and (uid, gid) != self._owner:
             os.fchown(fd, uid, gid)
         os.fchmod(fd, mode if self._privileged else mode | stat.S_IRWXU)
-        self._set_xattrs(fd, xattrs)
+        lost = self._set_xattrs(fd, xattrs)
         if opaque:
             self._mark_opaque(fd)
         if opaque or whiteouts:
             self._mark_whiteouts(fd)
         os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if not is_safe_time(mtime_ns):
+            lost += self._check_time(mtime_ns, os.fstat(fd))
         self._forget(number)
+        return lost
 
     def _make_whiteout(self, fd: int, name: bytes) -> None:
         try:
@@ -168,8 +181,8 @@ class Disk:
         """Give the open file its size, where it ends in a hole."""
         os.ftruncate(self._file, size)
 
-    def close_file(self, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs) -> bool:
-        """Set the open file's attributes and close it; whether all xattrs could be kept."""
+    def close_file(self, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs) -> Lost:
+        """Set the open file's attributes and close it."""
         fd = self._file
         chown = self._privileged and (uid, gid) != self._owner
         if chown:
@@ -177,11 +190,13 @@ class Disk:
         if chown or mode & 0o7000:
             # After the owner: changing that clears setuid and setgid.
             os.fchmod(fd, mode)
-        kept = self._set_xattrs(fd, xattrs)
+        lost = self._set_xattrs(fd, xattrs) if xattrs else ()
         os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if not is_safe_time(mtime_ns):
+            lost += self._check_time(mtime_ns, os.fstat(fd))
         self._file = -1
         os.close(fd)
-        return kept
+        return lost
 
     # --- other names ----------------------------------------------------
 
@@ -194,8 +209,8 @@ class Disk:
         gid: int,
         mtime_ns: int,
         xattrs: Xattrs,
-    ) -> bool:
-        """Make a symlink; whether all xattrs could be kept."""
+    ) -> Lost:
+        """Make a symlink."""
         os.symlink(target, name, dir_fd=self._fd(parent))
         return self._finish_name(parent, name, uid, gid, mtime_ns, xattrs)
 
@@ -209,7 +224,7 @@ class Disk:
         gid: int,
         mtime_ns: int,
         xattrs: Xattrs,
-    ) -> bool | None:
+    ) -> Lost | None:
         """Make a device or a FIFO, never opened; None where the system does not let us."""
         try:
             os.mknod(name, mode, device, dir_fd=self._fd(parent))
@@ -273,18 +288,26 @@ class Disk:
         mtime_ns: int,
         xattrs: Xattrs,
         mode: int = 0,
-    ) -> bool:
+    ) -> Lost:
         fd = self._fd(parent)
         if self._privileged and (uid, gid) != self._owner:
             os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
             if mode & 0o7000:
                 # Changing the owner has cleared setuid and setgid.
                 _chmod(name, stat.S_IMODE(mode), fd)
-        kept = not xattrs or self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs)
+        lost = self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs) if xattrs else ()
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
-        return kept
+        if not is_safe_time(mtime_ns):
+            lost += self._check_time(mtime_ns, os.stat(name, dir_fd=fd, follow_symlinks=False))
+        return lost
 
-    def _set_xattrs(self, where: int | bytes, xattrs: Xattrs) -> bool:
+    def _check_time(self, mtime_ns: int, found: os.stat_result) -> Lost:
+        if found.st_mtime_ns == mtime_ns:
+            return ()
+        self._count_loss("mtimes")
+        return (b"mtimes",)
+
+    def _set_xattrs(self, where: int | bytes, xattrs: Xattrs) -> Lost:
         kept = True
         for name, value in xattrs:
             # A layer's own overlay.* attributes would act in the overlay that is made of it.
@@ -300,9 +323,10 @@ class Disk:
                 if error.errno not in (*_CANNOT, errno.E2BIG, errno.ERANGE, errno.ENOSPC):
                     raise
                 kept = False
-        if not kept:
-            self._count_loss("xattrs")
-        return kept
+        if kept:
+            return ()
+        self._count_loss("xattrs")
+        return (b"xattrs",)
 
     def _count_loss(self, kind: str) -> None:
         self._lost[kind] = self._lost.get(kind, 0) + 1

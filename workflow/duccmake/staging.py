@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import mtree
-from .disk import ROOT, Disk
+from .disk import ROOT, Disk, Lost, is_safe_time
 from .errors import LayerError, LimitExceeded, UnsafeLayer
 from .limits import UnpackLimits
 from .tar import Member
@@ -77,6 +77,7 @@ class Directory:
     attributes: Attributes = IMPLIED
     implied: bool = True
     opaque: bool = False
+    lost: Lost = ()
 
 
 Node = Directory | Inode | LowerLink | bytes
@@ -86,6 +87,7 @@ Node = Directory | Inode | LowerLink | bytes
 class Staging:
     """The tree being made, in the directory that ``writer`` writes to.
 
+    What makes an entry returns what the file system could not keep of it.
     ``spelled`` is the caller's to fill: directories by what led to them, in any
     spelling.  It is emptied when a removal may have made it wrong, or it is full.
     """
@@ -231,34 +233,31 @@ class Staging:
         """Leave a hole in the open file."""
         self._writer.do(Disk.seek, offset)
 
-    def close_file(self, member: Member) -> bool:
-        """Give the open file its size and attributes; whether all xattrs could be kept."""
+    def close_file(self, member: Member) -> Lost:
+        """Give the open file its size and attributes."""
         if member.extents is not None:
             self._writer.do(Disk.truncate, member.size)
         attributes = (member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
-        if member.xattrs:
+        if may_lose(member):
             return self._writer.ask(Disk.close_file, *attributes)
         self._writer.do(Disk.close_file, *attributes)
-        return True
+        return ()
 
-    def make_symlink(self, parent: Directory, name: bytes, member: Member) -> bool:
-        """Make a symlink; whether all xattrs could be kept."""
+    def make_symlink(self, parent: Directory, name: bytes, member: Member) -> Lost:
+        """Make a symlink."""
         if name in parent.entries:
             self.remove(parent, name)
         if not member.target:
             raise UnsafeLayer(f"the symlink {name!r} has an empty target")
         attributes = (member.uid, member.gid, member.mtime_ns, member.xattrs)
         order = (parent.number, name, member.target, *attributes)
-        if member.xattrs:
+        if may_lose(member):
             return self._writer.ask(Disk.make_symlink, *order)
         self._writer.do(Disk.make_symlink, *order)
-        return True
+        return ()
 
-    def make_node(self, parent: Directory, name: bytes, member: Member) -> bool | None:
-        """Make a device or a FIFO; None where the system does not let us.
-
-        Otherwise whether all xattrs could be kept.
-        """
+    def make_node(self, parent: Directory, name: bytes, member: Member) -> Lost | None:
+        """Make a device or a FIFO; None where the system does not let us."""
         if name in parent.entries:
             self.remove(parent, name)
         kind = member.kind
@@ -338,17 +337,17 @@ class Staging:
     def _finish_directory(self, directory: Directory) -> None:
         at = directory.attributes
         hidden = _missing(directory.whiteouts or (), directory.entries)
-        self._writer.do(
-            Disk.finish_directory,
-            directory.number,
-            at.mode,
-            at.uid,
-            at.gid,
-            at.mtime_ns,
-            at.xattrs,
-            hidden,
-            directory.opaque,
-        )
+        attributes = (at.mode, at.uid, at.gid, at.mtime_ns, at.xattrs)
+        order = (directory.number, *attributes, hidden, directory.opaque)
+        if may_lose(at):
+            directory.lost = self._writer.ask(Disk.finish_directory, *order)
+        else:
+            self._writer.do(Disk.finish_directory, *order)
+
+
+def may_lose(entry: Member | Attributes) -> bool:
+    """Whether a file system may be unable to keep something that only it can tell of."""
+    return bool(entry.xattrs) or not is_safe_time(entry.mtime_ns)
 
 
 def _missing(names: Iterable[bytes], entries: dict[bytes, Node]) -> tuple[bytes, ...]:

@@ -16,16 +16,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from . import mtree
+from .disk import Lost
 from .errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
 from .limits import UnpackLimits
 from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
 from .reference import Digest
-from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe
+from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe, may_lose
 from .stream import LayerStream, StreamResult
 from .tar import HARDLINK, Member, TarReader
 from .writer import PIECE, Writer
@@ -75,18 +77,18 @@ def unpack_layer(
     """
     limits = limits or UnpackLimits()
     partial = destination / "layer.partial"
-    _remove_tree(partial)
-    destination.mkdir(parents=True, exist_ok=True)
-    # Private: what a layer says of setuid files and devices counts once it is published.
-    destination.chmod(0o700)
-    for directory in (partial, partial / ".metadata", partial / "layerfs"):
-        directory.mkdir(mode=0o755)
-    mask = os.umask(0)
     try:
-        unpacked = _unpack(blob, partial, digest, diff_id, limits, progress)
+        _remove_tree(partial)
+        # Private: what a layer says of setuid files and devices counts once it is published.
+        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
+        destination.chmod(0o700)
+        for directory in (partial, partial / ".metadata", partial / "layerfs"):
+            directory.mkdir(mode=0o755)
+        with _modes_as_given():
+            unpacked = _unpack(blob, partial, digest, diff_id, limits, progress)
         partial.rename(destination / "layer")
     except OSError as error:
-        _remove_tree(partial)
+        _discard(partial)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
                 f"no space left while unpacking {digest}",
@@ -94,11 +96,18 @@ def unpack_layer(
             ) from error
         raise describe(error) from error
     except BaseException:
-        _remove_tree(partial)
+        _discard(partial)
         raise
+    return unpacked
+
+
+@contextmanager
+def _modes_as_given() -> Iterator[None]:
+    mask = os.umask(0)
+    try:
+        yield
     finally:
         os.umask(mask)
-    return unpacked
 
 
 def _unpack(
@@ -223,9 +232,9 @@ class _Unpacker:
         elif kind is DIR:
             staging.make_directory(parent, name, _attributes(member))
         elif kind is LINK:
-            kept = staging.make_symlink(parent, name, member)
+            lost = staging.make_symlink(parent, name, member)
             member.mode = 0o777
-            rest = _line(member, kept, b" link=" + encode(member.target))
+            rest = _line(member, lost, b" link=" + encode(member.target))
             parent.entries[name] = Inode(rest, member.target)
         elif kind is HARDLINK:
             self._link(member, parent, name)
@@ -233,7 +242,7 @@ class _Unpacker:
             made = staging.make_node(parent, name, member)
             more = b" device=native,%d,%d" % member.device if kind in (CHAR, BLOCK) else b""
             if made is None:
-                line = _tagged(_line(member, True, more + b" optional"), b"lost:device")
+                line = _line(member, (b"device",), more + b" optional")
             else:
                 line = _line(member, made, more)
             parent.entries[name] = line
@@ -253,7 +262,7 @@ class _Unpacker:
         if name in parent.entries:
             self._staging.remove(parent, name)
         member.kind = FILE
-        link = LowerLink(target, _line(member, True, b" optional"))
+        link = LowerLink(target, _line(member, (), b" optional"))
         parent.entries[name] = link
         self._open_links.append((parent, name, link))
 
@@ -283,7 +292,7 @@ class _Unpacker:
         self, member: Member, parent: Directory, name: bytes, reader: TarReader
     ) -> bytes:
         staging = self._staging
-        if member.size <= PIECE and member.extents is None and not member.xattrs:
+        if member.size <= PIECE and member.extents is None and not may_lose(member):
             content = reader.small_content()
             if content is not None:
                 staging.make_file(parent, name, member, content)
@@ -293,8 +302,8 @@ class _Unpacker:
             digest = _write_pieces(staging, reader)
         else:
             digest = _write_sparse(staging, member, member.extents, reader)
-        kept = staging.close_file(member)
-        return _line(member, kept, b" sha256=" + digest.encode())
+        lost = staging.close_file(member)
+        return _line(member, lost, b" sha256=" + digest.encode())
 
 
 def normal_path(name: bytes) -> bytes:
@@ -388,7 +397,7 @@ def _time_word(mtime_ns: int) -> str:
     return encode_time(mtime_ns).decode()
 
 
-def _line(member: Member, kept: bool, more: bytes) -> bytes:
+def _line(member: Member, lost: Lost, more: bytes) -> bytes:
     """The manifest line of an entry behind its path, tags last, without newline."""
     if member.kind is FILE:
         seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
@@ -410,8 +419,8 @@ def _line(member: Member, kept: bool, more: bytes) -> bytes:
             encode_time(member.mtime_ns),
             more,
         )
-    if not kept:
-        line = _tagged(line, b"lost:xattrs")
+    for kind in lost:
+        line = _tagged(line, b"lost:" + kind)
     for name, value in member.xattrs:
         line = _tagged(line, mtree.xattr_tag(name, value))
     return line
@@ -475,6 +484,8 @@ def _directory_line(directory: Directory) -> bytes:
         line = _tagged(line, b"implied")
     if directory.opaque:
         line = _tagged(line, b"opaque")
+    for kind in directory.lost:
+        line = _tagged(line, b"lost:" + kind)
     for name, value in at.xattrs:
         line = _tagged(line, mtree.xattr_tag(name, value))
     return line
@@ -485,5 +496,14 @@ def _count(lost: dict[str, int]) -> str:
 
 
 def _remove_tree(path: Path) -> None:
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)
+
+
+def _discard(path: Path) -> None:
+    """Remove what a failure leaves; the failure is what is to be told, not what comes of this."""
+    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        logger.warning("%s could not be removed", path)
