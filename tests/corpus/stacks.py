@@ -76,12 +76,13 @@ def _settled(changes: list[Change]) -> list[Change]:
     """Orderly, and nothing goes through a name that the layer itself replaces later.
 
     A layer is unpacked without those below it: that the name led elsewhere at
-    first, through a lower layer's symlink, is not seen.
+    first, through a lower layer's symlink, is not seen.  So no name comes twice.
     """
     kept: list[Change] = []
     for change in changes:
         if change.kind in ("whiteout", "opaque") or not any(
-            _is_below(earlier.path, change.path) and earlier.path != change.path for earlier in kept
+            _is_below(earlier.path, change.path) and earlier.kind not in ("whiteout", "opaque")
+            for earlier in kept
         ):
             kept.append(change)
     return _orderly(kept)

@@ -77,11 +77,7 @@ def _without_empty_parents(overlay: Tree, flat: Tree) -> Tree:
     return found
 
 
-@needs_umoci
-@needs_overlay
-@_SETTINGS
-@given(ANY)
-def test_flat_tree_is_what_umoci_and_an_overlay_of_extractions_make(stack: list[list[Change]]):
+def _check_against_others(stack: list[list[Change]]) -> None:
     """Where the two disagree, one of them has to be right."""
     layers = [layer_of(changes) for changes in stack]
     with tempfile.TemporaryDirectory(prefix="stack") as directory:
@@ -100,6 +96,22 @@ def test_flat_tree_is_what_umoci_and_an_overlay_of_extractions_make(stack: list[
         found["extracted"] = _differences(extracted, ours, groups=False)
     event(f"agrees with {sum(not lines for lines in found.values())} of {len(found)}")
     assert any(not lines for lines in found.values()), found
+
+
+@needs_umoci
+@needs_overlay
+@_SETTINGS
+@given(ANY)
+def test_flat_tree_is_what_umoci_and_an_overlay_of_extractions_make(stack: list[list[Change]]):
+    _check_against_others(stack)
+
+
+@needs_umoci
+@needs_overlay
+@_SETTINGS
+@given(PLAIN)
+def test_names_that_come_twice_in_a_layer_end_as_with_the_others(stack: list[list[Change]]):
+    _check_against_others(stack)
 
 
 @needs_overlay
