@@ -505,5 +505,5 @@ def _remove_tree(path: Path) -> None:
 def _discard(path: Path) -> None:
     """Remove what a failure leaves; the failure is what is to be told, not what comes of this."""
     shutil.rmtree(path, ignore_errors=True)
-    if path.exists():
+    if os.path.lexists(path):
         logger.warning("%s could not be removed", path)
