@@ -91,7 +91,9 @@ class Entry:
         ]
         if self.kind == FILE:
             words.append(b"size=%d" % self.size)
-        words.append(encode_time(self.mtime_ns))
+        if b"whiteout" not in self.flags:
+            # A whiteout has no time of its own, only that of its making.
+            words.append(encode_time(self.mtime_ns))
         if self.sha256:
             words.append(b"sha256=%b" % self.sha256.encode())
         if self.kind == LINK:
