@@ -35,14 +35,17 @@ class Program:
     command: Sequence[str | Path]
 
 
-def alternate(title: str, programs: Sequence[Program], *, rounds: int = 5) -> dict[str, list[Run]]:
+def alternate(
+    title: str, programs: Sequence[Program], *, rounds: int = 5, warm_up: bool = True
+) -> dict[str, list[Run]]:
     """Run each program once to warm up, then all in turn; print and return what they took."""
     runs: dict[str, list[Run]] = {program.name: [] for program in programs}
-    for number in range(rounds + 1):
+    if warm_up:
         for program in programs:
-            taken = _run(program)
-            if number:
-                runs[program.name].append(taken)
+            _run(program)
+    for _ in range(rounds):
+        for program in programs:
+            runs[program.name].append(_run(program))
     print(table(title, runs))
     return runs
 
