@@ -84,6 +84,9 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if data[:1] == b"\x16":  # A TLS handshake: whoever tries it falls back to plain HTTP.
+            self._transport.close()
+            return
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             request, _, self._buffer = self._buffer.partition(b"\r\n\r\n")

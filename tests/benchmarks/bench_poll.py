@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import quick_registry
 from compare import Program, alternate
+
+import quick_registry
 
 IMAGES = 2000
 CONNECTIONS = 32
