@@ -1,0 +1,197 @@
+"""Changed layers: only duccmake's errors come out, nothing hangs, nothing outside is touched.
+
+``DUCCMAKE_EXAMPLES`` sets how many; a long run is `DUCCMAKE_EXAMPLES=100000 pytest tests/fuzz`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import faulthandler
+import gzip
+import io
+import lzma
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+from mutations import ANY_BYTES, MUTATED_TARS, TARS, Mutation, applied
+
+import trees
+from corpus.streams import SOUND
+from duccmake.demo.images import LayerBuilder
+from duccmake.errors import DuccmakeError
+from duccmake.flatten import LayerTree, flatten
+from duccmake.limits import UnpackLimits
+from duccmake.reference import Digest
+from duccmake.stream import LayerStream
+from duccmake.tar import TarReader
+from duccmake.unpack import unpack_layer
+from pipeline import digest_of
+
+_EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "0"))
+_LIMITS = UnpackLimits(bytes=50_000_000, entries=10_000, seconds=30)
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=_EXAMPLES or examples,
+        deadline=None,
+        derandomize=not _EXAMPLES,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_hang() -> Iterator[None]:
+    """A hang ends the run and says where it was."""
+    faulthandler.dump_traceback_later(_EXAMPLES * 0.2 + 240, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _read_members(tar: bytes, step: int) -> object:
+    pieces = (tar[at : at + step] for at in range(0, len(tar), step))
+    reader = TarReader(pieces, _LIMITS)
+    found = []
+    try:
+        for member in reader:
+            content = b"".join(bytes(view) for view in reader.content())
+            found.append((member, content))
+    except DuccmakeError as error:
+        return type(error)
+    return found
+
+
+@_settings(1500)
+@given(MUTATED_TARS, st.sampled_from([1, 100, 512, 700, 5000]))
+def test_archives_are_read_or_refused_alike_in_pieces_of_any_size(tar: bytes, step: int):
+    whole = _read_members(tar, len(tar) or 1)
+    event("refused" if isinstance(whole, type) else "read")
+    assert _read_members(tar, step) == whole
+
+
+def _decompress(blob: bytes) -> bytes | None:
+    """What other libraries make of it; None where they refuse."""
+    readers: dict[bytes, Callable[[bytes], bytes]] = {
+        b"\x1f\x8b": gzip.decompress,
+        b"BZh": bz2.decompress,
+        b"\xfd7zXZ\0": lzma.decompress,
+    }
+    for magic, read in readers.items():
+        if blob.startswith(magic):
+            try:
+                return read(blob)
+            except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error):
+                return None
+    return blob
+
+
+@_settings(500)
+@given(
+    st.sampled_from(TARS[:40]),
+    st.sampled_from([name for name in SOUND if not name.startswith("zstd")]),
+    st.lists(ANY_BYTES, max_size=3),
+)
+def test_streams_are_what_other_libraries_make_of_them(
+    tar: bytes, compression: str, mutations: list[Mutation]
+):
+    blob = applied(SOUND[compression](tar), mutations)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(blob)
+        file.flush()
+        try:
+            with LayerStream(Path(file.name), limits=_LIMITS) as stream:
+                content = b"".join(stream)
+        except DuccmakeError:
+            event("refused")
+            return
+    event("read")
+    assert stream.result.diff_id == digest_of(content)
+    assert stream.result.blob == digest_of(blob)
+    assert content == _decompress(blob)
+
+
+@_settings(500)
+@given(st.sampled_from(TARS[:40]), st.lists(ANY_BYTES, min_size=1, max_size=3), st.booleans())
+def test_damaged_zstd_is_refused_or_has_the_right_content(
+    tar: bytes, mutations: list[Mutation], skippable: bool
+):
+    sound = SOUND["zstd-with-a-skippable-frame-between" if skippable else "zstd"](tar)
+    blob = applied(sound, mutations)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(blob)
+        file.flush()
+        try:
+            with LayerStream(Path(file.name), limits=_LIMITS) as stream:
+                content = b"".join(stream)
+        except DuccmakeError:
+            return
+    assert stream.result.diff_id == digest_of(content)
+    # The frames have checksums; what is read of a cut one can only end where a frame does.
+    if blob[:4] == sound[:4]:
+        assert tar.startswith(content)
+
+
+_LOWER = (
+    LayerBuilder()
+    .dir("a")
+    .file("a/x", "lower")
+    .symlink("b", "a")
+    .symlink("c", "/canary")
+    .symlink("l", "usr/lib")
+    .file("d", "a file")
+    .layer("none")
+)
+
+
+def _unpacked(blob: bytes, diff_id: Digest, base: Path) -> LayerTree:
+    base.mkdir()
+    (base / "blob").write_bytes(blob)
+    digest = digest_of(blob)
+    unpack_layer(base / "blob", base, digest=digest, diff_id=diff_id, limits=_LIMITS)
+    return LayerTree(digest, (base / "layer" / ".metadata" / "tree.mtree").read_bytes())
+
+
+@_settings(150)
+@given(MUTATED_TARS, st.sampled_from([True, True, True, False]))
+def test_layers_are_unpacked_and_flattened_or_refused_and_nothing_else_happens(
+    tar: bytes, honest: bool
+):
+    with tempfile.TemporaryDirectory(prefix="fuzz") as directory:
+        base = Path(directory)
+        canary = base / "canary"
+        canary.mkdir()
+        (canary / "x").write_text("x")
+        before = trees.snapshot(canary)
+        diff_id = digest_of(tar if honest else tar + b"x")
+        try:
+            upper = _unpacked(gzip.compress(tar), diff_id, base / "upper")
+        except DuccmakeError:
+            event("refused")
+            assert {path.name for path in (base / "upper").iterdir()} == {"blob"}
+        else:
+            assert honest
+            event("unpacked")
+            lower = _unpacked(_LOWER.tar, _LOWER.diff_id, base / "lower")
+            try:
+                lines = list(flatten([lower, upper]).lines())
+            except DuccmakeError:
+                event("not flattened")
+            else:
+                assert len(lines) == len({line.partition(b" ")[0] for line in lines})
+        assert trees.differences(before, trees.snapshot(canary)) == []
+        assert {path.name for path in base.iterdir()} <= {"canary", "upper", "lower"}
+
+
+@_settings(300)
+@example(b"")
+@given(st.binary(max_size=3000))
+def test_rubbish_is_refused_or_empty(rubbish: bytes):
+    found = _read_members(rubbish, 512)
+    assert found == [] or isinstance(found, type)
+    assert io.BytesIO(rubbish).read().strip(b"\0") == b"" or found != []

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from duccmake import mtree
+from duccmake.errors import LayerError
+from duccmake.flatten import LayerTree, flatten, flatten_image
+from duccmake.manifest import ImageConfig
+from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
+from duccmake.singularity import Generated
+from pipeline import digest_of
+
+ROOT = Entry(b".", DIR, flags=frozenset({b"implied"}))
+
+
+def d(path: str, mode: int = 0o755, *flags: bytes, **more: object) -> Entry:
+    return Entry(path.encode(), DIR, mode=mode, flags=frozenset(flags), **more)  # type: ignore[arg-type]
+
+
+def implied(path: str, *flags: bytes) -> Entry:
+    return d(path, 0o755, b"implied", *flags)
+
+
+def f(path: str, content: str = "", **more: object) -> Entry:
+    sha256 = digest_of(content.encode()).hex
+    return Entry(path.encode(), FILE, mode=0o644, size=len(content), sha256=sha256, **more)  # type: ignore[arg-type]
+
+
+def symlink(path: str, target: str) -> Entry:
+    return Entry(path.encode(), LINK, mode=0o777, target=target.encode())
+
+
+def whiteout(path: str) -> Entry:
+    return Entry(path.encode(), CHAR, mode=0, flags=frozenset({b"whiteout"}))
+
+
+def lower(path: str, target: str) -> Entry:
+    return f(path, flags=frozenset({b"lower"}), hardlink=target.encode())
+
+
+def layer(name: str, *entries: Entry) -> LayerTree:
+    every = entries if any(entry.path == b"." for entry in entries) else (ROOT, *entries)
+    text = mtree.FORMAT + b"# layer\n" + b"".join(entry.line() for entry in every)
+    return LayerTree(digest_of(name.encode()), text)
+
+
+def merged(*layers: LayerTree, **more: object) -> dict[str, Entry]:
+    lines = flatten(layers, **more).lines()  # type: ignore[arg-type]
+    return {entry.path.decode(): entry for entry in map(Entry.parse, lines)}
+
+
+def amendments(*layers: LayerTree) -> list[dict[str, Entry]]:
+    return [
+        {
+            (entry := Entry.parse(path + b" " + rest)).path.decode(): entry
+            for path, rest in each.items()
+        }
+        for each in flatten(layers).amendments
+    ]
+
+
+def test_entries_name_the_layer_that_provides_them():
+    found = merged(layer("1", d("a"), f("a/x"), f("a/y")), layer("2", implied("a"), f("a/y", "2")))
+    assert {path: entry.layer for path, entry in found.items()} == {
+        ".": 0,
+        "a": 0,
+        "a/x": 0,
+        "a/y": 1,
+    }
+
+
+def test_lines_come_parents_first_and_sorted():
+    found = merged(layer("1", f("b"), d("a"), f("a/z"), d("a/b"), f("a/b/c"), d("c")))
+    assert list(found) == [".", "b", "a", "a/z", "a/b", "a/b/c", "c"]
+
+
+def test_lines_can_be_had_twice():
+    tree = flatten([layer("1", f("a"), f("b", hardlink=b"a"))])
+    assert list(tree.lines()) == list(tree.lines())
+
+
+def test_an_entry_behind_a_symlink_says_where_its_layer_has_it():
+    found = merged(
+        layer("1", symlink("lib", "usr/lib"), d("usr"), d("usr/lib")),
+        layer("2", implied("lib"), f("lib/x"), implied("lib/d"), f("lib/d/y")),
+    )
+    assert "lib/x" not in found
+    assert (found["usr/lib/x"].layer, found["usr/lib/x"].source) == (1, b"lib/x")
+    assert (found["usr/lib/d/y"].layer, found["usr/lib/d/y"].source) == (1, b"lib/d/y")
+    assert found["lib"].kind == LINK
+
+
+def test_a_hard_link_through_a_symlink_has_the_real_path_for_its_source():
+    found = merged(
+        layer("1", symlink("s", "r"), d("r"), f("r/a")),
+        layer("2", lower("b", "s/a")),
+    )
+    assert (found["b"].layer, found["b"].source) == (0, b"r/a")
+    assert found["r/a"].hardlink == b"b"
+
+
+def test_an_attribute_whose_name_ends_in_link_is_no_link():
+    found = merged(layer("1", f("a", xattrs=((b"user.link", b"x"), (b"link", b"y")))))
+    assert found["a"].xattrs == ((b"user.link", b"x"), (b"link", b"y"))
+    assert found["a"].hardlink == b""
+
+
+def test_links_to_nothing_name_the_layer_and_both_paths():
+    with pytest.raises(LayerError, match=r"b'\./b' is a hard link to b'a'") as raised:
+        merged(layer("1", f("x")), layer("2", lower("b", "a")))
+    assert str(digest_of(b"2")) in str(raised.value)
+
+
+def test_a_link_to_a_lower_directory_is_refused():
+    with pytest.raises(LayerError, match="directory"):
+        merged(layer("1", d("a")), layer("2", lower("b", "a")))
+
+
+def test_symlinks_in_a_ring_are_refused():
+    with pytest.raises(LayerError, match="symlinks"):
+        merged(layer("1", symlink("a", "b"), symlink("b", "a")), layer("2", implied("a"), f("a/x")))
+
+
+def test_forty_symlinks_are_followed():
+    links = [symlink(f"l{number}", f"l{number + 1}") for number in range(39)]
+    found = merged(layer("1", *links, d("l39")), layer("2", implied("l0"), f("l0/x")))
+    assert found["l39/x"].source == b"l0/x"
+
+
+def test_a_file_of_the_layer_itself_in_the_way_is_refused():
+    with pytest.raises(LayerError, match="one layer"):
+        merged(
+            layer("1", symlink("a", "b")),
+            layer("2", f("b"), implied("a"), f("a/x")),
+        )
+
+
+# --- what the layers need beyond themselves --------------------------------
+
+
+def test_opaque_directories_get_whiteouts_for_what_they_hide():
+    none, found = amendments(
+        layer("1", d("a"), f("a/x"), d("a/d"), f("a/d/y"), f("a/own")),
+        layer("2", d("a", 0o755, b"opaque"), f("a/own")),
+    )
+    assert none == {}
+    assert {"a/x", "a/d"} <= set(found)
+    assert "a/d/y" not in found
+    assert all(b"whiteout" in found[path].flags for path in ("a/x", "a/d"))
+
+
+def test_directories_passed_through_get_the_lower_attributes():
+    _, found = amendments(
+        layer("1", d(".", 0o711), d("a", 0o700, uid=5, mtime_ns=7), f("a/x")),
+        layer("2", implied("a"), f("a/y")),
+    )
+    assert (found["a"].mode, found["a"].uid, found["a"].mtime_ns) == (0o700, 5, 7)
+    assert found["."].mode == 0o711
+    assert b"implied" in found["a"].flags
+
+
+def test_hard_links_to_lower_layers_say_whose_file_it_is():
+    _, found = amendments(layer("1", f("a", "x")), layer("2", lower("b", "a")))
+    assert (found["b"].layer, found["b"].content_path) == (0, b"a")
+    assert found["b"].size == 1
+
+
+def test_a_layer_that_occurs_twice_has_one_set_of_amendments(tmp_path):
+    top = layer("2", d("a", 0o755, b"opaque"), f("a/y"))
+    tree = flatten([layer("1", d("a"), f("a/x")), top, layer("3", implied("a"), f("a/z")), top])
+    tree.write(tmp_path / "image")
+    (written,) = [
+        path
+        for path in (tmp_path / "image" / "layers").iterdir()
+        if path.stem == digest_of(b"2").hex
+    ]
+    assert {entry.path for entry in mtree.read(written)} >= {b"a/x", b"a/z"}
+
+
+# --- what is generated -----------------------------------------------------
+
+
+def extra(path: str, kind: bytes = FILE, **more: object) -> Generated:
+    return Generated(path.encode(), kind, 0o755, **more)  # type: ignore[arg-type]
+
+
+def test_generated_entries_are_added_and_flagged():
+    found = merged(layer("1", f("x")), extra=[extra("d", DIR), extra("d/y", content=b"yes")])
+    assert b"generated" in found["d/y"].flags
+    assert (found["d/y"].size, found["d/y"].layer) == (3, None)
+
+
+def test_nothing_generated_replaces_what_the_image_has_but_under_its_own_directory():
+    image = layer("1", f("x", "image"), d("d"), f("d/y", "image"))
+    found = merged(image, extra=[extra("x"), extra("d/y", content=b"ours", overwrite=True)])
+    assert found["x"].size == len("image")
+    assert b"generated" in found["d/y"].flags
+
+
+@pytest.mark.parametrize(
+    "blocking",
+    [
+        [symlink(".singularity.d", "/etc")],
+        [f(".singularity.d")],
+        [symlink("etc", "../../../etc")],
+        [d(".singularity.d"), symlink(".singularity.d/env", "/tmp")],
+    ],
+)
+def test_nothing_generated_is_written_through_a_link_of_the_image(blocking, tmp_path):
+    config = ImageConfig.parse(
+        json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "created": "2024-01-01T00:00:00Z",
+                "rootfs": {"type": "layers", "diff_ids": [str(digest_of(b"1"))]},
+            }
+        ).encode()
+    )
+    flatten_image([layer("1", *blocking)], config, tmp_path, name="sha256:x", mount_points=["/srv"])
+    found = {entry.path: entry for entry in mtree.read(tmp_path / "image" / "tree.mtree")}
+    links = {path for path, entry in found.items() if entry.kind == LINK}
+    for path in found:
+        parents = path.split(b"/")[:-1]
+        assert not any(b"/".join(parents[:n]) in links for n in range(1, len(parents) + 1))
+    for path in (tmp_path / "image" / "generated").rglob("*"):
+        if path.is_file():
+            name = os.fsencode(path.relative_to(tmp_path / "image" / "generated"))
+            assert b"generated" in found[name].flags
+
+
+def test_the_result_is_the_same_each_time_and_appears_at_once(tmp_path: Path):
+    config = ImageConfig.parse(
+        b'{"architecture":"amd64","os":"linux","created":"2024-01-01T00:00:00Z",'
+        b'"rootfs":{"type":"layers","diff_ids":[]}}'
+    )
+    texts = []
+    for name in ("1", "2"):
+        (tmp_path / name / "image.partial").mkdir(parents=True)
+        flatten_image([layer("1", f("x"))], config, tmp_path / name, name="n", mount_points=[])
+        assert {path.name for path in (tmp_path / name).iterdir()} == {"image"}
+        texts.append((tmp_path / name / "image" / "tree.mtree").read_bytes())
+    assert texts[0] == texts[1]
+
+
+def test_no_layers_make_an_empty_tree():
+    assert list(merged()) == ["."]
