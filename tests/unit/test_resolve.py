@@ -146,6 +146,16 @@ def test_what_was_lost_of_the_memory_is_pulled_again(here):
     assert before == after
 
 
+def test_what_was_damaged_of_the_memory_is_pulled_again(here):
+    here.add("a/one")
+    (before,) = here.resolve("a/one").resolved
+    for path in (here.root / "store").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
+    (after,) = here.resolve("a/one").resolved
+    assert before == after
+
+
 # --- budgets ------------------------------------------------------------
 
 

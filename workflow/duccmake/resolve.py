@@ -273,7 +273,7 @@ class Resolver:
         return question.recipe, _unresolved(question, reason, passing=True)
 
     def _has(self, poll: Poll) -> bool:
-        return self._store.path(poll.manifest).exists() and self._store.path(poll.config).exists()
+        return self._store.has(poll.manifest) and self._store.has(poll.config)
 
     def _remembered(self, question: _Question, poll: Poll, *, stale: str = "") -> _Outcome:
         raw = self._store.get(poll.manifest)

@@ -5,6 +5,7 @@ All of it can be lost without harm: it costs a poll, never a conversion.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -39,16 +40,20 @@ class ContentStore:
 
     def put(self, digest: Digest, content: bytes) -> None:
         """Keep ``content``, which the caller has verified to have this digest."""
-        path = self.path(digest)
-        if not path.exists():
-            write_atomically(path, content)
+        if not self.has(digest):
+            write_atomically(self.path(digest), content)
+
+    def has(self, digest: Digest) -> bool:
+        """Whether the content is kept, whole."""
+        return self.get(digest) is not None
 
     def get(self, digest: Digest) -> bytes | None:
-        """The content, or None where it is not kept."""
+        """The content, or None where it is not kept or was damaged since."""
         try:
-            return self.path(digest).read_bytes()
+            content = self.path(digest).read_bytes()
         except OSError:
             return None
+        return content if hashlib.new(digest.algorithm, content).hexdigest() == digest.hex else None
 
     def path(self, digest: Digest) -> Path:
         """Where the content is kept."""
@@ -74,8 +79,8 @@ class PollMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
         members = self._read()
-        self._polls: dict[str, Any] = members.get("polls", {})
-        self._tags: dict[str, Any] = members.get("tags", {})
+        self._polls = _mapping(members.get("polls"))
+        self._tags = _mapping(members.get("tags"))
         self._before = self._text()
 
     def poll(self, key: str) -> Poll | None:
@@ -121,7 +126,10 @@ class PollMemory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            members = json.loads(self._path.read_bytes())
+            return _mapping(json.loads(self._path.read_bytes()))
         except (OSError, ValueError):
             return {}
-        return members if isinstance(members, dict) else {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,48 @@
+"""Plans made by hand, for tests of what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from staged_trees import digest_of
+
+from duccmake.manifest import Descriptor
+from duccmake.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
+from duccmake.reference import Digest, Platform, Reference
+
+REPOSITORY = "unpacked.example.org"
+NAME = "registry.example.org/team/app:1"
+LAYER_BYTES = 1000
+
+
+def layer(text: str = "layer", digest: Digest | None = None) -> PlannedLayer:
+    found = digest or digest_of(text)
+    descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", found, LAYER_BYTES)
+    return PlannedLayer(descriptor, digest_of(f"diff {text}"))
+
+
+def image(name: str = NAME, **members: Any) -> PlannedImage:
+    wished: dict[str, Any] = {
+        "repository": REPOSITORY,
+        "reference": Reference.parse(f"https://{name}"),
+        "platform": Platform("linux", "amd64"),
+        "manifest": digest_of(f"manifest of {name}"),
+        "config": digest_of(f"config of {name}"),
+        "layers": (layer(),),
+        "state": PENDING,
+        "why": "new",
+        "ignorable": False,
+        **members,
+    }
+    return PlannedImage(**wished)
+
+
+def plan(
+    images: Iterable[PlannedImage] = (), problems: Iterable[Problem] = (), **members: Any
+) -> Plan:
+    found = tuple(images)
+    missing = {REPOSITORY: frozenset(layer.digest for image in found for layer in image.layers)}
+    wished: dict[str, Any] = {"missing": missing, "warnings": (), "scope": "pending"}
+    wished |= {"members": {"repository": {"root": "root"}}, **members}
+    return Plan(images=found, problems=tuple(problems), **wished)

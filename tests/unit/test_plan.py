@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+from planned import NAME, REPOSITORY, image, layer, plan
+from staged_trees import digest_of
+
+from duccmake.plan import PUBLISHED, Plan, Problem
+from duccmake.reference import Digest
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_plan_is_read_back_as_it_was_saved():
+    problem = Problem(REPOSITORY, "x/y:1", "no such tag", True, 1)
+    made = plan([image()], [problem], warnings=("twice",))
+    assert Plan.load(made.save()) == made
+
+
+def test_saving_a_plan_again_writes_nothing():
+    path = plan([image()]).save()
+    before = path.stat()
+    assert plan([image()]).save() == path
+    after = path.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_another_plan_is_another_file():
+    assert plan([image()]).save() != plan([image(manifest=digest_of("other"))]).save()
+
+
+def test_published_images_cost_a_plan_no_layers():
+    done = image("r.example.org/done:1", state=PUBLISHED, layers=(layer("done"),))
+    path = plan([image(), done]).save()
+    assert (
+        digest_of("done").hex
+        not in path.read_text()
+        .partition('"members"')[0]
+        .partition('"layers"')[2]
+        .partition('"missing"')[0]
+    )
+    assert [found.layers for found in Plan.load(path).images] == [image().layers, ()]
+
+
+def test_the_whole_scope_wants_published_images_too():
+    done = image("r.example.org/done:1", state=PUBLISHED)
+    assert plan([done]).wanted == ()
+    assert plan([done], scope="all").wanted == (done,)
+
+
+def test_keys_are_short_digests():
+    made = plan([image()])
+    assert made.key(image().config) == image().config.hex[:12]
+
+
+def test_digests_that_begin_alike_are_told_apart_by_all_their_digits():
+    one, other = (Digest("sha256", "ab" * 6 + digit * 52) for digit in "01")
+    made = plan(
+        [
+            image(layers=(layer("one", one), layer("other", other), layer("third"))),
+        ]
+    )
+    assert made.key(one) == one.hex and made.key(other) == other.hex
+    assert made.key(digest_of("third")) == digest_of("third").short
+    for digest in (one, other):
+        assert made.layer(made.key(digest)).digest == digest
+        assert str(digest) in made.staged_paths(REPOSITORY)
+    assert len(set(made.staged_paths(REPOSITORY).values())) == 3
+
+
+def test_a_layer_that_an_image_has_twice_is_staged_once():
+    twice = image(layers=(layer("a"), layer("b"), layer("a")))
+    assert plan([twice]).staged_layers(twice) == [digest_of("a").short, digest_of("b").short]
+
+
+def test_published_layers_are_not_staged():
+    made = plan([image(layers=(layer("a"), layer("b")))])
+    known = plan(made.images, missing={REPOSITORY: frozenset({digest_of("b")})})
+    assert known.staged_layers(known.images[0]) == [digest_of("b").short]
+
+
+def test_images_are_found_by_what_they_share():
+    one, other = image(), image("r.example.org/other:1", config=image().config)
+    made = plan([one, other])
+    assert made.with_config(REPOSITORY, made.key(one.config)) == [one, other]
+    assert made.sources(made.key(layer().digest)) == [one, other]
+    assert made.image(REPOSITORY, NAME) == one
