@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from duccmake.job import check_inputs, running
+from duccmake.job import running
 from duccmake.plan import content_store, open_repository
 from duccmake.stage import stage_flat_tree
 
@@ -12,7 +12,7 @@ with running(
 ) as job:
     images = job.plan.with_config(repository, key)
     job.serves(images)
-    check_inputs(snakemake.input)
+    job.check_inputs(snakemake.input)
     entries = stage_flat_tree(
         images[0],
         open_repository(job.config, repository),

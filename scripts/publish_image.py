@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from duccmake.job import check_inputs, running
+from duccmake.job import running
 from duccmake.plan import content_store, open_repository
 from duccmake.publish import publish_ready
 
@@ -13,7 +13,7 @@ with running(
 ) as job:
     image = job.plan.image(repository, name)
     job.serves([image])
-    check_inputs(snakemake.input)
+    job.check_inputs(snakemake.input)
     record = publish_ready(
         image,
         [other for other in job.plan.wanted if other.repository == repository],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from duccmake.job import check_inputs, running
+from duccmake.job import running
 from duccmake.unpack import unpack_layer
 
 key, output = snakemake.wildcards.layer, snakemake.output[0]
@@ -10,7 +10,7 @@ name = f"unpack_layer-{snakemake.wildcards.repository}-{key}"
 with running(name, log=snakemake.log[0], output=output) as job:
     layer, images = job.plan.layer(key), job.plan.sources(key)
     job.serves(images)
-    check_inputs(snakemake.input)
+    job.check_inputs(snakemake.input)
     with job.progress(0, f"unpack {key}") as progress:
         unpacked = unpack_layer(
             Path(snakemake.input.blob),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,20 @@ class Job:
     def blame(self, error: DuccmakeError) -> DuccmakeError:
         """Name the images that the job is for, where the error names none."""
         return error.within(image=self._serves)
+
+    def check_inputs(self, paths: Iterable[str]) -> None:
+        """Raise the failure that a job before this one handed on, if one did.
+
+        A job that must not fail quietly takes it out of the way as well: whoever
+        handed it on, in an earlier run, is asked again in the next one.
+        """
+        for path in map(Path, paths):
+            failure = _handed_on(path)
+            if failure is None:
+                continue
+            if not self.ignorable:
+                _discard(path)
+            raise DuccmakeError(**failure)
 
     def report(self, event: str, **members: Any) -> None:
         """Leave an event for the run's summary."""
@@ -125,15 +140,21 @@ def _bury(output: Path, error: DuccmakeError) -> None:
         write_atomically(output / _TOMBSTONE, content)
 
 
-def check_inputs(paths: Iterable[str]) -> None:
-    """Raise the failure that a job before this one handed on, if one did."""
-    for path in map(Path, paths):
-        file = path / _TOMBSTONE if path.is_dir() else path
-        try:
-            with file.open("rb") as content:
-                if content.read(len(_TOMBSTONE_MARK)) != _TOMBSTONE_MARK:
-                    continue
-                failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
-        except FileNotFoundError:
-            continue
-        raise DuccmakeError(**failure)
+def _handed_on(path: Path) -> Mapping[str, str] | None:
+    """What `_bury` wrote into a job's output, if it did."""
+    file = path / _TOMBSTONE if path.is_dir() else path
+    try:
+        with file.open("rb") as content:
+            if content.read(len(_TOMBSTONE_MARK)) != _TOMBSTONE_MARK:
+                return None
+            failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
+            return failure
+    except FileNotFoundError:
+        return None
+
+
+def _discard(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ if workflow.is_main_process:
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
     announce(plan)
-    if not plan.wanted and not plan.problems:
+    if not plan.wanted and all(problem.ignorable for problem in plan.problems):
         # Snakemake calls no handler when there is nothing to do.
         summarise(plan, session.run, workdir=Path.cwd())
 else:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
+from staged_trees import digest_of, open_repository, publish, stage
+
+from duccmake.console import announce, summarise
+from duccmake.plan import PUBLISHED, Problem
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def summary(tmp_path, made, *events) -> list[str]:
+    run = tmp_path / "run"
+    run.mkdir()
+    for number, event in enumerate(events):
+        (run / f"{number}.json").write_text(json.dumps(event))
+    out = io.StringIO()
+    summarise(made, run, workdir=tmp_path, stream=out)
+    return out.getvalue().splitlines()
+
+
+def failed(job: str, error: str) -> dict[str, str]:
+    return {"event": "failed", "job": job, "error": error, "image": ""}
+
+
+def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
+    done = image("r.example.org/done:1", state=PUBLISHED, why="")
+    stale = image("r.example.org/stale:1", state=PUBLISHED, why="registry not reached")
+    broken = image("r.example.org/broken:1", layers=(layer("b"),))
+    quiet = image("r.example.org/quiet:1", layers=(layer("q"),), ignorable=True)
+    untried = image("r.example.org/untried:1", layers=(layer("u"),))
+    made = plan(
+        [done, stale, broken, quiet, untried],
+        [Problem(REPOSITORY, "r.example.org/gone:1", "r.example.org/gone:1: 404", False, 1)],
+    )
+    key = digest_of("b").short
+    lines = summary(
+        tmp_path,
+        made,
+        failed(f"unpack_layer-{REPOSITORY}-{key}", "damaged"),
+        failed(f"fetch_blob-{digest_of('q').short}", "no such blob"),
+    )
+    assert lines[:-1] == [
+        "up to date  r.example.org/done:1",
+        "up to date  r.example.org/stale:1  registry not reached",
+        "failed      r.example.org/broken:1  damaged",
+        "skipped     r.example.org/quiet:1  no such blob",
+        "failed      r.example.org/untried:1  interrupted, or not tried",
+        "failed      r.example.org/gone:1  404",
+    ]
+    assert lines[-1].startswith("duccmake: 0 converted, 2 up to date, 3 failed, 1 skipped; ")
+
+
+def test_the_repository_is_asked_what_was_converted_and_not_the_jobs(tmp_path):
+    changes = stage(tmp_path / "staging", NAME)
+    publish(open_repository(tmp_path), changes)
+    [staged] = changes.images
+    layers = tuple(layer(digest=digest) for digest in staged.layers)
+    made = plan([image(manifest=staged.manifest, config=staged.config, layers=layers)])
+    lines = summary(tmp_path, made, failed(f"publish_image-{REPOSITORY}-{NAME}", "torn"))
+    assert lines[0].startswith(f"converted  {NAME}")
+    assert "1 converted" in lines[-1]
+
+
+def test_bytes_are_counted_once_a_layer(tmp_path):
+    both = (image(), image("r.example.org/b:1", layers=(layer(), layer("more"))))
+    lines = summary(
+        tmp_path, plan(both), {"event": "fetched", "job": "fetch_blob-x", "bytes": LAYER_BYTES}
+    )
+    assert "1.0 kB fetched, 1.0 kB reused" in lines[-1]
+
+
+def test_thousands_of_images_that_are_up_to_date_are_counted_and_not_listed(tmp_path):
+    many = [image(f"r.example.org/app:{n}", state=PUBLISHED, why="") for n in range(500)]
+    lines = summary(tmp_path, plan([*many, image()]))
+    assert [line for line in lines if "up to date" in line] == [lines[-1]]
+    assert "500 up to date, 1 failed" in lines[-1]
+    assert len(lines) == 2
+
+
+def test_the_start_of_a_run_says_what_lies_ahead():
+    out = io.StringIO()
+    stale = [
+        image(f"r.example.org/s:{n}", state=PUBLISHED, why="registry r not reached")
+        for n in range(3)
+    ]
+    problems = [Problem(REPOSITORY, "x", "no such tag", False, 1)]
+    announce(plan([image(), *stale], problems, warnings=("wish.yaml:7: twice",)), out)
+    assert out.getvalue().splitlines() == [
+        "duccmake: wish.yaml:7: twice",
+        "duccmake: 3 images: registry r not reached; what is published stays in force",
+        "duccmake: no such tag",
+        "duccmake: 4 images: 1 pending, 3 up to date; 1 cannot be resolved",
+    ]

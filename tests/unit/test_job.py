@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from planned import NAME, image, plan
+
+from duccmake.errors import DuccmakeError, NotFound
+from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE, running
+
+FAILURE = NotFound("no such blob", step="fetch", mend="push it again")
+
+
+@pytest.fixture(autouse=True)
+def _a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(PLAN_VARIABLE, str(plan([image()]).save()))
+    monkeypatch.setenv(RUN_VARIABLE, "results/runs/now")
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    root.handlers[:] = before
+
+
+def fail(output, *, ignorable: bool, error: Exception = FAILURE) -> None:
+    """A job that fails."""
+    with running("fetch_blob-key", log="logs/a.log", output=str(output)) as job:
+        job.serves([image(ignorable=ignorable)])
+        raise error
+
+
+def consume(*inputs, ignorable: bool) -> None:
+    """A job that works on what others made."""
+    with running("publish_image-key", log="logs/b.log", output="results/x.json") as job:
+        job.serves([image(ignorable=ignorable)])
+        job.check_inputs([str(path) for path in inputs])
+        job.report("published")
+
+
+def events(tmp_path) -> list[dict[str, str]]:
+    return [json.loads(path.read_bytes()) for path in (tmp_path / "results/runs/now").iterdir()]
+
+
+def test_a_failure_ends_the_job_and_one_line_of_its_log_says_why(tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        fail(tmp_path / "results/blobs/key", ignorable=False)
+    assert ended.value.code == 1
+    [line] = (tmp_path / "logs/a.log").read_text().splitlines()
+    assert line.endswith(f"ERROR {NAME}: fetch: no such blob; push it again")
+    assert not (tmp_path / "results/blobs/key").exists()
+    [event] = events(tmp_path)
+    assert event["event"] == "failed" and event["job"] == "fetch_blob-key"
+    assert event["image"] == NAME and "no such blob" in event["error"]
+
+
+def test_a_failure_names_how_many_images_it_is_about(tmp_path):
+    with pytest.raises(SystemExit), running("unpack_layer-key", log="logs/a.log") as job:
+        job.serves([image(), image("r.example.org/b:1"), image("r.example.org/c:1")])
+        raise DuccmakeError("damaged")
+    assert f"{NAME} (and 2 more): damaged" in (tmp_path / "logs/a.log").read_text()
+
+
+def test_a_job_for_a_loud_and_a_quiet_image_fails_loudly(tmp_path):
+    with pytest.raises(SystemExit), running("j", log="logs/a.log", output="results/out") as job:
+        job.serves([image(ignorable=True), image("r.example.org/b:1")])
+        raise FAILURE
+
+
+@pytest.mark.parametrize("output", ["results/blobs/key", "results/r/flat/key", "results/p/x.json"])
+def test_a_quiet_failure_is_handed_on_from_job_to_job(tmp_path, output):
+    fail(tmp_path / output, ignorable=True)
+    assert (tmp_path / output).exists()
+    consume(tmp_path / output, ignorable=True)
+    assert "no such blob; push it again" in (tmp_path / "logs/b.log").read_text()
+    assert sorted(event["event"] for event in events(tmp_path)) == ["failed", "failed"]
+    with pytest.raises(SystemExit):
+        consume("results/x.json", ignorable=False)
+
+
+def test_a_loud_job_fails_for_a_quiet_failure_of_an_earlier_run_and_has_it_made_again(tmp_path):
+    output = tmp_path / "results/r/layers/key"
+    fail(output, ignorable=True)
+    with pytest.raises(SystemExit):
+        consume(output, ignorable=False)
+    assert not output.exists()
+
+
+def test_what_is_whole_passes(tmp_path):
+    blob, staged = tmp_path / "blob", tmp_path / "staged"
+    blob.write_bytes(b"any bytes")
+    (staged / "layer").mkdir(parents=True)
+    (tmp_path / "empty").write_bytes(b"")
+    consume(blob, staged, tmp_path / "empty", ignorable=False)
+    assert [event["event"] for event in events(tmp_path)] == ["published"]
+
+
+def test_a_defect_fails_even_a_quiet_job_and_leaves_its_traceback_in_the_log(tmp_path):
+    with pytest.raises(SystemExit):
+        fail(tmp_path / "results/blobs/key", ignorable=True, error=ZeroDivisionError("oh"))
+    log = (tmp_path / "logs/a.log").read_text()
+    assert "Traceback" in log and "ZeroDivisionError: oh" in log and "please report it" in log
+    assert not (tmp_path / "results/blobs/key").exists()
+    [event] = events(tmp_path)
+    assert "a defect of duccmake" in event["error"]
+
+
+def test_names_that_are_paths_make_one_event_file_each(tmp_path):
+    for name in ("publish_image-r-host/a:1", "publish_image-r-host/b:1"):
+        with running(name, log="logs/a.log") as job:
+            job.report("published")
+    assert {event["job"] for event in events(tmp_path)} == {
+        "publish_image-r-host/a:1",
+        "publish_image-r-host/b:1",
+    }

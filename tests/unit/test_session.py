@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from planned import REPOSITORY, image, layer, plan
+from staged_trees import digest_of
+
+from duccmake.demo.images import Image, LayerBuilder, push
+from duccmake.demo.registry import DemoRegistry
+from duccmake.errors import ConfigError, RecipeError
+from duccmake.plan import RESULTS, Plan
+from duccmake.reference import Platform
+from duccmake.session import begin, tidy
+
+MEMBERS = {"recipe": "recipe.yaml", "repository": {"root": "root"}}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with DemoRegistry(tmp_path / "registry") as running:
+        for tag in ("1", "2"):
+            layer = LayerBuilder().file("tag", tag).layer()
+            push(Image((layer,), {}, platform=Platform("linux", "amd64")), running.host, "app", tag)
+        running.requests.clear()
+        yield running
+
+
+def wish(*images: str) -> None:
+    recipe = {"version": 1, "user": "u", "cvmfs_repo": REPOSITORY, "input": list(images)}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_a_session_plans_what_is_wished_for(registry, tmp_path):
+    wish(f"http://{registry.host}/app:*")
+    session = begin(MEMBERS, workdir=tmp_path, arguments=["--cores", "1"])
+    assert [found.reference.tag for found in session.plan.wanted] == ["1", "2"]
+    assert Plan.load(session.plan_file) == session.plan
+    assert not Path("root").exists()
+
+
+def test_the_same_state_gives_the_same_plan_file(registry, tmp_path):
+    wish(f"http://{registry.host}/app:*")
+    one, other = (begin(MEMBERS, workdir=tmp_path, arguments=[]) for _ in range(2))
+    assert one.plan_file == other.plan_file
+    assert len(list((RESULTS / "plans").iterdir())) == 1
+
+
+@pytest.mark.parametrize("option", ["--lint", "--unlock", "--list-rules"])
+def test_calls_that_need_no_image_ask_no_registry(registry, tmp_path, option):
+    wish(f"http://{registry.host}/app:*")
+    session = begin(MEMBERS, workdir=tmp_path, arguments=[option])
+    assert session.plan.images == ()
+    assert registry.requests == []
+
+
+def test_a_receipt_does_not_stand_in_the_way_of_an_image_that_is_lost(registry, tmp_path):
+    wish(f"http://{registry.host}/app:1")
+    [wanted] = begin(MEMBERS, workdir=tmp_path, arguments=[]).plan.wanted
+    published = RESULTS / REPOSITORY / "published" / wanted.name
+    receipt = published / f"{wanted.manifest.short}.json"
+    other = published / "0123456789ab.json"
+    published.mkdir(parents=True)
+    receipt.touch()
+    other.touch()
+    begin(MEMBERS, workdir=tmp_path, arguments=[])
+    assert not receipt.exists()
+    assert other.exists()
+
+
+def test_an_invalid_configuration_makes_nothing(tmp_path):
+    wish("ghcr.io/a/b:1")
+    with pytest.raises(ConfigError):
+        begin({**MEMBERS, "products": ["paper"]}, workdir=tmp_path, arguments=[])
+    Path("recipe.yaml").write_text("- a list\n")
+    with pytest.raises(RecipeError):
+        begin(MEMBERS, workdir=tmp_path, arguments=[])
+    assert not RESULTS.exists()
+
+
+def test_what_nobody_wants_any_more_is_tidied_away():
+    made = plan([image(layers=(layer("wanted"),))])
+    kept, given_up = digest_of("wanted").short, digest_of("given up").short
+    paths = [f"{REPOSITORY}/layers/{{}}/layer/f", f"{REPOSITORY}/flat/{{}}/image/f"]
+    paths += ["blobs/{}", "blobs/.{}.part", "blobs/{}.part"]
+    for key in (kept, given_up):
+        for path in paths:
+            file = RESULTS / path.format(key)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    tidy(made, made.save())
+    left = {str(path) for path in RESULTS.rglob("*") if path.is_file()}
+    assert not [path for path in left if given_up in path]
+    assert {path for path in left if kept in path} == {f"results/{p.format(kept)}" for p in paths}
+
+
+def test_plans_of_old_runs_are_tidied_away_but_not_the_one_in_use():
+    mine = plan([image()]).save()
+    for number in range(30):
+        plan([image(f"r.example.org/app:{number}")]).save()
+    tidy(Plan.load(mine), mine)
+    assert mine.exists()
+    assert len(list((RESULTS / "plans").iterdir())) <= 21
