@@ -83,17 +83,18 @@ def overlay(lower: Sequence[Path], base: Path, *, upper: Path | None = None) -> 
 
     With ``upper`` it can be written.
     """
-    links = base / "o"
-    shutil.rmtree(links, ignore_errors=True)
-    (links / "m").mkdir(parents=True)
+    # The kernel takes a page of options: with short names, some hundreds of layers.
+    links = Path(tempfile.mkdtemp(prefix="o"))
+    (links / "m").mkdir()
     (links / "empty").mkdir()
     for number, directory in enumerate(lower):
         (links / str(number)).symlink_to(directory)
     # overlayfs wants two layers at least; the lowest, an empty one, changes nothing.
     names = [f"{links}/{number}" for number in reversed(range(len(lower)))] + [f"{links}/empty"]
     if upper is not None:
-        (links / "work").mkdir()
-        options = f"upperdir={upper},workdir={links}/work,lowerdir={':'.join(names)}"
+        work = base / "work"
+        work.mkdir(parents=True)
+        options = f"upperdir={upper},workdir={work},lowerdir={':'.join(names)}"
         _mount("overlay", links / "m", 0, options)
     else:
         if len(names) == 1:
@@ -104,6 +105,7 @@ def overlay(lower: Sequence[Path], base: Path, *, upper: Path | None = None) -> 
         yield links / "m"
     finally:
         _unmount(links / "m")
+        shutil.rmtree(links)
 
 
 @contextmanager
@@ -174,6 +176,8 @@ def _in_child(root: Path, tar: bytes) -> None:
 
 def _apply(tar: bytes) -> None:
     """image-spec, layer.md: whiteouts act on lower layers, then come the members in order."""
+    if not tar:
+        return
     with tarfile.open(
         fileobj=BytesIO(tar), mode="r:", encoding="utf-8", errors="surrogateescape"
     ) as archive:

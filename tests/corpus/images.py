@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from duccmake.demo.images import MTIME, LayerBuilder
+from duccmake.demo.images import MTIME, Layer, LayerBuilder
 
 from .case import (
     MTIME_NS,
@@ -19,6 +19,7 @@ from .case import (
 )
 
 _LINK_BEFORE_TARGET = "wants a hard link's target before the link"
+_SEQUENTIAL = "links what is there at that moment, which the layer then replaces"
 _MAKES_PARENTS = "makes the directories that a whiteout stands in"
 _SYMLINK_UNKNOWN = (
     "a layer is published as it is, without knowing that a lower one has a symlink there: "
@@ -119,6 +120,13 @@ def _merging() -> list[Case]:
             },
         ),
         case("no-members", _layer(), tree={}),
+        case(
+            "zero-bytes-and-zero-blocks",
+            _layer().file("x", "x"),
+            Layer(b"", "none"),
+            Layer(bytes(1024), "none"),
+            tree={"x": file("x")},
+        ),
         case(
             "a-layer-that-occurs-twice",
             _layer().file("x", "1").dir("d"),
@@ -486,6 +494,17 @@ def _hard_links() -> list[Case]:
             umoci=_LINK_BEFORE_TARGET,
             extracted=_LINK_BEFORE_TARGET,
             podman=_LINK_BEFORE_TARGET,
+        ),
+        case(
+            # Read one after the other, b is the lower file.  A layer is one change set
+            # (layer.md, "Change Types"), in which a is the new file whatever the order.
+            "hard-link-before-its-target-that-a-lower-layer-has-as-well",
+            _layer().file("a", "lower"),
+            _layer().hardlink("b", "a").file("a", "x"),
+            tree=linked(two, "a", "b"),
+            umoci=_SEQUENTIAL,
+            extracted=_SEQUENTIAL,
+            podman=_SEQUENTIAL,
         ),
         case(
             "hard-links-in-a-chain-before-their-target",

@@ -12,8 +12,10 @@ import pipeline
 import trees
 from corpus.case import Case
 from corpus.images import CASES
-from oracles import needs_overlay, needs_podman, needs_root, needs_umoci
+from duccmake.demo.images import LayerBuilder
+from oracles import needs_fuse_overlayfs, needs_overlay, needs_podman, needs_root, needs_umoci
 
+_NO_TIME = ("mtime_ns",)
 _ATTRIBUTES = ("mode", "uid", "gid", "mtime_ns")
 
 
@@ -89,3 +91,38 @@ def test_podman_agrees(case, tmp_path):
     finally:
         shutil.rmtree(tmp_path, ignore_errors=True)
     _hold(case, "podman", found)
+
+
+_BY_FUSE = [
+    case
+    for case in CASES
+    if not {"overlay"} & case.differs.keys() and case.name != "deep-and-long-paths"
+]
+
+
+@needs_fuse_overlayfs
+@pytest.mark.parametrize("case", _BY_FUSE, ids=str)
+def test_fuse_overlayfs_of_published_layers_is_the_image(case, tmp_path):
+    published = pipeline.publish(case.layers, tmp_path)
+    with oracles.fuse_overlay(published.layers, tmp_path) as merged:
+        found = _compare(case, "fuse", merged)
+    _hold(case, "fuse", found)
+
+
+@needs_umoci
+@needs_overlay
+def test_an_image_of_150_layers(tmp_path):
+    layers = [LayerBuilder().dir("d").file("d/x", "0").file("a0").layer("none")]
+    for number in range(1, 150):
+        builder = LayerBuilder().file("d/x", str(number)).file(f"a{number}", str(number))
+        if number % 3 == 0:
+            builder.whiteout(f"a{number - 1}")
+        layers.append(builder.layer("none"))
+    published = pipeline.publish(layers, tmp_path)
+    flat = trees.snapshot(published.flat)
+    umoci = trees.snapshot(oracles.umoci(layers, tmp_path / "umoci"))
+    unmentioned = {b".": _NO_TIME}
+    assert trees.differences(umoci, flat, ignore_on=unmentioned) == []
+    assert len(flat) == 3 + 150 - 49
+    with oracles.overlay(published.layers, tmp_path) as merged:
+        assert trees.differences(flat, trees.snapshot(merged)) == []
