@@ -260,20 +260,20 @@ def test_soak_through_a_proxy_that_breaks_one_answer_in_five_ends_with_every_ima
         recipe = Recipe(Path("recipe.yaml"), "images.example.org", wishes=wishes)
         settings = {host: RegistrySettings(scheme="http", timeout_seconds=0.5)}
         wanted = {f"{host}/{name}:1": manifest for name, manifest in manifests.items()}
-        blobs = tmp_path / "blobs"
+        content, blobs = ContentStore(tmp_path / "content"), tmp_path / "blobs"
         for _ in range(40):
             with (
                 Client(settings, backoff_seconds=0.001, deadline_seconds=20.0) as client,
                 ThreadPoolExecutor(4) as threads,
             ):
-                resolver = Resolver(
-                    client, PollMemory(tmp_path / "polls.json"), ContentStore(tmp_path / "content")
-                )
+                resolver = Resolver(client, PollMemory(tmp_path / "polls.json"), content)
                 (resolution,) = resolver.resolve([recipe], [AMD64])
                 for item in resolution.resolved:
                     # However broken: what is believed is right.
-                    assert item.manifest.raw == wanted[item.reference.name].raw
-                list(threads.map(lambda item: _fetch(item, client, blobs), resolution.resolved))
+                    manifest, _ = item.read(content)
+                    assert manifest.raw == wanted[item.reference.name].raw
+                tasks = [(item, client, content, blobs) for item in resolution.resolved]
+                list(threads.map(lambda task: _fetch(*task), tasks))
             fetched = {path.name for path in blobs.iterdir() if path.suffix != ".part"}
             if fetched == _digests(wanted.values()) and len(resolution.resolved) == len(wanted):
                 break
@@ -299,14 +299,15 @@ def _push_many(registry: servers.DockerRegistry, root: Path) -> dict[str, Manife
     return pushed
 
 
-def _fetch(item: Resolved, client: Client, blobs: Path) -> None:
+def _fetch(item: Resolved, client: Client, content: ContentStore, blobs: Path) -> None:
+    manifest, config = item.read(content)
     layers = tuple(
         PlannedLayer(descriptor, diff_id)
-        for descriptor, diff_id in zip(item.manifest.layers, item.config.diff_ids, strict=True)
+        for descriptor, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
     )
     image = PlannedImage(
-        "images.example.org", item.reference, item.platform, item.manifest.digest,
-        item.manifest.config.digest, layers, PENDING, "", False,
+        "images.example.org", item.reference, item.platform, item.manifest,
+        item.config, layers, PENDING, "", False,
     )  # fmt: skip
     for layer in layers:
         with contextlib.suppress(DuccmakeError):

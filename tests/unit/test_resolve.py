@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import faulty_registry as faults
+from duccmake.errors import DuccmakeError
 from duccmake.recipe import Recipe, Wish
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
@@ -57,6 +58,10 @@ class Setting:
             )
         self.warnings = resolver.warnings
         return resolutions
+
+    @property
+    def store(self) -> ContentStore:
+        return ContentStore(self.root / "store")
 
     def _wishes(self, names: tuple[str, ...]) -> tuple[Wish, ...]:
         texts = [name if ":" in name else f"{name}:1" for name in names]
@@ -122,7 +127,7 @@ def test_a_digest_that_is_known_is_not_asked_for(here):
     image = add_image(here.registry.store, "a/one", "1")
     name = f"a/one@{image.manifest.digest}"
     here.resolve(name)
-    assert [item.manifest.digest for item in here.resolve(name).resolved] == [image.manifest.digest]
+    assert [item.manifest for item in here.resolve(name).resolved] == [image.manifest.digest]
     assert here.registry.requests == []
 
 
@@ -132,7 +137,7 @@ def test_an_image_of_several_platforms_is_polled_by_its_index(here):
     add_index(here.registry.store, "a/one", "1", [arm.manifest, amd.manifest])
     here.resolve("a/one")
     (found,) = here.resolve("a/one").resolved
-    assert found.manifest.digest == amd.manifest.digest
+    assert found.manifest == amd.manifest.digest
     assert [request.method for request in here.registry.requests] == ["HEAD"]
 
 
@@ -154,6 +159,17 @@ def test_what_was_damaged_of_the_memory_is_pulled_again(here):
             path.write_bytes(path.read_bytes()[:20])
     (after,) = here.resolve("a/one").resolved
     assert before == after
+
+
+def test_manifest_and_configuration_can_be_read_until_they_are_damaged(here):
+    here.add("a/one")
+    (found,) = here.resolve("a/one").resolved
+    manifest, config = found.read(here.store)
+    assert manifest.digest == found.manifest and len(config.diff_ids) == 1
+    path = here.store.path(found.config)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DuccmakeError, match="run again"):
+        found.read(here.store)
 
 
 # --- budgets ------------------------------------------------------------

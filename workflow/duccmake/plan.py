@@ -47,6 +47,7 @@ class PlannedImage:
     """An image of the wish list: what it is, where it comes from, whether it is published.
 
     ``why`` says in words why it is pending, or what keeps it from being newer.
+    What nothing is to be done for has no ``layers``.
     """
 
     repository: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import Config
+from .errors import DuccmakeError
 from .plan import (
     PENDING,
     PUBLISHED,
@@ -23,7 +24,7 @@ from .recipe import load_all
 from .reference import Digest
 from .registry.client import Client
 from .repository import ImageRecord, Repository
-from .resolve import Resolved, Resolver
+from .resolve import Resolved, Resolver, Unresolved
 from .store import PollMemory
 
 POLL_TRIES = 3
@@ -73,11 +74,18 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     numbers: dict[str, int] = {}
     for recipe, resolution in zip(recipes, resolutions, strict=True):
         repository = repositories[recipe.repository]
-        planned = [_planned(item, repository, config.products) for item in resolution.resolved]
+        planned: list[PlannedImage] = []
+        damaged: list[Unresolved] = []
+        for wish in resolution.resolved:
+            try:
+                planned.append(_planned(wish, repository, config))
+            except DuccmakeError as error:
+                name, ignorable = wish.reference.name, wish.ignorable
+                damaged.append(Unresolved(name, wish.platform, ignorable, str(error)))
         images += planned
         missing[repository.name] = _missing_layers(planned, repository)
         kept: Counter[str] = Counter()
-        for item in resolution.unresolved:
+        for item in (*resolution.unresolved, *damaged):
             if item.passing and repository.record(item.name) is not None:
                 kept[item.reason] += 1
                 continue
@@ -104,17 +112,22 @@ def _images(count: int) -> str:
     return f"{count} images: " if count > 1 else ""
 
 
-def _planned(item: Resolved, repository: Repository, products: Sequence[str]) -> PlannedImage:
+def _planned(item: Resolved, repository: Repository, config: Config) -> PlannedImage:
+    """The image as it is planned; its layers matter only where it is to be worked on."""
     record = repository.record(item.reference.name)
-    why = _why_pending(item, record, products)
-    layers = zip(item.manifest.layers, item.config.diff_ids, strict=True)
+    why = _why_pending(item, record, config.products)
+    layers: tuple[PlannedLayer, ...] = ()
+    if why or config.scope == "all":
+        manifest, image_config = item.read(content_store())
+        pairs = zip(manifest.layers, image_config.diff_ids, strict=True)
+        layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
     return PlannedImage(
         repository=repository.name,
         reference=item.reference,
         platform=item.platform,
-        manifest=item.manifest.digest,
-        config=item.manifest.config.digest,
-        layers=tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in layers),
+        manifest=item.manifest,
+        config=item.config,
+        layers=layers,
         state=PENDING if why else PUBLISHED,
         why=why or item.stale,
         ignorable=item.ignorable,
@@ -125,7 +138,7 @@ def _why_pending(item: Resolved, record: ImageRecord | None, products: Sequence[
     """Why an image has to be converted; empty where it is published as wished."""
     if record is None:
         return "new: not in the repository, or not wholly"
-    return why_outdated(record, item.manifest.digest, item.platform, products)
+    return why_outdated(record, item.manifest, item.platform, products)
 
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:

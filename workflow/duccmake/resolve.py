@@ -29,7 +29,7 @@ _PASSING = (RegistryUnavailable, RateLimited)
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """An image that is wished for, as its registry has it.
+    """An image that is wished for, as its registry has it: digests, which say it all.
 
     ``stale`` says why the registry could not be asked, where that is so and the
     last answer is in force.
@@ -38,9 +38,26 @@ class Resolved:
     reference: Reference
     platform: Platform
     ignorable: bool
-    manifest: Manifest
-    config: ImageConfig
+    manifest: Digest
+    config: Digest
     stale: str = ""
+
+    def read(self, store: ContentStore) -> tuple[Manifest, ImageConfig]:
+        """Manifest and configuration, which most images of most runs need not be read.
+
+        Raises `DuccmakeError` where they are not kept any more.
+        """
+        raw, config = store.get(self.manifest), store.get(self.config)
+        if raw is None or config is None:
+            raise DuccmakeError(
+                "what was kept of its manifest is damaged",
+                image=self.reference.name,
+                step="resolve",
+                mend="run again: it is fetched anew",
+            )
+        manifest = parse_manifest(raw, algorithm=self.manifest.algorithm)
+        assert isinstance(manifest, Manifest)
+        return manifest, ImageConfig.parse(config, layers=len(manifest.layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,14 +293,13 @@ class Resolver:
         return self._store.has(poll.manifest) and self._store.has(poll.config)
 
     def _remembered(self, question: _Question, poll: Poll, *, stale: str = "") -> _Outcome:
-        raw = self._store.get(poll.manifest)
-        config = self._store.get(poll.config)
-        assert raw is not None and config is not None
-        manifest = parse_manifest(raw, algorithm=poll.manifest.algorithm)
-        assert isinstance(manifest, Manifest)
-        parsed = ImageConfig.parse(config, layers=len(manifest.layers))
         return question.recipe, Resolved(
-            question.reference, question.platform, question.ignorable, manifest, parsed, stale
+            question.reference,
+            question.platform,
+            question.ignorable,
+            poll.manifest,
+            poll.config,
+            stale,
         )
 
 

@@ -134,6 +134,9 @@ class Host:
         self._connections = threading.BoundedSemaphore(max(1, settings.connections))
         self._paused_until: dict[str, float] = {}
         self._pools = _pools(scheme, self.base_url, settings)
+        # The one pool, asked by paths, spares each request the search for it.
+        forwarded = scheme == "http" and isinstance(self._pools, urllib3.ProxyManager)
+        self._pool = None if forwarded else self._pools.connection_from_url(self.base_url)
 
     @property
     def base_url(self) -> str:
@@ -209,9 +212,9 @@ class Host:
         read_timeout = max(0.001, min(self.settings.timeout_seconds, deadline.remaining))
         connect_timeout = min(self._connect_seconds, read_timeout)
         try:
-            return self._pools.urlopen(
+            return (self._pool or self._pools).urlopen(
                 method,
-                url,
+                url.removeprefix(self.base_url) if self._pool else url,
                 headers={**_ALWAYS, **headers},
                 body=body,
                 redirect=False,
