@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from corpus.streams import (
     BLOCK,
     END,
@@ -21,7 +22,6 @@ from corpus.streams import (
     pax,
     record,
 )
-
 from duccmake.errors import CorruptLayer, DuccmakeError, LimitExceeded, UnsafeLayer
 from duccmake.limits import UnpackLimits
 from duccmake.mtree import BLOCK as BLOCK_DEVICE
