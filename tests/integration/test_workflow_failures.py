@@ -95,6 +95,11 @@ def no_json(registry: DemoRegistry, name: str) -> None:
     _raw(registry, name, b"<html>Please sign in</html>")
 
 
+def blocked_link(registry: DemoRegistry, name: str) -> None:
+    """Only the repository is in the way: see `work`."""
+    _push(registry, name, _layer(name))
+
+
 def no_manifest(registry: DemoRegistry, name: str) -> None:
     """Nothing is there."""
 
@@ -107,6 +112,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "diff-id": (wrong_diff_id, "diff_id"),
     "escaping": (escaping_layer, "outside"),
     "dangling": (dangling_hard_link, "hard link"),
+    "blocked": (blocked_link, "in the way of its link"),
     "artifact": (artifact, "helm"),
     "platform": (other_platform, "s390x"),
     "schema-1": (schema_1, "schema 1"),
@@ -121,6 +127,7 @@ JOBS = {
     "diff-id": "unpack_layer",
     "escaping": "unpack_layer",
     "dangling": "flatten_image",
+    "blocked": "publish_image",
 }
 """The rule whose job's log says why; all others fail in ``report_problem``."""
 
@@ -145,6 +152,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
         (registry.store.root / "repositories/vanishing/manifests" / str(gone)).unlink()
         work = Work(base / "work", registry)
         work.configure(platforms=[str(AMD64)])
+        for name in ("broken/blocked:1", "quiet/blocked:1"):
+            (work.repository.path / work.named(name)).mkdir(parents=True)
         yield work
 
 
@@ -282,6 +291,13 @@ def test_a_covered_failure_is_tried_again_and_converted_once_it_is_mended(
     run = work.run()
     assert run.status == 0
     assert run.outcomes == {work.named("quiet/missing-blob:1"): ("converted", "")}
+
+    # All that is left cannot even be tried: the run says so although it has no job.
+    names = ("quiet/missing-blob:1", "quiet/no-manifest:1")
+    work.wish(*(f"{{host}}/{name}" for name in names), ignoreErrors=["*/quiet/*"])
+    again = work.run()
+    assert again.status == 0
+    assert [outcome for outcome, _ in again.outcomes.values()] == ["up to date", "skipped"]
 
 
 # --- nothing can be done ------------------------------------------------
