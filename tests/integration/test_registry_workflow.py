@@ -1,0 +1,164 @@
+"""Runs of the workflow: images in files, registries that are down, budgets that are short."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import faulty_registry as faults
+from faulty_registry import FaultyRegistry, PullLimit
+from runs import Work
+from servers import add_image, free_port, layer_of, skopeo
+from trees import snapshot
+
+
+def layers(text: str) -> tuple[bytes, ...]:
+    return tuple(layer_of({f"{name}.txt": text.encode()})[0] for name in ("a", "b"))
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with FaultyRegistry(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def work(tmp_path, registry) -> Work:
+    (tmp_path / "work").mkdir()
+    return Work(tmp_path / "work", registry)
+
+
+def put(registry: FaultyRegistry, text: str, *targets: str) -> None:
+    """Write an image with this text where CI would."""
+    add_image(registry.store, "ci/app", "1", layers=layers(text))
+    for target in targets:
+        path = Path(target.split(":")[1])
+        if path.is_file():
+            path.unlink()
+        skopeo(
+            "copy", "--src-tls-verify=false", f"docker://{registry.host}/ci/app:1", target
+        )  # fmt: skip
+
+
+def text_of(work: Work, name: str) -> str:
+    return (work.repository.path / name / "a.txt").read_text()
+
+
+def test_images_in_files_are_published_left_alone_and_followed(work, registry, tmp_path):
+    layout, archive = tmp_path / "ci" / "layout", work.path / "app.tar"
+    layout.parent.mkdir()
+    targets = (f"oci:{layout}:1.0", f"docker-archive:{archive}:team/app:2")
+    put(registry, "first", *targets)
+    work.wish(f"oci:{layout}:*", "docker-archive:app.tar", f"docker-archive:{archive}:team/app:2")
+    names = [
+        f"oci{layout}:1.0",
+        "docker-archive/app.tar:latest",
+        f"docker-archive{archive}/team/app:2",
+    ]
+
+    preview = work.run("--dry-run")
+    assert preview.status == 0 and not work.repository.path.exists()
+    assert sum(job.startswith("Publish") for job in preview.jobs) == 3
+
+    first = work.run()
+    assert first.status == 0, first.said
+    assert first.counts == (3, 0, 0, 0)
+    assert first.requests == ()
+    assert [text_of(work, name) for name in names] == ["first"] * 3
+
+    before = snapshot(work.repository.path)
+    again = work.run()
+    assert again.status == 0 and again.jobs == [] and again.counts == (0, 3, 0, 0)
+    assert snapshot(work.repository.path) == before
+
+    put(registry, "second", *targets)
+    preview = work.run("--dry-run")
+    assert sum(job.startswith("Publish") for job in preview.jobs) == 3
+    assert snapshot(work.repository.path) == before
+    moved = work.run()
+    assert moved.counts == (3, 0, 0, 0), moved.said
+    assert [text_of(work, name) for name in names] == ["second"] * 3
+
+    shutil.rmtree(layout)
+    archive.write_bytes(archive.read_bytes()[:5000])
+    damaged = work.run()
+    assert damaged.status != 0
+    said = {name: outcome for name, (outcome, _) in damaged.outcomes.items()}
+    assert set(said.values()) == {"failed"} and set(names[1:]) < set(said)
+    assert (str(layout) in damaged.said and "damaged" in damaged.said) or "no file" in damaged.said
+    # What was published is never touched because of its source.
+    assert [text_of(work, name) for name in names] == ["second"] * 3
+
+
+def test_a_registry_that_is_down_is_told_once_and_fails_only_what_was_never_published(
+    work, registry
+):
+    names = [f"team/app{number}" for number in range(3)]
+    for name in names:
+        add_image(registry.store, name, "1", layers=layers(name))
+    work.wish(*(f"{{host}}/{name}:1" for name in names))
+    assert work.run().status == 0
+    registry.close()
+    quiet = work.run()
+    assert quiet.status == 0, quiet.said
+    assert quiet.counts == (0, 3, 0, 0)
+    lines = [line for line in quiet.stderr.splitlines() if "not reached" in line]
+    told = [line for line in lines if line.startswith("duccmake:")]
+    assert len(told) == 2, told
+    assert "connection refused" in told[0]
+    assert told[1].startswith("duccmake: 3 images: registry ")
+    assert {remark for _, remark in quiet.outcomes.values()} == {
+        f"registry {registry.host} not reached"
+    }
+
+    dead = f"localhost:{free_port()}"
+    work.wish(
+        *(f"{{host}}/{name}:1" for name in names),
+        *(f"http://{dead}/team/new{number}:1" for number in range(40)),
+    )
+    failing = work.run()
+    assert failing.status != 0
+    assert failing.counts == (0, 3, 40, 0)
+    # One job fails for all of them.
+    assert len([job for job in failing.jobs if "Cannot follow" in job]) == 1
+    told = [line for line in failing.stderr.splitlines() if line.startswith("duccmake: ")]
+    assert len([line for line in told if f"registry {dead} not reached" in line]) == 2
+
+
+def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_first(work, registry):
+    for name in ("team/old1", "team/old2"):
+        add_image(registry.store, name, "1", layers=layers(f"{name} first"))
+    work.wish("{host}/team/old1:1", "{host}/team/old2:1")
+    assert work.run().status == 0
+    for name in ("team/old1", "team/old2", "team/new"):
+        add_image(registry.store, name, "1", layers=layers(f"{name} second"))
+    work.wish("{host}/team/old1:1", "{host}/team/old2:1", "{host}/team/new:1")
+    limit = PullLimit(1)
+    registry.break_next("/manifests/", limit, times=9999)
+    run = work.run()
+    assert run.status == 0, run.said
+    assert run.counts == (1, 2, 0, 0)
+    assert limit.refused == 0
+    waits = f"waits until registry {registry.host} allows more requests"
+    for name in ("team/old1", "team/old2"):
+        assert run.outcomes[work.named(f"{name}:1")] == ("up to date", waits)
+        assert text_of(work, work.named(f"{name}:1")) == f"{name} first"
+    assert text_of(work, work.named("team/new:1")) == "team/new second"
+    assert f"duccmake: 2 images: {waits}; what is published stays in force" in run.stderr
+
+    limit.left = 100
+    assert work.run().counts == (2, 1, 0, 0)
+
+
+def test_a_login_page_in_the_place_of_a_registry_changes_nothing(work, registry):
+    add_image(registry.store, "team/app", "1", layers=layers("first"))
+    work.wish("{host}/team/app:1")
+    assert work.run().status == 0
+    before = snapshot(work.repository.path)
+    registry.break_next("", faults.html, times=9999)
+    run = work.run()
+    assert run.status == 0, run.said
+    assert "page" in run.said and "what is published stays in force" in run.said
+    assert snapshot(work.repository.path) == before
