@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import zstandard
+from duccmake.pep784 import zstd
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -110,7 +110,7 @@ def gzip_with_all_fields(tar: bytes) -> bytes:
 
 
 def zstd(tar: bytes) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=True).compress(tar)
+    return zstd.compress(tar, options={zstd.CompressionParameter.checksum_flag: 1})
 
 
 def zstd_frames(tar: bytes) -> bytes:
