@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from duccmake.pep784 import zstd
+from duccmake import pep784
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -110,7 +110,8 @@ def gzip_with_all_fields(tar: bytes) -> bytes:
 
 
 def zstd(tar: bytes) -> bytes:
-    return zstd.compress(tar, options={zstd.CompressionParameter.checksum_flag: 1})
+    with_checksum = {pep784.zstd.CompressionParameter.checksum_flag: 1}
+    return pep784.zstd.compress(tar, options=with_checksum)
 
 
 def zstd_frames(tar: bytes) -> bytes:
