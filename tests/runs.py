@@ -132,6 +132,7 @@ class Work:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
         started = Started(process)
         try:
@@ -169,6 +170,11 @@ class Work:
         }
         # Snakemake keeps a cache below it, which tests share with nobody.
         return {**inherited, "XDG_CACHE_HOME": f"{self.path}/.cache", **self.environment}
+
+
+def _hear_interrupts() -> None:
+    """As in a terminal: a shell's background job, and all below it, would ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Started:
