@@ -8,6 +8,7 @@ Nothing here uses duccmake's reader, unpacker or flattener.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -228,6 +229,8 @@ def _put(
     archive: tarfile.TarFile, path: str, member: tarfile.TarInfo, times: dict[str, int]
 ) -> None:
     parent = os.path.realpath(os.path.dirname(path))
+    if os.path.islink(parent):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), parent)
     _make_way(parent, times)
     path = os.path.join(parent, os.path.basename(path)) if path != "/" else "/"
     is_directory = os.path.isdir(path) and not os.path.islink(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from hypothesis import strategies as st
 
@@ -72,20 +73,45 @@ def _orderly(changes: list[Change]) -> list[Change]:
     ]
 
 
-def _settled(changes: list[Change]) -> list[Change]:
+def _settled(changes: list[Change], links: dict[str, set[str]]) -> list[Change]:
     """Orderly, and nothing goes through a name that the layer itself replaces later.
 
     A layer is unpacked without those below it: that the name led elsewhere at
-    first, through a lower layer's symlink, is not seen.  So no name comes twice.
+    first, through a lower layer's symlink, is not seen.  So no name comes twice,
+    nor after a symlink that leads to it.  ``links`` has where symlinks lead.
     """
     kept: list[Change] = []
+    taken: set[str] = set()
     for change in changes:
-        if change.kind in ("whiteout", "opaque") or not any(
-            _is_below(earlier.path, change.path) and earlier.kind not in ("whiteout", "opaque")
-            for earlier in kept
-        ):
-            kept.append(change)
+        hides = change.kind in ("whiteout", "opaque")
+        if not hides and any(_is_below(path, change.path) for path in taken):
+            continue
+        kept.append(change)
+        if change.kind == "symlink":
+            relative = PurePosixPath(change.path).parent / change.value
+            targets = {os.path.normpath(f"/{path}")[1:] for path in (relative, change.value)}
+            links.setdefault(change.path, set()).update(targets)
+            taken |= targets
+        if not hides:
+            taken |= _leads_to(change.path, links)
     return _orderly(kept)
+
+
+def _leads_to(path: str, links: dict[str, set[str]]) -> set[str]:
+    """The path, and roughly everything that symlinks in it may lead to."""
+    found = {path}
+    pending = [path]
+    while pending:
+        here = pending.pop()
+        for link in (link for link in links if _is_below(here, link)):
+            pending += [target for target in links[link] if target not in found]
+            found |= links[link]
+    return found
+
+
+def _settled_stack(stack: list[list[Change]]) -> list[list[Change]]:
+    links: dict[str, set[str]] = {}
+    return [_settled(changes, links) for changes in stack]
 
 
 def _is_below(path: str, directory: str) -> bool:
@@ -115,11 +141,8 @@ def layer_of(changes: list[Change]) -> Layer:
     return builder.layer("none")
 
 
-def _stacks(
-    changes: st.SearchStrategy[Change], order: Callable[[list[Change]], list[Change]]
-) -> st.SearchStrategy[list[list[Change]]]:
-    layers = st.lists(changes, min_size=1, max_size=7).map(order)
-    return st.lists(layers, min_size=1, max_size=4)
+def _stacks(changes: st.SearchStrategy[Change]) -> st.SearchStrategy[list[list[Change]]]:
+    return st.lists(st.lists(changes, min_size=1, max_size=7), min_size=1, max_size=4)
 
 
 ANY = _stacks(
@@ -128,8 +151,7 @@ ANY = _stacks(
         _paths(_NAMES[:4] + _DIRECTORIES[:1]) | _paths(_NAMES),
         links=True,
     ),
-    _settled,
-)
+).map(_settled_stack)
 """Any name may be anything, and paths may lead through symlinks."""
 
 _TREE = st.builds(
@@ -137,5 +159,7 @@ _TREE = st.builds(
     st.lists(st.sampled_from(_DIRECTORIES), max_size=2),
     st.sampled_from(_NAMES),
 )
-PLAIN = _stacks(_changes(_TREE, _paths(_DIRECTORIES), links=False), _orderly)
+PLAIN = _stacks(_changes(_TREE, _paths(_DIRECTORIES), links=False)).map(
+    lambda stack: [_orderly(changes) for changes in stack]
+)
 """Directories have names of their own, so that no path leads through anything else."""

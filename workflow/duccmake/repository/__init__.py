@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..reference import Digest, Platform
+from .edits import Edits
 
 RECORD_FORMAT = 1
 """Version of what a conversion makes; raising it has every image converted again."""
@@ -144,6 +145,13 @@ class Repository(Protocol):
 
         Only under `lock`.  What is published already is skipped, so publishing
         twice is harmless.  Staged layers are used up (moved) where that is cheaper.
+        """
+        ...
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone, in one transaction: all of them or, when this raises, none.
+
+        Only under `lock`; nothing is done where there is nothing to edit.
         """
         ...
 

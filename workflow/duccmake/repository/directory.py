@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,14 @@ from pathlib import Path
 from ..errors import InvalidReference, RepositoryError
 from ..reference import Digest
 from . import ChangeSet, ImageRecord, StagedImage, kernel
+from .books import flat_losses, wished_record
+from .edits import Edits
 from .failures import reported
-from .journal import Journal
+from .journal import Journal, Move
 from .layout import Layout
 from .lock import held
 from .plant import FlatMode
-from .prepare import Preparation, flat_losses, wished_record
+from .prepare import EditsAsRenames, Preparation
 from .verify import Digests, differences
 
 log = logging.getLogger(__name__)
@@ -142,20 +144,43 @@ class DirectoryRepository:
         started = time.monotonic()
         with reported("publish"):
             preparation = Preparation(self._layout, missing, list(images.values()), flat=self._flat)
-            try:
-                self._journal.begin(preparation.temporaries())
-                prepared = preparation.prepare(lambda: self._configs(without=images))
-                self._journal.commit(prepared.moves, prepared.removals)
-            except Exception:
-                self._journal.recover()
-                raise
-            self._journal.recover()
+            edits = Edits(self._path)
+            with self._transaction(preparation.temporaries(), edits) as moves:
+                moves += preparation.prepare(edits, lambda: self._configs(without=images))
         log.info(
             "published %d images and %d layers",
             len(images),
             len(missing),
             extra={"seconds": time.monotonic() - started},
         )
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone, in one transaction; only under `lock`.
+
+        Raises `RepositoryError` or `NoSpace`; nothing is changed then.
+        """
+        if not self._locked:
+            raise RepositoryError("editing needs the repository's lock", step="edit")
+        if not edits:
+            return
+        with reported("edit"), self._transaction([], edits):
+            pass
+
+    @contextmanager
+    def _transaction(self, temporaries: Iterable[Path], edits: Edits) -> Iterator[list[Move]]:
+        """Carry out the renames that the body adds and the edits that it makes, or nothing."""
+        moves: list[Move] = []
+        try:
+            self._journal.begin(temporaries)
+            yield moves
+            renames = EditsAsRenames(self._layout, edits)
+            self._journal.extend(renames.temporaries())
+            moves += renames.prepare()
+            self._journal.commit(moves, edits.removals)
+        except Exception:
+            self._journal.recover()
+            raise
+        self._journal.recover()
 
     def verify(self, name: str) -> list[str]:
         """Compare a published image with its manifests: one line a difference."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import RepositoryError
 from . import kernel
+from .layout import temporary
 
 _FORMAT = 1
 
@@ -52,15 +53,23 @@ class Journal:
         names = [str(path.relative_to(self._root)) for path in temporaries]
         self._write({"phase": "preparing", "temporaries": names})
 
+    def extend(self, temporaries: Iterable[Path]) -> None:
+        """Note more names, before they are made."""
+        state = self._read()
+        state["temporaries"] += [str(path.relative_to(self._root)) for path in temporaries]
+        self._write(state)
+
     def commit(self, moves: Iterable[Move], removals: Iterable[Path]) -> None:
         """The commit point: from here on the transaction will be carried out.
 
-        ``removals`` are files or symlinks that cease to be.
+        ``removals`` cease to be, directories with all that is in them.
         """
+        gone = [str(path.relative_to(self._root)) for path in removals]
         state = self._read()
         state["phase"] = "committing"
         state["moves"] = [asdict(move) for move in moves]
-        state["removals"] = [str(path.relative_to(self._root)) for path in removals]
+        state["removals"] = gone
+        state["temporaries"] += [str(temporary(Path(path))) for path in gone]
         self._sync()
         self._write(state)
 
@@ -78,7 +87,7 @@ class Journal:
             for move in state["moves"]:
                 self._carry_out(Move(**move))
             for name in state["removals"]:
-                (self._root / name).unlink(missing_ok=True)
+                _take_away(self._root / name)
         for name in state["temporaries"]:
             self._discard(self._root / name)
         # The renames must be on the disk before what would repeat them is gone.
@@ -133,6 +142,13 @@ class Journal:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _take_away(path: Path) -> None:
+    """Hide a path in one step, under its temporary name, which is discarded afterwards."""
+    if os.path.lexists(path):
+        remove_tree(temporary(path))
+        path.rename(temporary(path))
 
 
 def put_directory(new: Path, final: Path) -> None:

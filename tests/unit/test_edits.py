@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from staged_trees import names
+
+from duccmake.errors import RepositoryError
+from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.edits import Edits
+from duccmake.repository.journal import Journal
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return DirectoryRepository(tmp_path, "test.example.org", durable=False)
+
+
+def carry_out(repository, edit):
+    with repository.lock():
+        edits = Edits(repository.path)
+        edit(edits)
+        repository.edit(edits)
+    return repository.path
+
+
+def test_files_symlinks_and_directories_are_put_where_their_parents_are_missing(repository):
+    def edit(edits):
+        edits.file(edits.root / "store/index.json", b"[]")
+        edits.symlink(edits.root / "store/links/one", "../index.json")
+        edits.directory(edits.root / "store/empty")
+
+    root = carry_out(repository, edit)
+    assert (root / "store/links/one").read_bytes() == b"[]"
+    assert (root / "store/index.json").stat().st_mode & 0o777 == 0o644
+    assert (root / "store/empty").stat().st_mode & 0o777 == 0o755
+    assert names(root) == [".duccmake", "store"]
+
+
+def test_what_is_there_as_it_shall_be_is_no_edit(repository):
+    def edit(edits):
+        edits.file(edits.root / "a/file", b"same")
+        edits.symlink(edits.root / "a/link", "file")
+        edits.directory(edits.root / "a/directory")
+        edits.remove(edits.root / "a/nothing")
+
+    root = carry_out(repository, edit)
+    again = Edits(root)
+    edit(again)
+    assert not again
+
+
+def test_a_removed_directory_goes_with_all_that_is_in_it_and_leaves_no_empty_parent(repository):
+    root = carry_out(repository, lambda edits: edits.file(edits.root / "a/b/c/file", b"x"))
+    carry_out(repository, lambda edits: edits.remove(edits.root / "a/b"))
+    assert names(root) == [".duccmake"]
+
+
+def test_a_file_is_read_as_it_was_edited(repository):
+    root = carry_out(repository, lambda edits: edits.file(edits.root / "file", b"old"))
+    edits = Edits(root)
+    assert edits.content(root / "file") == b"old"
+    edits.file(root / "file", b"new")
+    assert edits.content(root / "file") == b"new"
+    edits.remove(root / "file")
+    assert edits.content(root / "file") == b""
+    assert not edits.puts
+
+
+def test_an_edit_that_cannot_be_carried_out_changes_nothing(repository):
+    root = carry_out(repository, lambda edits: edits.symlink(edits.root / "a/link", "elsewhere"))
+
+    def edit(edits):
+        edits.file(edits.root / "file", b"x")
+        edits.file(edits.root / "a/link/file", b"x")
+        edits.remove(edits.root / "a/link")
+
+    with pytest.raises(RepositoryError, match="is a symlink where a directory is needed"):
+        carry_out(repository, edit)
+    assert names(root) == [".duccmake", "a"]
+    assert str((root / "a/link").readlink()) == "elsewhere"
+
+
+def test_removals_are_finished_after_a_crash(repository, monkeypatch):
+    root = carry_out(repository, lambda edits: edits.file(edits.root / "tree/file", b"x"))
+
+    def crash(self, path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "_discard", crash)
+        carry_out(repository, lambda edits: edits.remove(edits.root / "tree"))
+    assert names(root) == [".duccmake", ".tree.new"]
+    with repository.lock():
+        assert names(root) == [".duccmake"]
+
+
+def test_paths_outside_of_the_repository_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="not in the subpath"):
+        Edits(tmp_path / "repository").file(tmp_path / "elsewhere", b"x")

@@ -1,0 +1,109 @@
+"""What a transaction writes besides layers and flat trees, as a value for each backend.
+
+Metadata, DUCC's books, public links, the podman store and removals are small and
+many: they are computed as `Edits` from what the repository shows (its `Layout`),
+so that a backend only has to know how to put a file, a symlink or a directory, and
+how to remove a path.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, mode 0644, written as a whole."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Symlink:
+    """A symlink; ``target`` is its text."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory, mode 0755, that is there also when nothing is in it."""
+
+
+Put = File | Symlink | Directory
+
+
+@dataclass(slots=True)
+class Edits:
+    """Paths to put, in the order in which they become visible, and paths to remove after that.
+
+    All paths lie below ``root``, the repository as it is read; parents are made
+    where they are missing.  A path is either put or removed; one that is put
+    twice has the last content and the last place in the order.  ``catalogs`` are
+    directories in which a CernVM-FS catalog begins; other backends pass them over.
+    """
+
+    root: Path
+    puts: dict[Path, Put] = field(default_factory=dict)
+    removals: dict[Path, None] = field(default_factory=dict)
+    catalogs: dict[Path, None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.puts or self.removals or self.catalogs)
+
+    def file(self, path: Path, content: bytes) -> None:
+        """Write a file, unless it is there with this content."""
+        if content != self.content(path):
+            self._put(path, File(content))
+
+    def symlink(self, path: Path, target: str) -> None:
+        """Make a symlink, or point it elsewhere, unless it is there as it shall be."""
+        have = self.puts.get(path)
+        if have is None and path not in self.removals and _link_text(path) == target:
+            return
+        self._put(path, Symlink(target))
+
+    def directory(self, path: Path) -> None:
+        """Make a directory, unless it is there."""
+        if path in self.removals or not path.is_dir():
+            self._put(path, Directory())
+
+    def catalog(self, path: Path) -> None:
+        """Begin a CernVM-FS catalog in a directory."""
+        self.catalogs[path] = None
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, a symlink or a directory with all that is in it, if it is there."""
+        self.puts.pop(path, None)
+        if os.path.lexists(path):
+            self.removals[self._below_root(path)] = None
+
+    def content(self, path: Path) -> bytes:
+        """A file as it is after what was edited so far; empty where there is none."""
+        have = self.puts.get(path)
+        if have is not None:
+            return have.content if isinstance(have, File) else b""
+        if path in self.removals:
+            return b""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def _put(self, path: Path, put: Put) -> None:
+        self.removals.pop(path, None)
+        self.puts.pop(path, None)
+        self.puts[self._below_root(path)] = put
+
+    def _below_root(self, path: Path) -> Path:
+        path.relative_to(self.root)  # ValueError where it is not
+        return path
+
+
+def _link_text(path: Path) -> str | None:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return None
