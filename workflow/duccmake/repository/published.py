@@ -1,0 +1,143 @@
+"""What is published, read from a repository's tree; every backend reads it this way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import InvalidReference
+from ..reference import Digest
+from . import ImageRecord, StagedImage
+from .books import flat_losses, wished_record
+from .failures import reported
+from .layout import Layout
+from .verify import Digests, differences
+
+log = logging.getLogger(__name__)
+
+
+class PublishedTree:
+    """The published part of the repository ``name`` in the directory ``root / name``.
+
+    The half of `Repository` that only reads; backends add how things get there.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        if not name or name.startswith(".") or "/" in name or not name.isprintable():
+            raise InvalidReference(
+                f"{name!r} is not the name of a repository",
+                mend="write it like unpacked.example.org",
+            )
+        self._name = name
+        self._path = Path(root).absolute() / name
+        self._layout = Layout(self._path)
+
+    @property
+    def name(self) -> str:
+        """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        return self._name
+
+    @property
+    def path(self) -> Path:
+        """The directory that holds the repository."""
+        return self._path
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None where something of it is missing."""
+        record = self._read_record(name)
+        if record is None or not self._layout.manifest(name).is_file():
+            return None
+        return record if "flat" not in record.products or self._points_to(record) else None
+
+    def has_layer(self, digest: Digest) -> bool:
+        """Whether the layer is published, whole, with its ``tree.mtree``."""
+        layout = self._layout
+        return layout.layer_manifest(digest).is_file() and layout.layerfs(digest).is_dir()
+
+    def layer_manifest(self, digest: Digest) -> Path:
+        """The published ``tree.mtree`` of a layer."""
+        return self._layout.layer_manifest(digest)
+
+    def image_manifest(self, config: Digest) -> Path:
+        """The published ``tree.mtree`` of a flat tree."""
+        return self._layout.flat_manifest(config)
+
+    def names(self) -> Iterator[str]:
+        """The names of all images that have a manifest here, sorted; DUCC's are among them."""
+        base = self._layout.metadata
+        found = []
+        for directory, below, files in os.walk(base):
+            below[:] = [name for name in below if not name.startswith(".")]
+            if "manifest.json" in files:
+                found.append(str(Path(directory).relative_to(base)))
+        return iter(sorted(found))
+
+    def verify(self, name: str) -> list[str]:
+        """Compare a published image with its manifests: one line a difference."""
+        with reported("verify", name):
+            record = self.record(name)
+            if record is None:
+                return [f"{name} is not published, or not wholly"]
+            digests: Digests = {}
+            layout = self._layout
+            lines: list[str] = []
+            if "flat" in record.products:
+                tree, manifest = layout.flat(record.config), layout.flat_manifest(record.config)
+                lines += self._differences(tree, manifest, digests)
+            for digest in dict.fromkeys(record.layers):
+                tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
+                lines += self._differences(tree, manifest, digests)
+            return lines
+
+    def _read_record(self, name: str) -> ImageRecord | None:
+        path = self._layout.record(name)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            record = ImageRecord.from_json(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("%s is damaged", path)
+            return None
+        return record if record.name == name else None
+
+    def _points_to(self, record: ImageRecord) -> bool:
+        try:
+            target = str(self._layout.link(record.name).readlink())
+        except OSError:
+            return False
+        wished = self._layout.link_target(record.name, record.config)
+        return target == wished and self._layout.flat(record.config).is_dir()
+
+    def _is_published(self, image: StagedImage) -> bool:
+        record = self.record(image.name)
+        return (
+            record is not None
+            and replace(record, losses={}) == wished_record(image, {})
+            and all(self.has_layer(layer) for layer in image.layers)
+            and (
+                "flat" not in image.products or flat_losses(self._layout, image.config) is not None
+            )
+        )
+
+    def _configs(self, *, without: Collection[str]) -> dict[str, str]:
+        """The configurations of the images that stay as they are, by name."""
+        records = (self._read_record(name) for name in self.names() if name not in without)
+        return {record.name: str(record.config) for record in records if record}
+
+    def _differences(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
+        where = tree.relative_to(self._path)
+        if not manifest.is_file():
+            yield f"{where}: has no manifest"
+            return
+        for line in self._compare(tree, manifest, digests):
+            yield f"{where}: {line}"
+
+    def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
+        unprivileged = tree.parent.stat().st_uid != 0
+        return differences(tree, manifest, digests, unprivileged=unprivileged)
