@@ -67,38 +67,41 @@ class Published:
     losses: dict[str, int]
 
 
-def publish(layers: Sequence[Layer], base: Path) -> Published:
-    """Unpack, flatten and publish an image into a fresh repository below ``base``."""
-    image = Image(tuple(layers))
-    staging = base / "staging"
-    tree = flattened(layers, staging)
-    tree.write(staging / "image")
-    config = digest_of(image.config_bytes)
-    staged = StagedImage(
-        name=NAME,
+def stage(name: str, image: Image, staging: Path) -> StagedImage:
+    """An image of that name that is ready to be published, its layers in ``staging`` too."""
+    path = staging / image.digest.hex
+    flattened(image.layers, staging).write(path)
+    return StagedImage(
+        name=name,
         platform=image.platform,
         manifest=image.digest,
         manifest_bytes=image.manifest_bytes,
-        config=config,
-        layers=tuple(layer.digest for layer in layers),
-        path=staging / "image",
+        config=digest_of(image.config_bytes),
+        layers=tuple(layer.digest for layer in image.layers),
+        path=path,
     )
+
+
+def change_set(images: Sequence[StagedImage], staging: Path) -> ChangeSet:
+    """What publishes staged images with all their layers."""
+    digests = dict.fromkeys(digest for image in images for digest in image.layers)
+    layers = (StagedLayer(digest, staging / digest.hex / "layer") for digest in digests)
+    return ChangeSet(tuple(layers), tuple(images))
+
+
+def publish(layers: Sequence[Layer], base: Path) -> Published:
+    """Unpack, flatten and publish an image into a fresh repository below ``base``."""
+    staging = base / "staging"
+    staged = stage(NAME, Image(tuple(layers)), staging)
     repository = DirectoryRepository(base / "cvmfs", "odd.example.org", durable=False)
-    changes = ChangeSet(
-        tuple(
-            StagedLayer(digest, staging / digest.hex / "layer")
-            for digest in dict.fromkeys(layer.digest for layer in layers)
-        ),
-        (staged,),
-    )
     with repository.lock():
-        repository.publish(changes)
+        repository.publish(change_set([staged], staging))
     layout = Layout(repository.path)
     record = json.loads(layout.record(NAME).read_bytes())
     return Published(
-        flat=layout.flat(config),
+        flat=layout.flat(staged.config),
         layers=tuple(layout.layerfs(layer.digest) for layer in layers),
-        flat_manifest=layout.flat_manifest(config),
+        flat_manifest=layout.flat_manifest(staged.config),
         layer_manifests=tuple(layout.layer_manifest(layer.digest) for layer in layers),
         problems=tuple(repository.verify(NAME)),
         losses=record["losses"],

@@ -45,7 +45,7 @@ def umoci(layer: layers.Layer, directory: Path) -> Program:
     if shutil.which("umoci") is None:
         pytest.skip("umoci is not installed")
     rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    image = layer.image(directory)
+    image = layers.oci_image(directory, [layer])
     return Program("umoci unpack", ["umoci", "unpack", *rootless, "--image", image, "{out}/bundle"])
 
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -32,37 +32,46 @@ class Layer:
     digest: str
     diff_id: str
 
-    def image(self, directory: Path) -> str:
-        """An image of this layer alone, as an OCI layout; what umoci calls it."""
-        blobs = directory / "blobs/sha256"
-        if not blobs.exists():
-            blobs.mkdir(parents=True)
-            shutil.copy(self.blob, blobs / self.digest)
-            config = _put(
-                blobs,
-                "application/vnd.oci.image.config.v1+json",
-                {
-                    "architecture": "amd64",
-                    "os": "linux",
-                    "config": {},
-                    "rootfs": {"type": "layers", "diff_ids": [f"sha256:{self.diff_id}"]},
-                },
-            )
-            layer = {
-                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
-                "digest": f"sha256:{self.digest}",
-                "size": self.blob.stat().st_size,
-            }
-            manifest = _put(
-                blobs,
-                "application/vnd.oci.image.manifest.v1+json",
-                {"schemaVersion": 2, "config": config, "layers": [layer]},
-            )
-            manifest["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
-            index = {"schemaVersion": 2, "manifests": [manifest]}
-            (directory / "index.json").write_text(json.dumps(index))
-            (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-        return f"{directory}:latest"
+
+def oci_image(directory: Path, layers: Sequence[Layer], tag: str = "latest") -> str:
+    """Add an image of these layers to an OCI layout; returns what umoci calls it."""
+    blobs = directory / "blobs/sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    for layer in layers:
+        if not (blobs / layer.digest).exists():
+            shutil.copy(layer.blob, blobs / layer.digest)
+    config = _put(
+        blobs,
+        "application/vnd.oci.image.config.v1+json",
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [f"sha256:{layer.diff_id}" for layer in layers],
+            },
+        },
+    )
+    described = [
+        {
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": f"sha256:{layer.digest}",
+            "size": layer.blob.stat().st_size,
+        }
+        for layer in layers
+    ]
+    manifest = _put(
+        blobs,
+        "application/vnd.oci.image.manifest.v1+json",
+        {"schemaVersion": 2, "config": config, "layers": described},
+    )
+    manifest["annotations"] = {"org.opencontainers.image.ref.name": tag}
+    file = directory / "index.json"
+    others = json.loads(file.read_bytes())["manifests"] if file.exists() else []
+    file.write_text(json.dumps({"schemaVersion": 2, "manifests": [*others, manifest]}))
+    (directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return f"{directory}:{tag}"
 
 
 def debian_root(directory: Path) -> Layer:
@@ -87,11 +96,13 @@ def debian_root(directory: Path) -> Layer:
     return _known(blob)
 
 
-def small_files(directory: Path, count: int = 200_000, *, per_directory: int = 100) -> Layer:
+def small_files(
+    directory: Path, count: int = 200_000, *, per_directory: int = 100, top: str = "srv"
+) -> Layer:
     """Files of 0 to 1,023 bytes."""
-    blob = directory / f"small-{count}-{per_directory}.tar.gz"
+    blob = directory / f"small-{count}-{per_directory}-{top}.tar.gz"
     if not blob.exists():
-        _write(blob, lambda out: _small_members(out, count, per_directory))
+        _write(blob, lambda out: _small_members(out, count, per_directory, top))
     return _known(blob)
 
 
@@ -120,11 +131,11 @@ def data_directory(fallback: Path) -> Path:
     return directory
 
 
-def _small_members(out: BinaryIO, count: int, per_directory: int) -> None:
+def _small_members(out: BinaryIO, count: int, per_directory: int, top: str) -> None:
     rng = random.Random(1)
     noise = rng.randbytes(4096)
     for number in range(count):
-        place = f"srv/{number // per_directory // 100}/{number // per_directory}"
+        place = f"{top}/{number // per_directory // 100}/{number // per_directory}"
         info = tarfile.TarInfo(f"{place}/file-{number}")
         info.size = rng.randrange(1024)
         info.mtime = 1_700_000_000 + number // 1000

@@ -21,6 +21,9 @@ from .limits import UnpackLimits
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
 
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The fast one where PyYAML has it: every job reads the schema."""
+
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -113,7 +116,7 @@ class Config:
 
 @functools.cache
 def _schema() -> Any:
-    return yaml.safe_load(SCHEMA.read_bytes())
+    return yaml.load(SCHEMA.read_bytes(), Loader=_Loader)
 
 
 Key = tuple[str | int, ...]

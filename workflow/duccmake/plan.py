@@ -20,7 +20,6 @@ from .errors import RepositoryError
 from .manifest import Descriptor
 from .reference import Digest, Platform, Reference
 from .repository import RECORD_FORMAT, ImageRecord, Repository
-from .repository.directory import DirectoryRepository
 from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
@@ -280,6 +279,8 @@ def open_repository(config: Config, name: str) -> Repository:
     settings = config.repository
     if settings.backend != "directory":
         raise RepositoryError(f"the backend {settings.backend!r} is not built yet")
+    from .repository.directory import DirectoryRepository  # jobs that fetch or unpack need none
+
     return DirectoryRepository(
         settings.root, name, flat=settings.flat, lock_seconds=settings.lock_seconds
     )

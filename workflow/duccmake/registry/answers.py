@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urljoin
 
-from requests.utils import parse_header_links
-
 from ..errors import DigestMismatch, InvalidReference, ManifestError, RegistryError
 from ..manifest import Index, Manifest, parse_manifest
 from ..reference import Digest
@@ -57,7 +55,13 @@ def tags_page(reply: Reply) -> tuple[list[str], str]:
             "the registry's list of tags cannot be read",
             mend="see whether a proxy or a login page answers instead of the registry",
         )
-    for link in parse_header_links(reply.headers.get("Link", "")):
+    return tags, _next_page(reply) if "Link" in reply.headers else ""
+
+
+def _next_page(reply: Reply) -> str:
+    from requests.utils import parse_header_links  # slow to import
+
+    for link in parse_header_links(reply.headers["Link"]):
         if link.get("rel") == "next":
-            return tags, urljoin(reply.url, link["url"])
-    return tags, ""
+            return urljoin(reply.url, link["url"])
+    return ""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
 
 import certifi
 import urllib3
-from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -301,7 +301,7 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
     }
     if scheme == "https":
         options["ssl_context"] = _tls_context(settings.ca_file)
-    proxy = select_proxy(base_url, get_environ_proxies(base_url))
+    proxy = _proxy(base_url)
     if not proxy:
         return urllib3.PoolManager(**options)
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -317,6 +317,15 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
             f"the proxy {host} of the environment cannot be used",
             mend="set HTTPS_PROXY to http://host:port, or NO_PROXY for this registry",
         ) from None
+
+
+def _proxy(base_url: str) -> str | None:
+    """The proxy that the environment names for an address."""
+    if not getproxies():
+        return None
+    from requests.utils import get_environ_proxies, select_proxy  # slow to import
+
+    return select_proxy(base_url, get_environ_proxies(base_url))
 
 
 @functools.lru_cache(maxsize=32)
