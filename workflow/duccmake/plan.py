@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ class PlannedImage:
     """An image of the wish list: what it is, where it comes from, whether it is published.
 
     ``why`` says in words why it is pending, or what keeps it from being newer.
-    What nothing is to be done for has no ``layers``.
+    What nothing is to be done for has no ``layers``.  ``source`` is the wish list,
+    as `ImageRecord` has it.
     """
 
     repository: str
@@ -58,6 +59,7 @@ class PlannedImage:
     state: str
     why: str
     ignorable: bool
+    source: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -257,6 +259,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "state": image.state,
         "why": image.why,
         "ignorable": image.ignorable,
+        "source": dict(image.source),
     }
 
 
@@ -271,6 +274,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         state=entry["state"],
         why=entry["why"],
         ignorable=entry["ignorable"],
+        source=entry["source"],
     )
 
 

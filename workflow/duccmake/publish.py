@@ -116,6 +116,7 @@ def _staged(
         layers=tuple(layer.digest for layer in image.layers),
         path=flat,
         products=products,
+        source=image.source,
     )
 
 

@@ -106,7 +106,12 @@ class Recipe:
 
 def load(path: Path) -> Recipe:
     """Read one recipe file; `RecipeError` where it is unusable as a whole."""
-    members = _members(path, _compose(path, _read(path)))
+    return parse(path, read(path))
+
+
+def parse(path: Path, raw: bytes) -> Recipe:
+    """A recipe from its bytes; ``path`` is what messages call it."""
+    members = _members(path, _compose(path, raw))
     faulty = _validate(path, members)
     user = _text(members, "user")
     output_format = _text(members, "output_format") or DEFAULT_OUTPUT_FORMAT
@@ -179,7 +184,8 @@ def _variables(reference: Reference) -> dict[str, str]:
 # From bytes to YAML nodes.
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The bytes of a wish list's file; `RecipeError` where it cannot be read or is too large."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

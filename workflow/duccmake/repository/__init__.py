@@ -6,9 +6,9 @@ and, later, CernVM-FS itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ class StagedImage:
     layers: tuple[Digest, ...]
     path: Path
     products: tuple[str, ...] = ("layers", "flat")
+    source: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class ImageRecord:
     ``losses`` counts what the repository could not keep, by kind (``xattrs``,
     ``owners``, ``modes``, ``mtimes``, ``devices`` of the flat tree; ``whiteouts``,
     ``directories``, ``links`` that its layers lack): the manifests have the details.
+    ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
+    that were in force when the image was published; both may have moved on since.
     """
 
     name: str
@@ -72,6 +75,7 @@ class ImageRecord:
     products: tuple[str, ...]
     losses: dict[str, int]
     format: int = RECORD_FORMAT
+    source: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON members."""
@@ -84,6 +88,7 @@ class ImageRecord:
             "layers": [str(layer) for layer in self.layers],
             "products": list(self.products),
             "losses": self.losses,
+            **({"source": dict(self.source)} if self.source else {}),
         }
 
     @classmethod
@@ -98,6 +103,7 @@ class ImageRecord:
             products=tuple(members["products"]),
             losses=dict(members["losses"]),
             format=int(members["format"]),
+            source=dict(members.get("source", {})),
         )
 
 

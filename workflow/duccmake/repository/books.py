@@ -30,6 +30,7 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         layers=image.layers,
         products=image.products,
         losses=dict(losses),
+        source=dict(image.source),
     )
 
 

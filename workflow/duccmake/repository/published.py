@@ -118,7 +118,7 @@ class PublishedTree:
         record = self.record(image.name)
         return (
             record is not None
-            and replace(record, losses={}) == wished_record(image, {})
+            and replace(record, losses={}, source=image.source) == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
             and (
                 "flat" not in image.products or flat_losses(self._layout, image.config) is not None
