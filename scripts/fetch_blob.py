@@ -4,6 +4,7 @@ from pathlib import Path
 
 from duccmake.fetch import fetch_layer
 from duccmake.job import running
+from duccmake.plan import LIMITS
 from duccmake.registry.client import Client
 
 key, output = snakemake.wildcards.layer, snakemake.output[0]
@@ -11,7 +12,7 @@ with running(f"fetch_blob-{key}", log=snakemake.log[0], output=output) as job:
     layer, images = job.plan.layer(key), job.plan.sources(key)
     job.serves(images)
     with (
-        Client(job.config.registries) as client,
+        Client(job.config.registries, limits_directory=LIMITS) as client,
         job.progress(layer.descriptor.size, f"fetch {key}") as progress,
     ):
         fetched = fetch_layer(layer, images, client, Path(output), progress)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -225,6 +226,17 @@ def test_processes_that_want_one_blob_fetch_it_once(here):
     for process in processes:
         process.join()
     assert received == [0, 0, len(CONTENT)]
+
+
+def test_downloads_of_all_processes_count_against_the_bytes_a_second_of_a_host(here, tmp_path):
+    host, limits = here.registry.host, tmp_path / "limits"
+    settings = {host: replace(here.settings[host], bytes_per_second=100_000_000)}
+    before = time.time()
+    for name in ("one", "two"):
+        with Client(settings, limits_directory=limits) as client:
+            client.fetch_blob(here.reference, here.layer, tmp_path / name)
+    booked = float((limits / host / "bytes").read_text())
+    assert booked > before - 1 + 2 * len(CONTENT) / 100_000_000
 
 
 def test_a_download_that_is_killed_leaves_no_lock(here):

@@ -10,7 +10,6 @@ import faulty_registry as faults
 from duccmake.errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
-from duccmake.registry.host import Pace
 from duccmake.registry.retry import RegistryLeftAlone, backoff_seconds, retry_after_seconds
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
@@ -134,14 +133,6 @@ def test_pauses_grow_and_stay_within_bounds():
     for tries in range(1, 2000):
         longest = min(30.0, 0.5 * 2.0 ** min(tries - 1, 50))
         assert longest / 2 <= backoff_seconds(tries, 0.5) <= longest
-
-
-def test_a_pace_books_time_for_each_unit():
-    pace = Pace(10)
-    waits = [pace.take(1) for _ in range(30)]
-    assert waits[:10] == [0.0] * 10
-    assert 1.5 < waits[-1] < 2.1
-    assert Pace(0).take(1e9) == 0
 
 
 def test_a_proxy_of_the_environment_is_used_and_its_password_is_not_told(

@@ -25,6 +25,9 @@ from .store import ContentStore, write_atomically
 RESULTS = Path("results")
 """What the workflow keeps below its working directory."""
 
+LIMITS = RESULTS / "limits"
+"""Where jobs that run at the same time share the limits of each registry."""
+
 PENDING, PUBLISHED = "pending", "published"
 
 

@@ -50,8 +50,10 @@ class Client:
 
     ``settings`` are by host as a reference has it.  ``deadline_seconds`` bounds
     one request with all its tries; a download may take longer as long as bytes
-    come.  Reading prefers the mirrors; what a mirror does not deliver, for
-    whatever reason, the registry itself is asked for.
+    come.  With a ``limits_directory`` the limits of each host hold for all
+    processes that name the same one, and otherwise for this client alone.
+    Reading prefers the mirrors; what a mirror does not deliver, for whatever
+    reason, the registry itself is asked for.
 
     Errors, besides those named with the methods: `NotFound`, `Unauthorized`,
     `RateLimited`, `RegistryUnavailable` (of which `RegistryLeftAlone` was
@@ -69,6 +71,7 @@ class Client:
         connect_seconds: float = 10.0,
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
+        limits_directory: Path | None = None,
     ) -> None:
         self._policy = RetryPolicy(
             Patience(tries, deadline_seconds), backoff_seconds, connect_seconds
@@ -77,7 +80,7 @@ class Client:
         self._chunk_bytes = chunk_bytes
         store = CredentialStore(settings, environment)
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
-        self._transport = Transport(settings, store, self._policy)
+        self._transport = Transport(settings, store, self._policy, limits_directory)
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
 from ..manifest import Descriptor
-from .host import Pace
+from .pace import Pace
 from .retry import RetryPolicy, TryAgain, backoff_seconds
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from ..errors import (
 from ..manifest import Descriptor
 from ..reference import Reference
 from .download import Download
-from .host import Pace
+from .pace import Pace
 from .retry import Patience, RetryPolicy
 
 MAX_METADATA_BYTES = 16 * 1024**2

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from urllib3.exceptions import (
 from .. import __version__
 from ..errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
 from .budget import PullBudget
+from .pace import Connections, Pace
 from .retry import Breaker, Deadline, RegistryUnreachable, TryAgain
 from .settings import RegistrySettings
 
@@ -92,27 +92,11 @@ class Answer:
         self.close()
 
 
-class Pace:
-    """At most so many units a second, with a burst of one second's worth."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._lock = threading.Lock()
-        self._free_at = 0.0
-
-    def take(self, units: float) -> float:
-        """Book ``units``; returns the seconds to wait before using them."""
-        if not self._per_second:
-            return 0.0
-        with self._lock:
-            now = time.monotonic()
-            start = max(self._free_at, now - 1.0)
-            self._free_at = start + units / self._per_second
-            return max(0.0, self._free_at - now)
-
-
 class Host:
-    """The requests to one host and port, within the limits of its settings."""
+    """The requests to one host and port, within the limits of its settings.
+
+    ``shared`` is a directory: the limits then hold for all processes that name it.
+    """
 
     def __init__(
         self,
@@ -122,16 +106,17 @@ class Host:
         *,
         breaker: Breaker,
         connect_seconds: float = 10.0,
+        shared: Path | None = None,
     ) -> None:
         self.scheme = scheme
         self.name = name
         self.settings = settings
         self.breaker = breaker
         self.pulls = PullBudget()
-        self.bytes_pace = Pace(settings.bytes_per_second)
-        self._requests_pace = Pace(settings.requests_per_second)
+        self.bytes_pace = Pace(settings.bytes_per_second, shared and shared / "bytes")
+        self._requests_pace = Pace(settings.requests_per_second, shared and shared / "requests")
         self._connect_seconds = connect_seconds
-        self._connections = threading.BoundedSemaphore(max(1, settings.connections))
+        self._connections = Connections(settings.connections, shared)
         self._paused_until: dict[str, float] = {}
         self._pools = _pools(scheme, self.base_url, settings)
         # The one pool, asked by paths, spares each request the search for it.
@@ -173,15 +158,15 @@ class Host:
         self.breaker.check()
         kind = _kind(method, url)
         self._wait_for_turn(kind, deadline)
-        self._connections.acquire()
+        release = self._connections.acquire()
         try:
             # Whoever waited for a connection may wait for a dead host.
             self.breaker.check()
             raw = self._count(kind, lambda: self._request(method, url, headers, deadline, body))
         except BaseException:
-            self._connections.release()
+            release()
             raise
-        return Answer(url, raw, self._connections.release)
+        return Answer(url, raw, release)
 
     def _count(
         self, kind: str, request: Callable[[], urllib3.BaseHTTPResponse]

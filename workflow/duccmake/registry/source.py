@@ -5,7 +5,8 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from .endpoints import Endpoint
-from .host import Answer, Pace
+from .host import Answer
+from .pace import Pace
 from .retry import Patience
 from .transport import Call, Transport
 

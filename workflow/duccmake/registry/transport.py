@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from ..errors import (
     NotFound,
@@ -73,14 +74,19 @@ class Reply:
 
 
 class Transport:
-    """Makes calls: chooses the session, authorizes, follows redirects, tries again."""
+    """Makes calls: chooses the session, authorizes, follows redirects, tries again.
+
+    ``shared`` is the directory by which processes share the limits of hosts.
+    """
 
     def __init__(
         self,
         settings: Mapping[str, RegistrySettings],
         store: CredentialStore,
         policy: RetryPolicy,
+        shared: Path | None = None,
     ) -> None:
+        self._shared = shared
         self._settings = {normal_host(name): value for name, value in settings.items()}
         self._store = store
         self.policy = policy
@@ -118,6 +124,7 @@ class Transport:
                         seconds=policy.breaker_seconds,
                     ),
                     connect_seconds=policy.connect_seconds,
+                    shared=self._shared and self._shared / quote(key[1], safe=":[]"),
                 )
             return self._hosts[key]
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from duccmake.registry.pace import Connections, Pace
+
+
+def test_a_pace_books_time_for_each_unit():
+    pace = Pace(10)
+    waits = [pace.take(1) for _ in range(30)]
+    assert waits[:10] == [0.0] * 10
+    assert 1.5 < waits[-1] < 2.1
+    assert Pace(0).take(1e9) == 0
+
+
+def test_all_that_name_one_file_share_a_pace(tmp_path):
+    paces = [Pace(10, tmp_path / "host" / "bytes") for _ in range(3)]
+    waits = [pace.take(1) for _ in range(10) for pace in paces]
+    assert waits[:10] == [0.0] * 10
+    assert 1.5 < waits[-1] < 2.1
+
+
+@pytest.mark.parametrize("content", ["", "no number", repr(time.time() + 1e8), "inf", "nan"])
+def test_what_cannot_have_been_booked_holds_nobody_up(tmp_path, content):
+    file = tmp_path / "bytes"
+    file.write_text(content)
+    pace = Pace(10, file)
+    assert pace.take(1) == 0
+    assert abs(float(file.read_text()) - time.time()) < 60
+
+
+def test_all_that_name_one_directory_share_connections(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    waits = threading.Event()
+    caplog.handler.addFilter(lambda record: waits.set() or True)
+    release = Connections(1, tmp_path / "host").acquire()
+    got = threading.Event()
+
+    def another():
+        give_back = Connections(1, tmp_path / "host").acquire()
+        got.set()
+        give_back()
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    assert waits.wait(30)
+    assert "waiting for one of 1 connections to host" in caplog.text
+    assert not got.is_set()
+    release()
+    assert got.wait(30)
+    thread.join()
+
+
+def test_another_host_has_connections_of_its_own(tmp_path):
+    releases = [Connections(2, tmp_path / host).acquire() for host in ("a", "a", "b", "b")]
+    for release in releases:
+        release()
+
+
+def test_a_process_that_dies_gives_its_connection_back(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path, theirs))
+    process.start()
+    assert ours.poll(60) and ours.recv() == "held"
+    process.kill()
+    process.join()
+    Connections(1, tmp_path).acquire()()
+
+
+def _hold(directory, pipe):
+    Connections(1, directory).acquire()
+    pipe.send("held")
+    pipe.recv()
