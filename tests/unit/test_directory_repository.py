@@ -294,8 +294,10 @@ def test_a_moved_tag_shows_the_new_tree_and_schedules_the_old_manifest(repositor
     (new,) = publish(repository, stage(staging, top=OTHER_TOP, config="two"))
     assert (repository.path / NAME / "usr/share/version").read_bytes() == b"2"
     assert flat_of(repository, old).is_dir()
-    listed = json.loads(Layout(repository.path).remove_schedule.read_bytes())
-    assert listed == [json.loads(old.manifest_bytes)]
+    (listed,) = json.loads(Layout(repository.path).remove_schedule.read_bytes())
+    added = listed.pop("duccmake")
+    assert listed == json.loads(old.manifest_bytes)
+    assert (added["image"], added["why"]) == (NAME, f"moved to {new.manifest}")
     assert repository.record(NAME).config == new.config
     origin = Layout(repository.path).origin(old.layers[0])
     assert json.loads(origin.read_bytes())["origin"] == [str(old.config), str(new.config)]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ..reference import Digest, Platform
 from .edits import Edits
+from .layout import Layout
 
 RECORD_FORMAT = 1
 """Version of what a conversion makes; raising it has every image converted again."""
@@ -113,6 +114,11 @@ class Repository(Protocol):
     @property
     def name(self) -> str:
         """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in it, as it can be read."""
         ...
 
     def record(self, name: str) -> ImageRecord | None:

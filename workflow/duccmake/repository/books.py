@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import RepositoryError
 from ..reference import Digest
-from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc
+from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, schedule
 from .edits import Edits
 from .layout import Layout
 
@@ -86,7 +87,16 @@ def publish_metadata(
     ``losses`` are each image's, by name; ``others`` tells the configurations of
     the images that stay as they are, by name.
     """
-    superseded = [edits.content(layout.manifest(image.name)) for image in images]
+    superseded = [
+        entry
+        for image in images
+        for entry in schedule.entered(
+            edits.content(layout.manifest(image.name)),
+            image.name,
+            f"moved to {image.manifest}",
+            time.time(),
+        )
+    ]
     for image in images:
         edits.file(layout.manifest(image.name), image.manifest_bytes)
         record = wished_record(image, losses[image.name])
@@ -114,15 +124,17 @@ def _note_origins(edits: Edits, layout: Layout, images: Iterable[StagedImage]) -
 def _schedule(
     edits: Edits,
     layout: Layout,
-    superseded: Sequence[bytes],
+    superseded: Sequence[schedule.Entry],
     wished: set[str],
     others: Callable[[], Mapping[str, str]],
 ) -> None:
-    if any(superseded):
+    """Enter what lost its name, and strike out what is published again."""
+    content = edits.content(layout.remove_schedule)
+    if superseded:
         wished = wished | set(others().values())
-    listed = edits.content(layout.remove_schedule)
-    if any(superseded) or listed:
-        edits.file(layout.remove_schedule, ducc.remove_schedule(listed, superseded, wished))
+    if superseded or content:
+        entries = [*schedule.parse(content), *superseded]
+        edits.file(layout.remove_schedule, schedule.dump(schedule.without(entries, wished)))
 
 
 def dump(value: object) -> bytes:

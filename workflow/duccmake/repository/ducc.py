@@ -19,21 +19,11 @@ def origins(existing: bytes, configs: Iterable[str]) -> bytes:
     return _dump({"origin": list(merged)})
 
 
-def remove_schedule(existing: bytes, superseded: Iterable[bytes], wished: set[str]) -> bytes:
-    """``remove-schedule.json``: the manifests of images that nothing wishes any more.
-
-    ``superseded`` are manifests whose tag moved away from them, ``wished`` the
-    configurations of images that are published (under whatever name).  As in
-    DUCC, a configuration stands in it once.
-    """
+def origins_without(existing: bytes, config: str) -> bytes:
+    """``origin.json`` of a layer, without a configuration that is gone."""
     known = _parse(existing)
-    listed = known if isinstance(known, list) else []
-    scheduled: dict[str, Any] = {}
-    for manifest in [*listed, *map(_parse, superseded)]:
-        config = _config(manifest)
-        if config and config not in wished:
-            scheduled.setdefault(config, manifest)
-    return _dump(list(scheduled.values()))
+    listed = known.get("origin") if isinstance(known, dict) else None
+    return _dump({"origin": [name for name in listed or [] if name != config]})
 
 
 def layers_json(layer: bytes, created: str) -> bytes:
@@ -57,12 +47,6 @@ def layers_json(layer: bytes, created: str) -> bytes:
             }
         ]
     )
-
-
-def _config(manifest: object) -> str:
-    config = manifest.get("config") if isinstance(manifest, dict) else None
-    digest = config.get("digest") if isinstance(config, dict) else None
-    return digest if isinstance(digest, str) else ""
 
 
 def _parse(content: bytes) -> Any:

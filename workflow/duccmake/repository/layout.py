@@ -12,7 +12,8 @@ from ..reference import Digest
 _COMPONENT_BYTES = 250
 """A file name has 255 bytes at most; five are for the temporary name beside it."""
 
-_RESERVED = frozenset({"podmanStore"})
+RESERVED = frozenset({"podmanStore"})
+"""Top directories that are the repository's own."""
 
 
 def check_name(name: str) -> str:
@@ -25,7 +26,7 @@ def check_name(name: str) -> str:
     if (
         len(parts) < 2
         or not name.isprintable()
-        or parts[0] in _RESERVED
+        or parts[0] in RESERVED
         or any(not _is_component(part) for part in parts)
     ):
         raise InvalidReference(
@@ -66,6 +67,16 @@ class Layout:
         return self.root / ".metadata"
 
     @property
+    def flats(self) -> Path:
+        """All flat trees."""
+        return self.root / ".flat"
+
+    @property
+    def flat_metadata(self) -> Path:
+        """What is known of the flat trees, outside of them."""
+        return self.metadata / ".flat"
+
+    @property
     def remove_schedule(self) -> Path:
         """DUCC's list of superseded manifests, which garbage collection reads."""
         return self.metadata / "remove-schedule.json"
@@ -88,7 +99,7 @@ class Layout:
 
     def flat(self, config: Digest) -> Path:
         """A flat tree."""
-        return self.root / ".flat" / config.prefix / config.hex
+        return self.flats / config.prefix / config.hex
 
     def flat_manifest(self, config: Digest) -> Path:
         """A flat tree's ``tree.mtree``, which stands outside of the tree."""
@@ -99,7 +110,7 @@ class Layout:
         return self._flat_metadata(config) / "flat.json"
 
     def _flat_metadata(self, config: Digest) -> Path:
-        return self.metadata / ".flat" / config.prefix / config.hex
+        return self.flat_metadata / config.prefix / config.hex
 
     def manifest(self, name: str) -> Path:
         """An image's manifest, as the registry sent it."""

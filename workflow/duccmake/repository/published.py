@@ -46,6 +46,11 @@ class PublishedTree:
         """The directory that holds the repository."""
         return self._path
 
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in it."""
+        return self._layout
+
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None where something of it is missing."""
         record = self._read_record(name)

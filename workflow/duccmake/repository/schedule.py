@@ -1,0 +1,124 @@
+"""``remove-schedule.json``: what lost its name, and when, as DUCC lists it.
+
+DUCC has a list of manifests.  Each of them here has one member more, ``duccmake``,
+which DUCC passes over: since when nothing shows the image, by which name it went,
+and why.  What never was an image (a layer that nothing uses) stands there as a
+manifest of that alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_MEMBER = "duccmake"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: the manifest's members, and what duccmake adds.
+
+    ``since`` is in seconds since the epoch, 0 where nobody noted it (DUCC does not).
+    """
+
+    manifest: dict[str, Any]
+    since: float = 0.0
+    image: str = ""
+    why: str = ""
+
+    @property
+    def config(self) -> str:
+        """The digest of the configuration, which names the flat tree; empty without one."""
+        return _digest(self.manifest.get("config"))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The digests of the layers."""
+        listed = self.manifest.get("layers")
+        found = map(_digest, listed if isinstance(listed, list) else [])
+        return tuple(digest for digest in found if digest)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What two entries for the same content share."""
+        return (self.config, *self.layers)
+
+
+def parse(content: bytes) -> list[Entry]:
+    """The entries of the file's content; none where there is no file."""
+    listed = _load(content) if content else []
+    listed = listed if isinstance(listed, list) else []
+    return [_entry(members) for members in listed if isinstance(members, dict)]
+
+
+def dump(entries: Iterable[Entry]) -> bytes:
+    """The file's content, each content once, with the latest time."""
+    latest: dict[tuple[str, ...], Entry] = {}
+    for entry in entries:
+        known = latest.get(entry.key)
+        if known is None or entry.since > known.since:
+            latest[entry.key] = entry
+    return json.dumps([_members(entry) for entry in latest.values()], indent=1).encode() + b"\n"
+
+
+def entered(manifest: bytes, image: str, why: str, now: float) -> list[Entry]:
+    """The entry for an image that loses its name; none where its manifest is damaged."""
+    members = _load(manifest) if manifest else None
+    entry = Entry(members if isinstance(members, dict) else {}, now, image, why)
+    return [entry] if entry.config or entry.layers else []
+
+
+def without(entries: Iterable[Entry], configs: Collection[str]) -> list[Entry]:
+    """The entries but those whose configuration is published, under whatever name."""
+    return [entry for entry in entries if entry.config not in configs]
+
+
+def timestamp(seconds: float) -> str:
+    """A time as it stands in the repository (RFC 3339, UTC)."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds(text: object) -> float:
+    """The time that `timestamp` wrote; 0 for anything else."""
+    try:
+        return datetime.datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _entry(members: dict[str, Any]) -> Entry:
+    manifest = {name: value for name, value in members.items() if name != _MEMBER}
+    added = members.get(_MEMBER)
+    if not isinstance(added, dict):
+        return Entry(manifest)
+    return Entry(
+        manifest,
+        seconds(added.get("since")),
+        str(added.get("image") or ""),
+        str(added.get("why") or ""),
+    )
+
+
+def _members(entry: Entry) -> dict[str, Any]:
+    added = {"since": timestamp(entry.since), "image": entry.image, "why": entry.why}
+    return {**entry.manifest, _MEMBER: added} if entry.since else entry.manifest
+
+
+def _digest(descriptor: object) -> str:
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    return digest if isinstance(digest, str) else ""
+
+
+def _load(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        log.warning("a manifest, or the list of those to be removed, is no JSON: passed over")
+        return None

@@ -1,0 +1,38 @@
+"""The first phase of a removal, as edits: an image loses its link and its metadata.
+
+Its flat tree and its layers stay where they are until nothing has used them for
+the time of grace (see `duccmake.repository.garbage`), so that readers who are in
+the middle of them can finish, and an image that comes back is simply linked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from . import schedule
+from .edits import Edits
+from .layout import Layout
+from .usage import Survey
+
+
+def withdraw(
+    edits: Edits, layout: Layout, leaving: Mapping[str, str], survey: Survey, now: float
+) -> None:
+    """Take away the links and the metadata of images, and enter them in the schedule.
+
+    ``leaving`` says why, by name.  What another image that stays has as well is
+    not entered.
+    """
+    staying = [use for name, use in survey.uses.items() if name not in leaving]
+    used = {key for use in staying for key in use.flats}
+    entries = []
+    for name, why in leaving.items():
+        manifest = layout.manifest(name)
+        entered = schedule.entered(edits.content(manifest), name, why, now)
+        entries += [entry for entry in entered if entry.config.rpartition(":")[2] not in used]
+        if layout.link(name).is_symlink():
+            edits.remove(layout.link(name))
+        edits.remove(manifest.parent)
+    if entries:
+        listed = schedule.parse(edits.content(layout.remove_schedule))
+        edits.file(layout.remove_schedule, schedule.dump([*listed, *entries]))
