@@ -33,6 +33,7 @@ from duccmake.repository.withdraw import withdraw
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
+NOTHING = Use()
 OTHER_TOP = [*TOP, file("usr/share/version", b"2")]
 
 
@@ -59,11 +60,11 @@ def leave(repository, *names, now=NOW):
         repository.edit(edits)
 
 
-def gc(repository, now, *, grace=7 * DAY, batch=50, spoken_for=Use()):
+def gc(repository, now, *, grace=7 * DAY, batch=50, spoken_for=NOTHING):
     return collect(repository, spoken_for=spoken_for, grace=grace, batch=batch, clock=lambda: now)
 
 
-def garbage(repository, now=NOW, grace=7 * DAY, spoken_for=Use()):
+def garbage(repository, now=NOW, grace=7 * DAY, spoken_for=NOTHING):
     return find(repository.layout, spoken_for, now=now, grace=grace)
 
 
@@ -93,7 +94,7 @@ def test_an_image_loses_its_name_at_once_and_its_content_after_the_time_of_grace
     assert (present.flats, present.layers) == (frozenset(), frozenset())
     assert entries(repository) == []
     assert sorted(p.name for p in repository.path.iterdir()) == [".duccmake", ".metadata"]
-    assert os.listdir(repository.layout.metadata) == ["remove-schedule.json"]
+    assert [p.name for p in repository.layout.metadata.iterdir()] == ["remove-schedule.json"]
 
 
 def test_the_schedule_has_the_manifest_as_ducc_reads_it_with_the_time_beside_it(
@@ -191,7 +192,7 @@ def test_nothing_is_removed_while_the_metadata_of_an_image_cannot_be_read(reposi
     repository.layout.record("host/a:1").write_text("{")
     assert garbage(repository, NOW, grace=0).due, "its manifest says the same"
     repository.layout.manifest("host/a:1").write_text("[]")
-    with pytest.raises(RepositoryError, match="host/a:1: .*damaged.*nothing was removed"):
+    with pytest.raises(RepositoryError, match=r"host/a:1: .*damaged.*nothing was removed"):
         gc(repository, NOW, grace=0)
     assert flat_of(repository, gone).is_dir()
 

@@ -155,9 +155,7 @@ def _use_of_record(members: Any) -> Use:
 
 
 def _use_of_manifest(members: Any) -> Use:
-    return Use.of(
-        [members["config"]["digest"]], [layer["digest"] for layer in members["layers"]]
-    )
+    return Use.of([members["config"]["digest"]], [layer["digest"] for layer in members["layers"]])
 
 
 def _links(root: Path) -> Iterator[Path]:
