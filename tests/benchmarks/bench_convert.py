@@ -25,9 +25,8 @@ UNCHANGED = 500
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            del os.environ[name]
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = "localhost"
     with docker_registry(tmp_path_factory.mktemp("registry")) as registry:
         yield registry
 
@@ -39,7 +38,7 @@ def test_cold_conversion_against_skopeo_and_umoci(registry: DockerRegistry, tmp_
     base = layers.debian_root(data)
     tags = ["one", "two", "three"]
     for tag in tags:
-        own = layers.small_files(data, 10_000, top=f"opt/{tag}")
+        own = layers.small_files(data, 10_000, top=tag)
         image = layers.oci_image(tmp_path / "layout", [base, own], tag)
         skopeo("copy", "--quiet", "--dest-tls-verify=false", f"oci:{image}",
                f"docker://{registry.host}/team/debian:{tag}")  # fmt: skip

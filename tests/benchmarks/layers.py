@@ -83,7 +83,7 @@ def debian_root(directory: Path) -> Layer:
         tar = directory / "root.tar"
         packages = "gcc,git,python3,vim"
         made = subprocess.run(
-            ["mmdebstrap", "--variant=apt", f"--include={packages}", "stable", tar],
+            ["mmdebstrap", "--variant=apt", f"--include={packages}", "bookworm", tar],
             capture_output=True,
             check=False,
         )

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, wh
 
 _STARTED = time.monotonic()
 _LISTED = 50
-"""How many up-to-date images are listed one by one; more are counted."""
+"""How many pending or up-to-date images are listed one by one; more are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,30 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
         print(f"duccmake: {_many(count)}{why}; what is published stays in force", file=out)
     for reason, count in Counter(problem.reason for problem in plan.problems).items():
         print(f"duccmake: {_many(count)}{reason}", file=out)
-    pending = sum(image.state == PENDING for image in plan.images)
+    pending = [image for image in plan.images if image.state == PENDING]
+    for image in pending[:_LISTED]:
+        print(f"pending  {image.name}  {image.why}", file=out)
+    if len(pending) > _LISTED:
+        print(f"pending  {len(pending) - _LISTED} more", file=out)
     print(
-        f"duccmake: {_counted(len(plan.images), 'image')}: {pending} pending, "
-        f"{len(plan.images) - pending} up to date; {len(plan.problems)} cannot be resolved",
+        f"duccmake: {_counted(len(plan.images), 'image')}: {len(pending)} pending, "
+        f"{len(plan.images) - len(pending)} up to date; {len(plan.problems)} cannot be resolved"
+        f"{_to_fetch(plan, pending)}",
         file=out,
     )
+
+
+def _to_fetch(plan: Plan, pending: Sequence[PlannedImage]) -> str:
+    """How much there is to download, where anything is pending."""
+    if not pending:
+        return ""
+    sizes = {
+        layer.digest: layer.descriptor.size
+        for image in pending
+        for layer in image.layers
+        if layer.digest in plan.missing.get(image.repository, frozenset())
+    }
+    return f"; {_counted(len(sizes), 'new layer')}, {_bytes(sum(sizes.values()))}"
 
 
 def summarise(plan: Plan, run: Path, *, workdir: Path, stream: TextIO | None = None) -> None:
