@@ -19,6 +19,7 @@ from duccmake.errors import ConfigError
 from duccmake.limits import UnpackLimits
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
+from duccmake.sources.location import Source
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("/work/dir")
@@ -76,7 +77,7 @@ def test_defaults_are_those_of_the_dataclasses() -> None:
     found = parse()
     assert found == dataclasses.replace(
         Config(),
-        recipe=(WORK / "config/recipe.yaml",),
+        recipe=(Source.parse("config/recipe.yaml", WORK),),
         repository=RepositorySettings(root=WORK / "cvmfs"),
     )
     assert found.limits == UnpackLimits()
@@ -112,10 +113,11 @@ def test_readme_explains_every_key_of_the_recipe() -> None:
     assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == list(recipe["properties"])
 
 
-def test_example_of_the_readme_is_a_valid_configuration() -> None:
+def test_examples_of_the_readme_are_valid_configurations() -> None:
     readme = (ROOT / "config" / "README.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
-    assert set(parse(**yaml.safe_load(example)).registries) == {
+    examples = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
+    found = [parse(**yaml.safe_load(example)) for example in examples]
+    assert {registry for config in found for registry in config.registries} == {
         "ghcr.io",
         "registry-1.docker.io",
         "localhost:5000",
@@ -166,7 +168,7 @@ def test_every_section_is_read() -> None:
         flat={"mount_points": ["/a//b/./c/", "/a/b/c", "/d"]},
         scope="all",
     )
-    assert found.recipe == (WORK / "a.yaml", Path("/abs/b.yaml"))
+    assert [source.path for source in found.recipe] == [WORK / "a.yaml", Path("/abs/b.yaml")]
     assert found.repository == RepositorySettings("directory", Path("/srv"), "copy", 5.0)
     assert found.products == ("layers", "flat")
     assert found.platforms == (Platform("linux", "arm64"),)
@@ -228,7 +230,7 @@ def test_numbers_have_the_type_that_the_code_counts_with() -> None:
 def test_home_folder_is_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/operator")
     found = parse(recipe="~/list.yaml", repository={"root": "~no such user~/x"})
-    assert found.recipe == (Path("/home/operator/list.yaml"),)
+    assert [source.path for source in found.recipe] == [Path("/home/operator/list.yaml")]
     assert found.repository.root == WORK / "~no such user~/x"
 
 
@@ -283,7 +285,7 @@ def test_settings_are_found_by_the_host_of_a_reference(written: str, image: str)
         ({"platforms": "amd64"}, "platforms[0]", "write it as os/architecture"),
         ({"platforms": [1]}, "platforms[0]", "write it like"),
         ({"recipe": []}, "recipe", "an empty list; write it like 'recipe: config/recipe.yaml'"),
-        ({"recipe": {"a": 1}}, "recipe", "a section; write it like"),
+        ({"recipe": {"source": 1}}, "recipe[0].source", "something else (not shown"),
         ({"recipe": ["a", 1]}, "recipe[1]", "found 1; write it like"),
         ({"registries": {"https://a.b": {}}}, 'registries."https://a.b"', "no host name"),
         ({"registries": {"a.b/c": {}}}, 'registries."a.b/c"', "no host name"),
@@ -410,7 +412,7 @@ def test_any_value_of_any_key_is_read_or_refused_with_a_line(key: str, value: An
         assert error.mistakes
         assert "\n" not in str(error)
     else:
-        assert all(path.is_absolute() for path in found.recipe)
+        assert all(source.path.is_absolute() for source in found.recipe if not source.is_remote)
         assert all(point.startswith("/") for point in found.flat.mount_points)
 
 

@@ -20,6 +20,7 @@ from .errors import ConfigError, InvalidReference
 from .limits import UnpackLimits
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
+from .sources.location import Source
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where PyYAML has it: every job reads the schema."""
@@ -61,10 +62,14 @@ class RepositorySettings:
 
 @dataclass(frozen=True, slots=True)
 class ResolveSettings:
-    """How tags are polled: for ``max_age`` seconds an answer is believed."""
+    """How tags are polled: for ``max_age`` seconds an answer is believed.
+
+    Where ``only`` names images, nothing is asked about others that are known.
+    """
 
     max_age: float = 0.0
     connections: int = 32
+    only: tuple[Reference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,7 @@ class Config:
     ``registries`` is keyed by `Reference.host`, where the registry's API answers.
     """
 
-    recipe: tuple[Path, ...] = (Path("config/recipe.yaml"),)
+    recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
     products: tuple[str, ...] = ("layers", "flat")
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
@@ -136,7 +141,7 @@ def _lenient(value: Any, schema: Any, key: Key, mistakes: list[Mistake]) -> Any:
                 kept[name] = _lenient(member, _member_schema(schema, name), (*key, name), mistakes)
         return kept
     if "array" in types:
-        items = [value] if isinstance(value, str) else value
+        items = [value] if isinstance(value, (str, Mapping)) and value else value
         if isinstance(items, Sequence):
             item_schema = schema.get("items", {})
             return [
@@ -290,12 +295,12 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
     mistakes += _not_built(plain)
     default = Config()
     return Config(
-        recipe=tuple(_path(path, workdir) for path in plain.get("recipe", default.recipe)),
+        recipe=_sources(plain.get("recipe", ["config/recipe.yaml"]), workdir, mistakes),
         repository=_repository(plain.get("repository", {}), workdir),
         products=_products(plain.get("products", default.products), mistakes),
         platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
         registries=_registries(plain.get("registries", {}), workdir, mistakes),
-        resolve=ResolveSettings(**plain.get("resolve", {})),
+        resolve=_resolve(plain.get("resolve", {}), mistakes),
         limits=UnpackLimits(**plain.get("limits", {})),
         flat=FlatSettings(
             _mount_points(
@@ -315,6 +320,24 @@ def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
             yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
 
 
+def _sources(
+    values: Sequence[str | Mapping[str, Any]], workdir: Path, mistakes: list[Mistake]
+) -> tuple[Source, ...]:
+    sources = []
+    for at, value in enumerate(values):
+        key = f"recipe[{at}]"
+        try:
+            sources.append(Source.parse(value, workdir))
+        except ConfigError as error:
+            mistakes.append(Mistake(key, error.found, error.mend))
+        if isinstance(value, Mapping) and bool(value.get("username_env")) != bool(
+            value.get("password_env")
+        ):
+            found = "one of 'username_env' and 'password_env' is missing"
+            mistakes.append(Mistake(key, found, "name both"))
+    return tuple(sources)
+
+
 def _path(path: str | Path, workdir: Path) -> Path:
     try:
         return workdir / Path(path).expanduser()
@@ -325,6 +348,16 @@ def _path(path: str | Path, workdir: Path) -> Path:
 def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
     root = members.get("root", RepositorySettings().root)
     return RepositorySettings(**{**members, "root": _path(root, workdir)})
+
+
+def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSettings:
+    only = []
+    for at, text in enumerate(members.get("only", ())):
+        try:
+            only.append(Reference.parse(text))
+        except InvalidReference as error:
+            mistakes.append(Mistake(f"resolve.only[{at}]", error.found, error.mend))
+    return ResolveSettings(**{**members, "only": tuple(only)})
 
 
 def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:

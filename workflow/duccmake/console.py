@@ -28,6 +28,8 @@ class _Outcome:
 def announce(plan: Plan, stream: TextIO | None = None) -> None:
     """Say, before anything runs, what the wish lists amount to."""
     out = stream or sys.stderr
+    for source in plan.in_force:
+        print(f"duccmake: wish list {source}", file=out)
     for warning in plan.warnings:
         print(f"duccmake: {warning}", file=out)
     stale = Counter(image.why for image in plan.images if image.state != PENDING and image.why)

@@ -28,6 +28,9 @@ RESULTS = Path("results")
 LIMITS = RESULTS / "limits"
 """Where jobs that run at the same time share the limits of each registry."""
 
+SOURCES = RESULTS / "sources"
+"""Where wish lists from elsewhere are kept."""
+
 PENDING, PUBLISHED = "pending", "published"
 
 
@@ -86,6 +89,7 @@ class Plan:
     """All that is wished for, with what is to be done; ``members`` is the configuration.
 
     ``missing`` names, by repository, the layers that are not published yet.
+    ``in_force`` has lines that say which version of a fetched wish list is in force.
     """
 
     images: tuple[PlannedImage, ...]
@@ -94,6 +98,7 @@ class Plan:
     warnings: tuple[str, ...]
     scope: str
     members: Mapping[str, Any]
+    in_force: tuple[str, ...] = ()
 
     # --- what the rules ask ---------------------------------------------
 
@@ -208,6 +213,7 @@ class Plan:
             warnings=tuple(members["warnings"]),
             scope=members["scope"],
             members=members["members"],
+            in_force=tuple(members["in_force"]),
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -227,6 +233,7 @@ class Plan:
             "warnings": list(self.warnings),
             "scope": self.scope,
             "members": self.members,
+            "in_force": list(self.in_force),
         }
 
     def config_in(self, workdir: Path) -> Config:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import Config
+from .coverage import Coverage
 from .errors import DuccmakeError
 from .plan import (
     PENDING,
     PUBLISHED,
     RESULTS,
+    SOURCES,
     Plan,
     PlannedImage,
     PlannedLayer,
@@ -20,11 +22,11 @@ from .plan import (
     open_repository,
     why_outdated,
 )
-from .recipe import load_all
 from .reference import Digest
 from .registry.client import Client
 from .repository import ImageRecord, Repository
 from .resolve import Resolved, Resolver, Unresolved
+from .sources.load import Loaded, Origin, load_sources
 from .store import PollMemory
 
 POLL_TRIES = 3
@@ -41,14 +43,15 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
     where a wish list is unusable as a whole.
     """
-    loaded = load_all(config.recipe)
-    recipes = loaded if poll else []
+    loaded = load_sources(config.recipe, SOURCES, fetch=poll and not config.resolve.only)
+    recipes = loaded.recipes if poll else ()
     repositories = {
         recipe.repository: open_repository(config, recipe.repository) for recipe in recipes
     }
     images: list[PlannedImage] = []
     problems: list[Problem] = []
-    warnings = [warning for recipe in loaded for warning in recipe.warnings]
+    warnings = [*loaded.warnings]
+    warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
     missing: dict[str, frozenset[Digest]] = {}
     with Client(
         config.registries,
@@ -62,6 +65,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             content_store(),
             max_age=config.resolve.max_age,
             connections=config.resolve.connections,
+            only=config.resolve.only,
         )
         resolutions = resolver.resolve(
             recipes,
@@ -72,13 +76,17 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         )
     warnings += resolver.warnings
     numbers: dict[str, int] = {}
+    for source, reason in loaded.problems if poll else ():
+        number = numbers.setdefault(reason, len(numbers) + 1)
+        problems.append(Problem("", source, f"{source}: {reason}", False, number))
     for recipe, resolution in zip(recipes, resolutions, strict=True):
         repository = repositories[recipe.repository]
+        coverage = Coverage([recipe])
         planned: list[PlannedImage] = []
         damaged: list[Unresolved] = []
         for wish in resolution.resolved:
             try:
-                planned.append(_planned(wish, repository, config))
+                planned.append(_planned(wish, repository, config, _origin(wish, coverage, loaded)))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 damaged.append(Unresolved(name, wish.platform, ignorable, str(error)))
@@ -103,6 +111,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         problems=tuple(problems),
         missing=missing,
         warnings=tuple(warnings),
+        in_force=loaded.status,
         scope=config.scope,
         members=members,
     )
@@ -112,7 +121,15 @@ def _images(count: int) -> str:
     return f"{count} images: " if count > 1 else ""
 
 
-def _planned(item: Resolved, repository: Repository, config: Config) -> PlannedImage:
+def _origin(item: Resolved, coverage: Coverage, loaded: Loaded) -> Origin:
+    """The wish list that an image stands in, as its record has it."""
+    wish = coverage.wish(item.reference)
+    return loaded.origins.get(wish.path, {}) if wish else {}
+
+
+def _planned(
+    item: Resolved, repository: Repository, config: Config, origin: Origin
+) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
     record = repository.record(item.reference.name)
     why = _why_pending(item, record, config.products)
@@ -131,6 +148,7 @@ def _planned(item: Resolved, repository: Repository, config: Config) -> PlannedI
         state=PENDING if why else PUBLISHED,
         why=why or item.stale,
         ignorable=item.ignorable,
+        source=origin,
     )
 
 

@@ -77,6 +77,9 @@ class Recipe:
 
     ``path`` is the file, or the first of several that name the same repository.
     ``warnings`` are lines for people; ``ignored`` are the globs of ``ignoreErrors``.
+    ``stale`` says why this may not be all that is wished for now: a wish list could not
+    be read, and an older version, or nothing, is in its place.  An image that is missing
+    here is then none that may be removed.
     """
 
     path: Path
@@ -87,6 +90,7 @@ class Recipe:
     bad_entries: tuple[BadEntry, ...] = ()
     warnings: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    stale: str = ""
 
     def ignores(self, reference: Reference) -> bool:
         """Whether a failure of ``reference`` does not fail the run.
@@ -138,7 +142,7 @@ def parse(path: Path, raw: bytes) -> Recipe:
         warnings=tuple(warnings),
         ignored=tuple(ignored),
     )
-    return _with_wishes(recipe, wishes)
+    return with_wishes(recipe, wishes)
 
 
 def load_all(paths: Iterable[Path]) -> list[Recipe]:
@@ -148,11 +152,15 @@ def load_all(paths: Iterable[Path]) -> list[Recipe]:
     globs of ``ignoreErrors``, which then hold for the wishes of all of them.  They
     must agree on ``user`` and ``output_format``.  A file named twice is read once.
     """
+    return join(load(path) for path in {path.resolve(): path for path in paths}.values())
+
+
+def join(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """One `Recipe` for each repository, as `load_all` has it."""
     by_repository: dict[str, list[Recipe]] = {}
-    for path in {path.resolve(): path for path in paths}.values():
-        recipe = load(path)
+    for recipe in recipes:
         by_repository.setdefault(recipe.repository, []).append(recipe)
-    return [_joined(recipes) for recipes in by_repository.values()]
+    return [_joined(same) for same in by_repository.values()]
 
 
 def output_reference(format: str, reference: Reference) -> str:
@@ -534,7 +542,7 @@ def _as_entries(entries: Iterable[str]) -> str:
 # Wishes.
 
 
-def _with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
+def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
     """The recipe with each wish once; what occurs again becomes a warning."""
     kept: dict[str, Wish] = {}
     images: dict[tuple[str, ...], Wish] = {}
@@ -597,8 +605,9 @@ def _joined(recipes: Sequence[Recipe]) -> Recipe:
         bad_entries=tuple(bad for recipe in recipes for bad in recipe.bad_entries),
         warnings=tuple(warning for recipe in recipes for warning in recipe.warnings),
         ignored=tuple(dict.fromkeys(glob for recipe in recipes for glob in recipe.ignored)),
+        stale="; ".join(dict.fromkeys(recipe.stale for recipe in recipes if recipe.stale)),
     )
-    return _with_wishes(joined, (wish for recipe in recipes for wish in recipe.wishes))
+    return with_wishes(joined, (wish for recipe in recipes for wish in recipe.wishes))
 
 
 # ignoreErrors.

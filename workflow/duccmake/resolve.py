@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 
+from .coverage import Chosen
 from .errors import DuccmakeError, RateLimited, RegistryUnavailable
 from .manifest import ImageConfig, Manifest, parse_manifest
 from .recipe import Recipe
@@ -117,7 +118,8 @@ _Outcome = tuple[int, Resolved | Unresolved]
 class Resolver:
     """Resolves recipes against registries, with what is remembered.
 
-    An answer younger than ``max_age`` seconds is believed without asking.
+    An answer younger than ``max_age`` seconds is believed without asking, and so is
+    any answer about images that ``only``, where it names some, does not name.
     ``warnings`` are lines for people: what went wrong with a registry, once, and
     not for each of its images.
     """
@@ -130,6 +132,7 @@ class Resolver:
         *,
         max_age: float = 0.0,
         connections: int = 32,
+        only: Iterable[Reference] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._source = Anywhere(client)
@@ -137,6 +140,7 @@ class Resolver:
         self._store = store
         self._max_age = max_age
         self._connections = connections
+        self._chosen = Chosen(only)
         self._clock = clock
         self._troubles = _Troubles()
         self.warnings: list[str] = []
@@ -232,7 +236,7 @@ class Resolver:
         key = f"{reference.scheme}://{reference.registry}/{reference.repository}"
         known = self._memory.tags(key)
         now = self._clock()
-        if known is not None and now - known[1] < self._max_age:
+        if known is not None and self._is_believed(reference, known[1], now):
             return known[0]
         try:
             tags = tuple(self._source.tags(reference))
@@ -254,7 +258,9 @@ class Resolver:
         if known is None or not self._has(known):
             return _Pull(question)
         # What a digest names never changes, so there is nothing to ask.
-        if question.reference.digest is not None or now - known.checked < self._max_age:
+        if question.reference.digest is not None or self._is_believed(
+            question.reference, known.checked, now
+        ):
             return self._remembered(question, known)
         try:
             top = self._source.poll(question.reference)
@@ -265,6 +271,9 @@ class Resolver:
         poll = Poll(top, known.manifest, known.config, now)
         self._memory.remember(question.key, poll)
         return self._remembered(question, poll)
+
+    def _is_believed(self, reference: Reference, checked: float, now: float) -> bool:
+        return now - checked < self._max_age or reference not in self._chosen
 
     def _pull(self, pull: _Pull) -> _Outcome | _Missed:
         """Get manifest and configuration, and keep them."""

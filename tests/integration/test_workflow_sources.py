@@ -1,0 +1,105 @@
+"""Runs whose wish list is in a git repository."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from duccmake.demo.images import Image, LayerBuilder, push
+from duccmake.demo.registry import DemoRegistry
+from duccmake.reference import Platform
+from duccmake.repository.layout import Layout
+from runs import REPOSITORY, Work
+from wishes import GitProject, recipe
+
+AMD64 = Platform("linux", "amd64")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    with DemoRegistry(tmp_path / "registry") as registry:
+        work = Work(tmp_path / "work", registry)
+        work.path.mkdir()
+        yield work
+
+
+def _push(work: Work, name: str, content: str) -> None:
+    layer = LayerBuilder().file("content", content).layer()
+    repository, _, tag = name.partition(":")
+    assert work.registry
+    push(Image((layer,), {}, platform=AMD64), work.registry.host, repository, tag)
+
+
+def _record(work: Work, name: str) -> dict[str, object]:
+    path = Layout(work.repository.path).record(work.named(name))
+    found: dict[str, object] = json.loads(path.read_bytes())
+    return found
+
+
+def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp_path: Path):
+    assert work.registry
+    host = f"http://{work.registry.host}"
+    project = GitProject(tmp_path / "wishes.git")
+    place = f"git+file://{project.path}//recipe.yaml@main"
+    work.configure(platforms=[str(AMD64)], recipe=place)
+    _push(work, "team/app:1", "one")
+    _push(work, "team/other:1", "one")
+
+    first = project.commit("recipe.yaml", recipe(f"{host}/team/app:1", repository=REPOSITORY))
+    preview = work.run("--dry-run")
+    assert preview.status == 0 and f"commit {first[:12]}" in preview.stderr
+    run = work.run()
+    assert run.status == 0, run.said
+    assert f"duccmake: wish list {place}: commit {first[:12]}" in run.stderr
+    assert _record(work, "team/app:1")["source"] == {"recipe": place, "commit": first}
+
+    second = project.commit(
+        "recipe.yaml", recipe(f"{host}/team/app:1", f"{host}/team/other:*", repository=REPOSITORY)
+    )
+    run = work.run()
+    assert run.status == 0, run.said
+    assert run.outcomes == {
+        work.named("team/app:1"): ("up to date", ""),
+        work.named("team/other:1"): ("converted", ""),
+    }
+    assert _record(work, "team/app:1")["source"] == {"recipe": place, "commit": first}
+    assert _record(work, "team/other:1")["source"] == {"recipe": place, "commit": second}
+
+    bad = project.commit("recipe.yaml", "version: 1\ninput: none at all\n")
+    _push(work, "team/app:1", "two")
+    run = work.run()
+    assert run.status != 0
+    outcome, reason = run.outcomes[place]
+    assert outcome == "failed"
+    assert f"commit {bad[:12]}" in reason and f"commit {second[:12]} stays in force" in reason
+    assert run.outcomes[work.named("team/app:1")] == ("converted", "")
+    assert _record(work, "team/app:1")["source"] == {"recipe": place, "commit": second}
+
+    project.path.rename(tmp_path / "away")
+    run = work.run()
+    assert run.status == 0, run.said
+    assert "stays in force" in run.stderr
+    assert run.counts == (0, 2, 0, 0)
+
+
+def test_a_run_for_some_images_asks_for_no_other_and_finds_what_a_glob_has_now(work: Work):
+    work.wish("{host}/team/app:*", "{host}/team/other:1")
+    work.configure(platforms=[str(AMD64)])
+    _push(work, "team/app:1", "one")
+    _push(work, "team/other:1", "one")
+    assert work.run().status == 0
+    _push(work, "team/app:2", "two")
+    _push(work, "team/other:1", "moved")
+    run = work.run("--config", f"resolve={{only: ['{work.named('team/app:2')}']}}")
+    assert run.status == 0, run.said
+    assert run.outcomes == {
+        work.named("team/app:1"): ("up to date", ""),
+        work.named("team/app:2"): ("converted", ""),
+        work.named("team/other:1"): ("up to date", ""),
+    }
+    assert not run.asked("other") and not run.asked("app/manifests/1")
+    run = work.run()
+    assert run.outcomes[work.named("team/other:1")][0] == "converted"
