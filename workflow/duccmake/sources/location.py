@@ -50,12 +50,12 @@ class Source:
 
         Files count from ``workdir``.  Raises `ConfigError`.
         """
-        members = {"source": value} if isinstance(value, str) else dict(value)
+        members: dict[str, Any] = {"source": value} if isinstance(value, str) else dict(value)
         text = members.pop("source")
         kind, path, url, branch = _place(text, workdir)
         name = path.name if kind != "web" else PurePosixPath(urlsplit(url).path).name
         guess: Format = "list" if name.endswith(".txt") else "recipe"
-        form: Format = members.pop("format", None) or guess
+        form: Format = members.pop("format", guess) or guess
         if form == "list" and not members.get("cvmfs_repo"):
             raise ConfigError(
                 f"{text!r} is a plain list, which names no repository",
