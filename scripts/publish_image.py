@@ -22,5 +22,6 @@ with running(
         flats=job.plan.flat_paths(repository),
         store=content_store(),
         products=job.config.products,
+        limits=job.config.repository.batch,
     )
     Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

@@ -265,7 +265,6 @@ def test_settings_are_found_by_the_host_of_a_reference(written: str, image: str)
          'registries."a.b".limits.conections', "limits.connections'?"),
         ({"registries": {"a.b": {"usrname_env": "X"}}},
          'registries."a.b".usrname_env', "did you mean 'registries.\"a.b\".username_env'?"),
-        ({"repository": {"backend": "cvmfs"}}, "repository.backend", "'cvmfs' is not built yet"),
         ({"repository": {"backend": "directry"}}, "repository.backend", "mean 'directory'?"),
         ({"repository": {"flat": "symlink"}}, "repository.flat", "one of hardlink, reflink, copy"),
         ({"repository": {"flat": 1}}, "repository.flat", "use one of"),
@@ -329,7 +328,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     found = mistakes(
         recipe=5,
         unknown=1,
-        repository={"backend": "cvmfs", "flat": "wrong", "rot": 1},
+        repository={"backend": "cfmvs", "flat": "wrong", "rot": 1},
         platforms=["x"],
         registries={"a.b": {"limits": {"connections": -1}}, "name": {}},
         flat={"mount_points": ["x", "/y", "z"]},

@@ -6,6 +6,7 @@ import pytest
 from planned import image, layer
 from staged_trees import directory, file, open_repository, stage
 
+from duccmake.config import BatchSettings
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
 from duccmake.repository.layout import Layout
@@ -42,7 +43,7 @@ class Stage:
         self.planned.append(planned)
         return planned
 
-    def publish(self, wanted):
+    def publish(self, wanted, limits=None):
         return publish_ready(
             wanted,
             self.planned,
@@ -51,6 +52,7 @@ class Stage:
             flats=self.flats,
             store=self.store,
             products=PRODUCTS,
+            limits=limits,
         )
 
     def published(self) -> list[str]:
@@ -148,3 +150,32 @@ def test_a_layer_that_is_published_need_not_be_staged(here):
     del here.layers[str(two.layers[0].digest)]
     assert here.publish(two).name == two.name
     assert here.repository.verify(two.name) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "taken"),
+    [
+        (BatchSettings(images=2), ["a", "b"]),
+        (BatchSettings(images=0, bytes=0, entries=0), ["a", "b", "c"]),
+        # Each image has a layer of its own with 20 bytes, and all share another.
+        (BatchSettings(bytes=60), ["a", "b"]),
+        (BatchSettings(bytes=1), ["a"]),
+        (BatchSettings(entries=1), ["a"]),
+    ],
+)
+def test_a_commit_takes_along_no_more_than_its_limits(here, monkeypatch, limits, taken):
+    wanted = here.add("a")
+    here.add("b")
+    here.add("c")
+    asked = commits(here, monkeypatch)
+    here.publish(wanted, limits)
+    assert asked == [taken]
+    assert here.published() == taken
+
+
+def test_images_that_did_not_fit_are_published_by_their_own_jobs(here, monkeypatch):
+    images = [here.add(tag) for tag in "abc"]
+    asked = commits(here, monkeypatch)
+    for planned in images:
+        here.publish(planned, BatchSettings(images=1))
+    assert asked == [["a"], ["b"], ["c"]]

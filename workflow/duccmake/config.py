@@ -51,13 +51,31 @@ class InvalidConfig(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What one commit takes at most, beyond one image; 0 is no limit."""
+
+    images: int = 100
+    bytes: int = 20 * 1024**3
+    entries: int = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """Where and how images are published; ``root`` holds the repository's own folder."""
+    """Where and how images are published.
+
+    ``root`` holds the repository's own folder (backend ``directory``), ``mounts``
+    the mounted repositories and ``server_config`` their settings (backend
+    ``cvmfs``); a ``state`` of None stands for the repository's spool area.
+    """
 
     backend: str = "directory"
     root: Path = Path("cvmfs")
     flat: Literal["hardlink", "reflink", "copy"] = "hardlink"
     lock_seconds: float = 3600.0
+    mounts: Path = Path("/cvmfs")
+    server_config: Path = Path("/etc/cvmfs/repositories.d")
+    state: Path | None = None
+    batch: BatchSettings = field(default_factory=BatchSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,9 +330,6 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
 
 
 def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
-    backend = plain.get("repository", {}).get("backend")
-    if backend == "cvmfs":
-        yield Mistake("repository.backend", "'cvmfs' is not built yet", "use 'backend: directory'")
     for at, product in enumerate(plain.get("products", ())):
         if product in ("thin", "podman"):
             yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
@@ -346,8 +361,15 @@ def _path(path: str | Path, workdir: Path) -> Path:
 
 
 def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
-    root = members.get("root", RepositorySettings().root)
-    return RepositorySettings(**{**members, "root": _path(root, workdir)})
+    default = RepositorySettings()
+    given = {"root": default.root, **members}
+    paths = {
+        name: _path(given[name], workdir)
+        for name in ("root", "mounts", "server_config", "state")
+        if given.get(name) is not None
+    }
+    batch = BatchSettings(**members.get("batch", {}))
+    return RepositorySettings(**{**members, **paths, "batch": batch})
 
 
 def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSettings:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .errors import RepositoryError
 from .manifest import Descriptor
 from .reference import Digest, Platform, Reference
 from .repository import RECORD_FORMAT, ImageRecord, Repository
@@ -291,9 +290,18 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
 def open_repository(config: Config, name: str) -> Repository:
     """The repository of that name, in the backend of the configuration."""
     settings = config.repository
-    if settings.backend != "directory":
-        raise RepositoryError(f"the backend {settings.backend!r} is not built yet")
-    from .repository.directory import DirectoryRepository  # jobs that fetch or unpack need none
+    # Jobs that fetch or unpack need none of them.
+    if settings.backend == "cvmfs":
+        from .repository.cvmfs.backend import CvmfsRepository
+
+        return CvmfsRepository(
+            name,
+            root=settings.mounts,
+            server_config=settings.server_config,
+            state=settings.state / name if settings.state else None,
+            lock_seconds=settings.lock_seconds,
+        )
+    from .repository.directory import DirectoryRepository
 
     return DirectoryRepository(
         settings.root, name, flat=settings.flat, lock_seconds=settings.lock_seconds

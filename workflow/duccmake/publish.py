@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from .batch import Batch
+from .config import BatchSettings
 from .errors import DuccmakeError, RepositoryLocked
 from .plan import PlannedImage, why_outdated
 from .repository import ChangeSet, ImageRecord, Repository, StagedImage, StagedLayer
@@ -23,10 +25,12 @@ def publish_ready(
     flats: Mapping[str, Path],
     store: ContentStore,
     products: tuple[str, ...],
+    limits: BatchSettings | None = None,
 ) -> ImageRecord:
     """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
 
-    ``layers`` and ``flats`` say where, by digest, things are staged if they are.
+    ``layers`` and ``flats`` say where, by digest, things are staged if they are;
+    ``limits`` how much one commit takes at most.
     When the commit fails, its images are tried one by one, so that none of them
     stands in another's way.  Returns the record of ``wanted``; raises why that
     could not be published.
@@ -36,11 +40,13 @@ def publish_ready(
             logger.info("%s is published already, by a commit of others", wanted.name)
             return record
         images = [wanted, *(image for image in others if image.name != wanted.name)]
+        batch = Batch(limits or BatchSettings(), layers)
         staged = {
             image.name: item
             for image in images
             if _published(image, repository, products) is None
             and (item := _staged(image, repository, layers, flats, store, products)) is not None
+            and batch.take(item)
         }
         if wanted.name not in staged:
             raise DuccmakeError(

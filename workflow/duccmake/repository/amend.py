@@ -58,12 +58,12 @@ def amend(
 
 def _rewrite(manifest: Path, entries: dict[bytes, Entry]) -> None:
     new = temporary(manifest)
-    mtree.write(new, sorted(entries.values(), key=_order))
+    mtree.write(new, sorted(entries.values(), key=tree_order))
     new.chmod(0o644)
     new.rename(manifest)
 
 
-def _order(entry: Entry) -> list[tuple[bool, bytes]]:
+def tree_order(entry: Entry) -> list[tuple[bool, bytes]]:
     """A directory, what is in it, then its directories: so a link group's first path stays so."""
     if entry.path == b".":
         return []

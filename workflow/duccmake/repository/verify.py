@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .. import mtree
@@ -29,19 +29,25 @@ Digests = dict[tuple[int, int, int], str]
 
 
 def differences(
-    tree: Path, manifest: Path, digests: Digests, *, unprivileged: bool = False
+    tree: Path,
+    manifest: Path,
+    digests: Digests,
+    *,
+    unprivileged: bool = False,
+    ignored: Collection[bytes] = (),
 ) -> Iterator[str]:
     """One line for each difference between ``tree`` and ``manifest``.
 
     What the manifest says was lost is not compared.  ``unprivileged``: the tree
     was made without root, so owners are its maker's and directories have ``u+rwx``.
+    Entries that bear a name of ``ignored`` may be there without the manifest's word.
     """
     with Directories() as directories:
         comparison = _Comparison(os.fsencode(tree), directories, digests, unprivileged)
         for entry in mtree.read(manifest):
             for difference in comparison.compare(entry):
                 yield f"{_show(entry.path)}: {difference}"
-        for path in comparison.unknown():
+        for path in comparison.unknown(ignored):
             yield f"{_show(path)}: is not in the manifest"
 
 
@@ -75,7 +81,7 @@ class _Comparison:
                 yield f"is the device {device}, the manifest has {entry.device}"
         if b"whiteout" not in entry.flags:
             yield from self._attributes(entry, found, lost)
-            yield from self._content(entry, found)
+            yield from self._content(entry, found, lost)
             yield from self._xattrs(entry, lost)
 
     def _place(self, path: bytes) -> tuple[int, bytes]:
@@ -94,7 +100,7 @@ class _Comparison:
         if found.st_mtime_ns != entry.mtime_ns and b"mtimes" not in lost:
             yield f"has the time {found.st_mtime_ns} ns, the manifest {entry.mtime_ns} ns"
 
-    def _content(self, entry: Entry, found: os.stat_result) -> Iterator[str]:
+    def _content(self, entry: Entry, found: os.stat_result, lost: set[bytes]) -> Iterator[str]:
         directory, name = self._place(entry.path)
         if entry.kind == mtree.LINK:
             target = os.readlink(name, dir_fd=directory)
@@ -107,7 +113,7 @@ class _Comparison:
                 digest = self._digest(directory, name, found)
                 if digest != entry.sha256:
                     yield f"has the sha256 {digest}, the manifest {entry.sha256}"
-        if entry.hardlink and b"lower" not in entry.flags:
+        if entry.hardlink and b"lower" not in entry.flags and b"hardlinks" not in lost:
             first_directory, first = self._place(entry.hardlink)
             try:
                 inode = os.stat(first, dir_fd=first_directory, follow_symlinks=False).st_ino
@@ -140,7 +146,7 @@ class _Comparison:
                     f"the manifest as {wanted.get(key)!r}"
                 )
 
-    def unknown(self) -> Iterator[bytes]:
+    def unknown(self, ignored: Collection[bytes]) -> Iterator[bytes]:
         """Paths that the tree has and the manifest does not; not what is below them."""
         pending = [b"."]
         while pending:
@@ -150,7 +156,8 @@ class _Comparison:
             for name, is_directory in sorted(found):
                 below = name if path == b"." else b"%b/%b" % (path, name)
                 if below not in self._known:
-                    yield below
+                    if name not in ignored:
+                        yield below
                 elif is_directory:
                     pending.append(below)
 

@@ -1,0 +1,73 @@
+"""What publishing into CernVM-FS has to give, on the real thing and on its stand-in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import staged_trees as make
+from staged_trees import (
+    NAME,
+    publish,
+    stage,
+)
+
+from cvmfs_repositories import StandIn
+from duccmake.repository.layout import Layout
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
+
+
+@pytest.fixture
+def cvmfs(tmp_path, monkeypatch):
+    repository = StandIn(tmp_path / "standin").make()
+    for name, value in repository.environment.items():
+        monkeypatch.setenv(name, value)
+    return repository
+
+
+@pytest.fixture
+def staging(tmp_path):
+    path = tmp_path / "staging"
+    path.mkdir()
+    return path
+
+
+def seconds(listed):
+    """A listing with times in whole seconds, as CernVM-FS keeps them, without markers.
+
+    Whiteouts have the time of their making, whatever the backend.
+    """
+    return {
+        path: (*entry[:4], 0 if entry[5] == 0 else entry[4] // 10**9, entry[5])
+        for path, entry in listed.items()
+        if Path(path).name != ".cvmfscatalog"
+    }
+
+
+def test_the_flat_tree_is_the_directory_backends_entry_by_entry(cvmfs, staging, tmp_path):
+    changes = stage(staging)
+    repository = cvmfs.open()
+    (image,) = publish(repository, changes)
+    plain = make.open_repository(tmp_path / "plain")
+    publish(plain, changes)
+
+    assert repository.verify(NAME) == []
+    found = make.listing(make.flat_of(repository, image))
+    assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
+    for digest in image.layers:
+        found = make.listing(Layout(repository.path).layerfs(digest))
+        assert seconds(found) == seconds(make.listing(Layout(plain.path).layerfs(digest)))
+    assert cvmfs.problems() == ""
+
+
+def test_an_image_is_published_in_one_revision_and_nothing_in_none(cvmfs, staging):
+    repository = cvmfs.open()
+    before = cvmfs.revision()
+    changes = stage(staging)
+    publish(repository, changes)
+    assert cvmfs.revision() == before + 1
+    publish(repository, changes)
+    publish(repository)
+    assert cvmfs.revision() == before + 1

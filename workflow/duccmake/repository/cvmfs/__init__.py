@@ -1,0 +1,1 @@
+"""CernVM-FS repositories: publishing through ``cvmfs_server``."""

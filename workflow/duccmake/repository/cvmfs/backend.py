@@ -1,0 +1,202 @@
+"""A CernVM-FS repository, published on its stratum 0 or through a gateway.
+
+A change set is one archive and one ``cvmfs_server ingest``: readers have the old
+revision or the new one.  What is published is read through the mount.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ...errors import RepositoryError
+from ...reference import Digest
+from .. import ChangeSet, ImageRecord
+from ..edits import Edits
+from ..failures import reported
+from ..lock import held
+from ..published import PublishedTree
+from ..verify import Digests, differences
+from .catalogs import MARKER
+from .changes import Changes
+from .kept import Keeping
+from .members import Members
+from .mount import Mount
+from .removal import remove
+from .server import Server, TransactionBusy
+from .settings import REPOSITORIES, SPOOL, ServerSettings
+from .tarstream import TarStream
+from .transaction import Transactions
+
+log = logging.getLogger(__name__)
+
+MOUNTS = Path("/cvmfs")
+
+
+class CvmfsRepository(PublishedTree):
+    """The repository ``name``, mounted below ``root``; keeps to `Repository`.
+
+    ``server_config`` is where ``cvmfs_server`` keeps a directory for each
+    repository, ``state`` a private directory for the lock and the journal (by
+    default below the repository's spool area), ``lock_seconds`` how long another
+    publisher, and then somebody's open transaction, is waited for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: Path = MOUNTS,
+        server_config: Path = REPOSITORIES,
+        state: Path | None = None,
+        lock_seconds: float = 3600,
+    ) -> None:
+        super().__init__(root, name)
+        self._server_config = server_config
+        self._state = state or self._default_state()
+        self._lock_seconds = lock_seconds
+        self._mount = Mount(self._path, self._state / "mount.lock")
+        self._open: Transactions | None = None
+
+    def _default_state(self) -> Path:
+        try:
+            spool = ServerSettings.read(self._name, self._server_config).spool
+        except RepositoryError:
+            spool = SPOOL / self._name
+        return spool / "duccmake"
+
+    # --- reading --------------------------------------------------------
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None where something of it is missing."""
+        with self._mount.reading():
+            return super().record(name)
+
+    def has_layer(self, digest: Digest) -> bool:
+        """Whether the layer is published, whole, with its ``tree.mtree``."""
+        with self._mount.reading():
+            return super().has_layer(digest)
+
+    def names(self) -> Iterator[str]:
+        """The names of all images that have a manifest here, sorted; DUCC's are among them."""
+        with self._mount.reading():
+            return super().names()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read files of the repository inside: the mount stays as it is so long."""
+        with self._mount.reading():
+            yield
+
+    def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
+        return differences(tree, manifest, digests, ignored=frozenset({MARKER}))
+
+    # --- publishing -----------------------------------------------------
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the repository for publishing; `RepositoryLocked` after the time limit.
+
+        Entering aborts the transaction that a publisher of ours left open when it died.
+        """
+        settings = ServerSettings.read(self._name, self._server_config)
+        with reported("lock the repository"):
+            # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
+            self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with held(self._state / "lock", self._lock_seconds):
+            server = Server(settings, self._state)
+            transactions = Transactions(server, self._state, self._lock_seconds, self._mount)
+            with reported("recover the repository"):
+                self._recover(transactions)
+            self._open = transactions
+            try:
+                yield
+            finally:
+                self._open = None
+
+    def _recover(self, transactions: Transactions) -> None:
+        outcome = transactions.recover()
+        if outcome:
+            log.warning(
+                "%s: the transaction of an interrupted publisher was %s", self._name, outcome
+            )
+        if not self._mount.is_there:
+            transactions.server.run("mount", self._name)
+
+    def publish(self, changes: ChangeSet) -> None:
+        """Publish a change set: all of it or, when this raises, none of its images.
+
+        Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
+        """
+        transactions = self._locked("publish")
+        images = {image.name: image for image in changes.images if not self._is_published(image)}
+        layers = {layer.digest: layer for layer in changes.layers}
+        missing = [layer for digest, layer in layers.items() if not self.has_layer(digest)]
+        if not images and not missing:
+            return
+        started = time.monotonic()
+        with reported("publish"):
+            whole = Changes(
+                self._layout,
+                self._keeping(transactions),
+                missing,
+                list(images.values()),
+                lambda: self._configs(without=images),
+            )
+            self._ingest(transactions, whole.write)
+            remove(transactions, whole.edits)
+        log.info(
+            "published %d images and %d layers",
+            len(images),
+            len(missing),
+            extra={"seconds": time.monotonic() - started},
+        )
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone; only under `lock`.
+
+        What is put and what is removed become visible one after the other, each as
+        a whole.  Raises `RepositoryError`.
+        """
+        transactions = self._locked("edit")
+        with reported("edit"):
+            if edits.puts or edits.catalogs:
+                root = os.fsencode(self._path)
+
+                def write(stream: TarStream) -> None:
+                    keeping = self._keeping(transactions)
+                    Members(
+                        stream, keeping, lambda path: os.path.lexists(b"%b/%b" % (root, path))
+                    ).edits(edits)
+
+                self._ingest(transactions, write)
+            remove(transactions, edits)
+
+    def _ingest(self, transactions: Transactions, write: Callable[[TarStream], None]) -> None:
+        while True:
+            try:
+                with transactions.ours() as transaction, ExitStack() as stack:
+                    transactions.server.ingest(
+                        "/",
+                        write,
+                        token=transaction.token,
+                        opened=transaction.look,
+                        ending=lambda: stack.enter_context(self._mount.changing()),
+                    )
+                return
+            except TransactionBusy as error:
+                # Somebody was faster: theirs is waited for, as one that was open before.
+                log.info("%s", error)
+
+    @staticmethod
+    def _keeping(transactions: Transactions) -> Keeping:
+        return Keeping(nanoseconds=transactions.server.settings.nanoseconds)
+
+    def _locked(self, step: str) -> Transactions:
+        if self._open is None:
+            raise RepositoryError("publishing needs the repository's lock", step=step)
+        return self._open

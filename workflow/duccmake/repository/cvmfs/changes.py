@@ -1,0 +1,203 @@
+"""A change set as one archive: what goes into it, and in which order.
+
+Layers come first, each with its manifest last; then additions to published layers,
+flat trees, and at the end what the edits put, whose last are the public links.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from ... import mtree
+from ...errors import RepositoryError
+from ...reference import Digest
+from .. import StagedImage, StagedLayer, ducc
+from ..books import check_link, flat_losses, note_flat_tree, publish_metadata
+from ..descriptors import Directories
+from ..edits import Edits
+from ..failures import reported
+from ..layout import Layout
+from .amendments import Completed
+from .catalogs import standing
+from .contents import Clones, StagedFiles, relative
+from .kept import Keeping
+from .members import Members
+from .tarstream import TarStream
+
+log = logging.getLogger(__name__)
+
+_STEP = "publish"
+
+
+class Changes:
+    """``layers`` and ``images``, none of them published yet, as members of an archive.
+
+    ``others`` tells the configurations of the images that stay, by name.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        keeping: Keeping,
+        layers: Sequence[StagedLayer],
+        images: Sequence[StagedImage],
+        others: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._layout = layout
+        self._keeping = keeping
+        self._layers = {layer.digest: layer for layer in layers}
+        self._images = images
+        self._others = others
+        self.edits = Edits(layout.root)
+        self._completed: dict[Digest, Completed] = {}
+        for layer in layers:
+            _check_staged(layer)
+        for image in images:
+            with reported(_STEP, image.name):
+                self._check(image)
+                self._complete_layers(image)
+
+    # --- before anything is written -------------------------------------
+
+    def _check(self, image: StagedImage) -> None:
+        for digest in image.layers:
+            if digest not in self._layers and not self._layout.layer_manifest(digest).is_file():
+                raise RepositoryError(
+                    f"its layer {digest} is neither published nor staged", mend="run again"
+                )
+        check_link(self._layout, image.name)
+
+    def _complete_layers(self, image: StagedImage) -> None:
+        bases = self._bases(image)
+        for digest in dict.fromkeys(image.layers):
+            path = image.path / "layers" / f"{digest.hex}.mtree"
+            wanted = list(mtree.read(path)) if path.exists() else []
+            if not wanted:
+                if digest in self._completed:
+                    self._completed[digest].complete((), bases, _nothing)
+                continue
+            completed = self._completed.get(digest)
+            if completed is None:
+                entries = {entry.path: entry for entry in mtree.read(self._manifest(digest))}
+                completed = Completed(entries, new=digest in self._layers)
+                self._completed[digest] = completed
+            completed.complete(wanted, bases, self._is_published(bases[image.layers.index(digest)]))
+
+    def _is_published(self, base: bytes) -> Callable[[bytes], bool]:
+        tree = b"%b/%b" % (os.fsencode(self._layout.root), base)
+        return lambda path: os.path.lexists(b"%b/%b" % (tree, path))
+
+    def _manifest(self, digest: Digest) -> Path:
+        layer = self._layers.get(digest)
+        if layer is not None:
+            return layer.path / ".metadata" / "tree.mtree"
+        return self._layout.layer_manifest(digest)
+
+    def _bases(self, image: StagedImage) -> list[bytes]:
+        return [self._base(digest) for digest in image.layers]
+
+    def _base(self, digest: Digest) -> bytes:
+        return relative(self._layout.root, self._layout.layerfs(digest))
+
+    # --- the archive ----------------------------------------------------
+
+    def write(self, stream: TarStream) -> None:
+        """Write all members; `OSError` and `RepositoryError` name the image."""
+        published = os.fsencode(self._layout.root)
+        members = Members(
+            stream, self._keeping, lambda path: os.path.lexists(b"%b/%b" % (published, path))
+        )
+        with Directories() as directories:
+            for directory in standing(self._layout):
+                members.catalog(os.fsencode(directory))
+            for digest, layer in self._layers.items():
+                with reported(f"publish the layer {digest.short}", self._user_of(digest)):
+                    self._write_layer(members, directories, layer)
+            for digest, completed in self._completed.items():
+                if not completed.new and completed.added:
+                    self._write_additions(members, directories, digest, completed)
+            losses = self._write_flat_trees(members, directories)
+        publish_metadata(self.edits, self._layout, self._images, losses, self._others)
+        members.edits(self.edits)
+        log.info("an archive of %d members and %d bytes", stream.members, stream.size)
+
+    def _user_of(self, digest: Digest) -> str:
+        return next((image.name for image in self._images if digest in image.layers), "")
+
+    def _write_layer(self, members: Members, directories: Directories, layer: StagedLayer) -> None:
+        layout, digest = self._layout, layer.digest
+        base = self._base(digest)
+        members.catalog(relative(layout.root, layout.layer(digest).parent))
+        completed = self._completed.get(digest)
+        files = StagedFiles(
+            directories, layer.path / "layerfs", base, completed.links if completed else None
+        )
+        summary = layer.path / ".metadata" / "layer.json"
+        if summary.is_file():
+            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            content = ducc.layers_json(summary.read_bytes(), created)
+            if content:
+                listing = layout.layer_manifest(digest).with_name("layers.json")
+                members.file(relative(layout.root, listing), content)
+        manifest = relative(layout.root, layout.layer_manifest(digest))
+        if completed is not None:
+            entries = (entry.line() for entry in completed.in_order())
+            members.tree(base, chain([mtree.FORMAT], entries), files, manifest)
+            return
+        with self._manifest(digest).open("rb") as lines:
+            members.tree(base, lines, files, manifest)
+
+    def _write_additions(
+        self, members: Members, directories: Directories, digest: Digest, completed: Completed
+    ) -> None:
+        layout, base = self._layout, self._base(digest)
+        files = StagedFiles(directories, layout.layerfs(digest), base, completed.links)
+        members.additions(base, completed.additions(), files)
+        lines = (self._keeping.relabelled(entry).line() for entry in completed.in_order())
+        manifest = relative(layout.root, layout.layer_manifest(digest))
+        members.file(manifest, b"".join([mtree.FORMAT, *lines]))
+
+    def _write_flat_trees(
+        self, members: Members, directories: Directories
+    ) -> dict[str, dict[str, int]]:
+        known: dict[Digest, dict[str, int]] = {}
+        losses: dict[str, dict[str, int]] = {}
+        for image in self._images:
+            with reported(_STEP, image.name):
+                if "flat" not in image.products:
+                    losses[image.name] = {}
+                    continue
+                if image.config not in known:
+                    found = flat_losses(self._layout, image.config)
+                    if found is None:
+                        found = dict(self._write_flat_tree(members, directories, image))
+                        note_flat_tree(self.edits, self._layout, image, found)
+                    known[image.config] = found
+                losses[image.name] = dict(known[image.config])
+        return losses
+
+    def _write_flat_tree(
+        self, members: Members, directories: Directories, image: StagedImage
+    ) -> Counter[str]:
+        layout = self._layout
+        base = relative(layout.root, layout.flat(image.config))
+        files = Clones(directories, self._bases(image), image.path / "generated")
+        manifest = relative(layout.root, layout.flat_manifest(image.config))
+        with (image.path / "tree.mtree").open("rb") as lines:
+            return members.tree(base, lines, files, manifest)
+
+
+def _check_staged(layer: StagedLayer) -> None:
+    metadata = layer.path / ".metadata"
+    if not (layer.path / "layerfs").is_dir() or not (metadata / "tree.mtree").is_file():
+        raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
+
+
+def _nothing(path: bytes) -> bool:
+    return False

@@ -1,0 +1,162 @@
+"""Where the files of a tree have their content from: a staged layer, or other published files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from ... import mtree
+from ...errors import RepositoryError
+from ...mtree import Entry
+from ..descriptors import Directories, split
+from . import tarstream
+from .tarstream import TarStream, header, link_header
+
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Contents(Protocol):
+    """Adds a tree's files as members, with their content or as links to others."""
+
+    def add_plain(
+        self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
+    ) -> None:
+        """Add the file of a plain line (`kept.plain_file`) as the member ``name``."""
+        ...
+
+    def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
+        """Add the file of any other entry."""
+        ...
+
+
+class StagedFiles:
+    """The files of a layer that is staged in ``tree`` and published below ``base``.
+
+    ``links`` are files that other layers of a chain provide: the published path by
+    the path here.
+    """
+
+    def __init__(
+        self,
+        directories: Directories,
+        tree: Path,
+        base: bytes,
+        links: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        self._directories = directories
+        self._tree = os.fsencode(tree)
+        self._base = base
+        self._links = links or {}
+
+    def add_plain(
+        self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
+    ) -> None:
+        """Add a file with its content."""
+        size = int(match["size"])
+        head = header(
+            name,
+            tarstream.FILE,
+            mode=int(match["mode"], 8),
+            uid=int(match["uid"]),
+            gid=int(match["gid"]),
+            size=size,
+            mtime_ns=int(match["seconds"]) * 1_000_000_000,
+        )
+        self._add_content(stream, head, path, size)
+
+    def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
+        """Add a file with its content, or as a link where it is one."""
+        if (target := self._links.get(entry.path)) is not None:
+            stream.add(link_header(name, target))
+        elif b"lower" in entry.flags:
+            return
+        elif entry.hardlink:
+            stream.add(link_header(name, b"%b/%b" % (self._base, entry.hardlink)))
+        else:
+            head = entry_header(name, tarstream.FILE, entry, size=entry.size)
+            self._add_content(stream, head, entry.path, entry.size)
+
+    def _add_content(self, stream: TarStream, head: bytes, path: bytes, size: int) -> None:
+        descriptor = open_staged(self._directories, self._tree, path)
+        try:
+            stream.add_open(head, descriptor, size)
+        finally:
+            os.close(descriptor)
+
+
+class Clones:
+    """The files of a flat tree: those of its ``layers`` (their bases, lowest first).
+
+    ``generated`` is the directory with the content of what no layer has.
+    """
+
+    def __init__(self, directories: Directories, layers: Sequence[bytes], generated: Path) -> None:
+        self._directories = directories
+        self._layers = layers
+        self._generated = os.fsencode(generated)
+
+    def add_plain(
+        self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
+    ) -> None:
+        """Add a link to a layer's file."""
+        source = mtree.decode(match["source"]) if match["source"] else path
+        stream.add(link_header(name, self._target(path, match["layer"], source)))
+
+    def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
+        """Add a link to a layer's file, or a generated file."""
+        if b"generated" not in entry.flags:
+            target = self._target(entry.path, entry.layer, entry.content_path)
+            stream.add(link_header(name, target))
+            return
+        descriptor = open_staged(self._directories, self._generated, entry.path)
+        try:
+            head = entry_header(name, tarstream.FILE, entry, size=entry.size)
+            stream.add_open(head, descriptor, entry.size)
+        finally:
+            os.close(descriptor)
+
+    def _target(self, path: bytes, layer: int | bytes | None, source: bytes) -> bytes:
+        if layer is None or int(layer) >= len(self._layers):
+            raise RepositoryError(
+                f"{path!r} of the image's manifest names no layer of the image",
+                mend="remove the staged image and run again",
+            )
+        return b"%b/%b" % (self._layers[int(layer)], source)
+
+
+def entry_header(
+    name: bytes, kind: bytes, entry: Entry, *, size: int = 0, link: bytes = b""
+) -> bytes:
+    """The header of a member with an entry's metadata."""
+    return header(
+        name,
+        kind,
+        mode=entry.mode,
+        uid=entry.uid,
+        gid=entry.gid,
+        size=size,
+        mtime_ns=entry.mtime_ns,
+        link=link,
+        device=entry.device,
+    )
+
+
+def open_staged(directories: Directories, tree: bytes, path: bytes) -> int:
+    """Open a staged file, also one that its mode keeps from its owner (without root)."""
+    parent, name = split(path)
+    directory = directories.get(tree, parent)
+    try:
+        return os.open(name, _FLAGS, dir_fd=directory)
+    except PermissionError:
+        with suppress(OSError):
+            os.chmod(name, 0o600, dir_fd=directory)
+        return os.open(name, _FLAGS, dir_fd=directory)
+
+
+def relative(root: Path, path: Path) -> bytes:
+    """A path below the repository's root as members are named."""
+    return os.fsencode(path.relative_to(root))

@@ -1,0 +1,197 @@
+"""Layers, flat trees and edits as members of the one archive that is ingested.
+
+A layer's files carry their content; a flat tree's are hard links to the layers'
+files, which CernVM-FS turns into clones of catalog entries.  All metadata come
+from the manifests, so what staged the layers need not have been root.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+
+from ... import mtree
+from ...errors import RepositoryError
+from ...mtree import Entry
+from ..descriptors import split
+from ..edits import Directory, Edits, File, Symlink
+from ..plant import LOST
+from . import tarstream
+from .catalogs import MARKER, nested
+from .contents import Contents, entry_header, relative
+from .kept import Keeping, keeps_name, plain_file
+from .tarstream import TarStream, header
+
+_KINDS = {
+    mtree.CHAR: tarstream.CHAR,
+    mtree.BLOCK: tarstream.BLOCK_DEVICE,
+    mtree.FIFO: tarstream.FIFO,
+}
+
+# What lstat(2) takes, with CernVM-FS' own mount point before it and some room.
+_PATH_BYTES = 3900
+
+
+class Members:
+    """Adds members to ``stream``; paths are relative to the repository's root.
+
+    ``published`` tells whether a path is in the repository already.
+    """
+
+    def __init__(
+        self, stream: TarStream, keeping: Keeping, published: Callable[[bytes], bool]
+    ) -> None:
+        self._stream = stream
+        self._keeping = keeping
+        self._published = published
+        self._now_ns = int(time.time()) * 1_000_000_000
+        self._made: set[bytes] = set()
+
+    # --- what is ours ---------------------------------------------------
+
+    def parents(self, path: bytes) -> None:
+        """The directories above ``path``, where they are not there yet: mode 0755, root's."""
+        parent = path.rpartition(b"/")[0]
+        if not parent or parent in self._made:
+            return
+        self.parents(parent)
+        self.directory(parent)
+
+    def directory(self, path: bytes) -> None:
+        """A directory of the repository's own."""
+        if path not in self._made:
+            self._made.add(path)
+            self._stream.add(header(path, tarstream.DIRECTORY, mode=0o755, mtime_ns=self._now_ns))
+
+    def catalog(self, path: bytes) -> None:
+        """Have a catalog begin in a directory, unless one does."""
+        marker = b"%b/%b" % (path, MARKER)
+        if marker not in self._made and not self._published(marker):
+            self._made.add(marker)
+            self.parents(marker)
+            self._stream.add(self._file_header(marker, 0))
+
+    def file(self, path: bytes, content: bytes) -> None:
+        """A small file of the repository's own: mode 0644, root's."""
+        self.parents(path)
+        self._stream.add_file(self._file_header(path, len(content)), content)
+
+    def large_file(self, path: bytes, source: int, size: int) -> None:
+        """A file of the repository's own with the content of a descriptor."""
+        self.parents(path)
+        self._stream.add_open(self._file_header(path, size), source, size)
+
+    def symlink(self, path: bytes, target: bytes) -> None:
+        """A symlink of the repository's own."""
+        self.parents(path)
+        self._stream.add(
+            header(path, tarstream.SYMLINK, mode=0o777, mtime_ns=self._now_ns, link=target)
+        )
+
+    def _file_header(self, path: bytes, size: int) -> bytes:
+        return header(path, tarstream.FILE, mode=0o644, size=size, mtime_ns=self._now_ns)
+
+    def edits(self, edits: Edits) -> None:
+        """What edits put, in their order; catalogs first."""
+        for directory in edits.catalogs:
+            self.catalog(relative(edits.root, directory))
+        for path, put in edits.puts.items():
+            name = relative(edits.root, path)
+            if isinstance(put, File):
+                self.file(name, put.content)
+            elif isinstance(put, Symlink):
+                self.symlink(name, os.fsencode(put.target))
+            elif isinstance(put, Directory):
+                self.parents(name)
+                self.directory(name)
+
+    # --- trees ----------------------------------------------------------
+
+    def tree(
+        self,
+        base: bytes,
+        lines: Iterable[bytes],
+        contents: Contents,
+        manifest: bytes,
+        *,
+        skip: Collection[bytes] = (),
+    ) -> Counter[str]:
+        """A whole tree below ``base``, and then its manifest under the path ``manifest``.
+
+        ``lines`` are the manifest's, parents first; ``contents`` says where files
+        are.  Entries whose path is in ``skip`` are there already.  Returns what is
+        lost, by kind.
+        """
+        self.parents(base)
+        lost: Counter[str] = Counter()
+        sizes: dict[bytes, int] = {}
+        with tempfile.TemporaryFile(buffering=1024 * 1024) as published:
+            for line in lines:
+                if line.startswith(b"#"):
+                    published.write(line)
+                    continue
+                match = plain_file(line)
+                if match is not None:
+                    path = mtree.decode(match["path"])
+                    sizes[split(path)[0]] += 1
+                    if not skip or path not in skip:
+                        contents.add_plain(self._stream, self._name(base, path), path, match)
+                    published.write(line)
+                    continue
+                entry = self._keeping.relabelled(Entry.parse(line))
+                published.write(entry.line())
+                lost.update(
+                    flag[len(LOST) :].decode() for flag in entry.flags if flag.startswith(LOST)
+                )
+                if entry.kind == mtree.DIR:
+                    sizes[entry.path] = 1
+                elif entry.path != b".":
+                    sizes[split(entry.path)[0]] += 1
+                if keeps_name(entry) and entry.path not in skip:
+                    self._entry(base, entry, contents)
+            for directory in [b".", *nested(sizes.items())]:
+                self._tree_catalog(base, directory)
+            published.flush()
+            size = published.tell()
+            published.seek(0)
+            self.large_file(manifest, published.fileno(), size)
+        return lost
+
+    def additions(self, base: bytes, entries: Iterable[Entry], contents: Contents) -> None:
+        """More entries for a tree that is published."""
+        for entry in entries:
+            if keeps_name(entry):
+                self._entry(base, entry, contents)
+
+    def _tree_catalog(self, base: bytes, directory: bytes) -> None:
+        path = base if directory == b"." else b"%b/%b" % (base, directory)
+        if MARKER not in path:
+            self.catalog(path)
+
+    def _entry(self, base: bytes, entry: Entry, contents: Contents) -> None:
+        name = self._name(base, entry.path)
+        if entry.path.endswith(MARKER):
+            # An image's own file serves as the marker.
+            self._made.add(name)
+        if entry.kind == mtree.FILE:
+            contents.add(self._stream, name, entry)
+            return
+        if entry.kind == mtree.DIR:
+            self._made.add(name)
+            self._stream.add(entry_header(name, tarstream.DIRECTORY, entry))
+        elif entry.kind == mtree.LINK:
+            self._stream.add(entry_header(name, tarstream.SYMLINK, entry, link=entry.target))
+        elif entry.kind in _KINDS:
+            self._stream.add(entry_header(name, _KINDS[entry.kind], entry))
+
+    def _name(self, base: bytes, path: bytes) -> bytes:
+        name = base if path == b"." else b"%b/%b" % (base, path)
+        if len(name) > _PATH_BYTES:
+            raise RepositoryError(
+                f"{path[:80]!r}... is a path of {len(path)} bytes, too long for CernVM-FS",
+                mend="the image cannot be published with it",
+            )
+        return name

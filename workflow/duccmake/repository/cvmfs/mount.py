@@ -1,0 +1,94 @@
+"""The repository as this machine mounts it, which ends and begins again with each commit.
+
+``cvmfs_server`` unmounts the old revision and mounts the new one.  A reader must
+not take the moment in between for an empty repository, and its open files would
+have the mount taken from under everybody.  So readers and the end of a commit
+exclude one another, by flock(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import RepositoryError
+
+_POLL_SECONDS = 0.1
+_PATIENCE_SECONDS = 20.0
+
+
+class Mount:
+    """The mount point ``path``; ``guard`` is the file that readers and commits lock."""
+
+    def __init__(self, path: Path, guard: Path) -> None:
+        self._path = path
+        self._guard = guard
+        self._held = threading.local()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something is mounted; what has content without being a mount counts too."""
+        try:
+            if os.path.ismount(self._path):
+                return True
+            with os.scandir(self._path) as entries:
+                return next(entries, None) is not None
+        except OSError:
+            return False
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep commits from ending meanwhile; `RepositoryError` where nothing is mounted.
+
+        Short reads only: a publisher waits for them.
+        """
+        if getattr(self._held, "here", False):
+            yield
+            return
+        with _locked(self._guard, fcntl.LOCK_SH, create=False):
+            self._await()
+            self._held.here = True
+            try:
+                yield
+            finally:
+                self._held.here = False
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Keep readers away from the end of a commit."""
+        with _locked(self._guard, fcntl.LOCK_EX, create=True):
+            yield
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self.is_there:
+            # Somebody else's publication may be about to mount it again.
+            if not self._path.is_dir() or time.monotonic() >= deadline:
+                raise RepositoryError(
+                    f"the repository is not mounted on {self._path}",
+                    mend=f"mount it: cvmfs_server mount {self._path.name}",
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _locked(path: Path, how: int, *, create: bool) -> Iterator[None]:
+    flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except OSError:
+        if create:
+            raise
+        # Nobody has published from here yet, or it is not for us to see.
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,246 @@
+"""Running ``cvmfs_server``, and what it keeps of a repository's state."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import RepositoryError
+from .settings import ServerSettings
+from .tarstream import TarStream
+
+log = logging.getLogger(__name__)
+
+TOKEN_VARIABLE = "DUCCMAKE_TRANSACTION"
+"""Marks every process that a transaction of ours has started, in its environment."""
+
+_POLL_SECONDS = 0.01
+_PIPE_BYTES = 1024 * 1024
+_LAST_LINES = 12
+_BUSY = ("another transaction is already open", "Another publish process is active")
+
+
+class ServerFailed(RepositoryError):
+    """``cvmfs_server`` ended with an error; ``output`` is all that it said."""
+
+    def __init__(self, found: str, *, output: str = "", mend: str = "") -> None:
+        super().__init__(found, mend=mend)
+        self.output = output
+
+
+class TransactionBusy(ServerFailed):
+    """Somebody else has a transaction open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The identity of the flag file of one transaction: no other has ever the same."""
+
+    inode: int
+    ctime_ns: int
+
+
+class Server:
+    """``cvmfs_server`` for one repository; ``state`` is a private directory for its output."""
+
+    def __init__(self, settings: ServerSettings, state: Path) -> None:
+        self.settings = settings
+        self._state = state
+        self._flag = settings.spool / "in_transaction.lock"
+        self._output = state / "cvmfs_server.log"
+        self.fifo = state / "tar"
+
+    # --- what the spool area tells --------------------------------------
+
+    def transaction(self) -> Mark | None:
+        """The transaction that is open, whosever it is."""
+        try:
+            found = self._flag.stat()
+        except OSError:
+            return None
+        return Mark(found.st_ino, found.st_ctime_ns)
+
+    def describe_transaction(self) -> str:
+        """Since when, and by whom, a transaction is open; for people."""
+        try:
+            found = self._flag.stat()
+        except OSError:
+            return "a transaction that has just ended"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.st_ctime))
+        return f"a transaction open since {since}"
+
+    # --- calls ----------------------------------------------------------
+
+    def run(
+        self, *arguments: str, token: str = "", opened: Callable[[], None] | None = None
+    ) -> str:
+        """Run a command to its end and return its output; `ServerFailed` where it fails.
+
+        ``opened`` is called again and again meanwhile.
+        """
+        with self._started(arguments, token) as process:
+            while opened is not None and process.poll() is None:
+                opened()
+                time.sleep(_POLL_SECONDS)
+            status = process.wait()
+        return self._outcome(arguments, status)
+
+    def ingest(
+        self,
+        base: str,
+        write: Callable[[TarStream], None],
+        *,
+        token: str,
+        opened: Callable[[], None],
+        ending: Callable[[], None],
+    ) -> str:
+        """Ingest what ``write`` writes, below ``base``; returns the output.
+
+        ``opened`` is called again and again while the transaction is being opened,
+        ``ending`` before the last piece is handed over, which starts the commit.
+        What ``write`` raises makes the ingest fail, and is raised then.
+        """
+        fifo = self.fifo
+        self._make_fifo(fifo)
+        arguments = ["ingest", "-k", "-b", base, "-t", str(fifo), self.settings.name]
+        failure: BaseException | None = None
+        try:
+            with self._started(arguments, token) as process:
+                descriptor = _reader_of(fifo, process, opened)
+                if descriptor is not None:
+                    try:
+                        stream = TarStream(descriptor)
+                        write(stream)
+                        ending()
+                        stream.close()
+                    except BrokenPipeError:
+                        pass
+                    except BaseException as error:
+                        failure = error
+                        _spoil(descriptor)
+                    finally:
+                        os.close(descriptor)
+                status = process.wait()
+        finally:
+            fifo.unlink(missing_ok=True)
+        if failure is not None:
+            if status == 0:
+                log.error("cvmfs_server took a part of an archive for a whole: %s", failure)
+            raise failure
+        return self._outcome(arguments, status)
+
+    def _make_fifo(self, fifo: Path) -> None:
+        fifo.unlink(missing_ok=True)
+        os.mkfifo(fifo, 0o600)
+        if os.geteuid() == 0 and self.settings.owner != "root":
+            # cvmfs_server reads it as the repository's owner.
+            shutil.chown(fifo, user=self.settings.owner)
+
+    @contextmanager
+    def _started(self, arguments: Sequence[str], token: str) -> Iterator[subprocess.Popen[bytes]]:
+        program = shutil.which("cvmfs_server")
+        if program is None:
+            raise RepositoryError(
+                "cvmfs_server is not on the PATH",
+                mend="install cvmfs-server on this machine, or run duccmake on the stratum 0",
+            )
+        log.info("cvmfs_server %s", " ".join(arguments))
+        answers, ours = os.pipe()
+        with open(self._output, "wb", opener=_private) as output:
+            try:
+                # It may ask, more than once, whether to go on although files are open.
+                os.write(ours, b"y\n" * 16)
+                process = subprocess.Popen(
+                    [program, *arguments],
+                    stdin=answers,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd="/",
+                    env={**os.environ, TOKEN_VARIABLE: token} if token else None,
+                    # An interrupt at the terminal is for us: the transaction is ended in order.
+                    start_new_session=True,
+                )
+            finally:
+                os.close(answers)
+                os.close(ours)
+        try:
+            yield process
+        finally:
+            process.wait()
+
+    def _outcome(self, arguments: Sequence[str], status: int) -> str:
+        output = self._output.read_text(errors="backslashreplace")
+        if status == 0:
+            log.debug("%s", output)
+            return output
+        lines = [line for line in output.splitlines() if line.strip()]
+        for line in lines:
+            log.info("cvmfs_server: %s", line)
+        ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        last = " | ".join(line.strip() for line in lines[-_LAST_LINES:])[-1500:]
+        found = f"'cvmfs_server {arguments[0]}' {ended}: {last or 'without a word'}"
+        if any(word in output for word in _BUSY):
+            raise TransactionBusy(found, output=output)
+        raise ServerFailed(found, output=output, mend=_mend(output))
+
+
+def _mend(output: str) -> str:
+    if "No space left" in output:
+        return "free some space on the stratum 0"
+    if "whitelist" in output and "expired" in output:
+        return "sign the whitelist again: cvmfs_server resign"
+    if "Current working directory is in" in output or "writable file descriptors" in output:
+        return "leave the repository's directory on this machine"
+    return ""
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _reader_of(
+    fifo: Path, process: subprocess.Popen[bytes], opened: Callable[[], None]
+) -> int | None:
+    """Open the FIFO once the process reads it; None where it ends before."""
+    while True:
+        opened()
+        try:
+            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+        if process.poll() is not None:
+            return None
+        time.sleep(_POLL_SECONDS)
+    os.set_blocking(descriptor, True)
+    with suppress(OSError):  # beyond what an unprivileged user may have
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    opened()
+    return descriptor
+
+
+def spoil_archive(fifo: Path) -> bool:
+    """Have an ingest fail that waits for the rest of its archive; whether there is one."""
+    try:
+        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    _spoil(descriptor)
+    os.close(descriptor)
+    return True
+
+
+def _spoil(descriptor: int) -> None:
+    """Leave the archive ending within a header, whatever it ended with: it cannot pass then."""
+    with suppress(OSError):
+        os.write(descriptor, b"\xff" * 100)

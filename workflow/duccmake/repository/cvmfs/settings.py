@@ -1,0 +1,80 @@
+"""What ``cvmfs_server`` is told of a repository: its ``server.conf``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import RepositoryError
+
+REPOSITORIES = Path("/etc/cvmfs/repositories.d")
+SPOOL = Path("/var/spool/cvmfs")
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(CVMFS_[A-Z0-9_]+)=(.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The settings that publishing depends on; sizes in bytes.
+
+    ``spool`` is where ``cvmfs_server`` keeps its flags and mounts, ``owner`` the
+    user that publishes.  A file larger than ``max_chunk`` is stored in several
+    pieces by ``cvmfs_server publish`` where ``chunking`` is on.
+    """
+
+    name: str
+    spool: Path
+    owner: str = "root"
+    gateway: bool = False
+    chunking: bool = True
+    max_chunk: int = 16 * 1024 * 1024
+    nanoseconds: bool = False
+
+    @classmethod
+    def read(cls, name: str, directory: Path = REPOSITORIES) -> ServerSettings:
+        """Read ``server.conf``; `RepositoryError` where this machine does not publish ``name``."""
+        path = directory / name / "server.conf"
+        try:
+            text = path.read_text(errors="surrogateescape")
+        except OSError as error:
+            raise RepositoryError(
+                f"{path} cannot be read ({error.strerror}): this machine does not publish {name}",
+                mend=f"make the repository with 'cvmfs_server mkfs {name}', or run duccmake "
+                "where it is published",
+            ) from None
+        return cls.parse(name, _values(text))
+
+    @classmethod
+    def parse(cls, name: str, values: Mapping[str, str]) -> ServerSettings:
+        """The settings in ``values``, with CernVM-FS' defaults for what is not there."""
+        return cls(
+            name=name,
+            spool=Path(values.get("CVMFS_SPOOL_DIR") or SPOOL / name),
+            owner=values.get("CVMFS_USER") or "root",
+            gateway=values.get("CVMFS_UPSTREAM_STORAGE", "").startswith("gw,"),
+            chunking=values.get("CVMFS_USE_FILE_CHUNKING", "true") == "true",
+            max_chunk=_bytes(values.get("CVMFS_MAX_CHUNK_SIZE", "")) or 16 * 1024 * 1024,
+            nanoseconds=values.get("CVMFS_ENABLE_MTIME_NS", "") == "true",
+        )
+
+
+def _values(text: str) -> dict[str, str]:
+    """The assignments of a shell file that sets nothing but variables."""
+    values = {}
+    for line in text.splitlines():
+        match = _ASSIGNMENT.match(line)
+        if match is None:
+            continue
+        try:
+            words = shlex.split(match[2], comments=True)
+        except ValueError:
+            continue
+        values[match[1]] = words[0] if words else ""
+    return values
+
+
+def _bytes(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -1,0 +1,241 @@
+"""A tar stream that is written while CernVM-FS reads it: GNU format, raw bytes.
+
+Headers are put together by hand from parts, since the generator has to keep ahead
+of CernVM-FS' compression; names go out as they are, in GNU's long-name records
+where they are long, because PAX names are mangled under the C locale.
+
+What has been written always ends within a block, up to the very end: a publisher
+that dies leaves a truncated archive, which CernVM-FS refuses, and never one that
+could pass for a shorter whole.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+
+from ...errors import RepositoryError
+
+_BLOCK = 512
+_PIECE = 1024 * 1024
+_WHOLE = 128 * 1024
+_NAME = 100
+_RECORD = 20 * _BLOCK
+
+_pack = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s167x").pack
+_MAGIC = b"ustar  \0"
+_NO_SUM = b"        "
+_PADDING = bytes(_BLOCK)
+
+FILE, LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = (
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+)
+
+
+def header(
+    name: bytes,
+    kind: bytes,
+    *,
+    mode: int = 0,
+    uid: int = 0,
+    gid: int = 0,
+    size: int = 0,
+    mtime_ns: int = 0,
+    link: bytes = b"",
+    device: tuple[int, int] = (0, 0),
+) -> bytes:
+    """The header blocks of a member, with long-name records before it where it needs them."""
+    head = _pack(
+        name[:_NAME],
+        _number(mode, 8),
+        _number(uid, 8),
+        _number(gid, 8),
+        _number(size, 12),
+        _number(mtime_ns // 1_000_000_000, 12),
+        _NO_SUM,
+        kind,
+        link[:_NAME],
+        _MAGIC,
+        b"root",
+        b"root",
+        _number(device[0], 8),
+        _number(device[1], 8),
+    )
+    head = _summed(head)
+    if len(link) > _NAME:
+        head = _long(b"K", link) + head
+    if len(name) > _NAME:
+        head = _long(b"L", name) + head
+    return head
+
+
+def link_header(name: bytes, target: bytes) -> bytes:
+    """The header of a hard link; CernVM-FS takes all but the two names from the target."""
+    head = _summed(_pack(name[:_NAME], *_LINK_NUMBERS, LINK, target[:_NAME], *_LINK_REST))
+    if len(target) > _NAME:
+        head = _long(b"K", target) + head
+    if len(name) > _NAME:
+        head = _long(b"L", name) + head
+    return head
+
+
+def _long(kind: bytes, name: bytes) -> bytes:
+    size = len(name) + 1
+    head = _pack(
+        b"././@LongLink",
+        *_LINK_NUMBERS[:3],
+        b"%011o\0" % size,
+        _LINK_NUMBERS[4],
+        _NO_SUM,
+        kind,
+        b"",
+        *_LINK_REST,
+    )
+    return _summed(head) + name + bytes(_BLOCK - (size - 1) % _BLOCK)
+
+
+def _summed(head: bytes) -> bytes:
+    """The header with its checksum; adler32's lower half is the sum of the bytes, plus one."""
+    low = zlib.adler32(head) & 0xFFFF
+    total = low - 1 if b"\x80" not in head and b"\xff" not in head else sum(head)
+    return b"%b%06o\0 %b" % (head[:148], total, head[156:])
+
+
+def _number(value: int, width: int) -> bytes:
+    """Octal where it fits, else base 256 as GNU has it."""
+    if 0 <= value < 8 ** (width - 1):
+        return b"%0*o\0" % (width - 1, value)
+    raw = value.to_bytes(width, "big", signed=True)
+    return (b"\xff" if value < 0 else b"\x80") + raw[1:]
+
+
+_LINK_NUMBERS = (
+    _number(0o644, 8),
+    _number(0, 8),
+    _number(0, 8),
+    _number(0, 12),
+    _number(0, 12),
+    _NO_SUM,
+)
+_LINK_REST = (_MAGIC, b"root", b"root", _number(0, 8), _number(0, 8))
+
+
+class TarStream:
+    """Writes members to a descriptor (a FIFO) in large pieces.
+
+    ``size`` and ``members`` count what was written.  Nothing but `close` ends
+    the archive properly.  `BrokenPipeError` when the reader is gone.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._parts: list[bytes | memoryview] = []
+        self._pending = 0
+        self._written = 0
+        self.members = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, with those that still wait for more."""
+        return self._written + self._pending
+
+    def add(self, head: bytes) -> None:
+        """A member that is all header."""
+        self.members += 1
+        self._parts.append(head)
+        self._pending += len(head)
+        if self._pending >= _PIECE:
+            self._flush()
+
+    def add_file(self, head: bytes, content: bytes) -> None:
+        """A file whose content is at hand."""
+        self.members += 1
+        self._parts.append(head)
+        self._parts.append(content)
+        size = len(content)
+        self._pending += len(head) + size
+        if size % _BLOCK:
+            padding = _BLOCK - size % _BLOCK
+            self._parts.append(_PADDING[:padding])
+            self._pending += padding
+        if self._pending >= _PIECE:
+            self._flush()
+
+    def add_open(self, head: bytes, source: int, size: int) -> None:
+        """A file with ``size`` bytes of content, read from the descriptor ``source``.
+
+        Raises `RepositoryError` where there are fewer or more.
+        """
+        if size <= _WHOLE:
+            content = _read_up_to(source, size + 1)
+            if len(content) != size:
+                raise _changed()
+            self.add_file(head, content)
+            return
+        self.members += 1
+        self._parts.append(head)
+        self._pending += len(head)
+        left = size
+        while left:
+            content = os.read(source, min(left, _PIECE))
+            if not content:
+                raise _changed()
+            self._parts.append(content)
+            self._pending += len(content)
+            left -= len(content)
+            if self._pending >= _PIECE:
+                self._flush()
+        if os.read(source, 1):
+            raise _changed()
+        if size % _BLOCK:
+            padding = _BLOCK - size % _BLOCK
+            self._parts.append(_PADDING[:padding])
+            self._pending += padding
+
+    def close(self) -> None:
+        """End the archive and hand everything over."""
+        end = 2 * _BLOCK
+        end += -(self.size + end) % _RECORD
+        self._parts.append(bytes(end))
+        self._pending += end
+        self._write(b"".join(self._parts))
+        self._parts, self._pending = [], 0
+
+    def _flush(self) -> None:
+        """Write all but the last part of a block, so that what is there is never whole."""
+        joined = memoryview(b"".join(self._parts))
+        ready = len(joined) - (self._written + len(joined) - _BLOCK // 2) % _BLOCK
+        self._write(joined[:ready])
+        self._parts = [joined[ready:]]
+        self._pending = len(joined) - ready
+
+    def _write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        while view:
+            sent = os.write(self._descriptor, view)
+            self._written += sent
+            view = view[sent:]
+
+
+def _read_up_to(source: int, size: int) -> bytes:
+    content = os.read(source, size)
+    while len(content) < size:
+        more = os.read(source, size - len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
+def _changed() -> RepositoryError:
+    return RepositoryError(
+        "a staged file has another size than its layer's manifest says",
+        mend="remove the staged layer and run again",
+    )

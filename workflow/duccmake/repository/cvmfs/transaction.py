@@ -1,0 +1,201 @@
+"""Which transaction is ours: a journal outside of the repository, and what it is good for.
+
+``cvmfs_server`` keeps one flag that says a transaction is open, but not whose it is.
+The journal notes that we are about to open one, then, as soon as the flag is there,
+which one it is.  So after a crash exactly ours is aborted, and anybody else's is
+waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ...errors import RepositoryError, RepositoryLocked
+from ...store import write_atomically
+from .mount import Mount
+from .server import (
+    TOKEN_VARIABLE,
+    Mark,
+    Server,
+    ServerFailed,
+    TransactionBusy,
+    spoil_archive,
+)
+
+log = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 60.0
+
+
+class Transactions:
+    """Opens transactions of ``server`` one at a time, under the publisher's lock.
+
+    ``seconds`` is how long somebody else's transaction is waited for, ``mount``
+    where what is published can be seen.
+    """
+
+    def __init__(self, server: Server, state: Path, seconds: float, mount: Mount) -> None:
+        self.server = server
+        self.mount = mount
+        self._journal = state / "transaction.json"
+        self._seconds = seconds
+
+    @contextmanager
+    def ours(self) -> Iterator[Transaction]:
+        """Note that a transaction is about to be opened; abort it if it is left open.
+
+        Raises `RepositoryLocked` where somebody else's does not end in time.
+        """
+        self._wait()
+        transaction = Transaction(self.server, self._journal)
+        try:
+            yield transaction
+        except TransactionBusy:
+            # Somebody was faster: what is open is theirs.
+            self._journal.unlink(missing_ok=True)
+            raise
+        except ServerFailed as error:
+            transaction.look()
+            self._abort_if(self.server.transaction())
+            raise error from None
+        except Exception:
+            transaction.look()
+            self._abort_if(transaction.mark)
+            raise
+        self._journal.unlink(missing_ok=True)
+
+    @contextmanager
+    def writable(self) -> Iterator[None]:
+        """Change the mounted repository inside; what was done is published at the end."""
+        name = self.server.settings.name
+        with self.ours() as transaction:
+            self.server.run("transaction", name, token=transaction.token, opened=transaction.look)
+            transaction.look()
+            yield
+            with self.mount.changing():
+                self.server.run("publish", name, token=transaction.token)
+
+    def delete(self, paths: Sequence[bytes]) -> None:
+        """Delete files, symlinks and whole directories, by paths of plain characters."""
+        options = [option for path in paths for option in ("-d", os.fsdecode(path))]
+        with self.ours() as transaction, self.mount.changing():
+            self.server.run(
+                "ingest",
+                *options,
+                self.server.settings.name,
+                token=transaction.token,
+                opened=transaction.look,
+            )
+
+    def recover(self) -> str:
+        """Abort what a publisher that died left open; returns what was done, or nothing."""
+        state = self._read()
+        if state is None:
+            return ""
+        token, mark = state["token"], state["mark"]
+        if _processes(token) and spoil_archive(self.server.fifo):
+            # It reads an archive, so the transaction that is open is its own.
+            mark = mark or self.server.transaction()
+        self._end(token)
+        if mark is not None and self.server.transaction() == mark:
+            log.warning("aborting the transaction of a publisher that died")
+            self._abort_if(mark)
+            return "aborted"
+        self._journal.unlink(missing_ok=True)
+        return "found ended"
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + self._seconds
+        told = False
+        while self.server.transaction() is not None:
+            name = self.server.settings.name
+            if time.monotonic() >= deadline:
+                raise RepositoryLocked(
+                    f"somebody has {self.server.describe_transaction()} on {name}",
+                    mend=f"publish it or abort it ('cvmfs_server abort {name}'), then run again",
+                )
+            if not told:
+                log.warning("waiting for %s on %s", self.server.describe_transaction(), name)
+                told = True
+            time.sleep(_POLL_SECONDS)
+
+    def _abort_if(self, mark: Mark | None) -> None:
+        if mark is not None and self.server.transaction() == mark:
+            with self.mount.changing():
+                self.server.run("abort", "-f", self.server.settings.name)
+        self._journal.unlink(missing_ok=True)
+
+    def _end(self, token: str) -> None:
+        """Wait for processes of the publisher that died, which may be committing."""
+        deadline = time.monotonic() + max(self._seconds, _GRACE_SECONDS)
+        while processes := _processes(token):
+            if time.monotonic() >= deadline:
+                log.warning("ending processes of a publisher that died: %s", processes)
+                for process in processes:
+                    with suppress(ProcessLookupError):
+                        os.kill(process, signal.SIGKILL)
+            time.sleep(_POLL_SECONDS)
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            content = self._journal.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            state = json.loads(content)
+            mark = state["mark"]
+            return {"token": str(state["token"]), "mark": Mark(*mark) if mark else None}
+        except (ValueError, KeyError, TypeError):
+            raise RepositoryError(
+                f"the journal {self._journal} is damaged",
+                mend="see whether a transaction is open that nobody works on, abort it, and "
+                "remove the file",
+            ) from None
+
+
+class Transaction:
+    """One transaction of ours, from before it is opened."""
+
+    def __init__(self, server: Server, journal: Path) -> None:
+        self.token = secrets.token_hex(16)
+        self.mark: Mark | None = None
+        self._server = server
+        self._journal = journal
+        self._note()
+
+    def look(self) -> None:
+        """Note which transaction it is, once it is open."""
+        if self.mark is None and (mark := self._server.transaction()) is not None:
+            self.mark = mark
+            self._note()
+
+    def _note(self) -> None:
+        mark = [self.mark.inode, self.mark.ctime_ns] if self.mark else None
+        content = json.dumps({"token": self.token, "mark": mark}).encode()
+        write_atomically(self._journal, content)
+
+
+def _processes(token: str) -> list[int]:
+    """The processes that bear the token, but for mounts, which outlive everything."""
+    wanted = f"{TOKEN_VARIABLE}={token}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                command = (entry / "comm").read_text().strip()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if not command.startswith("cvmfs2") and state != "Z":
+                    found.append(int(entry.name))
+    return found
