@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import random
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -239,10 +240,14 @@ def test_an_upload_that_breaks_goes_on(tmp_path, store):
             check_pull(client, reference, pushed, tmp_path)
 
 
+@pytest.mark.parametrize("seed", range(7, 7 + int(os.environ.get("DUCCMAKE_SOAK_ROUNDS", "1"))))
 def test_soak_through_a_proxy_that_breaks_one_answer_in_five_ends_with_every_image_right(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, seed
 ):
-    """Wish lists are resolved and layers fetched, run after run, until all images are right."""
+    """Wish lists are resolved and layers fetched, run after run, until all images are right.
+
+    ``DUCCMAKE_SOAK_ROUNDS=100`` does it a hundred times, with other faults each time.
+    """
     with (
         docker_registry(tmp_path / "registry") as registry,
         FaultyProxy(tmp_path / "proxy") as proxy,
@@ -254,7 +259,7 @@ def test_soak_through_a_proxy_that_breaks_one_answer_in_five_ends_with_every_ima
         for name in ("HTTP_PROXY", "http_proxy"):
             monkeypatch.setenv(name, proxy.url)
         proxy.names["registry.example"] = "localhost"
-        proxy.break_at_random(0.2, seed=7)
+        proxy.break_at_random(0.2, seed=seed)
         texts = [f"http://{host}/{name}:1" for name in manifests]
         wishes = tuple(Wish(Reference.parse(text), 1) for text in (*texts, f"http://{host}/a/b:*"))
         recipe = Recipe(Path("recipe.yaml"), "images.example.org", wishes=wishes)

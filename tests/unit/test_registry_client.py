@@ -231,6 +231,15 @@ def test_all_pages_of_a_list_of_tags_are_read(registry):
     assert len(registry.requests) == 3
 
 
+def test_ten_thousand_tags_are_ten_pages(registry, monkeypatch):
+    there = sorted(f"v{number}" for number in range(10_000))
+    add_image(registry.store, "team/app", "v0")
+    monkeypatch.setattr(registry.store, "tags", lambda name: there)
+    with client(registry) as asking:
+        assert asking.tags(reference(registry, "team/app:*")) == there
+    assert len(registry.requested()) == 10
+
+
 @pytest.mark.parametrize("fault", [faults.same_page_again, faults.new_pages_for_ever])
 def test_a_list_of_tags_without_end_is_given_up(registry, fault):
     add_image(registry.store, "team/app", "1")
