@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import re
+import shutil
 import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +65,7 @@ class StandIn:
         """The repository as duccmake sees it."""
         settings = {"lock_seconds": 0, **settings}
         return CvmfsRepository(
-            self.name, root=self.mounts, server_config=self.server_config, **settings
+            self.name, mounts=self.mounts, server_config=self.server_config, **settings
         )
 
     def server(self, *arguments: str, status: int = 0) -> str:
@@ -72,8 +82,144 @@ class StandIn:
 
     def revision(self) -> int:
         """The number of the revision that readers see."""
-        return int((self.mounts / self.name).readlink().name)
+        return int((self.spool / "rdonly").readlink().name)
 
     def problems(self) -> str:
         """What a check of the repository finds."""
         return ""
+
+
+_REPOSITORIES = Path("/etc/cvmfs/repositories.d")
+_SECONDS = 120
+_OURS = re.compile(r"duccmake-test-([0-9]+)-[0-9]+\.example\.org")
+_numbers = itertools.count()
+
+
+@dataclass
+class Real:
+    """A repository of the real ``cvmfs_server``, whose storage is below ``base``."""
+
+    base: Path
+    name: str
+    real = True
+    mounts = Path("/cvmfs")
+    server_config = _REPOSITORIES
+
+    @property
+    def spool(self) -> Path:
+        """Where it keeps its flags and mounts."""
+        return Path("/var/spool/cvmfs") / self.name
+
+    def open(self, **settings: Any) -> CvmfsRepository:
+        """The repository as duccmake sees it."""
+        return CvmfsRepository(self.name, **{"lock_seconds": 0, **settings})
+
+    def server(self, *arguments: str, status: int = 0) -> str:
+        """Run ``cvmfs_server`` as an operator does; returns what it said."""
+        done = _cvmfs_server(*arguments)
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def revision(self) -> int:
+        """The number of the revision that readers see."""
+        return int(os.getxattr(self.spool / "rdonly", "user.revision"))
+
+    def problems(self) -> str:
+        """What a check of the repository finds, its stored objects included."""
+        done = _cvmfs_server("check", "-c", self.name)
+        return done.stdout if done.returncode else ""
+
+
+def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["timeout", "--kill-after=10", str(_SECONDS), "cvmfs_server", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd="/",
+        text=True,
+    )
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def real_repositories() -> Iterator[RealRepositories]:
+    """A web server with storage for repositories; all that is made is removed at the end."""
+    base = Path(tempfile.mkdtemp(prefix="duccmake-cvmfs-"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(base))) as web:
+        web.daemon_threads = True
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        repositories = RealRepositories(base, f"http://127.0.0.1:{web.server_port}")
+        try:
+            yield repositories
+        finally:
+            repositories.close()
+            web.shutdown()
+            shutil.rmtree(base, ignore_errors=True)
+
+
+class RealRepositories:
+    """Makes repositories whose storage is below ``base``, which is served at ``url``."""
+
+    def __init__(self, base: Path, url: str) -> None:
+        self._base = base
+        self._url = url
+        self._made: list[str] = []
+
+    def make(self, *settings: str) -> Real:
+        """Make a repository; ``settings`` are lines of its server.conf."""
+        name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
+        self._made.append(name)
+        storage = self._base / name
+        upstream = f"local,{storage}/data/txn,{storage}"
+        arguments = ["-o", "root", "-p", "-w", f"{self._url}/{name}", "-u", upstream]
+        done = _cvmfs_server("mkfs", *arguments, name)
+        if done.returncode:
+            raise OSError(done.stdout)
+        with (_REPOSITORIES / name / "server.conf").open("a") as config:
+            # Nobody but the tests has files open there.
+            config.write("CVMFS_FORCE_REMOUNT_WARNING=false\n")
+            config.writelines(f"{line}\n" for line in settings)
+        return Real(self._base, name)
+
+    def remove(self, repository: Real) -> None:
+        """Remove a repository."""
+        _remove(repository.name)
+        self._made.remove(repository.name)
+
+    def close(self) -> None:
+        """Remove all of them."""
+        for name in self._made:
+            _remove(name)
+
+
+def _remove(name: str) -> None:
+    _cvmfs_server("rmfs", "-f", name)
+
+
+@functools.cache
+def why_not_real() -> str:
+    """Why the real ``cvmfs_server`` cannot be tested here; empty where it can."""
+    if shutil.which("cvmfs_server") is None:
+        return "cvmfs_server is not on the PATH"
+    if os.geteuid() != 0:
+        return "cvmfs_server needs root"
+    for path in _REPOSITORIES.glob("duccmake-test-*"):
+        match = _OURS.fullmatch(path.name)
+        if match and not Path("/proc", match[1]).exists():
+            _remove(path.name)
+    try:
+        with real_repositories() as repositories:
+            made = repositories.make()
+            made.server("transaction", made.name)
+            made.server("abort", "-f", made.name)
+    except (OSError, AssertionError) as error:
+        said = " ".join(str(error).split())
+        return f"cvmfs_server cannot make a repository here: {said[-300:]}"
+    return ""

@@ -13,18 +13,32 @@ from staged_trees import (
     stage,
 )
 
-from cvmfs_repositories import StandIn
+from cvmfs_repositories import StandIn, real_repositories, why_not_real
 from duccmake.repository.layout import Layout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
 
-@pytest.fixture
-def cvmfs(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def real():
+    if reason := why_not_real():
+        pytest.skip(reason)
+    with real_repositories() as repositories:
+        yield repositories
+
+
+@pytest.fixture(params=["standin", pytest.param("real", marks=pytest.mark.cvmfs)])
+def cvmfs(request, tmp_path, monkeypatch):
+    if request.param == "real":
+        repositories = request.getfixturevalue("real")
+        repository = repositories.make()
+        yield repository
+        repositories.remove(repository)
+        return
     repository = StandIn(tmp_path / "standin").make()
     for name, value in repository.environment.items():
         monkeypatch.setenv(name, value)
-    return repository
+    yield repository
 
 
 @pytest.fixture

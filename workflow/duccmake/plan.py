@@ -296,7 +296,7 @@ def open_repository(config: Config, name: str) -> Repository:
 
         return CvmfsRepository(
             name,
-            root=settings.mounts,
+            mounts=settings.mounts,
             server_config=settings.server_config,
             state=settings.state / name if settings.state else None,
             lock_seconds=settings.lock_seconds,

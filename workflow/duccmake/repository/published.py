@@ -33,8 +33,11 @@ class PublishedTree:
                 mend="write it like unpacked.example.org",
             )
         self._name = name
-        self._path = Path(root).absolute() / name
-        self._layout = Layout(self._path)
+        self._read_from(Path(root).absolute() / name)
+
+    def _read_from(self, path: Path) -> None:
+        self._path = path
+        self._layout = Layout(path)
 
     @property
     def name(self) -> str:

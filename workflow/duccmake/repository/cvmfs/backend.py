@@ -28,46 +28,44 @@ from .members import Members
 from .mount import Mount
 from .removal import remove
 from .server import Server, TransactionBusy
-from .settings import REPOSITORIES, SPOOL, ServerSettings
+from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .tarstream import TarStream
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)
 
-MOUNTS = Path("/cvmfs")
-
 
 class CvmfsRepository(PublishedTree):
-    """The repository ``name``, mounted below ``root``; keeps to `Repository`.
+    """The repository ``name``; keeps to `Repository`.
 
-    ``server_config`` is where ``cvmfs_server`` keeps a directory for each
-    repository, ``state`` a private directory for the lock and the journal (by
-    default below the repository's spool area), ``lock_seconds`` how long another
-    publisher, and then somebody's open transaction, is waited for.
+    Where this machine publishes it, ``server_config`` has a directory with its
+    settings, and it is read from its spool area.  Elsewhere it can only be read,
+    from a client's mount below ``mounts``.  ``state`` is a private directory for
+    the lock and the journal (by default in the spool area), ``lock_seconds`` how
+    long another publisher, and then somebody's open transaction, is waited for.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        root: Path = MOUNTS,
+        mounts: Path = MOUNTS,
         server_config: Path = REPOSITORIES,
         state: Path | None = None,
         lock_seconds: float = 3600,
     ) -> None:
-        super().__init__(root, name)
+        super().__init__(mounts, name)
         self._server_config = server_config
-        self._state = state or self._default_state()
         self._lock_seconds = lock_seconds
+        try:
+            settings = ServerSettings.read(name, server_config)
+        except RepositoryError:
+            self._state = state or SPOOL / name / "duccmake"
+        else:
+            self._read_from(settings.published)
+            self._state = state or settings.spool / "duccmake"
         self._mount = Mount(self._path, self._state / "mount.lock")
         self._open: Transactions | None = None
-
-    def _default_state(self) -> Path:
-        try:
-            spool = ServerSettings.read(self._name, self._server_config).spool
-        except RepositoryError:
-            spool = SPOOL / self._name
-        return spool / "duccmake"
 
     # --- reading --------------------------------------------------------
 

@@ -12,6 +12,7 @@ from ...errors import RepositoryError
 
 REPOSITORIES = Path("/etc/cvmfs/repositories.d")
 SPOOL = Path("/var/spool/cvmfs")
+MOUNTS = Path("/cvmfs")
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(CVMFS_[A-Z0-9_]+)=(.*)")
 
@@ -20,18 +21,29 @@ _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(CVMFS_[A-Z0-9_]+)=(.*)")
 class ServerSettings:
     """The settings that publishing depends on; sizes in bytes.
 
-    ``spool`` is where ``cvmfs_server`` keeps its flags and mounts, ``owner`` the
-    user that publishes.  A file larger than ``max_chunk`` is stored in several
-    pieces by ``cvmfs_server publish`` where ``chunking`` is on.
+    ``spool`` is where ``cvmfs_server`` keeps its flags and mounts, ``union`` where a
+    transaction can be written to, ``owner`` the user that publishes.
+    A file larger than ``max_chunk`` is stored in several pieces by ``cvmfs_server
+    publish`` where ``chunking`` is on.
     """
 
     name: str
     spool: Path
+    union: Path
     owner: str = "root"
     gateway: bool = False
     chunking: bool = True
     max_chunk: int = 16 * 1024 * 1024
     nanoseconds: bool = False
+
+    @property
+    def published(self) -> Path:
+        """The mount of what is published.
+
+        The union shows the changes of an open transaction, and does not show
+        whiteouts, which overlayfs takes for its own.
+        """
+        return self.spool / "rdonly"
 
     @classmethod
     def read(cls, name: str, directory: Path = REPOSITORIES) -> ServerSettings:
@@ -53,6 +65,7 @@ class ServerSettings:
         return cls(
             name=name,
             spool=Path(values.get("CVMFS_SPOOL_DIR") or SPOOL / name),
+            union=Path(values.get("CVMFS_UNION_DIR") or MOUNTS / name),
             owner=values.get("CVMFS_USER") or "root",
             gateway=values.get("CVMFS_UPSTREAM_STORAGE", "").startswith("gw,"),
             chunking=values.get("CVMFS_USE_FILE_CHUNKING", "true") == "true",
