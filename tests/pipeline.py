@@ -67,7 +67,9 @@ class Published:
     losses: dict[str, int]
 
 
-def stage(name: str, image: Image, staging: Path) -> StagedImage:
+def stage(
+    name: str, image: Image, staging: Path, products: tuple[str, ...] = ("layers", "flat")
+) -> StagedImage:
     """An image of that name that is ready to be published, its layers in ``staging`` too."""
     path = staging / image.digest.hex
     flattened(image.layers, staging).write(path)
@@ -79,6 +81,9 @@ def stage(name: str, image: Image, staging: Path) -> StagedImage:
         config=digest_of(image.config_bytes),
         layers=tuple(layer.digest for layer in image.layers),
         path=path,
+        products=products,
+        config_bytes=image.config_bytes,
+        diff_bytes=tuple(len(layer.tar) for layer in image.layers),
     )
 
 

@@ -44,5 +44,6 @@ def plan(
     found = tuple(images)
     missing = {REPOSITORY: frozenset(layer.digest for image in found for layer in image.layers)}
     wished: dict[str, Any] = {"missing": missing, "warnings": (), "scope": "pending"}
-    wished |= {"members": {"repository": {"root": "root"}}, **members}
+    settings = {"repository": {"root": "root"}, "products": ["layers", "flat"]}
+    wished |= {"members": settings, **members}
     return Plan(images=found, problems=tuple(problems), **wished)

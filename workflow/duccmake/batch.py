@@ -43,7 +43,7 @@ class Batch:
         for summary in self._summaries(image):
             size += int(summary.get("diff_bytes", 0))
             entries += int(summary.get("entries", 0))
-        if image.config not in self._counted:
+        if image.path is not None and image.config not in self._counted:
             entries += _lines(image.path / "tree.mtree")
         return size, entries
 

@@ -25,6 +25,9 @@ from .sources.location import Source
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where PyYAML has it: every job reads the schema."""
 
+PRODUCTS = ("layers", "flat", "podman")
+"""What can be made of an image, and is unless told otherwise."""
+
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
 
@@ -63,9 +66,11 @@ class BatchSettings:
 class RepositorySettings:
     """Where and how images are published.
 
-    ``root`` holds the repository's own folder (backend ``directory``), ``mounts``
-    the mounted repositories and ``server_config`` their settings (backend
-    ``cvmfs``); a ``state`` of None stands for the repository's spool area.
+    ``root`` holds the repository's own folder (backend ``directory``), and
+    ``clients_root`` is what stands for it on the machines that use the images, if
+    that is another.  ``mounts`` are the mounted repositories and ``server_config``
+    their settings (backend ``cvmfs``); a ``state`` of None stands for the
+    repository's spool area.
     """
 
     backend: str = "directory"
@@ -75,6 +80,7 @@ class RepositorySettings:
     mounts: Path = Path("/cvmfs")
     server_config: Path = Path("/etc/cvmfs/repositories.d")
     state: Path | None = None
+    clients_root: Path | None = None
     batch: BatchSettings = field(default_factory=BatchSettings)
 
 
@@ -106,7 +112,7 @@ class Config:
 
     recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
-    products: tuple[str, ...] = ("layers", "flat")
+    products: tuple[str, ...] = PRODUCTS
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
@@ -331,7 +337,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
 
 def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
     for at, product in enumerate(plain.get("products", ())):
-        if product in ("thin", "podman"):
+        if product == "thin":
             yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
 
 
@@ -365,7 +371,7 @@ def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings
     given = {"root": default.root, **members}
     paths = {
         name: _path(given[name], workdir)
-        for name in ("root", "mounts", "server_config", "state")
+        for name in ("root", "clients_root", "mounts", "server_config", "state")
         if given.get(name) is not None
     }
     batch = BatchSettings(**members.get("batch", {}))
@@ -391,7 +397,7 @@ def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
                 f"write 'products: [{', '.join(['layers', *names])}]': the others are made of them",
             )
         )
-    return tuple(name for name in ("layers", "flat") if name in names)
+    return tuple(name for name in PRODUCTS if name in names)
 
 
 def _platforms(texts: Sequence[str | Platform], mistakes: list[Mistake]) -> tuple[Platform, ...]:

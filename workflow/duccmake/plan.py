@@ -52,7 +52,8 @@ class PlannedImage:
 
     ``why`` says in words why it is pending, or what keeps it from being newer.
     What nothing is to be done for has no ``layers``.  ``source`` is the wish list,
-    as `ImageRecord` has it.
+    as `ImageRecord` has it.  ``prepared``: the repository has the layers and the flat
+    tree as they are wished, only further products are to be made of them.
     """
 
     repository: str
@@ -65,6 +66,7 @@ class PlannedImage:
     why: str
     ignorable: bool
     source: Mapping[str, str] = field(default_factory=dict)
+    prepared: bool = False
 
     @property
     def name(self) -> str:
@@ -269,6 +271,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "why": image.why,
         "ignorable": image.ignorable,
         "source": dict(image.source),
+        "prepared": image.prepared,
     }
 
 
@@ -284,6 +287,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         why=entry["why"],
         ignorable=entry["ignorable"],
         source=entry["source"],
+        prepared=entry["prepared"],
     )
 
 
@@ -300,11 +304,16 @@ def open_repository(config: Config, name: str) -> Repository:
             server_config=settings.server_config,
             state=settings.state / name if settings.state else None,
             lock_seconds=settings.lock_seconds,
+            clients_root=settings.clients_root,
         )
     from .repository.directory import DirectoryRepository
 
     return DirectoryRepository(
-        settings.root, name, flat=settings.flat, lock_seconds=settings.lock_seconds
+        settings.root,
+        name,
+        flat=settings.flat,
+        lock_seconds=settings.lock_seconds,
+        clients_root=settings.clients_root,
     )
 
 

@@ -138,6 +138,12 @@ def _planned(
         manifest, image_config = item.read(content_store())
         pairs = zip(manifest.layers, image_config.diff_ids, strict=True)
         layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
+    prepared = (
+        config.scope != "all"
+        and record is not None
+        and _is_prepared(item, record, config.products)
+        and all(repository.has_layer(layer.digest) for layer in layers)
+    )
     return PlannedImage(
         repository=repository.name,
         reference=item.reference,
@@ -149,6 +155,15 @@ def _planned(
         why=why or item.stale,
         ignorable=item.ignorable,
         source=origin,
+        prepared=prepared,
+    )
+
+
+def _is_prepared(item: Resolved, record: ImageRecord, products: Sequence[str]) -> bool:
+    """Whether what is published wants nothing but products that are made of the others."""
+    lacking = set(products) - set(record.products)
+    return not lacking & {"layers", "flat"} and not why_outdated(
+        record, item.manifest, item.platform, record.products
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -105,13 +106,20 @@ def _staged(
     products: tuple[str, ...],
 ) -> StagedImage | None:
     """The image as it is staged, or None while something of it is not ready."""
-    flat = flats.get(str(image.config))
-    manifest = store.get(image.manifest)
-    if flat is None or not flat.is_dir() or manifest is None:
+    flat = None if image.prepared else flats.get(str(image.config))
+    if not image.prepared and (flat is None or not flat.is_dir()):
         return None
+    manifest, config = store.get(image.manifest), store.get(image.config)
+    if manifest is None or (config is None and "podman" in products):
+        return None
+    sizes = []
     for layer in image.layers:
         path = layers.get(str(layer.digest))
-        if not (path is not None and path.is_dir()) and not repository.has_layer(layer.digest):
+        if path is not None and path.is_dir():
+            sizes.append(_diff_bytes(path / ".metadata"))
+        elif repository.has_layer(layer.digest):
+            sizes.append(_diff_bytes(repository.layer_manifest(layer.digest).parent))
+        else:
             return None
     return StagedImage(
         name=image.name,
@@ -122,8 +130,20 @@ def _staged(
         layers=tuple(layer.digest for layer in image.layers),
         path=flat,
         products=products,
+        config_bytes=config or b"",
+        diff_bytes=tuple(sizes),
         source=image.source,
     )
+
+
+def _diff_bytes(metadata: Path) -> int:
+    """What a layer's archive has, uncompressed, as is noted beside its manifest."""
+    try:
+        if (metadata / "layers.json").exists():
+            return int(json.loads((metadata / "layers.json").read_bytes())[0]["diff-size"])
+        return int(json.loads((metadata / "layer.json").read_bytes())["diff_bytes"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0
 
 
 def _change_set(

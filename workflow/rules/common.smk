@@ -104,8 +104,10 @@ def get_layers_of_config(wildcards):
 
 
 def get_flat_of_image(wildcards):
-    """The staged flat tree of an image."""
+    """The staged flat tree of an image, unless the repository has what is needed of it."""
     image = plan.image(wildcards.repository, wildcards.image)
+    if image.prepared:
+        return []
     return f"results/{image.repository}/flat/{plan.key(image.config)}"
 
 

@@ -35,7 +35,11 @@ class StagedImage:
     ``path`` is what `duccmake.flatten` made: ``tree.mtree`` (the flat tree),
     ``generated/`` (the content of the entries flagged ``generated``, under their
     paths) and ``layers/<digest>.mtree`` (what the overlay of its layers needs
-    beyond each layer, see `duccmake.flatten`).
+    beyond each layer, see `duccmake.flatten`).  It is None where the repository has
+    the flat tree and the layers as they are wished, and other products are added.
+
+    ``config_bytes`` is the configuration as the registry sent it, ``diff_bytes``
+    the size of each layer's archive, uncompressed.  The podman store keeps both.
     """
 
     name: str
@@ -44,9 +48,11 @@ class StagedImage:
     manifest_bytes: bytes
     config: Digest
     layers: tuple[Digest, ...]
-    path: Path
+    path: Path | None
     products: tuple[str, ...] = ("layers", "flat")
     source: Mapping[str, str] = field(default_factory=dict)
+    config_bytes: bytes = field(default=b"", repr=False)
+    diff_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import RepositoryError
 from ..reference import Digest
-from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, schedule
+from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, podman, schedule
 from .edits import Edits
 from .layout import Layout
 
@@ -45,6 +45,21 @@ def flat_losses(layout: Layout, config: Digest) -> dict[str, int] | None:
         return None
     whole = layout.flat(config).is_dir() and layout.flat_manifest(config).is_file()
     return losses if current and whole else None
+
+
+def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
+    """The losses of a published image that only gets further products.
+
+    Raises `RepositoryError` where it is not there any more as it is wished.
+    """
+    try:
+        record = ImageRecord.from_json(json.loads(layout.record(image.name).read_bytes()))
+        whole = (record.manifest, record.format) == (image.manifest, RECORD_FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole or ("flat" in image.products and flat_losses(layout, image.config) is None):
+        raise RepositoryError("it was published, but is not any more", mend="run again")
+    return record.losses
 
 
 def check_link(layout: Layout, name: str) -> None:
@@ -82,7 +97,7 @@ def publish_metadata(
     losses: Mapping[str, Losses],
     others: Callable[[], Mapping[str, str]],
 ) -> None:
-    """Manifests and records of ``images``, DUCC's books, and last the public links.
+    """Manifests and records of ``images``, DUCC's books, podman's store, and last the public links.
 
     ``losses`` are each image's, by name; ``others`` tells the configurations of
     the images that stay as they are, by name.
@@ -103,6 +118,7 @@ def publish_metadata(
         edits.file(layout.record(image.name), dump(record.to_json()))
     _note_origins(edits, layout, images)
     _schedule(edits, layout, superseded, {str(image.config) for image in images}, others)
+    podman.publish(edits, layout, images)
     for image in images:
         link = layout.link(image.name)
         if "flat" in image.products:

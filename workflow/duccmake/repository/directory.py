@@ -34,6 +34,7 @@ class DirectoryRepository(PublishedTree):
     ``lock_seconds`` is how long `lock` waits for another publisher.  ``durable``
     has what is published reach the disk before it becomes visible; without it a
     crash of the machine, though not of the program, may lose content.
+    ``clients_root`` is what stands for ``root`` on the machines that use the repository.
     Nothing is written before `lock` is entered.
     """
 
@@ -45,8 +46,9 @@ class DirectoryRepository(PublishedTree):
         flat: FlatMode = "hardlink",
         lock_seconds: float = 3600,
         durable: bool = True,
+        clients_root: Path | None = None,
     ) -> None:
-        super().__init__(root, name)
+        super().__init__(root, name, clients_root=clients_root)
         self._flat: FlatMode = flat
         self._lock_seconds = lock_seconds
         self._durable = durable

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RepositoryError
-from . import ducc, schedule
+from . import ducc, podman, schedule
 from .edits import Edits
 from .layout import Layout
 from .usage import Survey, Use, survey
@@ -94,8 +94,14 @@ def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> 
 
 
 def remove(edits: Edits, layout: Layout, things: Sequence[Thing], used: Use) -> None:
-    """Remove things, the entries of which nothing unused is left, and DUCC's backlinks."""
+    """Remove things, the entries of which nothing unused is left, and DUCC's backlinks.
+
+    Images of podman's store go with their flat trees and their layers.
+    """
     gone = set(things)
+    flats = [thing.key for thing in things if thing.kind == FLAT]
+    layers = {thing.key for thing in things if thing.kind == LAYER}
+    podman.without(edits, layout, flats=flats, layers=layers)
     for thing in things:
         for path in thing.paths(layout):
             edits.remove(path)

@@ -52,9 +52,15 @@ class Layout:
 
     Directories of layers and flat trees are named by the digest's bare hex
     digits; sha256 and sha512 cannot collide, since they differ in length.
+    ``clients`` is where the machines that use the repository see it, if elsewhere.
     """
 
     root: Path
+    clients: Path | None = None
+
+    def seen(self, path: Path) -> Path:
+        """A path of the repository as the machines that use it see it."""
+        return (self.clients or self.root) / path.relative_to(self.root)
 
     @property
     def layers(self) -> Path:

@@ -18,7 +18,7 @@ from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from . import StagedImage, StagedLayer, ducc
 from .amend import amend
-from .books import check_link, flat_losses, note_flat_tree, publish_metadata
+from .books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
 from .edits import Edits, File, Put, Symlink
 from .failures import reported
 from .journal import Move, put_directory, remove_tree
@@ -71,12 +71,19 @@ class Preparation:
         for image in self._images:
             with reported(_STEP, image.name):
                 self._check(image)
-                lost = dict(self._complete_layers(image))
-                if "flat" in image.products:
-                    lost.update(self._build_flat(edits, image))
-                losses[image.name] = lost
+                losses[image.name] = (
+                    known_losses(self._layout, image)
+                    if image.path is None
+                    else self._make(edits, image, image.path)
+                )
         publish_metadata(edits, self._layout, self._images, losses, others)
         return self._moves
+
+    def _make(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
+        lost = dict(self._complete_layers(image, staged))
+        if "flat" in image.products:
+            lost.update(self._build_flat(edits, image, staged))
+        return lost
 
     def _user_of(self, digest: Digest) -> str:
         return next((image.name for image in self._images if digest in image.layers), "")
@@ -121,11 +128,11 @@ class Preparation:
         metadata.chmod(0o755)
         layer.path.chmod(0o755)
 
-    def _complete_layers(self, image: StagedImage) -> Counter[str]:
+    def _complete_layers(self, image: StagedImage, staged: Path) -> Counter[str]:
         lost: Counter[str] = Counter()
         layerfs = [self._layout.layerfs(digest) for digest in image.layers]
         for digest in dict.fromkeys(image.layers):
-            amendments = image.path / "layers" / f"{digest.hex}.mtree"
+            amendments = staged / "layers" / f"{digest.hex}.mtree"
             if amendments.exists():
                 fresh = digest not in self._touched and not self._layout.origin(digest).exists()
                 lost += amend(
@@ -148,17 +155,17 @@ class Preparation:
                 )
         check_link(self._layout, image.name)
 
-    def _build_flat(self, edits: Edits, image: StagedImage) -> dict[str, int]:
+    def _build_flat(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
         if image.config in self._flats:
             return self._flats[image.config]
         losses = flat_losses(self._layout, image.config)
         if losses is None:
-            losses = self._plant(image)
+            losses = self._plant(image, staged)
             note_flat_tree(edits, self._layout, image, losses)
         self._flats[image.config] = losses
         return losses
 
-    def _plant(self, image: StagedImage) -> dict[str, int]:
+    def _plant(self, image: StagedImage, staged: Path) -> dict[str, int]:
         final = self._layout.flat(image.config)
         manifest = self._layout.flat_manifest(image.config)
         make_parents(self._layout.root, final)
@@ -166,10 +173,10 @@ class Preparation:
         new = temporary(final)
         losses = dict(
             plant(
-                image.path / "tree.mtree",
+                staged / "tree.mtree",
                 new,
                 layers=[self._layout.layerfs(digest) for digest in image.layers],
-                generated=image.path / "generated",
+                generated=staged / "generated",
                 mode=self._flat,
                 published=temporary(manifest),
             )

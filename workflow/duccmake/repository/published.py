@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InvalidReference
 from ..reference import Digest
-from . import ImageRecord, StagedImage
+from . import ImageRecord, StagedImage, podman
 from .books import flat_losses, wished_record
 from .failures import reported
 from .layout import Layout
@@ -24,20 +24,22 @@ class PublishedTree:
     """The published part of the repository ``name`` in the directory ``root / name``.
 
     The half of `Repository` that only reads; backends add how things get there.
+    ``clients_root`` is what stands for ``root`` on the machines that use the repository.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, *, clients_root: Path | None = None) -> None:
         if not name or name.startswith(".") or "/" in name or not name.isprintable():
             raise InvalidReference(
                 f"{name!r} is not the name of a repository",
                 mend="write it like unpacked.example.org",
             )
         self._name = name
+        self._clients = clients_root and clients_root / name
         self._read_from(Path(root).absolute() / name)
 
     def _read_from(self, path: Path) -> None:
         self._path = path
-        self._layout = Layout(path)
+        self._layout = Layout(path, self._clients)
 
     @property
     def name(self) -> str:
@@ -58,6 +60,8 @@ class PublishedTree:
         """The record of a published image, or None where something of it is missing."""
         record = self._read_record(name)
         if record is None or not self._layout.manifest(name).is_file():
+            return None
+        if not podman.holds(self._layout, record):
             return None
         return record if "flat" not in record.products or self._points_to(record) else None
 

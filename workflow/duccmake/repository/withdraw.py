@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import schedule
+from . import podman, schedule
 from .edits import Edits
 from .layout import Layout
 from .usage import Survey
@@ -20,6 +20,7 @@ def withdraw(
 ) -> None:
     """Take away the links and the metadata of images, and enter them in the schedule.
 
+    In podman's store they lose their names and keep their digests.
     ``leaving`` says why, by name.  What another image that stays has as well is
     not entered.
     """
@@ -33,6 +34,7 @@ def withdraw(
         if layout.link(name).is_symlink():
             edits.remove(layout.link(name))
         edits.remove(manifest.parent)
+    podman.without(edits, layout, names=leaving)
     if entries:
         listed = schedule.parse(edits.content(layout.remove_schedule))
         edits.file(layout.remove_schedule, schedule.dump([*listed, *entries]))

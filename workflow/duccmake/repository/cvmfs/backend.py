@@ -40,7 +40,8 @@ class CvmfsRepository(PublishedTree):
 
     Where this machine publishes it, ``server_config`` has a directory with its
     settings, and it is read from its spool area.  Elsewhere it can only be read,
-    from a client's mount below ``mounts``.  ``state`` is a private directory for
+    from a client's mount below ``mounts`` (``clients_root`` where clients mount it
+    elsewhere).  ``state`` is a private directory for
     the lock and the journal (by default in the spool area), ``lock_seconds`` how
     long another publisher, and then somebody's open transaction, is waited for.
     """
@@ -53,8 +54,9 @@ class CvmfsRepository(PublishedTree):
         server_config: Path = REPOSITORIES,
         state: Path | None = None,
         lock_seconds: float = 3600,
+        clients_root: Path | None = None,
     ) -> None:
-        super().__init__(mounts, name)
+        super().__init__(mounts, name, clients_root=clients_root or mounts)
         self._server_config = server_config
         self._lock_seconds = lock_seconds
         try:

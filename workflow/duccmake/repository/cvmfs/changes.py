@@ -18,7 +18,7 @@ from ... import mtree
 from ...errors import RepositoryError
 from ...reference import Digest
 from .. import StagedImage, StagedLayer, ducc
-from ..books import check_link, flat_losses, note_flat_tree, publish_metadata
+from ..books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
 from ..descriptors import Directories
 from ..edits import Edits
 from ..failures import reported
@@ -76,8 +76,8 @@ class Changes:
     def _complete_layers(self, image: StagedImage) -> None:
         bases = self._bases(image)
         for digest in dict.fromkeys(image.layers):
-            path = image.path / "layers" / f"{digest.hex}.mtree"
-            wanted = list(mtree.read(path)) if path.exists() else []
+            path = image.path and image.path / "layers" / f"{digest.hex}.mtree"
+            wanted = list(mtree.read(path)) if path is not None and path.exists() else []
             if not wanted:
                 if digest in self._completed:
                     self._completed[digest].complete((), bases, _nothing)
@@ -170,26 +170,29 @@ class Changes:
         losses: dict[str, dict[str, int]] = {}
         for image in self._images:
             with reported(_STEP, image.name):
+                if image.path is None:
+                    losses[image.name] = known_losses(self._layout, image)
+                    continue
                 if "flat" not in image.products:
                     losses[image.name] = {}
                     continue
                 if image.config not in known:
                     found = flat_losses(self._layout, image.config)
                     if found is None:
-                        found = dict(self._write_flat_tree(members, directories, image))
+                        found = dict(self._write_flat_tree(members, directories, image, image.path))
                         note_flat_tree(self.edits, self._layout, image, found)
                     known[image.config] = found
                 losses[image.name] = dict(known[image.config])
         return losses
 
     def _write_flat_tree(
-        self, members: Members, directories: Directories, image: StagedImage
+        self, members: Members, directories: Directories, image: StagedImage, staged: Path
     ) -> Counter[str]:
         layout = self._layout
         base = relative(layout.root, layout.flat(image.config))
-        files = Clones(directories, self._bases(image), image.path / "generated")
+        files = Clones(directories, self._bases(image), staged / "generated")
         manifest = relative(layout.root, layout.flat_manifest(image.config))
-        with (image.path / "tree.mtree").open("rb") as lines:
+        with (staged / "tree.mtree").open("rb") as lines:
             return members.tree(base, lines, files, manifest)
 
 

@@ -1,0 +1,15 @@
+"""An additional image store for podman, CRI-O and Buildah, in ``podmanStore/``.
+
+The store is one of containers/storage's, for its overlay driver: index files of
+images and layers, each image's manifest and configuration, and for each layer a
+directory of links.  It holds no content: the layers are the published ones.  All
+of it is `Edits`, made in the transaction that publishes or removes an image, from
+the two index files alone, whatever else the store holds.
+
+`publish` puts images in and takes from others the names that have moved, `without`
+takes names and images out, and `holds` says whether an image is there.
+"""
+
+from .store import holds, publish, without
+
+__all__ = ["holds", "publish", "without"]

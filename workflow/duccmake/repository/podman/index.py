@@ -1,0 +1,78 @@
+"""The index files of an image store, ``images.json`` and ``layers.json``, as values.
+
+containers/storage reads them whole, refuses a name that two entries have, and
+passes over members that it does not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import RepositoryError
+
+Entry = dict[str, Any]
+
+
+class Index:
+    """The entries of an index file by their id, in the file's order.
+
+    Of entries with one id, and of images with one name, the last counts; a layer is
+    not its own parent.  `RepositoryError` where the file is damaged.
+    """
+
+    def __init__(self, content: bytes, path: Path) -> None:
+        self.entries: dict[str, Entry] = {}
+        for entry in _parse(content, path):
+            if entry.get("parent") == entry["id"]:
+                del entry["parent"]
+            known = self.entries.pop(entry["id"], {})
+            if "names" in known:
+                entry["names"] = [*known["names"], *entry.get("names", ())]
+            self.entries[entry["id"]] = entry
+        self._names: dict[str, Entry] = {}
+        for entry in self.entries.values():
+            self.name(entry, entry.get("names", ()))
+
+    def name(self, entry: Entry, names: object) -> None:
+        """Give an entry these names and no other; whoever had one of them loses it."""
+        wished = dict.fromkeys(map(str, names if isinstance(names, list | tuple) else ()))
+        for name in entry.get("names", ()):
+            if self._names.get(name) is entry:
+                del self._names[name]
+        for name in wished:
+            owner = self._names.get(name)
+            if owner is not None:
+                owner["names"] = [other for other in owner["names"] if other != name]
+            self._names[name] = entry
+        if wished or "names" in entry:
+            entry["names"] = list(wished)
+
+    def dump(self) -> bytes:
+        """The file's content."""
+        return json.dumps(list(self.entries.values()), separators=(",", ":")).encode() + b"\n"
+
+
+def last_writer(content: bytes) -> bytes:
+    """What the lock file of an index holds: 64 bytes that are others after each change.
+
+    By them a process that runs on, such as CRI-O, sees that it has to read the
+    index again.
+    """
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _parse(content: bytes, path: Path) -> list[Entry]:
+    if not content:
+        return []
+    try:
+        entries = json.loads(content)
+        # An empty list is null as Go writes it.
+        return [dict(entry) for entry in entries or [] if isinstance(entry["id"], str)]
+    except (ValueError, KeyError, TypeError):
+        raise RepositoryError(
+            f"{path} is damaged",
+            mend=f"remove {path.parents[1]}: the next run writes it anew",
+        ) from None
