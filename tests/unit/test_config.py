@@ -419,3 +419,17 @@ def test_any_value_of_any_key_is_read_or_refused_with_a_line(key: str, value: An
 def test_number_means_the_same_as_text(number: int) -> None:
     assert parse(limits={"bytes": str(number)}) == parse(limits={"bytes": number})
     assert parse(limits={"seconds": str(number)}) == parse(limits={"seconds": number})
+
+
+def test_true_and_false_on_the_command_line_are_no_texts() -> None:
+    assert parse(force_removal="true").force_removal is True
+    assert parse(force_removal="false").force_removal is False
+    assert "found 'yes'" in mistakes(force_removal="yes")["force_removal"]
+
+
+def test_removal_is_read_with_its_rules() -> None:
+    rule = {"images": "ghcr.io/x/*", "keep_last": "3"}
+    found = parse(removal={"policy": "prune", "retention": [rule], "pinned": "a/*"}).removal
+    assert (found.retention[0].images, found.retention[0].keep_last) == ("ghcr.io/x/*", 3)
+    assert found.pinned == ("a/*",)
+    assert "removal.retention[0]" in mistakes(removal={"retention": [{"keep_last": 3}]})

@@ -20,6 +20,7 @@ from .errors import ConfigError, InvalidReference
 from .limits import UnpackLimits
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
+from .removal_settings import RemovalSettings, Rule
 from .sources.location import Source
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -118,6 +119,8 @@ class Config:
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     flat: FlatSettings = field(default_factory=FlatSettings)
+    removal: RemovalSettings = field(default_factory=RemovalSettings)
+    force_removal: bool = False
     scope: str = "pending"
 
     @classmethod
@@ -173,6 +176,8 @@ def _lenient(value: Any, schema: Any, key: Key, mistakes: list[Mistake]) -> Any:
             ]
     if "number" in types or "integer" in types:
         return _number(value, types)
+    if "boolean" in types and value in ("true", "false"):
+        return value == "true"  # as on the command line
     return {} if value is None and "object" in types else value
 
 
@@ -331,6 +336,8 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
                 plain.get("flat", {}).get("mount_points", default.flat.mount_points), mistakes
             )
         ),
+        removal=_removal(plain.get("removal", {})),
+        force_removal=plain.get("force_removal", default.force_removal),
         scope=plain.get("scope", default.scope),
     )
 
@@ -458,6 +465,14 @@ def _registry(members: Mapping[str, Any], workdir: Path) -> RegistrySettings:
     if "mirrors" in flat:
         flat["mirrors"] = tuple(url.rstrip("/") for url in flat["mirrors"])
     return RegistrySettings(**flat)
+
+
+def _removal(members: Mapping[str, Any]) -> RemovalSettings:
+    lists = {
+        "retention": tuple(Rule(**rule) for rule in members.get("retention", ())),
+        "pinned": tuple(members.get("pinned", ())),
+    }
+    return RemovalSettings(**{**members, **lists})
 
 
 def _mount_points(texts: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:

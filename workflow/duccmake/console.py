@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,8 +42,13 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
         print(f"pending  {image.name}  {image.why}", file=out)
     if len(pending) > _LISTED:
         print(f"pending  {len(pending) - _LISTED} more", file=out)
+    if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
+        for item in plan.departures[:_LISTED]:
+            print(f"leaving  {item.name}  {item.why}", file=out)
+        if len(plan.departures) > _LISTED:
+            print(f"leaving  {len(plan.departures) - _LISTED} more", file=out)
     print(
-        f"duccmake: {_counted(len(plan.images), 'image')}: {len(pending)} pending, "
+        f"duccmake: {counted(len(plan.images), 'image')}: {len(pending)} pending, "
         f"{len(plan.images) - len(pending)} up to date; {len(plan.problems)} cannot be resolved"
         f"{_to_fetch(plan, pending)}",
         file=out,
@@ -60,14 +65,24 @@ def _to_fetch(plan: Plan, pending: Sequence[PlannedImage]) -> str:
         for layer in image.layers
         if layer.digest in plan.missing.get(image.repository, frozenset())
     }
-    return f"; {_counted(len(sizes), 'new layer')}, {_bytes(sum(sizes.values()))}"
+    return f"; {counted(len(sizes), 'new layer')}, {in_bytes(sum(sizes.values()))}"
 
 
-def summarise(plan: Plan, run: Path, *, workdir: Path, stream: TextIO | None = None) -> None:
-    """Say what became of each image: the repository is asked, not the jobs."""
+def summarise(
+    plan: Plan,
+    run: Path,
+    *,
+    workdir: Path,
+    only: Collection[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Say what became of each image: the repository is asked, not the jobs.
+
+    ``only`` are the targets of a run that was to convert nothing.
+    """
     out = stream or sys.stderr
     events = list(_events(run))
-    outcomes = list(_outcomes(plan, events, workdir))
+    outcomes = list(_removals(events) if only else _outcomes(plan, events, workdir))
     width = max((len(item.outcome) for item in outcomes), default=0)
     quiet = sum(item.outcome == "up to date" for item in outcomes) > _LISTED
     for item in outcomes:
@@ -75,16 +90,24 @@ def summarise(plan: Plan, run: Path, *, workdir: Path, stream: TextIO | None = N
             remark = item.remark.removeprefix(f"{item.image}: ")
             remark = f"  {remark}" if remark else ""
             print(f"{item.outcome:{width}}  {item.image}{remark}", file=out)
+    if only:
+        totals = Counter(item.outcome for item in outcomes)
+        seconds = time.monotonic() - _STARTED
+        counts = f"{totals['removed']} removed, {totals['failed']} failed"
+        print(f"duccmake: {counts}, in {seconds:.1f} s", file=out)
+        return
     counts = ", ".join(
         f"{sum(item.outcome == kind for item in outcomes)} {kind}"
-        for kind in ("converted", "up to date", "failed", "skipped")
+        for kind in ("converted", "up to date", "failed", "skipped", "removed")
+        if kind != "removed" or any(item.outcome == kind for item in outcomes)
     )
     fetched = sum(event["bytes"] for event in events if event["event"] == "fetched")
     total = sum(
         size for _, size in {(layer.digest, layer.descriptor.size) for layer in _layers(plan)}
     )
+    reused = in_bytes(max(0, total - fetched))
     print(
-        f"duccmake: {counts}; {_bytes(fetched)} fetched, {_bytes(max(0, total - fetched))} reused, "
+        f"duccmake: {counts}; {in_bytes(fetched)} fetched, {reused} reused, "
         f"in {time.monotonic() - _STARTED:.1f} s",
         file=out,
     )
@@ -115,6 +138,22 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
     for problem in plan.problems:
         outcome = "skipped" if problem.ignorable else "failed"
         yield _Outcome(problem.name, outcome, problem.reason)
+    yield from _removals(events)
+
+
+def _removals(events: list[dict[str, Any]]) -> Iterator[_Outcome]:
+    """What left, what was freed, and what kept that from being done."""
+    for event in events:
+        if event["event"] == "pruned":
+            for name, why in event["images"]:
+                yield _Outcome(name, "removed", why)
+        elif event["event"] == "collected":
+            yield _Outcome(event["repository"], "freed", event["words"])
+        elif event["event"] == "failed" and event["job"].startswith(_MAINTENANCE):
+            yield _Outcome(event["job"].partition("-")[2], "failed", event["error"])
+
+
+_MAINTENANCE = ("prune_images-", "collect_garbage-")
 
 
 def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Iterator[str]:
@@ -137,11 +176,13 @@ def _many(number: int) -> str:
     return f"{number} images: " if number > 1 else ""
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number of things for people."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _bytes(number: int) -> str:
+def in_bytes(number: int) -> str:
+    """A number of bytes for people."""
     value = float(number)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

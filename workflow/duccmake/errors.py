@@ -66,7 +66,13 @@ class Unauthorized(RegistryError):
 
 
 class NotFound(RegistryError):
-    """404: no such repository, tag, manifest or blob."""
+    """404: no such repository, tag, manifest or blob.
+
+    ``code`` is what the registry calls it, such as ``NAME_UNKNOWN``; empty where
+    whoever answered has no such word.
+    """
+
+    code = ""
 
 
 class RateLimited(RegistryError):

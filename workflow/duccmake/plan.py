@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
+from .departures import Departure
 from .manifest import Descriptor
 from .reference import Digest, Platform, Reference
 from .repository import RECORD_FORMAT, ImageRecord, Repository
@@ -91,6 +92,7 @@ class Plan:
 
     ``missing`` names, by repository, the layers that are not published yet.
     ``in_force`` has lines that say which version of a fetched wish list is in force.
+    ``departures`` are the images that are not wished for any more.
     """
 
     images: tuple[PlannedImage, ...]
@@ -100,6 +102,7 @@ class Plan:
     scope: str
     members: Mapping[str, Any]
     in_force: tuple[str, ...] = ()
+    departures: tuple[Departure, ...] = ()
 
     # --- what the rules ask ---------------------------------------------
 
@@ -215,6 +218,7 @@ class Plan:
             scope=members["scope"],
             members=members["members"],
             in_force=tuple(members["in_force"]),
+            departures=tuple(Departure(**entry) for entry in members["departures"]),
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -235,6 +239,7 @@ class Plan:
             "scope": self.scope,
             "members": self.members,
             "in_force": list(self.in_force),
+            "departures": [asdict(departure) for departure in self.departures],
         }
 
     def config_in(self, workdir: Path) -> Config:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import Config
 from .coverage import Coverage
+from .departures import published
 from .errors import DuccmakeError
 from .plan import (
     PENDING,
@@ -22,10 +24,13 @@ from .plan import (
     open_repository,
     why_outdated,
 )
+from .recipe import Recipe
 from .reference import Digest
+from .registry.anywhere import Anywhere
 from .registry.client import Client
+from .removal import Leaving, Listings, leaving
 from .repository import ImageRecord, Repository
-from .resolve import Resolved, Resolver, Unresolved
+from .resolve import Resolution, Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
 from .store import PollMemory
 
@@ -59,9 +64,10 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         deadline_seconds=POLL_SECONDS,
         connect_seconds=POLL_CONNECT_SECONDS,
     ) as client:
+        memory = PollMemory(RESULTS / "polls.json")
         resolver = Resolver(
             client,
-            PollMemory(RESULTS / "polls.json"),
+            memory,
             content_store(),
             max_age=config.resolve.max_age,
             connections=config.resolve.connections,
@@ -74,7 +80,15 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 repositories[recipe.repository].record(name) is not None
             ),
         )
+        listings = Listings(Anywhere(client))
+        leavings = [
+            _leaving(recipe, resolution, repositories[recipe.repository], listings, memory, config)
+            for recipe, resolution in zip(recipes, resolutions, strict=True)
+            if not config.resolve.only  # who asks for some images says nothing of the others
+        ]
+        memory.save()
     warnings += resolver.warnings
+    warnings += [warning for found in leavings for warning in found.warnings]
     numbers: dict[str, int] = {}
     for source, reason in loaded.problems if poll else ():
         number = numbers.setdefault(reason, len(numbers) + 1)
@@ -114,6 +128,28 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         in_force=loaded.status,
         scope=config.scope,
         members=members,
+        departures=tuple(item for found in leavings for item in found.departures),
+    )
+
+
+def _leaving(
+    recipe: Recipe,
+    resolution: Resolution,
+    repository: Repository,
+    listings: Listings,
+    memory: PollMemory,
+    config: Config,
+) -> Leaving:
+    """What is published in a repository and not wished for, or not any more."""
+    return leaving(
+        recipe,
+        resolution,
+        repository.names(),
+        lambda name: published(repository, name),
+        listings=listings,
+        memory=memory,
+        settings=config.removal,
+        now=time.time(),
     )
 
 

@@ -86,6 +86,7 @@ class PollMemory:
         members = self._read()
         self._polls = _mapping(members.get("polls"))
         self._tags = _mapping(members.get("tags"))
+        self._absent = _mapping(members.get("absent"))
         self._before = self._text()
 
     def poll(self, key: str) -> Poll | None:
@@ -119,6 +120,23 @@ class PollMemory:
         """Keep a listing."""
         self._tags[key] = [list(tags), round(checked, 3)]
 
+    def absent_since(self, name: str) -> float | None:
+        """Since when, if so, polls have found that the registry lacks an image's tag.
+
+        In seconds since the epoch.  Polls that failed do not count, either way.
+        """
+        since = self._absent.get(name)
+        return float(since) if isinstance(since, (int, float)) else None
+
+    def note_absence(self, name: str, now: float) -> None:
+        """Keep that the registry lacks an image's tag; a first time stands."""
+        if self.absent_since(name) is None:
+            self._absent[name] = round(now, 3)
+
+    def note_presence(self, name: str) -> None:
+        """Keep that the registry has an image's tag."""
+        self._absent.pop(name, None)
+
     def save(self) -> None:
         """Write the file, if anything changed."""
         text = self._text()
@@ -127,7 +145,8 @@ class PollMemory:
             self._before = text
 
     def _text(self) -> str:
-        return json.dumps({"polls": self._polls, "tags": self._tags}, indent=0, sort_keys=True)
+        members = {"polls": self._polls, "tags": self._tags, "absent": self._absent}
+        return json.dumps(members, indent=0, sort_keys=True)
 
     def _read(self) -> dict[str, Any]:
         try:

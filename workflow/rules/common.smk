@@ -1,3 +1,4 @@
+import functools
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([_package, *filter(None, [os.environ.get("PYTHONPATH")])])
 )
 
+from duccmake import maintenance
 from duccmake.console import announce, summarise
 from duccmake.errors import DuccmakeError
 from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
@@ -27,6 +29,8 @@ wildcard_constraints:
     config=r"[0-9a-f]{12,128}",
     manifest=r"[0-9a-f]{12,128}",
     problem=r"[0-9]+",
+    departures=r"[0-9a-f]{12}",
+    garbage=r"[0-9a-f]{12}",
 
 
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
@@ -39,9 +43,7 @@ if workflow.is_main_process:
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
     announce(plan)
-    if not plan.wanted and all(problem.ignorable for problem in plan.problems):
-        # Snakemake calls no handler when there is nothing to do.
-        summarise(plan, session.run, workdir=Path.cwd())
+    asked = maintenance.targets(sys.argv[1:])
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 
@@ -62,13 +64,14 @@ onstart:
 
 
 onsuccess:
-    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd())
+    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd(), only=asked)
 
 
 onerror:
-    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd())
+    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd(), only=asked)
 
 
+@functools.cache
 def get_targets():
     """All that the run is about: images to publish, and problems to fail with."""
     published = [
@@ -80,8 +83,50 @@ def get_targets():
         for problem in plan.problems
         if not problem.ignorable
     ]
-    # Without any, something that is there lets Snakemake say that nothing is to be done.
-    return published + problems or [os.environ[PLAN_VARIABLE]]
+    return or_nothing(published + problems + get_removals())
+
+
+def or_nothing(targets):
+    """The targets; without any, what is there lets Snakemake say that nothing is to be done."""
+    return targets or [os.environ[PLAN_VARIABLE]]
+
+
+def get_removals():
+    """What a run has to remove, as the configuration has it; jobs need not know."""
+    policy = plan.config_in(Path.cwd()).removal.policy
+    if policy == "keep" or not workflow.is_main_process:
+        return []
+    return get_prunings() + (get_collections() if policy == "prune" else [])
+
+
+def get_prunings(wildcards=None):
+    """What says that images that are not wished for have left, of each repository."""
+    return maintenance.prunings(plan)
+
+
+def get_collections(wildcards=None):
+    """What says that garbage was collected, of each repository that has any."""
+    return in_words(maintenance.collections, plan, plan.config_in(Path.cwd()))
+
+
+def get_pruning(wildcards):
+    """What pruning a repository would do, for people."""
+    config = plan.config_in(Path.cwd())
+    return in_words(maintenance.pruning_in_words, plan, config, wildcards.repository)
+
+
+def get_collection(wildcards):
+    """What collecting garbage would do, for people."""
+    config = plan.config_in(Path.cwd())
+    return in_words(maintenance.collection_in_words, plan, config, wildcards.repository)
+
+
+def in_words(function, *arguments):
+    """The function's value; what goes wrong is said in one line."""
+    try:
+        return function(*arguments)
+    except DuccmakeError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def get_staged_layers(image):
@@ -140,3 +185,8 @@ def get_config_digest(wildcards):
 def get_manifest_digest(wildcards):
     """The whole digest of the manifest that is to be published."""
     return str(plan.image(wildcards.repository, wildcards.image).manifest)
+
+
+# Snakemake calls no handler when there is nothing to do.
+if workflow.is_main_process and get_targets() == or_nothing([]) and not asked:
+    summarise(plan, session.run, workdir=Path.cwd())

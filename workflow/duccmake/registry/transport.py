@@ -257,7 +257,7 @@ class Transport:
     def _refusal(self, call: Call, response: Answer, host: Host, *, redirected: bool) -> Exception:
         """The error for a status of 400 or above; closes the response."""
         status = response.status
-        said = _registry_words(response)
+        code, said = _registry_words(response)
         response.close()
         what = f"{host.name} answers {status}{said} to {call.method} {_safe_path(call.url)}"
         wait = retry_after_seconds(response.headers.get("Retry-After"))
@@ -276,7 +276,9 @@ class Transport:
             mend = "give credentials that may read it, or check the name"
             return Unauthorized(what, mend=mend)
         if status == 404:
-            return NotFound(what, mend="check the repository and the tag, or remove the entry")
+            missing = NotFound(what, mend="check the repository and the tag, or remove the entry")
+            missing.code = code
+            return missing
         return RegistryError(what)
 
 
@@ -324,18 +326,19 @@ def _target(response: Answer, url: str, redirects: int) -> str:
     return target
 
 
-def _registry_words(response: Answer) -> str:
-    """The code and message of a registry's error (distribution-spec, "Error Codes")."""
+def _registry_words(response: Answer) -> tuple[str, str]:
+    """A registry's error (distribution-spec, "Error Codes"): its code, and code and message."""
     try:
         members = json.loads(read_body(response, _ERROR_LIMIT, Deadline(_ERROR_SECONDS)))
         error = members["errors"][0]
-        words = f"{error.get('code') or ''} {error.get('message') or ''}"
+        code = str(error.get("code") or "")
+        words = f"{code} {error.get('message') or ''}"
     except (TryAgain, RegistryError):
-        return ""
+        return "", ""
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return ""
+        return "", ""
     words = "".join(char if char.isprintable() else " " for char in words).strip()
-    return f" ({words[:200]})" if words else ""
+    return code, f" ({words[:200]})" if words else ""
 
 
 def _host_name(response: Answer) -> str:

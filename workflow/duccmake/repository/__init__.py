@@ -135,6 +135,10 @@ class Repository(Protocol):
         """
         ...
 
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image as it stands there, though something of it may be missing."""
+        ...
+
     def has_layer(self, digest: Digest) -> bool:
         """Whether the layer is published, whole, with its ``tree.mtree``."""
         ...

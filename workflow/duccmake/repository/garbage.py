@@ -74,6 +74,17 @@ def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbag
     )
 
 
+def used_only_by(layout: Layout, names: Iterable[str], spoken_for: Use) -> list[Thing]:
+    """What nothing would use if the images of these names were not there."""
+    found = survey(layout)
+    _refuse_the_unread(found)
+    leaving = set(names)
+    staying = {name: use for name, use in found.uses.items() if name not in leaving}
+    later = Survey(staying, found.present).used | spoken_for
+    now = found.used | spoken_for
+    return [thing for thing in _unused(found.present, later) if _uses(now, thing)]
+
+
 def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> None:
     """Enter things that no entry names with the present time: their grace begins."""
     wanted = dict.fromkeys(things)
@@ -131,8 +142,11 @@ def freed_bytes(paths: Iterable[Path]) -> int:
 
 
 def _is_left(layout: Layout, thing: Thing, used: Use) -> bool:
-    keys = used.layers if thing.kind == LAYER else used.flats
-    return thing.key not in keys and any(map(os.path.lexists, thing.paths(layout)))
+    return not _uses(used, thing) and any(map(os.path.lexists, thing.paths(layout)))
+
+
+def _uses(use: Use, thing: Thing) -> bool:
+    return thing.key in (use.layers if thing.kind == LAYER else use.flats)
 
 
 def _refuse_the_unread(found: Survey) -> None:

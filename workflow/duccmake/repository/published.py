@@ -65,6 +65,10 @@ class PublishedTree:
             return None
         return record if "flat" not in record.products or self._points_to(record) else None
 
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image, though something of it may be missing."""
+        return self._read_record(name)
+
     def has_layer(self, digest: Digest) -> bool:
         """Whether the layer is published, whole, with its ``tree.mtree``."""
         layout = self._layout

@@ -1,0 +1,21 @@
+"""Take the names of images away that are not wished for any more; what they had stays for now."""
+
+import json
+from pathlib import Path
+
+from duccmake.departures import prune
+from duccmake.job import running
+from duccmake.maintenance import departures
+from duccmake.plan import open_repository
+
+repository = snakemake.wildcards.repository
+with running(f"prune_images-{repository}", log=snakemake.log[0]) as job:
+    left = prune(
+        open_repository(job.config, repository),
+        departures(job.plan, repository),
+        max_percent=job.config.removal.max_percent,
+        force=job.config.force_removal,
+    )
+    images = [[item.name, item.why] for item in left]
+    job.report("pruned", repository=repository, images=images)
+    Path(snakemake.output[0]).write_text(json.dumps(images, indent=1) + "\n")

@@ -1,0 +1,82 @@
+"""Images that leave a repository, how many may do so at once, and their leaving."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .errors import DuccmakeError
+from .repository import Repository
+from .repository.edits import Edits
+from .repository.garbage import Thing, used_only_by
+from .repository.usage import Use, survey
+from .repository.withdraw import withdraw
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """An image that leaves; only the ``manifest`` that was seen then is meant."""
+
+    repository: str
+    name: str
+    manifest: str
+    why: str
+
+
+def prune(
+    repository: Repository,
+    departures: Sequence[Departure],
+    *,
+    max_percent: float,
+    force: bool,
+    clock: Callable[[], float] = time.time,
+) -> list[Departure]:
+    """Take away names and metadata of images that leave; returns those that left.
+
+    An image that was published anew since the departure was decided stays.  Raises
+    `DuccmakeError`, with nothing removed, where too many would leave at once.
+    """
+    with repository.lock():
+        total = sum(1 for _ in repository.names())
+        check_share(departures, total, max_percent=max_percent, force=force)
+        going = [item for item in departures if published(repository, item.name) == item.manifest]
+        edits = Edits(repository.layout.root)
+        leaving = {item.name: item.why for item in going}
+        withdraw(edits, repository.layout, leaving, survey(repository.layout), clock())
+        repository.edit(edits)
+    for item in going:
+        logger.info("%s left: %s", item.name, item.why)
+    return going
+
+
+def published(repository: Repository, name: str) -> str:
+    """The digest of the manifest that duccmake published under a name, or ""."""
+    record = repository.description(name)
+    return str(record.manifest) if record else ""
+
+
+def freed_later(
+    repository: Repository, departures: Sequence[Departure], spoken_for: Use
+) -> list[Thing]:
+    """What nothing will use any more once these images have left."""
+    return used_only_by(repository.layout, [item.name for item in departures], spoken_for)
+
+
+def check_share(
+    departures: Sequence[Departure], total: int, *, max_percent: float, force: bool
+) -> None:
+    """Raise `DuccmakeError` where more of a repository's images would leave than may at once."""
+    count = len(departures)
+    if force or 100 * count <= max_percent * total:
+        return
+    raise DuccmakeError(
+        f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
+        f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
+        "nothing is removed",
+        step="prune",
+        mend="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
+    )

@@ -1,0 +1,197 @@
+"""Which images have to leave a repository, and why: wish list, registry and retention decide.
+
+An error never makes an image leave: neither one of a registry nor one in a wish
+list.  Where it is not known what is wished for, all stays.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .departures import Departure
+from .errors import DuccmakeError, NotFound
+from .recipe import Recipe
+from .reference import Reference
+from .registry.answers import matching
+from .removal_settings import RemovalSettings
+from .repository.schedule import timestamp
+from .resolve import Resolution
+from .store import PollMemory
+
+logger = logging.getLogger(__name__)
+
+
+class TagSource(Protocol):
+    """Where tags are listed."""
+
+    def tags(self, reference: Reference) -> list[str]:
+        """All tags of the repository."""
+        ...
+
+
+class Listings:
+    """Whether registries have tags, from complete listings; each repository is asked once."""
+
+    def __init__(self, source: TagSource) -> None:
+        self._source = source
+        self._known: dict[str, frozenset[str] | None] = {}
+
+    def has(self, reference: Reference) -> bool | None:
+        """Whether the registry lists the tag; None where it does not say, or there is none.
+
+        A 404 for the listing says so only in the registry's own words: a proxy or
+        a registry that answers 404 for everything says nothing.
+        """
+        if reference.digest is not None or not reference.tag:
+            return None
+        key = str(reference).removesuffix(reference.suffix)
+        if key not in self._known:
+            self._known[key] = self._list(reference)
+        tags = self._known[key]
+        return None if tags is None else reference.tag in tags
+
+    def _list(self, reference: Reference) -> frozenset[str] | None:
+        try:
+            return frozenset(self._source.tags(reference))
+        except NotFound as error:
+            return frozenset() if error.code in ("NAME_UNKNOWN", "NAME_INVALID") else None
+        except DuccmakeError as error:
+            logger.info("%s: what is published of it stays", error)
+            return None
+
+
+@dataclass(slots=True)
+class Leaving:
+    """What becomes of a repository's images that are not, or not any more, wished for.
+
+    ``warnings`` are lines for people.
+    """
+
+    departures: list[Departure] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def leaving(
+    recipe: Recipe,
+    resolution: Resolution,
+    published: Iterable[str],
+    manifest_of: Callable[[str], str],
+    *,
+    listings: Listings,
+    memory: PollMemory,
+    settings: RemovalSettings,
+    now: float,
+    retired: Mapping[str, str] = {},
+    protected: Callable[[str], bool] = lambda name: False,
+) -> Leaving:
+    """Which of the ``published`` names leave the recipe's repository.
+
+    ``manifest_of`` gives the digest of the manifest that is published under a name,
+    or "" for an image that duccmake has not published: that stays.  ``retired``
+    are names that retention gives up, with the reason; ``protected`` ones stay
+    whatever is wished for.  Notes in ``memory`` since when a registry lacks a tag.
+    """
+    found = Leaving()
+    wanted = {item.reference.name: item for item in resolution.resolved}
+    for name, item in wanted.items():
+        if not item.stale and name not in retired:
+            memory.note_presence(name)
+    missed = {item.name: item for item in resolution.unresolved}
+    strangers = 0
+    for name in published:
+        if (name in wanted and name not in retired) or protected(name):
+            continue
+        if any(matches(glob, name) for glob in settings.pinned):
+            continue
+        if name in missed and missed[name].passing:
+            continue
+        manifest = manifest_of(name)
+        if not manifest:
+            strangers += 1
+            continue
+        why = retired.get(name) or _why(recipe, name, listings, memory, settings.confirm, now)
+        if why is None:
+            since = memory.absent_since(name) or now
+            found.warnings.append(
+                f"{name}: its registry lacks the tag since {timestamp(since)}; a poll after "
+                f"{timestamp(since + settings.confirm)} decides whether it is gone"
+            )
+        elif why:
+            found.departures.append(Departure(recipe.repository, name, manifest, why))
+    if strangers:
+        found.warnings.append(
+            f"{recipe.repository}: {_images(strangers)} not published by duccmake and not wished "
+            "for: they stay; see 'snakemake adopt'"
+        )
+    if found.departures and (doubt := _doubt(recipe)):
+        found.warnings.append(
+            f"{recipe.repository}: {_images(len(found.departures))} not wished for any more, as "
+            f"far as can be read, and kept: {doubt}"
+        )
+        found.departures.clear()
+    if found.departures and settings.policy == "keep":
+        found.warnings.append(
+            f"{recipe.repository}: {_images(len(found.departures))} not wished for any more and "
+            "kept, as removal.policy says; see 'snakemake prune -n'"
+        )
+    return found
+
+
+def _why(
+    recipe: Recipe,
+    name: str,
+    listings: Listings,
+    memory: PollMemory,
+    confirm: float,
+    now: float,
+) -> str | None:
+    """Why an image leaves; empty where it stays, None where its absence waits to be confirmed."""
+    reference, is_glob = _wish_for(recipe, name)
+    if reference is None:
+        return "not in the wish list any more"
+    has = listings.has(reference)
+    if has is None:
+        return ""
+    if has:
+        memory.note_presence(name)
+        return "its tag is not among those that are wished for" if is_glob else ""
+    since = memory.absent_since(name)
+    memory.note_absence(name, now)
+    if since is None or not confirm <= now - since:
+        return None
+    return "its tag is gone from the registry"
+
+
+def _doubt(recipe: Recipe) -> str:
+    """Why it is not known all that is wished for; empty where it is."""
+    if recipe.bad_entries:
+        return f"{recipe.bad_entries[0]}"
+    return recipe.stale
+
+
+def _wish_for(recipe: Recipe, name: str) -> tuple[Reference | None, bool]:
+    """The wish that a published name came from, with its tag, and whether that is a glob."""
+    for wish in recipe.wishes:
+        reference = wish.reference
+        if not reference.is_glob:
+            if reference.name == name:
+                return reference, False
+            continue
+        base = f"{reference.registry}/{reference.repository}:"
+        tag = name.removeprefix(base)
+        if name.startswith(base) and matching(reference.tag, [tag]):
+            return reference.with_tag(tag), True
+    return None, False
+
+
+def matches(glob: str, name: str) -> bool:
+    """Whether a glob (``*`` and ``?``) matches a whole name."""
+    return fnmatch.fnmatchcase(name, glob.replace("[", "[[]"))
+
+
+def _images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"

@@ -1,0 +1,46 @@
+rule prune_images:
+    """Take the names of images away that are not wished for any more."""
+    output:
+        "results/{repository}/pruned/{departures}.json",
+    log:
+        "logs/prune_images/{repository}/{departures}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        publisher=1,
+    params:
+        preview=get_pruning,
+    message:
+        "Prune {wildcards.repository}: {params.preview}"
+    script:
+        "../../scripts/prune_images.py"
+
+
+rule collect_garbage:
+    """Remove flat trees and layers that no image has used for their time of grace."""
+    output:
+        "results/{repository}/collected/{garbage}.json",
+    log:
+        "logs/collect_garbage/{repository}/{garbage}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        publisher=1,
+    params:
+        preview=get_collection,
+    message:
+        "Collect garbage in {wildcards.repository}: {params.preview}"
+    script:
+        "../../scripts/collect_garbage.py"
+
+
+rule prune:
+    """Images that are not wished for any more gone from all repositories, by name."""
+    input:
+        lambda wildcards: or_nothing(get_prunings()),
+
+
+rule gc:
+    """What no image uses any more gone from all repositories."""
+    input:
+        lambda wildcards: or_nothing(get_collections()),
