@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import logging
+import sys
 
 import pytest
 from planned import NAME, image, plan
@@ -113,3 +116,37 @@ def test_names_that_are_paths_make_one_event_file_each(tmp_path):
         "publish_image-r-host/a:1",
         "publish_image-r-host/b:1",
     }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("seconds_apiece", [0.01, 1.0])
+def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
+    monkeypatch, seconds_apiece
+):
+    clock = itertools.count(step=seconds_apiece)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with (
+        running("fetch_blob-key", log="logs/a.log") as job,
+        job.progress(1_000_000, "fetch key") as progress,
+    ):
+        for _ in range(10):
+            progress(100_000)
+    shown = sys.stderr.getvalue()
+    assert ("fetch key:  50%" in shown) == (seconds_apiece == 1.0)
+    assert ("500k/1.00M" in shown) == (seconds_apiece == 1.0)
+
+
+def test_a_file_gets_no_bar(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with (
+        running("fetch_blob-key", log="logs/a.log") as job,
+        job.progress(1_000_000, "fetch key") as progress,
+    ):
+        progress(1_000_000)
+    assert sys.stderr.getvalue() == ""
