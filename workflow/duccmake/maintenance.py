@@ -91,6 +91,13 @@ def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
 def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
     """What pruning a repository would do."""
     leaving, repository = departures(plan, name), open_repository(config, name)
+    with repository.reading():
+        return _pruning_in_words(plan, config, leaving, repository)
+
+
+def _pruning_in_words(
+    plan: Plan, config: Config, leaving: Sequence[Departure], repository: Repository
+) -> str:
     total = sum(1 for _ in repository.names())
     try:
         check_share(
@@ -98,7 +105,7 @@ def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
         )
     except DuccmakeError as error:
         return "\n".join([str(error), *_listed([f"{item.name}: {item.why}" for item in leaving])])
-    things = freed_later(repository, leaving, spoken_for(plan, name))
+    things = freed_later(repository, leaving, spoken_for(plan, repository.name))
     lines = [
         f"{len(leaving)} of {total} images leave; {_amount(repository, things)} will be freed "
         f"by 'snakemake gc' after {config.removal.grace_days:g} days",
@@ -109,7 +116,12 @@ def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
 
 def collection_in_words(plan: Plan, config: Config, name: str) -> str:
     """What collecting garbage in a repository would do."""
-    garbage, repository = _garbage(plan, config, name), open_repository(config, name)
+    repository = open_repository(config, name)
+    with repository.reading():
+        return _collection_in_words(_garbage(plan, config, name), repository)
+
+
+def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
     lines = [
         f"{_amount(repository, garbage.due)} to free",
         *_listed([f"{thing.kind} {thing.key}" for thing in garbage.due]),
@@ -135,9 +147,9 @@ def collected_in_words(collected: Collected) -> str:
 
 
 def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
-    layout = open_repository(config, name).layout
-    spoken = spoken_for(plan, name)
-    return find(layout, spoken, now=time.time(), grace=config.removal.grace)
+    repository, spoken = open_repository(config, name), spoken_for(plan, name)
+    with repository.reading():
+        return find(repository.layout, spoken, now=time.time(), grace=config.removal.grace)
 
 
 def _amount(repository: Repository, things: Sequence[Thing]) -> str:

@@ -127,6 +127,10 @@ class Repository(Protocol):
         """Where things lie in it, as it can be read."""
         ...
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: a publisher that ends waits so long."""
+        ...
+
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None.
 

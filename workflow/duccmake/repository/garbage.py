@@ -23,7 +23,7 @@ FLAT, LAYER = "flat tree", "layer"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Thing:
-    """A flat tree or a layer: ``key`` names its directory."""
+    """A flat tree, with the podman store's image of it, or a layer: ``key`` names its directory."""
 
     kind: str
     key: str
@@ -33,7 +33,8 @@ class Thing:
         if self.kind == LAYER:
             return (layout.layers / self.key[:2] / self.key,)
         shard = Path(self.key[:2]) / self.key
-        return (layout.flats / shard, layout.flat_metadata / shard)
+        in_store = podman.images(layout) / self.key
+        return (layout.flats / shard, layout.flat_metadata / shard, in_store)
 
 
 @dataclass(frozen=True, slots=True)

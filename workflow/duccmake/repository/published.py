@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,10 @@ class PublishedTree:
         """Where things lie in it."""
         return self._layout
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: it stays readable so long."""
+        return nullcontext()
+
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None where something of it is missing."""
         record = self._read_record(name)
@@ -67,7 +72,8 @@ class PublishedTree:
 
     def description(self, name: str) -> ImageRecord | None:
         """The record of an image, though something of it may be missing."""
-        return self._read_record(name)
+        with self.reading():
+            return self._read_record(name)
 
     def has_layer(self, digest: Digest) -> bool:
         """Whether the layer is published, whole, with its ``tree.mtree``."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import podman
 from .layout import RESERVED, Layout
 
 _FLAT = re.compile(r"(?:^|/)\.flat/([0-9a-f]{2})/(\1[0-9a-f]+)/?\Z")
@@ -69,10 +70,12 @@ def survey(layout: Layout) -> Survey:
     surveyor = _Surveyor(layout)
     surveyor.read_metadata()
     surveyor.read_links()
-    present = Use(
-        frozenset(surveyor.shards(layout.flats)) | frozenset(surveyor.shards(layout.flat_metadata)),
-        frozenset(surveyor.shards(layout.layers)),
-    )
+    flats = {
+        *surveyor.shards(layout.flats),
+        *surveyor.shards(layout.flat_metadata),
+        *(entry.name for entry in _entries(podman.images(layout)) if _KEY.match(entry.name)),
+    }
+    present = Use(frozenset(flats), frozenset(surveyor.shards(layout.layers)))
     return Survey(
         surveyor.uses, present, tuple(sorted(surveyor.strange)), tuple(sorted(surveyor.unread))
     )

@@ -7,9 +7,10 @@ of it is `Edits`, made in the transaction that publishes or removes an image, fr
 the two index files alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
-takes names and images out, and `holds` says whether an image is there.
+takes names and images out, `holds` says whether an image is there, and `images`
+where they all are.
 """
 
-from .store import holds, publish, without
+from .store import holds, images, publish, without
 
-__all__ = ["holds", "publish", "without"]
+__all__ = ["holds", "images", "publish", "without"]

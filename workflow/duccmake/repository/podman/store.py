@@ -89,6 +89,11 @@ def holds(layout: Layout, record: ImageRecord) -> bool:
     return (_Paths(layout).image(record.config) / "manifest").is_file()
 
 
+def images(layout: Layout) -> Path:
+    """The directory in which each image has one, named by its configuration's digits."""
+    return _Paths(layout).images.parent
+
+
 class _Paths:
     """Where things lie in the store (containers/storage: store, overlay driver)."""
 
