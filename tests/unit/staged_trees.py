@@ -147,7 +147,7 @@ def merged(layers: Sequence[Sequence[Spec]]) -> list[Entry]:
                     del tree[path]
             if b"whiteout" in entry.flags or (b"implied" in entry.flags and entry.path in tree):
                 continue
-            tree[entry.path] = replace(entry, layer=index, flags=frozenset())
+            tree[entry.path] = replace(entry, layer=index, flags=frozenset(), source=entry.hardlink)
     return sorted(tree.values(), key=order)
 
 

@@ -7,16 +7,28 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
-from staged_trees import (
-    NAME,
-    publish,
-    stage,
-)
+from staged_trees import NAME, directory, file, hard_link, publish, stage
 
 from cvmfs_repositories import StandIn, real_repositories, why_not_real
 from duccmake.repository.layout import Layout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
+
+
+LARGE = 40_000
+CHUNKS = (
+    "CVMFS_MIN_CHUNK_SIZE=4096",
+    "CVMFS_AVG_CHUNK_SIZE=8192",
+    "CVMFS_MAX_CHUNK_SIZE=16384",
+)
+
+
+def both(*settings):
+    """Parameters for `cvmfs`: the stand-in and the real one, with lines for server.conf."""
+    return [
+        pytest.param(("standin", *settings), id="standin"),
+        pytest.param(("real", *settings), marks=pytest.mark.cvmfs, id="real"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +39,16 @@ def real():
         yield repositories
 
 
-@pytest.fixture(params=["standin", pytest.param("real", marks=pytest.mark.cvmfs)])
+@pytest.fixture(params=both())
 def cvmfs(request, tmp_path, monkeypatch):
-    if request.param == "real":
+    which, *settings = request.param
+    if which == "real":
         repositories = request.getfixturevalue("real")
-        repository = repositories.make()
+        repository = repositories.make(*settings)
         yield repository
         repositories.remove(repository)
         return
-    repository = StandIn(tmp_path / "standin").make()
+    repository = StandIn(tmp_path / "standin").make(*settings)
     for name, value in repository.environment.items():
         monkeypatch.setenv(name, value)
     yield repository
@@ -85,3 +98,36 @@ def test_an_image_is_published_in_one_revision_and_nothing_in_none(cvmfs, stagin
     publish(repository, changes)
     publish(repository)
     assert cvmfs.revision() == before + 1
+
+
+@pytest.mark.parametrize("cvmfs", both(*CHUNKS), indirect=True)
+def test_large_files_are_in_chunks_wherever_they_are(cvmfs, staging, tmp_path):
+    big = file("opt/big", os.urandom(LARGE), 0o755, uid=5, gid=6)
+    top = [
+        directory(".", 0o711),
+        directory("opt", 0o1777, uid=7),
+        big,
+        hard_link("opt/same", big),
+        file("opt/small", b"small"),
+    ]
+    before = cvmfs.revision()
+    repository = cvmfs.open()
+    changes = stage(staging, top=top)
+    (image,) = publish(repository, changes)
+    plain = make.open_repository(tmp_path / "plain")
+    publish(plain, changes)
+
+    assert cvmfs.revision() == before + 3
+    assert repository.verify(NAME) == []
+    flat = make.flat_of(repository, image)
+    assert seconds(make.listing(flat)) == seconds(make.listing(make.flat_of(plain, image)))
+    layer = Layout(repository.path).layerfs(image.layers[1])
+    for path in (flat / "opt/big", flat / "opt/same", layer / "opt/big", layer / "opt/same"):
+        assert int(os.getxattr(path, "user.chunks")) > 1
+        assert path.read_bytes() == big[1]
+    assert cvmfs.problems() == ""
+
+    other = "registry.example.org/tools/app:2"
+    publish(repository, stage(staging, other, top=[*top, file("new", b"new")]))
+    assert repository.verify(other) == []
+    assert cvmfs.problems() == ""

@@ -35,15 +35,17 @@ def differences(
     *,
     unprivileged: bool = False,
     ignored: Collection[bytes] = (),
+    xattrs: bool = True,
 ) -> Iterator[str]:
     """One line for each difference between ``tree`` and ``manifest``.
 
     What the manifest says was lost is not compared.  ``unprivileged``: the tree
     was made without root, so owners are its maker's and directories have ``u+rwx``.
     Entries that bear a name of ``ignored`` may be there without the manifest's word.
+    Without ``xattrs`` extended attributes are not compared.
     """
     with Directories() as directories:
-        comparison = _Comparison(os.fsencode(tree), directories, digests, unprivileged)
+        comparison = _Comparison(os.fsencode(tree), directories, digests, unprivileged, xattrs)
         for entry in mtree.read(manifest):
             for difference in comparison.compare(entry):
                 yield f"{_show(entry.path)}: {difference}"
@@ -53,12 +55,18 @@ def differences(
 
 class _Comparison:
     def __init__(
-        self, tree: bytes, directories: Directories, digests: Digests, unprivileged: bool
+        self,
+        tree: bytes,
+        directories: Directories,
+        digests: Digests,
+        unprivileged: bool,
+        xattrs: bool,
     ) -> None:
         self._tree = tree
         self._directories = directories
         self._digests = digests
         self._unprivileged = unprivileged
+        self._compares_xattrs = xattrs and not unprivileged
         self._known: set[bytes] = set()
 
     def compare(self, entry: Entry) -> Iterator[str]:
@@ -131,7 +139,7 @@ class _Comparison:
         return self._digests[key]
 
     def _xattrs(self, entry: Entry, lost: set[bytes]) -> Iterator[str]:
-        if self._unprivileged or b"xattrs" in lost:
+        if not self._compares_xattrs or b"xattrs" in lost:
             return
         directory, name = self._place(entry.path)
         descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)

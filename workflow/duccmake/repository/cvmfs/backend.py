@@ -93,7 +93,8 @@ class CvmfsRepository(PublishedTree):
             yield
 
     def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
-        return differences(tree, manifest, digests, ignored=frozenset({MARKER}))
+        # Of attributes there are none but CernVM-FS' own.
+        return differences(tree, manifest, digests, ignored=frozenset({MARKER}), xattrs=False)
 
     # --- publishing -----------------------------------------------------
 
@@ -147,6 +148,10 @@ class CvmfsRepository(PublishedTree):
                 list(images.values()),
                 lambda: self._configs(without=images),
             )
+            settings = transactions.server.settings
+            if settings.chunking:
+                large = whole.large_files(settings.max_chunk)
+                whole.leave_out(large.publish(transactions, self._path))
             self._ingest(transactions, whole.write)
             remove(transactions, whole.edits)
         log.info(

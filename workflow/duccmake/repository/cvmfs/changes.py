@@ -27,6 +27,7 @@ from .amendments import Completed
 from .catalogs import standing
 from .contents import Clones, StagedFiles, relative
 from .kept import Keeping
+from .large import LargeFiles
 from .members import Members
 from .tarstream import TarStream
 
@@ -56,6 +57,7 @@ class Changes:
         self._others = others
         self.edits = Edits(layout.root)
         self._completed: dict[Digest, Completed] = {}
+        self._skip: frozenset[bytes] = frozenset()
         for layer in layers:
             _check_staged(layer)
         for image in images:
@@ -107,6 +109,34 @@ class Changes:
 
     # --- the archive ----------------------------------------------------
 
+    def large_files(self, limit: int) -> LargeFiles:
+        """The files of more than ``limit`` bytes; see `leave_out`."""
+        found = LargeFiles(limit)
+        for digest, layer in self._layers.items():
+            with self._manifest(digest).open("rb") as lines:
+                found.of_layer(self._base(digest), lines, layer.path / "layerfs")
+        for digest, completed in self._completed.items():
+            links = ((completed.entries[path], at) for path, at in completed.links.items())
+            found.of_links(self._base(digest), links)
+        for image, staged in self._to_flatten():
+            with (staged / "tree.mtree").open("rb") as lines:
+                base = relative(self._layout.root, self._layout.flat(image.config))
+                found.of_flat_tree(base, lines, self._bases(image))
+        return found
+
+    def _to_flatten(self) -> list[tuple[StagedImage, Path]]:
+        """One image for each flat tree that is not there yet, and where it is staged."""
+        wanted = {image.config: image for image in self._images if "flat" in image.products}
+        return [
+            (image, image.path)
+            for config, image in wanted.items()
+            if image.path is not None and flat_losses(self._layout, config) is None
+        ]
+
+    def leave_out(self, paths: frozenset[bytes]) -> None:
+        """Say which files are published already, by another way than the archive."""
+        self._skip = paths
+
     def write(self, stream: TarStream) -> None:
         """Write all members; `OSError` and `RepositoryError` name the image."""
         published = os.fsencode(self._layout.root)
@@ -148,17 +178,17 @@ class Changes:
         manifest = relative(layout.root, layout.layer_manifest(digest))
         if completed is not None:
             entries = (entry.line() for entry in completed.in_order())
-            members.tree(base, chain([mtree.FORMAT], entries), files, manifest)
+            members.tree(base, chain([mtree.FORMAT], entries), files, manifest, skip=self._skip)
             return
         with self._manifest(digest).open("rb") as lines:
-            members.tree(base, lines, files, manifest)
+            members.tree(base, lines, files, manifest, skip=self._skip)
 
     def _write_additions(
         self, members: Members, directories: Directories, digest: Digest, completed: Completed
     ) -> None:
         layout, base = self._layout, self._base(digest)
         files = StagedFiles(directories, layout.layerfs(digest), base, completed.links)
-        members.additions(base, completed.additions(), files)
+        members.additions(base, completed.additions(), files, skip=self._skip)
         lines = (self._keeping.relabelled(entry).line() for entry in completed.in_order())
         manifest = relative(layout.root, layout.layer_manifest(digest))
         members.file(manifest, b"".join([mtree.FORMAT, *lines]))
@@ -193,7 +223,7 @@ class Changes:
         files = Clones(directories, self._bases(image), staged / "generated")
         manifest = relative(layout.root, layout.flat_manifest(image.config))
         with (staged / "tree.mtree").open("rb") as lines:
-            return members.tree(base, lines, files, manifest)
+            return members.tree(base, lines, files, manifest, skip=self._skip)
 
 
 def _check_staged(layer: StagedLayer) -> None:

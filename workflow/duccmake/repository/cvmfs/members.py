@@ -122,7 +122,7 @@ class Members:
         """A whole tree below ``base``, and then its manifest under the path ``manifest``.
 
         ``lines`` are the manifest's, parents first; ``contents`` says where files
-        are.  Entries whose path is in ``skip`` are there already.  Returns what is
+        are.  Paths in ``skip`` are published already.  Returns what is
         lost, by kind.
         """
         self.parents(base)
@@ -137,8 +137,9 @@ class Members:
                 if match is not None:
                     path = mtree.decode(match["path"])
                     sizes[split(path)[0]] += 1
-                    if not skip or path not in skip:
-                        contents.add_plain(self._stream, self._name(base, path), path, match)
+                    name = self._name(base, path)
+                    if name not in skip:
+                        contents.add_plain(self._stream, name, path, match)
                     published.write(line)
                     continue
                 entry = self._keeping.relabelled(Entry.parse(line))
@@ -150,7 +151,7 @@ class Members:
                     sizes[entry.path] = 1
                 elif entry.path != b".":
                     sizes[split(entry.path)[0]] += 1
-                if keeps_name(entry) and entry.path not in skip:
+                if keeps_name(entry) and self._name(base, entry.path) not in skip:
                     self._entry(base, entry, contents)
             for directory in [b".", *nested(sizes.items())]:
                 self._tree_catalog(base, directory)
@@ -160,10 +161,17 @@ class Members:
             self.large_file(manifest, published.fileno(), size)
         return lost
 
-    def additions(self, base: bytes, entries: Iterable[Entry], contents: Contents) -> None:
+    def additions(
+        self,
+        base: bytes,
+        entries: Iterable[Entry],
+        contents: Contents,
+        *,
+        skip: Collection[bytes] = (),
+    ) -> None:
         """More entries for a tree that is published."""
         for entry in entries:
-            if keeps_name(entry):
+            if keeps_name(entry) and self._name(base, entry.path) not in skip:
                 self._entry(base, entry, contents)
 
     def _tree_catalog(self, base: bytes, directory: bytes) -> None:
