@@ -12,8 +12,10 @@ with running(f"fetch_blob-{key}", log=snakemake.log[0], output=output) as job:
     layer, images = job.plan.layer(key), job.plan.sources(key)
     job.serves(images)
     with (
+        job.events.span("layer_download", image=images[0].name, layer=layer.digest.hex) as event,
         Client(job.config.registries, limits_directory=LIMITS) as client,
         job.progress(layer.descriptor.size, f"fetch {key}") as progress,
     ):
         fetched = fetch_layer(layer, images, client, Path(output), progress)
+        event.size(fetched)
     job.report("fetched", bytes=fetched)

@@ -13,12 +13,15 @@ with running(
     images = job.plan.with_config(repository, key)
     job.serves(images)
     job.check_inputs(snakemake.input)
-    entries = stage_flat_tree(
-        images[0],
-        open_repository(job.config, repository),
-        content_store(),
-        Path(snakemake.output[0]),
-        staged=job.plan.staged_paths(repository),
-        mount_points=job.config.flat.mount_points,
-    )
+    with job.events.span(
+        "flat_conversion", image_request=images[0].reference, image=images[0].name
+    ):
+        entries = stage_flat_tree(
+            images[0],
+            open_repository(job.config, repository),
+            content_store(),
+            Path(snakemake.output[0]),
+            staged=job.plan.staged_paths(repository),
+            mount_points=job.config.flat.mount_points,
+        )
     job.report("flattened", entries=entries)

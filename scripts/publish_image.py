@@ -14,14 +14,16 @@ with running(
     image = job.plan.image(repository, name)
     job.serves([image])
     job.check_inputs(snakemake.input)
-    record = publish_ready(
-        image,
-        [other for other in job.plan.wanted if other.repository == repository],
-        open_repository(job.config, repository),
-        layers=job.plan.staged_paths(repository),
-        flats=job.plan.flat_paths(repository),
-        store=content_store(),
-        products=job.config.products,
-        limits=job.config.repository.batch,
-    )
+    with job.events.span("publication", image_request=image.reference, image=image.name):
+        record = publish_ready(
+            image,
+            [other for other in job.plan.wanted if other.repository == repository],
+            open_repository(job.config, repository),
+            layers=job.plan.staged_paths(repository),
+            flats=job.plan.flat_paths(repository),
+            store=content_store(),
+            products=job.config.products,
+            limits=job.config.repository.batch,
+        )
+    job.published(image)
     Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

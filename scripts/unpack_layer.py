@@ -11,7 +11,11 @@ with running(name, log=snakemake.log[0], output=output) as job:
     layer, images = job.plan.layer(key), job.plan.sources(key)
     job.serves(images)
     job.check_inputs(snakemake.input)
-    with job.progress(0, f"unpack {key}") as progress:
+    with (
+        job.events.span("layer_conversion", image=images[0].name, layer=layer.digest.hex) as event,
+        job.progress(0, f"unpack {key}") as progress,
+    ):
+        event.size(layer.descriptor.size)
         unpacked = unpack_layer(
             Path(snakemake.input.blob),
             Path(output),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from duccmake import config
-from duccmake.config import Config, InvalidConfig, RepositorySettings
+from duccmake.config import Config, InvalidConfig, RepositorySettings, WebhookSettings
 from duccmake.errors import ConfigError
+from duccmake.eventlog import EventSettings
 from duccmake.limits import UnpackLimits
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
@@ -79,6 +80,8 @@ def test_defaults_are_those_of_the_dataclasses() -> None:
         Config(),
         recipe=(Source.parse("config/recipe.yaml", WORK),),
         repository=RepositorySettings(root=WORK / "cvmfs"),
+        webhook=WebhookSettings(spool=WORK / "results/notices"),
+        events=EventSettings(file=WORK / "logs/events.jsonl"),
     )
     assert found.limits == UnpackLimits()
     assert parse(registries={"ghcr.io": {}}).registries == {"ghcr.io": RegistrySettings()}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from .errors import ConfigError, InvalidReference
+from .eventlog import EventSettings
 from .limits import UnpackLimits
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
@@ -98,6 +99,39 @@ class ResolveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How often the watcher polls, and after how many seconds it tries again what failed."""
+
+    interval: float = 600.0
+    retry: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecrets:
+    """Names of the environment variables that hold each sender's secret; empty is none."""
+
+    harbor: str = ""
+    distribution: str = ""
+    gitlab: str = ""
+    dockerhub: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Where notifications are heard, and left for the watcher.
+
+    ``listen`` is ``HOST:PORT`` or ``unix:PATH``.  ``aliases`` are registries' hosts as
+    senders name them, and as the wish list does.
+    """
+
+    listen: str = "127.0.0.1:8484"
+    spool: Path = Path("results/notices")
+    max_bytes: int = 1024**2
+    secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class FlatSettings:
     """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
 
@@ -122,6 +156,9 @@ class Config:
     removal: RemovalSettings = field(default_factory=RemovalSettings)
     force_removal: bool = False
     scope: str = "pending"
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    webhook: WebhookSettings = field(default_factory=WebhookSettings)
+    events: EventSettings = field(default_factory=EventSettings)
 
     @classmethod
     def parse(cls, members: Mapping[str, Any], *, workdir: Path, trusted: bool = False) -> Config:
@@ -339,6 +376,9 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         removal=_removal(plain.get("removal", {})),
         force_removal=plain.get("force_removal", default.force_removal),
         scope=plain.get("scope", default.scope),
+        watch=WatchSettings(**plain.get("watch", {})),
+        webhook=_webhook(plain.get("webhook", {}), workdir),
+        events=_events(plain.get("events", {}), workdir),
     )
 
 
@@ -393,6 +433,21 @@ def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSett
         except InvalidReference as error:
             mistakes.append(Mistake(f"resolve.only[{at}]", error.found, error.mend))
     return ResolveSettings(**{**members, "only": tuple(only)})
+
+
+def _webhook(members: Mapping[str, Any], workdir: Path) -> WebhookSettings:
+    return WebhookSettings(
+        **{
+            **members,
+            "spool": _path(members.get("spool", WebhookSettings().spool), workdir),
+            "secrets": WebhookSecrets(**members.get("secrets", {})),
+        }
+    )
+
+
+def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
+    file = members.get("file", str(EventSettings().file))
+    return EventSettings(**{**members, "file": _path(file, workdir) if file else None})
 
 
 def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_outdated
+from .status import Status, of_this_process
 
 _STARTED = time.monotonic()
 _LISTED = 50
@@ -75,10 +76,11 @@ def summarise(
     workdir: Path,
     only: Collection[str] = (),
     stream: TextIO | None = None,
-) -> None:
+) -> Status:
     """Say what became of each image: the repository is asked, not the jobs.
 
-    ``only`` are the targets of a run that was to convert nothing.
+    ``only`` are the targets of a run that was to convert nothing.  The status of any
+    other is kept for who started it.
     """
     out = stream or sys.stderr
     events = list(_events(run))
@@ -90,12 +92,14 @@ def summarise(
             remark = item.remark.removeprefix(f"{item.image}: ")
             remark = f"  {remark}" if remark else ""
             print(f"{item.outcome:{width}}  {item.image}{remark}", file=out)
+    became = {item.image: (item.outcome, item.remark) for item in outcomes}
+    status = of_this_process(run.name, time.monotonic() - _STARTED, became, plan)
     if only:
         totals = Counter(item.outcome for item in outcomes)
         seconds = time.monotonic() - _STARTED
         counts = f"{totals['removed']} removed, {totals['failed']} failed"
         print(f"duccmake: {counts}, in {seconds:.1f} s", file=out)
-        return
+        return status
     counts = ", ".join(
         f"{sum(item.outcome == kind for item in outcomes)} {kind}"
         for kind in ("converted", "up to date", "failed", "skipped", "removed")
@@ -111,6 +115,8 @@ def summarise(
         f"in {time.monotonic() - _STARTED:.1f} s",
         file=out,
     )
+    status.save(workdir)
+    return status
 
 
 def _layers(plan: Plan) -> Iterator[PlannedLayer]:

@@ -15,11 +15,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from . import presence
 from .config import Config
 from .errors import DuccmakeError
+from .eventlog import EventLog
 from .plan import Plan, PlannedImage
 from .store import write_atomically
 
@@ -45,10 +48,15 @@ class Job:
         self.ignorable = False
         self._serves = ""
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """The configuration that the plan was made with."""
         return self.plan.config_in(Path.cwd())
+
+    @cached_property
+    def events(self) -> EventLog:
+        """The event log."""
+        return EventLog(self.config.events, run=self._run.name)
 
     def serves(self, images: Iterable[PlannedImage]) -> None:
         """Say which images the job is for: it may fail quietly if that is so for all."""
@@ -80,6 +88,22 @@ class Job:
         content = json.dumps({"event": event, "job": self.name, **members}).encode()
         write_atomically(self._run / f"{event}-{self.name.replace('/', '%')}.json", content)
 
+    def published(self, image: PlannedImage) -> None:
+        """Enter into the event log what is visible now: the image, and its new layers."""
+        missing = self.plan.missing.get(image.repository, frozenset())
+        for digest in dict.fromkeys(layer.digest for layer in image.layers):
+            if digest in missing:
+                self.events.emit("publish_layer", image=image.name, layer_digest=digest.hex)
+        if "flat" in self.config.products:
+            self.events.emit(
+                "publish_flat_image",
+                image_request=image.reference,
+                image=image.name,
+                repository=image.repository,
+                public_path=image.name,
+                private_path=f".flat/{image.config.prefix}/{image.config.hex}",
+            )
+
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
         """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
@@ -105,6 +129,7 @@ def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
     Ends the process with status 1 when the work raises.
     """
     _log_to(Path(log))
+    presence.stay(Path.cwd())
     job = Job(name)
     try:
         yield job

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import presence
 from .config import Config
 from .plan import RESULTS, Plan
 from .planner import make_plan
@@ -42,6 +43,8 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
+    if poll:
+        presence.stay(workdir)
     plan = make_plan(config, dict(members), poll=poll)
     plan_file = plan.save()
     _remove_stale_receipts(plan)

@@ -18,6 +18,7 @@ from duccmake.errors import DuccmakeError
 from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.plan import Plan
 from duccmake.repository import RECORD_FORMAT
+from duccmake.runevents import note_end, note_start
 from duccmake.session import begin, boot_id, tidy
 from duccmake.unpack import LAYER_FORMAT
 
@@ -61,14 +62,23 @@ workflow.register_resource("publisher", 1)
 
 onstart:
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
+    run = Path(os.environ[RUN_VARIABLE])
+    note_start(plan, run, workdir=Path.cwd(), only=asked)
 
 
 onsuccess:
-    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd(), only=asked)
+    end_run()
 
 
 onerror:
-    summarise(plan, Path(os.environ[RUN_VARIABLE]), workdir=Path.cwd(), only=asked)
+    end_run()
+
+
+def end_run():
+    """Say what became of the run, to people and to what reads the event log."""
+    run = Path(os.environ[RUN_VARIABLE])
+    status = summarise(plan, run, workdir=Path.cwd(), only=asked)
+    note_end(plan, status, workdir=Path.cwd(), only=asked)
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""The watcher: runs Snakemake whenever something may have changed, and never twice at a time."""
