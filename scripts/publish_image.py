@@ -22,7 +22,6 @@ with running(
             layers=job.plan.staged_paths(repository),
             flats=job.plan.flat_paths(repository),
             store=content_store(),
-            products=job.config.products,
             limits=job.config.repository.batch,
         )
     job.published(image)

@@ -22,7 +22,9 @@ from duccmake.repository.directory import DirectoryRepository
 CHECKOUT = Path(__file__).resolve().parents[1]
 REPOSITORY = "images.example.org"
 
-_OUTCOME = re.compile(r"(converted|up to date|failed|skipped|removed|freed) +(\S+)(?:  (.*))?\Z")
+_OUTCOME = re.compile(
+    r"(converted|up to date|failed|skipped|removed|freed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
+)
 _COUNTS = re.compile(
     r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped(?:, \d+ removed)?; "
     r"(.+) fetched, (.+) reused, in [0-9.]+ s\Z"

@@ -18,6 +18,7 @@ from duccmake.config import Config, InvalidConfig, RepositorySettings, WebhookSe
 from duccmake.errors import ConfigError
 from duccmake.eventlog import EventSettings
 from duccmake.limits import UnpackLimits
+from duccmake.recipe import load
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
 from duccmake.sources.location import Source
@@ -113,13 +114,19 @@ def test_readme_explains_every_key_with_its_default() -> None:
 def test_readme_explains_every_key_of_the_recipe() -> None:
     readme = (ROOT / "config" / "README.md").read_text()
     recipe = yaml.safe_load((ROOT / "workflow/schemas/recipe.schema.yaml").read_bytes())
-    assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == list(recipe["properties"])
+    keys = [*recipe["properties"], *recipe["$defs"]["entry"]["properties"]]
+    assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == keys
 
 
-def test_examples_of_the_readme_are_valid_configurations() -> None:
+def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
     readme = (ROOT / "config" / "README.md").read_text()
     examples = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
-    found = [parse(**yaml.safe_load(example)) for example in examples]
+    lists = [example for example in examples if example.startswith("version: ")]
+    found = [parse(**yaml.safe_load(text)) for text in examples if text not in lists]
+    for example in lists:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(example)
+        assert (load(path).bad_entries, load(path).warnings) == ((), ())
     assert {registry for config in found for registry in config.registries} == {
         "ghcr.io",
         "registry-1.docker.io",
@@ -282,7 +289,8 @@ def test_settings_are_found_by_the_host_of_a_reference(written: str, image: str)
         ({"products": ["layers", "flt"]}, "products[1]", "did you mean 'flat'?"),
         ({"products": "flat"}, "products", "write 'products: [layers, flat]'"),
         ({"products": []}, "products", "an empty list; write it like 'products: [layers, flat]'"),
-        ({"platforms": ["linux/amd64", "linux/arm64"]}, "platforms", "not built yet"),
+        ({"platforms": ["linux/arm64", "linux/amd64", "linux/arm64/v8"]}, "platforms[2]",
+         "'linux/arm64/v8' would be published in the same place as 'linux/arm64'"),
         ({"platforms": "amd64"}, "platforms[0]", "write it as os/architecture"),
         ({"platforms": [1]}, "platforms[0]", "write it like"),
         ({"recipe": []}, "recipe", "an empty list; write it like 'recipe: config/recipe.yaml'"),

@@ -6,7 +6,7 @@ import pytest
 
 from duccmake.errors import InvalidReference
 from duccmake.reference import Digest
-from duccmake.repository.layout import Layout, check_name, temporary
+from duccmake.repository.layout import Layout, check_name, split_variant, temporary
 
 SHA256 = Digest("sha256", "ab" + "0" * 62)
 SHA512 = Digest("sha512", "ab" + "0" * 126)
@@ -76,6 +76,11 @@ def test_link_leads_to_the_flat_tree_from_any_depth(name):
         "host/a\n:1",
         "host/a\0:1",
         "host/" + "x" * 251,
+        ".multiarch/amd64",
+        ".multiarch/amd64/a:1",
+        ".multiarch/../host/a:1",
+        ".multiarch/amd64/.flat/aa/x:1",
+        ".multiarch/amd64/../../outside/a:1",
     ],
 )
 def test_names_that_lead_elsewhere_are_refused(name):
@@ -91,6 +96,7 @@ def test_names_that_lead_elsewhere_are_refused(name):
         "localhost:5000/a/b:1.2-3_4",
         f"host.example/a:1@{SHA256}",
         "host.example/" + "x" * 250,
+        ".multiarch/arm-v7/docker.io/library/debian:12",
     ],
 )
 def test_names_of_images_are_taken(name):
@@ -102,3 +108,53 @@ def test_temporary_name_is_hidden_and_beside_its_place():
     assert temporary(path).parent == path.parent
     assert temporary(path).name.startswith(".")
     assert len(temporary(LAYOUT.link("host/" + "x" * 250)).name) <= 255
+
+
+# --- several platforms --------------------------------------------------
+
+NAME = "docker.io/library/debian:12"
+
+
+def test_a_name_of_several_platforms_is_a_label_and_a_public_name():
+    assert split_variant(f".multiarch/arm-v7/{NAME}") == ("arm-v7", NAME)
+    assert split_variant(NAME) == ("", NAME)
+
+
+def test_the_public_link_leads_to_the_first_platform_that_is_published():
+    target = LAYOUT.variant_target(NAME, ("amd64", "arm64", "s390x"), {"s390x", "arm64"})
+    assert target == f"../../.multiarch/arm64/{NAME}"
+
+
+@pytest.mark.parametrize(
+    ("variants", "default"),
+    [(("arm64", "amd64"), "amd64"), (("arm64", "s390x"), "arm64")],
+)
+def test_on_cernvm_fs_the_public_link_leads_each_machine_to_its_own(variants, default):
+    target = Layout(ROOT, variant_links=True).variant_target(NAME, variants, variants)
+    assert target == f"../../.multiarch/$(CVMFS_ARCH:-{default})/{NAME}"
+
+
+def test_what_cernvm_fs_calls_a_machine_leads_to_its_label():
+    links = dict(Layout(ROOT, variant_links=True).machine_links())
+    assert links[ROOT / ".multiarch/x86_64"] == "amd64"
+    assert links[ROOT / ".multiarch/aarch64"] == "arm64"
+    assert list(LAYOUT.machine_links()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        ("../../.multiarch/arm64/docker.io/library/debian:12", "arm64"),
+        ("../../.multiarch/$(CVMFS_ARCH:-amd64)/docker.io/library/debian:12",
+         "$(CVMFS_ARCH:-amd64)"),
+        ("../../.multiarch/arm64/docker.io/library/debian:13", ""),
+        ("../../.flat/ab/abc", ""),
+        ("/elsewhere/.multiarch/arm64/docker.io/library/debian:12", ""),
+    ],
+)  # fmt: skip
+def test_where_a_public_link_leads_is_read_from_its_text(tmp_path, target, label):
+    layout = Layout(tmp_path)
+    layout.link(NAME).parent.mkdir(parents=True)
+    layout.link(NAME).symlink_to(target)
+    assert layout.variant(NAME) == label
+    assert layout.variant("docker.io/library/none:1") == ""

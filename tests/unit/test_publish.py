@@ -12,8 +12,6 @@ from duccmake.publish import publish_ready
 from duccmake.repository.layout import Layout
 from duccmake.store import ContentStore
 
-PRODUCTS = ("layers", "flat")
-
 
 class Stage:
     """Images that are staged, and what `publish_ready` is told of them."""
@@ -51,7 +49,6 @@ class Stage:
             layers=self.layers,
             flats=self.flats,
             store=self.store,
-            products=PRODUCTS,
             limits=limits,
         )
 

@@ -100,7 +100,7 @@ def test_empty_list_is_a_valid_recipe(write: Write, entries: str) -> None:
         ("- docker.io/library/debian:12\n", 1, "a list, not a mapping"),
         ("just text\n", 1, "text, not a mapping"),
         ("cvmfs_repo: a.b\ninput: []\n", 1, "no 'version'; add the line 'version: 1'"),
-        ("# new\nversion: 2\ncvmfs_repo: a.b\n", 2, "version 2 of the recipe is not supported yet"),
+        ("# new\nversion: 3\ncvmfs_repo: a.b\n", 2, "'3' is no version of a recipe; write"),
         ("version: true\ncvmfs_repo: a.b\ninput: []\n", 1, "'true' is no version"),
         ("version: '1'\ncvmfs_repo: a.b\ninput: []\n", 1, "'1' is no version"),
         ("version: [1]\ncvmfs_repo: a.b\ninput: []\n", 1, "is no version"),

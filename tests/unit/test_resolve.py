@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import faulty_registry as faults
+from duccmake.entry import Wished
 from duccmake.errors import DuccmakeError
 from duccmake.recipe import Recipe, Wish
 from duccmake.reference import Platform, Reference
@@ -15,6 +16,7 @@ from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.resolve import Resolution, Resolved, Resolver, Unresolved
 from duccmake.store import ContentStore, PollMemory
+from duccmake.tags import TagRules
 from faulty_registry import FaultyRegistry, PullLimit
 from servers import add_image, add_index
 
@@ -28,6 +30,7 @@ class Setting:
         self.registry = registry
         self.root = root
         self.published: set[str] = set()
+        self.platforms = [AMD64]
         self.warnings: list[str] = []
 
     def add(self, *names: str, content: str = "") -> None:
@@ -40,9 +43,15 @@ class Setting:
         return self.resolve_all([names])[0]
 
     def resolve_all(self, lists: list[tuple[str, ...]], max_age: float = 0.0) -> list[Resolution]:
+        return self._resolve([self._wishes(names) for names in lists], max_age)
+
+    def resolve_wishes(self, wishes: tuple[Wish, ...]) -> Resolution:
+        return self._resolve([wishes], 0.0)[0]
+
+    def _resolve(self, lists: list[tuple[Wish, ...]], max_age: float) -> list[Resolution]:
         recipes = [
-            Recipe(Path(f"{number}.yaml"), f"{number}.example.org", wishes=self._wishes(names))
-            for number, names in enumerate(lists)
+            Recipe(Path(f"{number}.yaml"), f"{number}.example.org", wishes=wishes)
+            for number, wishes in enumerate(lists)
         ]
         settings = {self.registry.host: RegistrySettings(scheme="http", timeout_seconds=2.0)}
         self.registry.requests.clear()
@@ -54,7 +63,7 @@ class Setting:
                 max_age=max_age,
             )
             resolutions = resolver.resolve(
-                recipes, [AMD64], is_published=lambda recipe, name: name in self.published
+                recipes, self.platforms, is_published=lambda recipe, name: name in self.published
             )
         self.warnings = resolver.warnings
         return resolutions
@@ -370,3 +379,81 @@ def test_one_image_that_cannot_be_used_hinders_no_other(here):
     assert [type(item) for item in resolution.resolved] == [Resolved, Resolved]
     assert [type(item) for item in resolution.unresolved] == [Unresolved, Unresolved]
     assert ["helm" in reasons(resolution)[0], "404" in reasons(resolution)[1]] == [True, True]
+
+
+# --- several platforms, and what entries wish of their own ---------------
+
+ARM64, S390X = Platform("linux", "arm64"), Platform("linux", "s390x")
+
+
+def add_platforms(here: Setting, name: str, *platforms: Platform, tag: str = "1") -> None:
+    entries = [
+        add_image(here.registry.store, name, platform=platform, layers=(str(platform).encode(),))
+        for platform in platforms
+    ]
+    add_index(here.registry.store, name, tag, [entry.manifest for entry in entries])
+
+
+def found(resolution: Resolution) -> list[tuple[str, str]]:
+    return [(item.reference.tag, str(item.platform)) for item in resolution.resolved]
+
+
+def test_what_platforms_have_in_common_is_asked_for_once(here):
+    here.platforms = [AMD64, ARM64]
+    add_platforms(here, "a/one", AMD64, ARM64)
+    assert found(here.resolve("a/one")) == [("1", "linux/amd64"), ("1", "linux/arm64")]
+    assert here.asked("GET") == ["a/one"] * 3
+    here.resolve("a/one")
+    assert (here.asked("HEAD"), here.asked("GET")) == (["a/one"], [])
+
+
+def test_a_platform_more_costs_its_own_manifest_alone(here):
+    add_platforms(here, "a/one", AMD64, ARM64)
+    here.resolve("a/one")
+    here.platforms = [AMD64, ARM64]
+    assert len(here.resolve("a/one").resolved) == 2
+    assert (here.asked("HEAD"), here.asked("GET")) == (["a/one"], ["a/one"])
+
+
+def test_a_platform_that_an_image_lacks_is_reported_alone_and_costs_no_pull_again(here):
+    here.platforms = [AMD64, S390X]
+    add_platforms(here, "a/one", AMD64)
+    for _ in range(2):
+        resolution = here.resolve("a/one")
+        assert found(resolution) == [("1", "linux/amd64")]
+        [missing] = resolution.unresolved
+        assert (missing.platform, missing.passing) == (S390X, False)
+        assert "there is no image for linux/s390x, only for: linux/amd64" in missing.reason
+    assert (here.asked("HEAD"), here.asked("GET")) == (["a/one"], [])
+
+
+def test_images_of_several_platforms_have_a_path_each(here):
+    here.platforms = [AMD64, ARM64]
+    add_platforms(here, "a/one", AMD64, ARM64)
+    name = f"{here.registry.host}/a/one:1"
+    assert [item.path for item in here.resolve("a/one").resolved] == [
+        f".multiarch/amd64/{name}",
+        f".multiarch/arm64/{name}",
+    ]
+
+
+def test_an_entry_s_own_platforms_count_and_before_those_of_a_glob(here):
+    for tag in ("1", "2"):
+        add_platforms(here, "a/one", AMD64, ARM64, tag=tag)
+    reference = Reference.parse(f"http://{here.registry.host}/a/one:*")
+    wishes = (
+        Wish(reference, 1, wished=Wished(products=("layers",))),
+        Wish(reference.with_tag("2"), 2, wished=Wished(platforms=(ARM64,))),
+    )
+    resolution = here.resolve_wishes(wishes)
+    assert found(resolution) == [("1", "linux/amd64"), ("2", "linux/arm64")]
+    assert [item.products for item in resolution.resolved] == [("layers",), ()]
+
+
+def test_tag_rules_choose_among_the_tags_of_the_registry(here):
+    for tag in ("1.8", "1.9", "1.10", "1.11-rc1", "latest"):
+        add_image(here.registry.store, "a/one", tag)
+    reference = Reference.parse(f"http://{here.registry.host}/a/one:*")
+    rules = TagRules(("1.*",), ("*-rc*",), 2)
+    resolution = here.resolve_wishes((Wish(reference, 1, wished=Wished(tags=rules)),))
+    assert [item.reference.tag for item in resolution.resolved] == ["1.10", "1.9"]

@@ -19,6 +19,7 @@ import yaml
 from .errors import ConfigError, InvalidReference
 from .eventlog import EventSettings
 from .limits import UnpackLimits
+from .products import NOT_BUILT, in_order
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
 from .removal_settings import RemovalSettings, Rule
@@ -27,7 +28,7 @@ from .sources.location import Source
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where PyYAML has it: every job reads the schema."""
 
-PRODUCTS = ("layers", "flat", "podman")
+DEFAULT_PRODUCTS = ("layers", "flat", "podman")
 """What can be made of an image, and is unless told otherwise."""
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
@@ -147,7 +148,7 @@ class Config:
 
     recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
-    products: tuple[str, ...] = PRODUCTS
+    products: tuple[str, ...] = DEFAULT_PRODUCTS
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
@@ -384,7 +385,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
 
 def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
     for at, product in enumerate(plain.get("products", ())):
-        if product == "thin":
+        if product in NOT_BUILT:
             yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
 
 
@@ -459,21 +460,22 @@ def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
                 f"write 'products: [{', '.join(['layers', *names])}]': the others are made of them",
             )
         )
-    return tuple(name for name in PRODUCTS if name in names)
+    return in_order(names)
 
 
 def _platforms(texts: Sequence[str | Platform], mistakes: list[Mistake]) -> tuple[Platform, ...]:
-    platforms: dict[Platform, None] = {}
+    platforms: dict[str, Platform] = {}
     for at, text in enumerate(texts):
         try:
-            platforms[Platform.parse(str(text))] = None
+            platform = Platform.parse(str(text))
         except InvalidReference as error:
             mistakes.append(Mistake(f"platforms[{at}]", error.found, error.mend))
-    if len(platforms) > 1:
-        mistakes.append(
-            Mistake("platforms", "more than one platform is not built yet", "leave one of them")
-        )
-    return tuple(platforms)
+            continue
+        first = platforms.setdefault(platform.label, platform)
+        if first != platform:
+            found = f"'{platform}' would be published in the same place as '{first}'"
+            mistakes.append(Mistake(f"platforms[{at}]", found, "keep one of the two"))
+    return tuple(platforms.values())
 
 
 def _registries(

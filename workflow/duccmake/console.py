@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_outdated
+from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_pending
 from .status import Status, of_this_process
 
 _STARTED = time.monotonic()
@@ -132,18 +132,19 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
     failures = {event["job"]: event["error"] for event in events if event["event"] == "failed"}
     for image in plan.images:
         if image.state != PENDING:
-            yield _Outcome(image.name, "up to date", image.why)
+            yield _Outcome(image.title, "up to date", image.why)
             continue
-        record = repositories[image.repository].record(image.name)
-        if record and not why_outdated(record, image.manifest, image.platform, config.products):
+        repository = repositories[image.repository]
+        record = repository.record(image.name)
+        if record and not why_pending(image, repository):
             losses = ", ".join(f"{count} {kind}" for kind, count in sorted(record.losses.items()))
-            yield _Outcome(image.name, "converted", f"not kept here: {losses}" if losses else "")
+            yield _Outcome(image.title, "converted", f"not kept here: {losses}" if losses else "")
             continue
         reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
-        yield _Outcome(image.name, "skipped" if image.ignorable else "failed", reason)
+        yield _Outcome(image.title, "skipped" if image.ignorable else "failed", reason)
     for problem in plan.problems:
         outcome = "skipped" if problem.ignorable else "failed"
-        yield _Outcome(problem.name, outcome, problem.reason)
+        yield _Outcome(problem.title, outcome, problem.reason)
     yield from _removals(events)
 
 

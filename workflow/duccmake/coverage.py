@@ -26,7 +26,8 @@ class Coverage:
     def wish(self, reference: Reference) -> Wish | None:
         """The first wish that covers an image, by itself or by a glob."""
         for wish in self.wishes_in(reference.host, reference.repository):
-            if covers(wish.reference, reference):
+            rules = wish.wished.tags
+            if covers(wish.reference, reference) and (rules is None or rules.admits(reference.tag)):
                 return wish
         return None
 

@@ -37,6 +37,6 @@ def fetch_layer(
         try:
             return places.fetch_blob(image.reference, layer.descriptor, path, progress=progress)
         except DuccmakeError as error:
-            failure = error.within(image=image.name, step=f"fetch layer {layer.digest.short}")
+            failure = error.within(image=image.title, step=f"fetch layer {layer.digest.short}")
             logger.info("%s", failure)
     raise failure

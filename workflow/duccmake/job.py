@@ -63,7 +63,7 @@ class Job:
         served = list(images)
         self.ignorable = all(image.ignorable for image in served)
         others = f" (and {len(served) - 1} more)" if len(served) > 1 else ""
-        self._serves = served[0].name + others
+        self._serves = served[0].title + others
 
     def blame(self, error: DuccmakeError) -> DuccmakeError:
         """Name the images that the job is for, where the error names none."""
@@ -94,7 +94,7 @@ class Job:
         for digest in dict.fromkeys(layer.digest for layer in image.layers):
             if digest in missing:
                 self.events.emit("publish_layer", image=image.name, layer_digest=digest.hex)
-        if "flat" in self.config.products:
+        if "flat" in image.products:
             self.events.emit(
                 "publish_flat_image",
                 image_request=image.reference,

@@ -18,8 +18,9 @@ from typing import Any
 from .config import Config
 from .departures import Departure
 from .manifest import Descriptor
+from .products import IN_REPOSITORY
 from .reference import Digest, Platform, Reference
-from .repository import RECORD_FORMAT, ImageRecord, Repository
+from .repository import ANY_VARIANT, RECORD_FORMAT, Repository
 from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
@@ -51,10 +52,12 @@ class PlannedLayer:
 class PlannedImage:
     """An image of the wish list: what it is, where it comes from, whether it is published.
 
-    ``why`` says in words why it is pending, or what keeps it from being newer.
-    What nothing is to be done for has no ``layers``.  ``source`` is the wish list,
-    as `ImageRecord` has it.  ``prepared``: the repository has the layers and the flat
-    tree as they are wished, only further products are to be made of them.
+    ``variants`` are the labels of all platforms that it is wished for on, in the
+    wish's order, where they are several: each is an image of its own.  ``why`` says
+    in words why it is pending, or what keeps it from being newer.  What nothing is
+    to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
+    has it.  ``prepared``: the repository has the layers and the flat tree as they are
+    wished, only names or further products are to be made of them.
     """
 
     repository: str
@@ -66,24 +69,44 @@ class PlannedImage:
     state: str
     why: str
     ignorable: bool
+    products: tuple[str, ...] = ("layers", "flat")
+    variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     prepared: bool = False
 
     @property
     def name(self) -> str:
         """The image's path in the repository."""
-        return self.reference.name
+        return self.reference.name_on(self.platform) if self.variants else self.reference.name
+
+    @property
+    def title(self) -> str:
+        """The image for people: its name in the wish list, and the platform of several."""
+        return _title(self.reference.name, str(self.platform) if self.variants else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A wish that cannot be followed; those with one reason have one ``number``."""
+    """A wish that cannot be followed; those with one reason have one ``number``.
+
+    ``platform`` is the one of several that cannot be had.
+    """
 
     repository: str
     name: str
     reason: str
     ignorable: bool
     number: int
+    platform: str = ""
+
+    @property
+    def title(self) -> str:
+        """The image for people."""
+        return _title(self.name, self.platform)
+
+
+def _title(name: str, platform: str) -> str:
+    return f"{name} ({platform})" if platform else name
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ class Plan:
         return image.state == PENDING or self.scope == "all"
 
     def image(self, repository: str, name: str) -> PlannedImage:
-        """The image of that name."""
+        """The image that has that path in the repository."""
         return self._by_name[repository, name]
 
     def with_config(self, repository: str, key: str) -> list[PlannedImage]:
@@ -275,6 +298,8 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "state": image.state,
         "why": image.why,
         "ignorable": image.ignorable,
+        "products": list(image.products),
+        "variants": list(image.variants),
         "source": dict(image.source),
         "prepared": image.prepared,
     }
@@ -291,6 +316,8 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         state=entry["state"],
         why=entry["why"],
         ignorable=entry["ignorable"],
+        products=tuple(entry["products"]),
+        variants=tuple(entry["variants"]),
         source=entry["source"],
         prepared=entry["prepared"],
     )
@@ -327,16 +354,28 @@ def content_store() -> ContentStore:
     return ContentStore(RESULTS / "manifests")
 
 
-def why_outdated(
-    record: ImageRecord, manifest: Digest, platform: Platform, products: Sequence[str]
-) -> str:
-    """Why a published image is not what is wished for; empty where it is."""
-    if record.manifest != manifest:
-        return f"moved: {record.manifest.short} is published, {manifest.short} is wished for"
-    if record.platform != platform:
-        return f"another platform: {record.platform} is published, {platform} is wished for"
-    if lacking := [product for product in products if product not in record.products]:
+def why_pending(image: PlannedImage, repository: Repository) -> str:
+    """Why an image has to be published; empty where the repository has it as wished."""
+    record = repository.record(image.name)
+    if record is None:
+        return "new: not in the repository, or not wholly"
+    if record.manifest != image.manifest:
+        return f"moved: {record.manifest.short} is published, {image.manifest.short} is wished for"
+    if record.platform != image.platform:
+        return f"another platform: {record.platform} is published, {image.platform} is wished for"
+    wished = [product for product in image.products if product in IN_REPOSITORY]
+    if lacking := [product for product in wished if product not in record.products]:
         return f"published without {', '.join(lacking)}"
     if record.format < RECORD_FORMAT:
         return f"published in the old format {record.format}"
-    return ""
+    return _why_hidden(image, repository)
+
+
+def _why_hidden(image: PlannedImage, repository: Repository) -> str:
+    """Why the public name of an image of several platforms does not lead where it should."""
+    if not image.variants or "flat" not in image.products:
+        return ""
+    leads_to, own = repository.variant(image.reference.name), image.platform.label
+    if leads_to in (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1]):
+        return ""
+    return f"its public name leads to {leads_to or 'one platform alone'} instead"

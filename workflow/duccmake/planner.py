@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .config import Config
@@ -22,14 +23,14 @@ from .plan import (
     Problem,
     content_store,
     open_repository,
-    why_outdated,
+    why_pending,
 )
 from .recipe import Recipe
 from .reference import Digest
 from .registry.anywhere import Anywhere
 from .registry.client import Client
 from .removal import Leaving, Listings, leaving
-from .repository import ImageRecord, Repository
+from .repository import Repository
 from .resolve import Resolution, Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
 from .store import PollMemory
@@ -76,8 +77,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         resolutions = resolver.resolve(
             recipes,
             config.platforms,
-            is_published=lambda recipe, name: (
-                repositories[recipe.repository].record(name) is not None
+            is_published=lambda recipe, path: (
+                repositories[recipe.repository].record(path) is not None
             ),
         )
         listings = Listings(Anywhere(client))
@@ -103,18 +104,26 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 planned.append(_planned(wish, repository, config, _origin(wish, coverage, loaded)))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
-                damaged.append(Unresolved(name, wish.platform, ignorable, str(error)))
+                platform = wish.platform if len(wish.platforms) > 1 else None
+                damaged.append(Unresolved(name, platform, ignorable, str(error)))
         images += planned
         missing[repository.name] = _missing_layers(planned, repository)
         kept: Counter[str] = Counter()
         for item in (*resolution.unresolved, *damaged):
-            if item.passing and repository.record(item.name) is not None:
+            if item.passing and item.path and repository.record(item.path) is not None:
                 kept[item.reason] += 1
                 continue
             # One job reports all that fails for the same reason, such as a registry.
             number = numbers.setdefault(item.reason, len(numbers) + 1)
             problems.append(
-                Problem(repository.name, item.name, item.reason, item.ignorable, number)
+                Problem(
+                    repository.name,
+                    item.name,
+                    item.reason,
+                    item.ignorable,
+                    number,
+                    str(item.platform or ""),
+                )
             )
         warnings += [
             f"{_images(count)}{reason}; what is published stays in force"
@@ -167,47 +176,43 @@ def _planned(
     item: Resolved, repository: Repository, config: Config, origin: Origin
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
-    record = repository.record(item.reference.name)
-    why = _why_pending(item, record, config.products)
-    layers: tuple[PlannedLayer, ...] = ()
-    if why or config.scope == "all":
-        manifest, image_config = item.read(content_store())
-        pairs = zip(manifest.layers, image_config.diff_ids, strict=True)
-        layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
-    prepared = (
-        config.scope != "all"
-        and record is not None
-        and _is_prepared(item, record, config.products)
-        and all(repository.has_layer(layer.digest) for layer in layers)
-    )
-    return PlannedImage(
+    record = repository.record(item.path)
+    variants = tuple(platform.label for platform in item.platforms)
+    image = PlannedImage(
         repository=repository.name,
         reference=item.reference,
         platform=item.platform,
         manifest=item.manifest,
         config=item.config,
-        layers=layers,
-        state=PENDING if why else PUBLISHED,
-        why=why or item.stale,
+        layers=(),
+        state=PUBLISHED,
+        why=item.stale,
         ignorable=item.ignorable,
         source=origin,
-        prepared=prepared,
+        products=item.products or config.products,
+        variants=variants if len(variants) > 1 else (),
     )
+    why = why_pending(image, repository)
+    if not why and config.scope != "all":
+        return image
+    manifest, image_config = item.read(content_store())
+    pairs = zip(manifest.layers, image_config.diff_ids, strict=True)
+    layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
+    if not why:
+        return replace(image, layers=layers)
+    prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
+    if prepared and record is None:
+        why = "new by this name: its layers and its flat tree are in the repository"
+    return replace(image, layers=layers, state=PENDING, why=why, prepared=prepared)
 
 
-def _is_prepared(item: Resolved, record: ImageRecord, products: Sequence[str]) -> bool:
-    """Whether what is published wants nothing but products that are made of the others."""
-    lacking = set(products) - set(record.products)
-    return not lacking & {"layers", "flat"} and not why_outdated(
-        record, item.manifest, item.platform, record.products
-    )
-
-
-def _why_pending(item: Resolved, record: ImageRecord | None, products: Sequence[str]) -> str:
-    """Why an image has to be converted; empty where it is published as wished."""
-    if record is None:
-        return "new: not in the repository, or not wholly"
-    return why_outdated(record, item.manifest, item.platform, products)
+def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
+    """Whether the repository has all but names, or products that are made of the others."""
+    layers = [layer.digest for layer in image.layers]
+    made = tuple(product for product in image.products if product in ("layers", "flat"))
+    if not why_pending(replace(image, products=made), repository):
+        return all(map(repository.has_layer, layers))
+    return repository.has_flat(image.config, layers)
 
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:

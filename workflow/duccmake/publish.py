@@ -10,7 +10,8 @@ from pathlib import Path
 from .batch import Batch
 from .config import BatchSettings
 from .errors import DuccmakeError, RepositoryLocked
-from .plan import PlannedImage, why_outdated
+from .plan import PlannedImage, why_pending
+from .products import IN_REPOSITORY
 from .repository import ChangeSet, ImageRecord, Repository, StagedImage, StagedLayer
 from .store import ContentStore
 
@@ -25,7 +26,6 @@ def publish_ready(
     layers: Mapping[str, Path],
     flats: Mapping[str, Path],
     store: ContentStore,
-    products: tuple[str, ...],
     limits: BatchSettings | None = None,
 ) -> ImageRecord:
     """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
@@ -37,7 +37,7 @@ def publish_ready(
     could not be published.
     """
     with repository.lock():
-        if (record := _published(wanted, repository, products)) is not None:
+        if (record := _published(wanted, repository)) is not None:
             logger.info("%s is published already, by a commit of others", wanted.name)
             return record
         images = [wanted, *(image for image in others if image.name != wanted.name)]
@@ -45,8 +45,8 @@ def publish_ready(
         staged = {
             image.name: item
             for image in images
-            if _published(image, repository, products) is None
-            and (item := _staged(image, repository, layers, flats, store, products)) is not None
+            if _published(image, repository) is None
+            and (item := _staged(image, repository, layers, flats, store)) is not None
             and batch.take(item)
         }
         if wanted.name not in staged:
@@ -54,7 +54,7 @@ def publish_ready(
                 "what was staged is not there any more", step="publish", mend="run again"
             )
         _commit(wanted, staged, repository, layers)
-        record = _published(wanted, repository, products)
+        record = _published(wanted, repository)
     if record is None:
         raise DuccmakeError(
             "the repository does not show what was just published",
@@ -88,13 +88,8 @@ def _commit(
                 logger.warning("%s: %s", name, single)
 
 
-def _published(
-    image: PlannedImage, repository: Repository, products: tuple[str, ...]
-) -> ImageRecord | None:
-    record = repository.record(image.name)
-    if record is None or why_outdated(record, image.manifest, image.platform, products):
-        return None
-    return record
+def _published(image: PlannedImage, repository: Repository) -> ImageRecord | None:
+    return None if why_pending(image, repository) else repository.record(image.name)
 
 
 def _staged(
@@ -103,14 +98,13 @@ def _staged(
     layers: Mapping[str, Path],
     flats: Mapping[str, Path],
     store: ContentStore,
-    products: tuple[str, ...],
 ) -> StagedImage | None:
     """The image as it is staged, or None while something of it is not ready."""
     flat = None if image.prepared else flats.get(str(image.config))
     if not image.prepared and (flat is None or not flat.is_dir()):
         return None
     manifest, config = store.get(image.manifest), store.get(image.config)
-    if manifest is None or (config is None and "podman" in products):
+    if manifest is None or (config is None and "podman" in image.products):
         return None
     sizes = []
     for layer in image.layers:
@@ -129,9 +123,10 @@ def _staged(
         config=image.config,
         layers=tuple(layer.digest for layer in image.layers),
         path=flat,
-        products=products,
         config_bytes=config or b"",
         diff_bytes=tuple(sizes),
+        products=tuple(name for name in image.products if name in IN_REPOSITORY),
+        variants=image.variants,
         source=image.source,
     )
 

@@ -1,4 +1,4 @@
-"""Wish lists: DUCC's recipe, version 1, read with the line of every entry.
+"""Wish lists: DUCC's recipe (version 1) and more (2), read with the line of every entry.
 
 A file that is unusable as a whole raises `RecipeError`.  An entry that is wrong
 becomes a `BadEntry`, so that the others can go on.
@@ -18,8 +18,10 @@ from typing import Any
 
 import yaml
 
+from .entry import NOTHING_SPECIAL, EntryError, Wished, parse_entry
 from .errors import InvalidReference, RecipeError
 from .reference import DOCKER_HUB, Reference, is_local
+from .tags import TagRules
 
 DEFAULT_OUTPUT_FORMAT = "$(scheme)://$(registry)/$(repository)_thin:$(tag)"
 
@@ -46,6 +48,7 @@ class Wish:
     line: int
     ignore_errors: bool = False
     path: Path = Path()
+    wished: Wished = NOTHING_SPECIAL
 
     @property
     def place(self) -> str:
@@ -130,9 +133,10 @@ def parse(path: Path, raw: bytes) -> Recipe:
     wishes: list[Wish] = []
     for node in _entries(members, "input"):
         try:
-            wishes.append(Wish(_reference(node, id(node) in faulty), _line(node), path=path))
+            wishes.append(_wish(path, node, id(node) in faulty))
         except InvalidReference as error:
-            bad.append(BadEntry(_shown(node), _line(node), error.found, error.mend, path))
+            line = error.line if isinstance(error, EntryError) else _line(node)
+            bad.append(BadEntry(_shown(node), line, error.found, error.mend, path))
     recipe = Recipe(
         path=path,
         repository=_text(members, "cvmfs_repo"),
@@ -288,7 +292,11 @@ def _validate(path: Path, members: dict[str, _Member]) -> set[int]:
         raise _wrong_version(path, version)
     faults = [_missing(path, key, members) for key in schema["required"] if key not in members]
     faulty = set()
-    for error in validator.iter_errors({key: _plain(m.node) for key, m in members.items()}):
+    plain = {key: _plain(member.node) for key, member in members.items()}
+    if plain.get("version") != 1 and isinstance(plain.get("input"), list):
+        # Entries that are mappings are looked at one by one, each with its lines.
+        plain["input"] = [{"image": "any"} if item == {} else item for item in plain["input"]]
+    for error in validator.iter_errors(plain):
         if error.validator == "required":
             continue
         key, *index = error.absolute_path
@@ -314,12 +322,10 @@ def _validator() -> Any:
 
 
 def _wrong_version(path: Path, member: _Member) -> RecipeError:
-    shown = _shown(member.node)
-    if shown == "2":
-        found = "version 2 of the recipe is not supported yet"
-    else:
-        found = f"{shown!r} is no version of a recipe"
-    return RecipeError(f"{path}:{member.line}: {found}", mend="write the list as 'version: 1'")
+    return RecipeError(
+        f"{path}:{member.line}: {_shown(member.node)!r} is no version of a recipe",
+        mend="write 'version: 1', or 'version: 2' where entries are mappings",
+    )
 
 
 def _missing(path: Path, key: str, members: dict[str, _Member]) -> RecipeError:
@@ -430,6 +436,8 @@ def _shown(node: yaml.Node) -> str:
     """What stands at the node, near enough for people to find it; never credentials."""
     if isinstance(node, yaml.ScalarNode):
         text = node.value
+    elif isinstance(node, yaml.MappingNode) and (image := _image_of(node)):
+        text = image
     elif isinstance(node, yaml.MappingNode) and len(node.value) == 1:
         text = ": ".join(part.value for part in node.value[0] if isinstance(part, yaml.ScalarNode))
     else:
@@ -437,6 +445,18 @@ def _shown(node: yaml.Node) -> str:
     if _CREDENTIALS.match(text):
         text = f"...@{text.rpartition('@')[2]}"
     return _cut(text)
+
+
+def _image_of(node: yaml.MappingNode) -> str:
+    """What an entry that is a mapping says of its image."""
+    return next(
+        (
+            value.value
+            for key, value in node.value
+            if getattr(key, "value", None) == "image" and isinstance(value, yaml.ScalarNode)
+        ),
+        "",
+    )
 
 
 def _cut(text: str) -> str:
@@ -455,6 +475,21 @@ _NO_CREDENTIALS = (
     "remove them from the list; the configuration's 'registries' names the environment "
     "variables that hold them"
 )
+
+
+def _wish(path: Path, node: yaml.Node, faulty: bool) -> Wish:
+    if faulty or not isinstance(node, yaml.MappingNode):
+        return Wish(_reference(node, faulty), _line(node), path=path)
+    if len(node.value) == 1 and not _image_of(node):
+        # An image whose tag YAML takes for a value; or a key that is misspelled.
+        fault = _fault(node, _shown(node))
+        if fault.mend.startswith("write - "):
+            raise fault
+    image, wished = parse_entry(node, _schema()["$defs"]["entry"])
+    reference = _reference(image, False)
+    if wished.tags is not None and not reference.is_glob:
+        reference = replace(reference, tag="*")
+    return Wish(reference, _line(node), path=path, wished=wished)
 
 
 def _reference(node: yaml.Node, faulty: bool) -> Reference:
@@ -485,6 +520,10 @@ def _fault(node: yaml.Node, shown: str) -> InvalidReference:
     """Why the schema refused an entry."""
     if isinstance(node, yaml.MappingNode):
         guess = _guess(re.sub(r":\s+", ":", shown).rstrip(":"))
+        if any(getattr(key, "value", None) == "image" for key, _ in node.value):
+            return InvalidReference(
+                "the entry is a mapping, which version 1 does not know", mend="write 'version: 2'"
+            )
         return InvalidReference(
             f"{shown!r} is no text to YAML, because of the colon and what follows it"
             if len(node.value) == 1
@@ -544,14 +583,14 @@ def _as_entries(entries: Iterable[str]) -> str:
 
 def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
     """The recipe with each wish once; what occurs again becomes a warning."""
-    kept: dict[str, Wish] = {}
-    images: dict[tuple[str, ...], Wish] = {}
+    kept: dict[tuple[str, TagRules | None], Wish] = {}
+    images: dict[tuple[object, ...], Wish] = {}
     warnings = list(recipe.warnings)
     bad = list(recipe.bad_entries)
     for wish in wishes:
         reference = wish.reference
         # The name is the path in the repository, and there can be only one.
-        first = kept.setdefault(reference.name, wish)
+        first = kept.setdefault((reference.name, wish.wished.tags), wish)
         if first is not wish and reference.is_local and reference != first.reference:
             bad.append(_same_name(wish, first))
             continue
@@ -562,7 +601,13 @@ def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
                 f"{first.place} already; remove one of the two"
             )
             continue
-        image = (reference.host, reference.repository, reference.tag, str(reference.digest))
+        image = (
+            reference.host,
+            reference.repository,
+            reference.tag,
+            reference.digest,
+            wish.wished.tags,
+        )
         other = images.setdefault(image, wish)
         if other is not wish:
             warnings.append(

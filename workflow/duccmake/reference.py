@@ -18,6 +18,9 @@ _HUB_NAMES = frozenset(
 OCI_LAYOUT, DOCKER_ARCHIVE = "oci", "docker-archive"
 """The schemes of images in files, as skopeo and podman write them."""
 
+MULTIARCH = ".multiarch"
+"""The directory of a repository for images that are wished for on several platforms."""
+
 _DIGEST_LENGTHS = {"sha256": 64, "sha512": 128}
 _HEX = re.compile(r"[0-9a-f]+\Z")
 
@@ -99,8 +102,9 @@ class Platform:
 
     @property
     def label(self) -> str:
-        """The platform as one path component: ``amd64``, ``arm64``, ``arm-v7``."""
-        return "-".join(part for part in (self.architecture, self.variant) if part)
+        """The platform as one path component: ``amd64``, ``arm64`` (which is v8), ``arm-v7``."""
+        variant = "" if (self.architecture, self.variant) == ("arm64", "v8") else self.variant
+        return "-".join(part for part in (self.architecture, variant) if part)
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
@@ -216,6 +220,10 @@ class Reference:
     def name(self) -> str:
         """``registry/repository[:tag][@digest]``: the image's path in the repository."""
         return f"{self.registry}/{self.repository}{self.suffix}"
+
+    def name_on(self, platform: Platform) -> str:
+        """The image's path in the repository where it is wished for on several platforms."""
+        return f"{MULTIARCH}/{platform.label}/{self.name}"
 
     @property
     def suffix(self) -> str:

@@ -18,6 +18,7 @@ from .recipe import Recipe
 from .reference import Reference
 from .registry.answers import matching
 from .removal_settings import RemovalSettings
+from .repository.layout import split_variant
 from .repository.schedule import timestamp
 from .resolve import Resolution
 from .store import PollMemory
@@ -96,26 +97,35 @@ def leaving(
     whatever is wished for.  Notes in ``memory`` since when a registry lacks a tag.
     """
     found = Leaving()
-    wanted = {item.reference.name: item for item in resolution.resolved}
-    for name, item in wanted.items():
-        if not item.stale and name not in retired:
-            memory.note_presence(name)
-    missed = {item.name: item for item in resolution.unresolved}
+    wanted = {item.path: item for item in resolution.resolved}
+    for path, item in wanted.items():
+        if not item.stale and path not in retired:
+            memory.note_presence(item.reference.name)
+    missed = {item.path or item.name: item for item in resolution.unresolved}
+    # Names of which an image is wished for, on one platform or on several.
+    named = {split_variant(path)[1]: split_variant(path)[0] != "" for path in (*wanted, *missed)}
     strangers = 0
     for name in published:
-        if (name in wanted and name not in retired) or protected(name):
+        label, public = split_variant(name)
+        if (name in wanted and name not in retired) or protected(public):
             continue
-        if any(matches(glob, name) for glob in settings.pinned):
+        if any(matches(glob, public) for glob in settings.pinned):
             continue
         if name in missed and missed[name].passing:
             continue
+        if not label and named.get(public) and name not in retired:
+            continue  # the first of its platforms to be published takes its place
         manifest = manifest_of(name)
         if not manifest:
             strangers += 1
             continue
-        why = retired.get(name) or _why(recipe, name, listings, memory, settings.confirm, now)
+        why = retired.get(name)
+        if not why and label and public in named and name not in missed:
+            why = f"it is not wished for on {label} any more"
+        if not why:
+            why = _why(recipe, public, listings, memory, settings.confirm, now)
         if why is None:
-            since = memory.absent_since(name) or now
+            since = memory.absent_since(public) or now
             found.warnings.append(
                 f"{name}: its registry lacks the tag since {timestamp(since)}; a poll after "
                 f"{timestamp(since + settings.confirm)} decides whether it is gone"

@@ -7,20 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from typing import TypeVar
 
 from .coverage import Chosen
+from .entry import Wished
 from .errors import DuccmakeError, RateLimited, RegistryUnavailable
 from .manifest import ImageConfig, Manifest, parse_manifest
-from .recipe import Recipe
+from .recipe import Recipe, Wish
 from .reference import Digest, Platform, Reference
-from .registry.answers import matching
 from .registry.anywhere import Anywhere
 from .registry.client import Client
+from .registry.once import Once
 from .registry.retry import RegistryLeftAlone, RegistryUnreachable
-from .registry.selection import select_image
+from .registry.selection import ImageSource, select_image
 from .store import ContentStore, Poll, PollMemory
+from .tags import TagRules
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +35,9 @@ _PASSING = (RegistryUnavailable, RateLimited)
 class Resolved:
     """An image that is wished for, as its registry has it: digests, which say it all.
 
-    ``stale`` says why the registry could not be asked, where that is so and the
-    last answer is in force.
+    ``platforms`` are all that the image is wished for on, and ``products`` what is
+    made of it, where that is not what the configuration says.  ``stale`` says why
+    the registry could not be asked, where that is so and the last answer is in force.
     """
 
     reference: Reference
@@ -42,6 +46,13 @@ class Resolved:
     manifest: Digest
     config: Digest
     stale: str = ""
+    platforms: tuple[Platform, ...] = ()
+    products: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The image's path in the repository."""
+        return _path(self.reference, self.platform, self.platforms)
 
     def read(self, store: ContentStore) -> tuple[Manifest, ImageConfig]:
         """Manifest and configuration, which most images of most runs need not be read.
@@ -63,13 +74,18 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Unresolved:
-    """A wish that cannot be followed, and why; ``passing`` failures may mend themselves."""
+    """A wish that cannot be followed, and why; ``passing`` failures may mend themselves.
+
+    ``platform`` is the one of several that cannot be had; ``path`` is where the
+    image is in the repository, if it is there.
+    """
 
     name: str
     platform: Platform | None
     ignorable: bool
     reason: str
     passing: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,13 @@ class _Question:
     platform: Platform
     ignorable: bool
     known: Poll | None
+    platforms: tuple[Platform, ...]
+    products: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The image's path in the repository."""
+        return _path(self.reference, self.platform, self.platforms)
 
     @property
     def key(self) -> str:
@@ -152,24 +175,25 @@ class Resolver:
         *,
         is_published: Callable[[Recipe, str], bool] = lambda recipe, name: False,
     ) -> list[Resolution]:
-        """Resolve all wishes of all recipes for all platforms.
+        """Resolve all wishes of all recipes, for ``platforms`` unless they say which.
 
+        ``is_published`` is asked for an image's path in a recipe's repository.
         All are polled first, which costs a registry's budget nothing.  Then what is
         new or has changed is pulled: what was never published before all else, so
-        that it gets what a short budget allows.
+        that it gets what a short budget allows.  What several platforms of an image
+        have in common is asked for once.
         """
         with ThreadPoolExecutor(self._connections, thread_name_prefix="poll") as pool:
             outcomes, questions = self._expand_all(pool, recipes, platforms)
-            answers = list(pool.map(self._poll, questions))
-            pulls = [answer for answer in answers if isinstance(answer, _Pull)]
-            answers = [answer for answer in answers if not isinstance(answer, _Pull)]
+            polled = list(chain.from_iterable(pool.map(self._poll_image, _by_image(questions))))
+            pulls = [answer for answer in polled if isinstance(answer, _Pull)]
+            answers = [answer for answer in polled if not isinstance(answer, _Pull)]
 
             def is_old(pull: _Pull) -> bool:
-                question = pull.question
-                return is_published(recipes[question.recipe], question.reference.name)
+                return is_published(recipes[pull.question.recipe], pull.question.path)
 
             for _, group in groupby(sorted(pulls, key=is_old), key=is_old):
-                answers += pool.map(self._pull, group)
+                answers += chain.from_iterable(pool.map(self._pull_image, _by_image(group)))
         self._memory.save()
         missed = [answer for answer in answers if isinstance(answer, _Missed)]
         outcomes += [answer for answer in answers if isinstance(answer, tuple)]
@@ -189,21 +213,21 @@ class Resolver:
             for number, recipe in enumerate(recipes)
             for entry in recipe.bad_entries
         ]
-        wishes = [
-            (number, wish.reference)
-            for number, recipe in enumerate(recipes)
-            for wish in recipe.wishes
-        ]
-        expanded = pool.map(lambda wish: self._expand(wish[1]), wishes)
+        # What an entry names itself counts more than what a glob of another finds.
+        wishes = sorted(
+            ((number, wish) for number, recipe in enumerate(recipes) for wish in recipe.wishes),
+            key=lambda item: item[1].reference.is_glob,
+        )
+        expanded = pool.map(lambda item: self._expand(item[1]), wishes)
         failed: list[tuple[int, Reference, DuccmakeError]] = []
-        asked: dict[tuple[int, str], Reference] = {}
-        for (number, wished), found in zip(wishes, expanded, strict=True):
+        asked: dict[tuple[int, str], tuple[Reference, Wished]] = {}
+        for (number, wish), found in zip(wishes, expanded, strict=True):
             if isinstance(found, DuccmakeError):
-                failed.append((number, wished, found))
-                self._troubles.note(wished, found)
+                failed.append((number, wish.reference, found))
+                self._troubles.note(wish.reference, found)
                 continue
             for reference in found:
-                asked.setdefault((number, reference.name), reference)
+                asked.setdefault((number, reference.name), (reference, wish.wished))
         for number, wished, error in failed:
             ignorable = recipes[number].ignores(wished)
             passing = isinstance(error, _PASSING)
@@ -216,18 +240,21 @@ class Resolver:
                 platform,
                 recipes[number].ignores(reference),
                 self._memory.poll(f"{reference} {platform}"),
+                wished.platforms or tuple(platforms),
+                wished.products,
             )
-            for (number, _), reference in asked.items()
-            for platform in platforms
+            for (number, _), (reference, wished) in asked.items()
+            for platform in wished.platforms or platforms
         ]
         return outcomes, questions
 
-    def _expand(self, reference: Reference) -> Sequence[Reference] | DuccmakeError:
+    def _expand(self, wish: Wish) -> Sequence[Reference] | DuccmakeError:
+        reference = wish.reference
         if not reference.is_glob:
             return [reference]
+        rules = wish.wished.tags or TagRules((reference.tag,))
         try:
-            tags = matching(reference.tag, self._tags(reference))
-            return [reference.with_tag(tag) for tag in tags]
+            return [reference.with_tag(tag) for tag in rules.choose(self._tags(reference))]
         except DuccmakeError as error:
             return error
 
@@ -252,7 +279,19 @@ class Resolver:
 
     # --- images ---------------------------------------------------------
 
-    def _poll(self, question: _Question) -> _Outcome | _Missed | _Pull:
+    def _poll_image(self, questions: Iterable[_Question]) -> list[_Outcome | _Missed | _Pull]:
+        """Poll one image for its platforms."""
+        source = Once(self._source, self._store)
+        answers = [self._poll(question, source) for question in questions]
+        # What one platform was polled for, another need not be pulled by its tag for.
+        return [
+            replace(answer, top=source.polled(answer.question.reference))
+            if isinstance(answer, _Pull)
+            else answer
+            for answer in answers
+        ]
+
+    def _poll(self, question: _Question, source: ImageSource) -> _Outcome | _Missed | _Pull:
         """Ask what the reference stands for, unless that is known or has to be pulled anyway."""
         known, now = question.known, self._clock()
         if known is None or not self._has(known):
@@ -263,7 +302,7 @@ class Resolver:
         ):
             return self._remembered(question, known)
         try:
-            top = self._source.poll(question.reference)
+            top = source.poll(question.reference)
         except DuccmakeError as error:
             return _failed(question, error)
         if top != known.top:
@@ -275,16 +314,20 @@ class Resolver:
     def _is_believed(self, reference: Reference, checked: float, now: float) -> bool:
         return now - checked < self._max_age or reference not in self._chosen
 
-    def _pull(self, pull: _Pull) -> _Outcome | _Missed:
+    def _pull_image(self, pulls: Iterable[_Pull]) -> list[_Outcome | _Missed]:
+        """Pull one image for its platforms."""
+        source = Once(self._source, self._store)
+        return [self._pull(pull, source) for pull in pulls]
+
+    def _pull(self, pull: _Pull, source: ImageSource) -> _Outcome | _Missed:
         """Get manifest and configuration, and keep them."""
         question, now = pull.question, self._clock()
         try:
             top, manifest, config = select_image(
-                self._source, question.reference, question.platform, digest=pull.top
+                source, question.reference, question.platform, digest=pull.top
             )
         except DuccmakeError as error:
             return _failed(question, error)
-        self._store.put(manifest.digest, manifest.raw)
         self._store.put(manifest.config.digest, config.raw)
         poll = Poll(top, manifest.digest, manifest.config.digest, now)
         self._memory.remember(question.key, poll)
@@ -309,7 +352,25 @@ class Resolver:
             poll.manifest,
             poll.config,
             stale,
+            question.platforms,
+            question.products,
         )
+
+
+def _path(reference: Reference, platform: Platform, platforms: Sequence[Platform]) -> str:
+    return reference.name_on(platform) if len(platforms) > 1 else reference.name
+
+
+_Asked = TypeVar("_Asked", _Question, _Pull)
+
+
+def _by_image(items: Iterable[_Asked]) -> list[list[_Asked]]:
+    """Questions about one image, for its platforms, together."""
+    groups: dict[tuple[int, Reference], list[_Asked]] = {}
+    for item in items:
+        question = item if isinstance(item, _Question) else item.question
+        groups.setdefault((question.recipe, question.reference), []).append(item)
+    return list(groups.values())
 
 
 class _Troubles:
@@ -356,7 +417,8 @@ def _failed(question: _Question, error: DuccmakeError) -> _Outcome | _Missed:
 
 def _unresolved(question: _Question, reason: str, *, passing: bool = False) -> Unresolved:
     name = question.reference.name
-    return Unresolved(name, question.platform, question.ignorable, reason, passing)
+    platform = question.platform if len(question.platforms) > 1 else None
+    return Unresolved(name, platform, question.ignorable, reason, passing, question.path)
 
 
 def _reason(error: DuccmakeError) -> str:

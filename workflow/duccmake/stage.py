@@ -31,7 +31,7 @@ def stage_flat_tree(
     if raw is None:
         raise DuccmakeError(
             f"the configuration {image.config} is not there any more",
-            image=image.name,
+            image=image.title,
             step="flatten",
             mend="run again",
         )
@@ -41,7 +41,7 @@ def stage_flat_tree(
         if tree is None:
             raise DuccmakeError(
                 f"the layer {layer.digest} is neither staged nor published",
-                image=image.name,
+                image=image.title,
                 step="flatten",
                 mend="run again",
             )
@@ -56,7 +56,7 @@ def stage_flat_tree(
             mount_points=mount_points,
         )
     except DuccmakeError as error:
-        raise error.within(image=image.name, step="flatten") from None
+        raise error.within(image=image.title, step="flatten") from None
 
 
 def _layer_tree(

@@ -6,7 +6,7 @@ and, later, CernVM-FS itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,10 @@ from .layout import Layout
 
 RECORD_FORMAT = 1
 """Version of what a conversion makes; raising it has every image converted again."""
+
+
+ANY_VARIANT = "*"
+"""What a public link leads to that leads each machine to its own platform."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,15 @@ class StagedImage:
     ``generated/`` (the content of the entries flagged ``generated``, under their
     paths) and ``layers/<digest>.mtree`` (what the overlay of its layers needs
     beyond each layer, see `duccmake.flatten`).  It is None where the repository has
-    the flat tree and the layers as they are wished, and other products are added.
+    the flat tree and the layers as they are wished, and names or other products are
+    added.
 
     ``config_bytes`` is the configuration as the registry sent it, ``diff_bytes``
     the size of each layer's archive, uncompressed.  The podman store keeps both.
+
+    ``variants`` are the labels of all platforms of the image in the wish's order,
+    where they are several; ``name`` is then that of this one
+    (`duccmake.reference.Reference.name_on`).
     """
 
     name: str
@@ -50,6 +59,7 @@ class StagedImage:
     layers: tuple[Digest, ...]
     path: Path | None
     products: tuple[str, ...] = ("layers", "flat")
+    variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     config_bytes: bytes = field(default=b"", repr=False)
     diff_bytes: tuple[int, ...] = ()
@@ -145,6 +155,18 @@ class Repository(Protocol):
 
     def has_layer(self, digest: Digest) -> bool:
         """Whether the layer is published, whole, with its ``tree.mtree``."""
+        ...
+
+    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+        """Whether these layers and the flat tree that was made of them are published, whole."""
+        ...
+
+    def variant(self, name: str) -> str:
+        """The label of the platform whose image the public link of ``name`` leads to.
+
+        `ANY_VARIANT` where each reader's machine decides; empty where there is no such
+        link, because the image is there for one platform alone, or not at all.
+        """
         ...
 
     def layer_manifest(self, digest: Digest) -> Path:

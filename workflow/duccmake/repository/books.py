@@ -10,12 +10,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from ..errors import RepositoryError
 from ..reference import Digest
 from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, podman, schedule
 from .edits import Edits
-from .layout import Layout
+from .layout import Layout, split_variant
 
 Losses = Mapping[str, int]
 """What the repository could not keep of an image, by kind; see `ImageRecord`."""
@@ -48,7 +49,7 @@ def flat_losses(layout: Layout, config: Digest) -> dict[str, int] | None:
 
 
 def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
-    """The losses of a published image that only gets further products.
+    """The losses of an image that is published and only gets further names or products.
 
     Raises `RepositoryError` where it is not there any more as it is wished.
     """
@@ -57,14 +58,37 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         whole = (record.manifest, record.format) == (image.manifest, RECORD_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
-    if not whole or ("flat" in image.products and flat_losses(layout, image.config) is None):
+    if whole and ("flat" not in image.products or flat_losses(layout, image.config) is not None):
+        return record.losses
+    standing = standing_losses(layout, image.config, image.layers)
+    if standing is None:
         raise RepositoryError("it was published, but is not any more", mend="run again")
-    return record.losses
+    return standing
+
+
+def standing_losses(
+    layout: Layout, config: Digest, layers: Sequence[Digest]
+) -> dict[str, int] | None:
+    """All losses of an image whose flat tree was made of these layers and is there, else None."""
+    losses = flat_losses(layout, config)
+    if losses is None:
+        return None
+    try:
+        known = json.loads(layout.flat_record(config).read_bytes())
+        same = known["layers"] == [str(digest) for digest in layers]
+        return {**known.get("layer_losses", {}), **losses} if same else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def check_link(layout: Layout, name: str) -> None:
     """Raise `RepositoryError` where something stands in the way of an image's public link."""
-    link = layout.link(name)
+    public = split_variant(name)[1]
+    for each in dict.fromkeys((name, public)):
+        _check_link(layout, layout.link(each))
+
+
+def _check_link(layout: Layout, link: Path) -> None:
     if os.path.lexists(link) and not link.is_symlink():
         raise RepositoryError(
             f"{link} is in the way of its link", mend="move it away and run again"
@@ -79,13 +103,20 @@ def check_link(layout: Layout, name: str) -> None:
             )
 
 
-def note_flat_tree(edits: Edits, layout: Layout, image: StagedImage, losses: Losses) -> None:
+def note_flat_tree(
+    edits: Edits,
+    layout: Layout,
+    image: StagedImage,
+    losses: Losses,
+    layer_losses: Losses | None = None,
+) -> None:
     """Note what a new flat tree was made of."""
     known = {
         "format": RECORD_FORMAT,
         "config": str(image.config),
         "layers": [str(digest) for digest in image.layers],
         "losses": dict(losses),
+        "layer_losses": dict(layer_losses or {}),
     }
     edits.file(layout.flat_record(image.config), dump(known))
 
@@ -105,14 +136,18 @@ def publish_metadata(
     superseded = [
         entry
         for image in images
+        # An image of several platforms may have been there for one, under its public name.
+        for name in dict.fromkeys((image.name, split_variant(image.name)[1]))
         for entry in schedule.entered(
-            edits.content(layout.manifest(image.name)),
-            image.name,
+            edits.content(layout.manifest(name)),
+            name,
             f"moved to {image.manifest}",
             time.time(),
         )
     ]
     for image in images:
+        if image.variants:
+            edits.remove(layout.manifest(split_variant(image.name)[1]).parent)
         edits.file(layout.manifest(image.name), image.manifest_bytes)
         record = wished_record(image, losses[image.name])
         edits.file(layout.record(image.name), dump(record.to_json()))
@@ -125,6 +160,39 @@ def publish_metadata(
             edits.symlink(link, layout.link_target(image.name, image.config))
         elif link.is_symlink():
             edits.remove(link)
+    for image in images:
+        if image.variants:
+            _link_variants(edits, layout, image)
+
+
+def _link_variants(edits: Edits, layout: Layout, image: StagedImage) -> None:
+    """Have the public name lead to the image of one of its platforms, or each to its own."""
+    name = split_variant(image.name)[1]
+    published = [
+        label for label in image.variants if edits.is_link(layout.multiarch / label / name)
+    ]
+    if published:
+        for path, label in layout.machine_links():
+            edits.symlink(path, label)
+        edits.symlink(layout.link(name), layout.variant_target(name, image.variants, published))
+
+
+def link_public_names(edits: Edits, layout: Layout, leaving: Iterable[str]) -> None:
+    """Mend or remove the public links that lead to images of several platforms that leave."""
+    for name in dict.fromkeys(leaving):
+        label, public = split_variant(name)
+        link = layout.link(public)
+        if not label or not layout.variant(public) or link in edits.removals:
+            continue
+        staying = [
+            path.name
+            for path in sorted(layout.multiarch.iterdir())
+            if not path.is_symlink() and edits.is_link(path / public)
+        ]
+        if not staying:
+            edits.remove(link)
+        elif not edits.is_link(layout.multiarch / layout.variant(public) / public):
+            edits.symlink(link, layout.variant_target(public, staying, staying))
 
 
 def _note_origins(edits: Edits, layout: Layout, images: Iterable[StagedImage]) -> None:

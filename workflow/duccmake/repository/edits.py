@@ -92,6 +92,13 @@ class Edits:
         except FileNotFoundError:
             return b""
 
+    def is_link(self, path: Path) -> bool:
+        """Whether a symlink is there after what was edited so far."""
+        have = self.puts.get(path)
+        if have is not None:
+            return isinstance(have, Symlink)
+        return path not in self.removals and path.is_symlink()
+
     def _put(self, path: Path, put: Put) -> None:
         self.removals.pop(path, None)
         self.puts.pop(path, None)

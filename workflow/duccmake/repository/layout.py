@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidReference
-from ..reference import Digest
+from ..reference import MULTIARCH, Digest
 
 _COMPONENT_BYTES = 250
 """A file name has 255 bytes at most; five are for the temporary name beside it."""
+
+_LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
+
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm-v7"}
+"""What CernVM-FS calls some architectures (uname -m), and their labels; others are the same."""
 
 RESERVED = frozenset({"podmanStore"})
 """Top directories that are the repository's own."""
@@ -21,8 +28,9 @@ def check_name(name: str) -> str:
 
     `InvalidReference` for absolute names, empty, hidden, over-long and ``..``
     components, unprintable characters, and the repository's own directories.
+    ``.multiarch/<platform's label>/`` may go before it.
     """
-    parts = name.split("/")
+    parts = split_variant(name)[1].split("/")
     if (
         len(parts) < 2
         or not name.isprintable()
@@ -34,6 +42,18 @@ def check_name(name: str) -> str:
             mend="an image's name is registry/repository:tag",
         )
     return name
+
+
+def split_variant(name: str) -> tuple[str, str]:
+    """The platform's label and the public name of an image of several platforms.
+
+    The label of others is empty.
+    """
+    top, _, rest = name.partition("/")
+    label, _, public = rest.partition("/")
+    if top == MULTIARCH and _LABEL.match(label):
+        return label, public
+    return "", name
 
 
 def _is_component(part: str) -> bool:
@@ -53,10 +73,13 @@ class Layout:
     Directories of layers and flat trees are named by the digest's bare hex
     digits; sha256 and sha512 cannot collide, since they differ in length.
     ``clients`` is where the machines that use the repository see it, if elsewhere.
+    ``variant_links``: symlinks may have variables in them that each client of
+    CernVM-FS fills in (its manual, "Variant Symlinks").
     """
 
     root: Path
     clients: Path | None = None
+    variant_links: bool = False
 
     def seen(self, path: Path) -> Path:
         """A path of the repository as the machines that use it see it."""
@@ -133,3 +156,45 @@ class Layout:
     def link_target(self, name: str, config: Digest) -> str:
         """What the public symlink says: a relative path, whatever the name's depth."""
         return os.path.relpath(self.flat(config), self.link(name).parent)
+
+    # --- several platforms ----------------------------------------------
+
+    @property
+    def multiarch(self) -> Path:
+        """The images that are there for several platforms, by the platform's label."""
+        return self.root / MULTIARCH
+
+    def variant_target(
+        self, name: str, variants: Collection[str], published: Collection[str]
+    ) -> str:
+        """What the public symlink of an image of several platforms says.
+
+        On CernVM-FS the reader's machine decides; elsewhere it is the first of
+        ``variants`` that is among the ``published`` ones.
+        """
+        if self.variant_links:
+            default = "amd64" if "amd64" in variants else next(iter(variants))
+            label = f"$(CVMFS_ARCH:-{default})"
+        else:
+            label = next(label for label in variants if label in published)
+        return os.path.relpath(self.multiarch / label / name, self.link(name).parent)
+
+    def machine_links(self) -> Iterator[tuple[Path, str]]:
+        """Symlinks by which what CVMFS_ARCH says leads to a label, with their targets."""
+        if self.variant_links:
+            for machine, label in _MACHINES.items():
+                yield self.multiarch / machine, label
+
+    def variant(self, name: str) -> str:
+        """The platform that the public symlink of ``name`` leads to, or empty.
+
+        A label, or on CernVM-FS what the link says to this machine.
+        """
+        link = self.link(name)
+        try:
+            target = os.path.normpath(link.parent / link.readlink())
+        except OSError:
+            return ""
+        top, _, rest = os.path.relpath(target, self.root).partition("/")
+        label, _, public = rest.partition("/")
+        return label if (top, public) == (MULTIARCH, name) else ""

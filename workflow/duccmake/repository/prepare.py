@@ -80,10 +80,10 @@ class Preparation:
         return self._moves
 
     def _make(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
-        lost = dict(self._complete_layers(image, staged))
-        if "flat" in image.products:
-            lost.update(self._build_flat(edits, image, staged))
-        return lost
+        lost = self._complete_layers(image, staged)
+        if "flat" not in image.products:
+            return dict(lost)
+        return {**lost, **self._build_flat(edits, image, staged, lost)}
 
     def _user_of(self, digest: Digest) -> str:
         return next((image.name for image in self._images if digest in image.layers), "")
@@ -155,13 +155,15 @@ class Preparation:
                 )
         check_link(self._layout, image.name)
 
-    def _build_flat(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
+    def _build_flat(
+        self, edits: Edits, image: StagedImage, staged: Path, lost: Counter[str]
+    ) -> dict[str, int]:
         if image.config in self._flats:
             return self._flats[image.config]
         losses = flat_losses(self._layout, image.config)
         if losses is None:
             losses = self._plant(image, staged)
-            note_flat_tree(edits, self._layout, image, losses)
+            note_flat_tree(edits, self._layout, image, losses, lost)
         self._flats[image.config] = losses
         return losses
 

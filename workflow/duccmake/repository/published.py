@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InvalidReference
-from ..reference import Digest
-from . import ImageRecord, StagedImage, podman
-from .books import flat_losses, wished_record
+from ..reference import MULTIARCH, Digest
+from . import ANY_VARIANT, ImageRecord, StagedImage, podman
+from .books import flat_losses, standing_losses, wished_record
 from .failures import reported
-from .layout import Layout
+from .layout import Layout, split_variant
 from .verify import Digests, differences
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,14 @@ class PublishedTree:
     ``clients_root`` is what stands for ``root`` on the machines that use the repository.
     """
 
-    def __init__(self, root: Path, name: str, *, clients_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        clients_root: Path | None = None,
+        variant_links: bool = False,
+    ) -> None:
         if not name or name.startswith(".") or "/" in name or not name.isprintable():
             raise InvalidReference(
                 f"{name!r} is not the name of a repository",
@@ -36,11 +43,12 @@ class PublishedTree:
             )
         self._name = name
         self._clients = clients_root and clients_root / name
+        self._variant_links = variant_links
         self._read_from(Path(root).absolute() / name)
 
     def _read_from(self, path: Path) -> None:
         self._path = path
-        self._layout = Layout(path, self._clients)
+        self._layout = Layout(path, self._clients, self._variant_links)
 
     @property
     def name(self) -> str:
@@ -80,6 +88,17 @@ class PublishedTree:
         layout = self._layout
         return layout.layer_manifest(digest).is_file() and layout.layerfs(digest).is_dir()
 
+    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+        """Whether these layers and the flat tree that was made of them are published, whole."""
+        return standing_losses(self._layout, config, layers) is not None and all(
+            map(self.has_layer, layers)
+        )
+
+    def variant(self, name: str) -> str:
+        """Which platform's image the public link of ``name`` leads to; see `Repository`."""
+        label = self._layout.variant(name)
+        return ANY_VARIANT if label and self._layout.variant_links else label
+
     def layer_manifest(self, digest: Digest) -> Path:
         """The published ``tree.mtree`` of a layer."""
         return self._layout.layer_manifest(digest)
@@ -89,11 +108,14 @@ class PublishedTree:
         return self._layout.flat_manifest(config)
 
     def names(self) -> Iterator[str]:
-        """The names of all images that have a manifest here, sorted; DUCC's are among them."""
+        """The names of all images that have a manifest here, sorted; DUCC's are among them.
+
+        Those of images of several platforms begin with ``.multiarch``.
+        """
         base = self._layout.metadata
         found = []
         for directory, below, files in os.walk(base):
-            below[:] = [name for name in below if not name.startswith(".")]
+            below[:] = [name for name in below if name[0] != "." or name == MULTIARCH]
             if "manifest.json" in files:
                 found.append(str(Path(directory).relative_to(base)))
         return iter(sorted(found))
@@ -145,7 +167,16 @@ class PublishedTree:
             and (
                 "flat" not in image.products or flat_losses(self._layout, image.config) is not None
             )
+            and not self._leads_elsewhere(image)
         )
+
+    def _leads_elsewhere(self, image: StagedImage) -> bool:
+        """Whether the public name of an image of several platforms leads where it should not."""
+        own, public = split_variant(image.name)
+        if not own or "flat" not in image.products:
+            return False
+        good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
+        return self.variant(public) not in good
 
     def _configs(self, *, without: Collection[str]) -> dict[str, str]:
         """The configurations of the images that stay as they are, by name."""

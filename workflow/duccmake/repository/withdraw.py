@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from . import podman, schedule
+from .books import link_public_names
 from .edits import Edits
 from .layout import Layout
 from .usage import Survey
@@ -35,6 +36,7 @@ def withdraw(
             edits.remove(layout.link(name))
         edits.remove(manifest.parent)
     podman.without(edits, layout, names=leaving)
+    link_public_names(edits, layout, leaving)
     if entries:
         listed = schedule.parse(edits.content(layout.remove_schedule))
         edits.file(layout.remove_schedule, schedule.dump([*listed, *entries]))

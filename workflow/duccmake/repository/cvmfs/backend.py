@@ -56,7 +56,7 @@ class CvmfsRepository(PublishedTree):
         lock_seconds: float = 3600,
         clients_root: Path | None = None,
     ) -> None:
-        super().__init__(mounts, name, clients_root=clients_root or mounts)
+        super().__init__(mounts, name, clients_root=clients_root or mounts, variant_links=True)
         self._server_config = server_config
         self._lock_seconds = lock_seconds
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ...reference import DOCKER_HUB, Digest
+from ..layout import split_variant
 
 _LONGEST = 255
 """What containers/image takes as a repository's name."""
@@ -26,9 +27,13 @@ def names_of(name: str) -> tuple[str, ...]:
     Images of Docker Hub are found as ``docker.io/...``, and as they are called here,
     local ones below ``localhost/``.  A digest stands without the tag, as podman
     looks it up.  Empty where podman could not read the name, which keeps it from
-    listing any: such an image is found by its id.
+    listing any: such an image is found by its id.  So are those of several platforms,
+    for a store knows one image by a name, but for amd64.
     """
-    rest, at, digest = name.partition("@")
+    label, public = split_variant(name)
+    if label not in ("", "amd64"):
+        return ()
+    rest, at, digest = public.partition("@")
     path, tag = _split(rest)
     suffix = f"@{digest}" if at else f":{tag}"
     return tuple(f"{repository}{suffix}" for repository in _repositories(path))
@@ -36,7 +41,7 @@ def names_of(name: str) -> tuple[str, ...]:
 
 def pinned_names_of(name: str, manifest: Digest) -> tuple[str, ...]:
     """The names of an image that lost its tag to another: the repository with the digest."""
-    path, _ = _split(name.partition("@")[0])
+    path, _ = _split(split_variant(name)[1].partition("@")[0])
     return tuple(f"{repository}@{manifest}" for repository in _repositories(path))
 
 

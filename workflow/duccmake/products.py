@@ -1,0 +1,18 @@
+"""What is made of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+PRODUCTS = ("layers", "flat", "thin", "podman")
+"""All there are, in the order in which they are made; the others are made of the layers."""
+
+IN_REPOSITORY = ("layers", "flat", "podman")
+"""What is published in the repository; thin images are in registries."""
+
+NOT_BUILT = frozenset({"thin"})
+
+
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Products as they are kept: each once."""
+    return tuple(name for name in PRODUCTS if name in names and name not in NOT_BUILT)
