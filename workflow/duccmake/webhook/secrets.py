@@ -58,7 +58,7 @@ def _is_signed(
 ) -> bool:
     identity, stamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     try:
-        if abs(now - float(stamp)) > MAX_AGE_SECONDS:
+        if not abs(now - float(stamp)) <= MAX_AGE_SECONDS:  # nor is this true of nan
             return False
         key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else secret.encode()
     except (ValueError, binascii.Error):

@@ -1,0 +1,297 @@
+"""What each registry sends, and which of it counts."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duccmake.config import Config
+from duccmake.plan import SOURCES
+from duccmake.sources import git
+from duccmake.sources.load import load_sources
+from duccmake.spool import Notice
+from duccmake.webhook.formats import READERS, git_place
+from duccmake.webhook.secrets import is_genuine
+from duccmake.webhook.wished import Wished
+from wishes import recipe
+
+DIGEST = f"sha256:{'ab' * 32}"
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+def event(action: str, repository: str, **target: str) -> dict[str, Any]:
+    return {
+        "action": action,
+        "target": {"repository": repository, "url": "http://r.example.org/v2/x", **target},
+        "request": {"host": "r.example.org"},
+    }
+
+
+def read(sender: str, body: Any) -> list[tuple[str, ...]]:
+    return [
+        (item.action, item.registry, item.repository, item.tag, item.digest)
+        for item in READERS[sender](body)
+    ]
+
+
+def test_harbor_tells_of_pushed_and_deleted_artifacts():
+    def body(kind: str, *urls: str, key: str = "event_data") -> dict[str, Any]:
+        resources = [{"digest": DIGEST, "tag": "1", "resource_url": url} for url in urls]
+        return {"type": kind, "operator": "x", key: {"resources": resources, "repository": {}}}
+
+    pushed = body("PUSH_ARTIFACT", "h.example.org/team/app:1", f"h.example.org/team/app@{DIGEST}")
+    assert read("harbor", pushed) == [
+        ("push", "h.example.org", "team/app", "1", ""),
+        ("push", "h.example.org", "team/app", "", DIGEST),
+    ]
+    gone = body("DELETE_ARTIFACT", f"h.example.org/team/app@{DIGEST}", "h.example.org/a:1")
+    assert read("harbor", gone) == [
+        ("delete", "h.example.org", "team/app", "", ""),
+        ("delete", "h.example.org", "a", "1", ""),
+    ]
+    cloud = body("harbor.artifact.pushed", "h.example.org/team/app:1", key="data")
+    assert read("harbor", cloud) == [("push", "h.example.org", "team/app", "1", "")]
+    assert read("harbor", body("PULL_ARTIFACT", "h.example.org/team/app:1")) == []
+
+
+def test_harbors_replications_name_no_tag():
+    replication = {
+        "dest_resource": {"endpoint": "https://h.example.org", "namespace": "mirror"},
+        "successful_artifact": [{"type": "image", "name_tag": "busybox [1 item(s) in total]"}],
+    }
+    body = {"type": "REPLICATION", "event_data": {"replication": replication}}
+    assert read("harbor", body) == [("push", "h.example.org", "mirror/busybox", "", "")]
+
+
+@pytest.mark.parametrize("sender", ["distribution", "gitlab"])
+def test_distribution_tells_of_manifests_and_not_of_layers(sender: str):
+    events = [
+        event("push", "team/app", tag="1", digest=DIGEST, mediaType=INDEX),
+        event("push", "team/app", digest=DIGEST, mediaType=INDEX),
+        event("push", "team/app", digest=DIGEST, mediaType="application/octet-stream"),
+        event("pull", "team/app", tag="1", digest=DIGEST, mediaType=INDEX),
+        event("delete", "team/app", digest=DIGEST),
+        event("delete", "team/app", tag="1"),
+    ]
+    assert read(sender, {"events": events}) == [
+        ("push", "r.example.org", "team/app", "1", DIGEST),
+        ("push", "r.example.org", "team/app", "", DIGEST),
+        ("delete", "r.example.org", "team/app", "", ""),
+        ("delete", "r.example.org", "team/app", "1", ""),
+    ]
+
+
+def test_gitlab_tells_of_pipelines_and_of_pushes_to_lists():
+    project = {
+        "path_with_namespace": "Group/App",
+        "git_http_url": "https://git.example.org/group/app.git",
+        "git_ssh_url": "git@git.example.org:group/app.git",
+    }
+    done = {"object_kind": "pipeline", "object_attributes": {"status": "success"}}
+    assert read("gitlab", {**done, "project": project}) == [("project", "", "group/app", "", "")]
+    failed = {"object_kind": "pipeline", "object_attributes": {"status": "failed"}}
+    assert read("gitlab", {**failed, "project": project}) == []
+    assert set(read("gitlab", {"object_kind": "push", "project": project})) == {
+        ("list", "", "git.example.org/group/app", "", "")
+    }
+
+
+def test_docker_hub_tells_of_a_tag():
+    body = {"push_data": {"tag": "12"}, "repository": {"repo_name": "library/debian"}}
+    assert read("dockerhub", body) == [("push", "docker.io", "library/debian", "12", "")]
+
+
+@pytest.mark.parametrize("sender", READERS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        None, 5, "text", [], {}, [1, 2], {"events": 5}, {"events": [5, None, {}]},
+        {"events": [{"action": "push", "target": []}]}, {"type": ["PUSH_ARTIFACT"]},
+        {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": 5}, "x"]}},
+        {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": "../../x"}]}},
+        {"type": "REPLICATION", "event_data": {"replication": {"successful_artifact": [[]]}}},
+        {"push_data": [], "repository": {}}, {"object_kind": "push", "project": []},
+    ],
+)  # fmt: skip
+def test_a_malformed_body_names_nothing(sender: str, body: Any):
+    assert read(sender, body) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://git.example.org/group/app.git",
+        "https://git.example.org/group/app",
+        "ssh://git@git.example.org:22/group/app.git",
+        "git@git.example.org:group/app.git",
+    ],
+)
+def test_a_git_repository_is_the_same_however_it_is_reached(url: str):
+    assert git_place(url) == "git.example.org/group/app"
+
+
+# --- what is wished for ---------------------------------------------------
+
+
+@pytest.fixture
+def wished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wished:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.yaml").write_text(
+        recipe(
+            "https://r.example.org/team/app:v*",
+            "https://r.example.org/team/app:latest",
+            f"https://r.example.org/team/fixed@{DIGEST}",
+            "https://registry.hub.docker.com/library/debian:12",
+            "https://gitlab.example.org:5050/group/app/worker:1",
+        )
+    )
+    members = {
+        "recipe": ["list.yaml", "git+https://git.example.org/group/wishes.git//recipe.yaml@main"],
+        "webhook": {"aliases": {"r.internal:5000": "r.example.org"}},
+    }
+    config = Config.parse(members, workdir=tmp_path)
+    # The list in git was read once.
+    listed = recipe("https://r.example.org/from/git:1").encode()
+    monkeypatch.setattr(git, "fetch", lambda source, clone: "c0ffee")
+    monkeypatch.setattr(git, "content", lambda source, clone, commit: listed)
+    load_sources(config.recipe, SOURCES)
+    return Wished(config)
+
+
+def noticed(wished: Wished, sender: str, body: Any) -> set[tuple[str, str]]:
+    found: list[Notice] = []
+    for item in READERS[sender](body):
+        found += wished.notices(item, sender)
+    return {(notice.action, notice.image) for notice in found}
+
+
+@pytest.mark.parametrize(
+    ("told", "images"),
+    [
+        (event("push", "team/app", tag="v1.2", mediaType=INDEX), {"r.example.org/team/app:v1.2"}),
+        (event("push", "team/app", tag="dev", mediaType=INDEX), set()),
+        (event("push", "team/other", tag="v1", mediaType=INDEX), set()),
+        (event("push", "from/git", tag="1", mediaType=INDEX), {"r.example.org/from/git:1"}),
+        (
+            event("push", "team/fixed", digest=DIGEST, mediaType=INDEX),
+            {f"r.example.org/team/fixed@{DIGEST}"},
+        ),
+        (event("push", "team/fixed", digest=DIGEST[:-1] + "0", mediaType=INDEX), set()),
+        (event("push", "team/fixed", digest="sha256:../../x", mediaType=INDEX), set()),
+        (event("push", "../../x", tag="1", mediaType=INDEX), set()),
+        (event("push", "team/app", tag="v1/../../x", mediaType=INDEX), set()),
+        (event("push", "team/app", tag="v*", mediaType=INDEX), set()),
+        (event("push", "TEAM/app", tag="v1", mediaType=INDEX), set()),
+    ],
+)
+def test_only_what_is_wished_for_counts(wished: Wished, told: Any, images: set[str]):
+    assert noticed(wished, "distribution", {"events": [told]}) == {
+        ("push", image) for image in images
+    }
+
+
+def test_a_deletion_counts_for_all_wishes_of_its_repository(wished: Wished):
+    told = {"events": [event("delete", "team/app", digest=DIGEST)]}
+    assert noticed(wished, "distribution", told) == {
+        ("delete", "r.example.org/team/app:v*"),
+        ("delete", "r.example.org/team/app:latest"),
+    }
+
+
+def test_an_image_is_called_as_the_wish_list_does(wished: Wished):
+    body = {"push_data": {"tag": "12"}, "repository": {"repo_name": "library/debian"}}
+    assert noticed(wished, "dockerhub", body) == {
+        ("push", "registry.hub.docker.com/library/debian:12")
+    }
+    told = event("push", "team/app", tag="v1", mediaType=INDEX)
+    told["request"]["host"] = "r.internal:5000"
+    assert noticed(wished, "distribution", {"events": [told]}) == {
+        ("push", "r.example.org/team/app:v1")
+    }
+
+
+def test_a_pipeline_of_a_project_counts_for_its_images_and_a_push_for_its_list(wished: Wished):
+    done = {"object_kind": "pipeline", "object_attributes": {"status": "success"}}
+    body = {**done, "project": {"path_with_namespace": "group/app"}}
+    assert noticed(wished, "gitlab", body) == {
+        ("push", "gitlab.example.org:5050/group/app/worker:1")
+    }
+    for url, counts in (("group/wishes.git", True), ("group/others.git", False)):
+        project = {"git_http_url": f"https://git.example.org/{url}"}
+        found = noticed(wished, "gitlab", {"object_kind": "push", "project": project})
+        assert found == ({("push", "")} if counts else set())
+
+
+def test_a_changed_list_counts_from_now_on_and_a_broken_one_does_not(
+    wished: Wished, tmp_path: Path
+):
+    told = {"events": [event("push", "new/app", tag="1", mediaType=INDEX)]}
+    assert noticed(wished, "distribution", told) == set()
+    (tmp_path / "list.yaml").write_text(recipe("https://r.example.org/new/app:1"))
+    assert noticed(wished, "distribution", told) == {("push", "r.example.org/new/app:1")}
+    (tmp_path / "list.yaml").write_text("version: [broken")
+    assert noticed(wished, "distribution", told) == {("push", "r.example.org/new/app:1")}
+
+
+def test_before_any_list_could_be_read_every_image_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    wished = Wished(Config.parse({"recipe": "nowhere.yaml"}, workdir=tmp_path))
+    told = event("push", "any/app", tag="1", mediaType=INDEX)
+    bad = event("push", "../../x", tag="1", mediaType=INDEX)
+    assert noticed(wished, "distribution", {"events": [told, bad]}) == {
+        ("push", "r.example.org/any/app:1")
+    }
+
+
+# --- secrets --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "path", "genuine"),
+    [
+        ({"authorization": "s3cret"}, "", True),
+        ({"authorization": "Bearer s3cret"}, "", True),
+        ({"authorization": "bearer  s3cret"}, "", True),
+        ({"x-gitlab-token": "s3cret"}, "", True),
+        ({}, "s3cret", True),
+        ({}, "", False),
+        ({"authorization": ""}, "", False),
+        ({"authorization": "Bearer "}, "", False),
+        ({"authorization": "Basic s3cret"}, "", False),
+        ({"authorization": "s3cret "}, "", False),
+        ({"x-gitlab-token": "s3cre"}, "", False),
+        ({"authorization": "s3cret\u00e9"}, "", False),
+        ({}, "S3CRET", False),
+    ],
+)
+def test_a_secret_is_given_in_the_senders_way(headers: dict[str, str], path: str, genuine: bool):
+    assert is_genuine("s3cret", headers, b"{}", path) is genuine
+    assert is_genuine("", headers, b"{}", path)
+
+
+@pytest.mark.parametrize("secret", ["s3cret", "whsec_" + base64.b64encode(b"key").decode()])
+def test_a_signature_covers_body_and_time(secret: str):
+    body, now = json.dumps({"events": []}).encode(), 1_700_000_000.0
+    key = base64.b64decode(secret[6:]) if secret.startswith("whsec_") else secret.encode()
+
+    def headers(stamp: str = "1700000000", name: str = "msg_1") -> dict[str, str]:
+        signed = hmac.digest(key, f"{name}.{stamp}.".encode() + body, "sha256")
+        value = f"v1,bm90aGluZw== v1,{base64.b64encode(signed).decode()}"
+        return {"webhook-id": name, "webhook-timestamp": stamp, "webhook-signature": value}
+
+    assert is_genuine(secret, headers(), body, now=now)
+    assert not is_genuine(secret, headers(), body + b" ", now=now)
+    assert not is_genuine(secret, {**headers(), "webhook-id": "msg_2"}, body, now=now)
+    assert not is_genuine("other", headers(), body, now=now)
+    for replayed in ("1699999000", "1700001000", "never", "nan"):
+        assert not is_genuine(secret, headers(replayed), body, now=now)
+    # A signature that is there must fit, whatever else fits.
+    wrong = {**headers(), "webhook-signature": "v1,AAAA", "authorization": secret}
+    assert not is_genuine(secret, wrong, body, now=now)
