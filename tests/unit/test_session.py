@@ -57,6 +57,7 @@ def test_calls_that_need_no_image_ask_no_registry(registry, tmp_path, option):
     wish(f"http://{registry.host}/app:*")
     session = begin(MEMBERS, workdir=tmp_path, arguments=[option])
     assert session.plan.images == ()
+    assert not session.polled
     assert registry.requests == []
 
 

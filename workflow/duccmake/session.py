@@ -26,11 +26,15 @@ _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"}
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the main process hands to its jobs: the plan's file and a directory for events."""
+    """What the main process hands to its jobs: the plan's file and a directory for events.
+
+    ``polled`` says whether registries were asked, without which the plan is empty.
+    """
 
     plan: Plan
     plan_file: Path
     run: Path
+    polled: bool
 
 
 def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]) -> Session:
@@ -49,7 +53,7 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     plan_file = plan.save()
     _remove_stale_receipts(plan)
     run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
-    return Session(plan, plan_file, run)
+    return Session(plan, plan_file, run, poll)
 
 
 def tidy(plan: Plan, session_plan: Path) -> None:

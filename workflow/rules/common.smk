@@ -43,7 +43,8 @@ if workflow.is_main_process:
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
-    announce(plan)
+    if session.polled:
+        announce(plan)
     asked = maintenance.targets(sys.argv[1:])
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
@@ -198,5 +199,6 @@ def get_manifest_digest(wildcards):
 
 
 # Snakemake calls no handler when there is nothing to do.
-if workflow.is_main_process and get_targets() == or_nothing([]) and not asked:
-    summarise(plan, session.run, workdir=Path.cwd())
+if workflow.is_main_process and session.polled and not asked:
+    if get_targets() == or_nothing([]):
+        summarise(plan, session.run, workdir=Path.cwd())
