@@ -20,12 +20,13 @@ from typing import Any
 
 import pytest
 
-from duccmake import unpack
+from duccmake import unpack, writers
 from duccmake.disk import ROOT, Disk
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
 from duccmake.reference import Digest
 from duccmake.unpack import unpack_layer
 from duccmake.writer import PIECE, Writer
+from duccmake.writers import Writers
 
 SECOND = 1_000_000_000
 OWNER = (os.geteuid(), os.getegid())
@@ -264,10 +265,11 @@ def test_failed_unpacking_leaves_neither_process_nor_files(
             super().__init__(root_fd)
             started.append(self)
 
-    monkeypatch.setattr(unpack, "Writer", Noted)
+    monkeypatch.setattr(writers, "Writer", Noted)
     with pytest.raises(UnsafeLayer):
         unpacked(tmp_path, archive([("f", b"x", {}), ("../up", b"x", {})]))
-    assert is_gone(started[0].pid)
+    assert started
+    assert all(is_gone(writer.pid) for writer in started)
     assert list((tmp_path / "stage").iterdir()) == []
 
 
@@ -282,6 +284,62 @@ def test_disk_that_fills_up_fails_the_layer_with_no_space(
     with pytest.raises(NoSpace):
         unpacked(tmp_path, archive([("f", b"x", {})]))
     assert list((tmp_path / "stage").iterdir()) == []
+
+
+# --- several of them ---------------------------------------------------------
+
+
+@contextmanager
+def two_writers(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writers]:
+    """Two, also where there is one core; odd directories are one's, even ones the other's."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with opened(path) as fd, Writers(fd) as both:
+        yield both
+
+
+def test_hard_link_to_a_file_that_another_writer_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_writers(tmp_path, monkeypatch) as both:
+        both.make_directory(ROOT, b"d", 1)
+        for n in range(2000):
+            make_file(both.of(ROOT), b"f", b"%d" % n)
+            both.make_hard_link(ROOT, b"f", 1, b"g%d" % n)
+            both.of(ROOT).do(Disk.remove_name, ROOT, b"f")
+        both.losses()
+    assert [(tmp_path / f"d/g{n}").read_bytes() for n in range(2000)] == [
+        b"%d" % n for n in range(2000)
+    ]
+
+
+def test_directory_is_removed_after_what_its_writer_removes_there_and_its_name_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with two_writers(tmp_path, monkeypatch) as both:
+        for n in range(1, 200):
+            both.make_directory(ROOT, b"d", n)
+            for name in (b"a", b"b"):
+                make_file(both.of(n), name, b"x", parent=n)
+                both.of(n).do(Disk.remove_name, n, name)
+            both.remove_directory(n)
+            make_file(both.of(ROOT), b"d", b"x")
+            both.of(ROOT).do(Disk.remove_name, ROOT, b"d")
+            both.of(ROOT).settle()
+        both.losses()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_in_one_writer_ends_them_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids: list[int] = []
+    with pytest.raises(FileNotFoundError), two_writers(tmp_path, monkeypatch) as both:
+        pids += both.pids
+        both.make_directory(ROOT, b"d", 1)
+        both.of(1).do(Disk.remove_name, 1, b"missing")
+        both.losses()
+    assert len(pids) == 2
+    assert all(map(is_gone, pids))
 
 
 # --- beside it, in one process, the same comes out --------------------------
@@ -310,6 +368,24 @@ class InProcess:
     def ask(self, order: Any, *args: Any) -> Any:
         return order(self._disk, *args)
 
+    def of(self, directory: int) -> InProcess:
+        return self
+
+    def settle(self) -> None:
+        return
+
+    def make_directory(self, *args: Any) -> None:
+        self._disk.make_directory(*args)
+
+    def remove_directory(self, *args: Any) -> None:
+        self._disk.remove_directory(*args)
+
+    def make_hard_link(self, *args: Any) -> None:
+        self._disk.make_hard_link(*args)
+
+    def losses(self) -> dict[str, int]:
+        return self._disk.losses()
+
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_layers_come_out_the_same_as_without_a_process(
@@ -319,7 +395,7 @@ def test_random_layers_come_out_the_same_as_without_a_process(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     here = unpacked(tmp_path / "a", blob)
-    monkeypatch.setattr(unpack, "Writer", InProcess)
+    monkeypatch.setattr(unpack, "Writers", InProcess)
     there = unpacked(tmp_path / "b", blob)
     assert (here / ".metadata/tree.mtree").read_bytes() == (
         there / ".metadata/tree.mtree"

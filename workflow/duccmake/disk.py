@@ -71,11 +71,20 @@ class Disk:
         os.mkdir(name, 0o700, dir_fd=self._fd(parent))
         self._places[number] = (parent, name)
 
+    def know_directory(self, parent: int, name: bytes, number: int) -> None:
+        """Call a directory ``number`` that another has made."""
+        self._places[number] = (parent, name)
+
     def remove_directory(self, number: int) -> None:
         """Remove an empty directory."""
-        parent, name = self._places.pop(number)
-        self._forget(number)
+        parent, name = self._places[number]
         os.rmdir(name, dir_fd=self._fd(parent))
+        self.forget_directory(number)
+
+    def forget_directory(self, number: int) -> None:
+        """Know nothing more of a directory that another has removed."""
+        del self._places[number]
+        self._forget(number)
 
     def finish_directory(
         self,

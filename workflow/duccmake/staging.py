@@ -1,8 +1,8 @@
 """A private directory that a layer is unpacked into, entry by entry.
 
 All names are resolved in memory, against what was made here, and what is to be
-made is ordered from a `Writer`, whose system calls work on one name in a
-directory that it opened without following links.  So nothing outside is touched,
+made is ordered from `Writers`, whose system calls work on one name in a
+directory that was opened without following links.  So nothing outside is touched,
 whatever a layer says and whatever another process does meanwhile.
 """
 
@@ -20,6 +20,7 @@ from .errors import LayerError, LimitExceeded, UnsafeLayer
 from .limits import UnpackLimits
 from .tar import Member
 from .writer import PIECE, Writer
+from .writers import Writers
 
 _SPELLINGS = 8192
 _SYMLINK_HOPS = 40
@@ -67,10 +68,11 @@ class LowerLink:
 
 @dataclass(slots=True, eq=False)
 class Directory:
-    """A directory and what this layer has in it."""
+    """A directory, what this layer has in it, and who writes there."""
 
     number: int
     parent: Directory | None
+    writer: Writer
     depth: int = 0
     entries: dict[bytes, Node] = field(default_factory=dict)
     whiteouts: set[bytes] | None = None
@@ -85,16 +87,17 @@ Node = Directory | Inode | LowerLink | bytes
 
 
 class Staging:
-    """The tree being made, in the directory that ``writer`` writes to.
+    """The tree being made, in the directory that ``writers`` write to.
 
     What makes an entry returns what the file system could not keep of it.
     ``spelled`` is the caller's to fill: directories by what led to them, in any
     spelling.  It is emptied when a removal may have made it wrong, or it is full.
     """
 
-    def __init__(self, writer: Writer, limits: UnpackLimits) -> None:
-        self.root = Directory(ROOT, None)
-        self._writer = writer
+    def __init__(self, writers: Writers, limits: UnpackLimits) -> None:
+        self.root = Directory(ROOT, None, writers.of(ROOT))
+        self._writers = writers
+        self._open = self.root.writer
         self._limits = limits
         self.spelled: dict[bytes, Directory] = {}
         self._directories = 0
@@ -179,6 +182,7 @@ class Staging:
             replaced = directory is not None
             if replaced:
                 self.remove(parent, name)
+                parent.writer.settle()
             depth = parent.depth + 1
             if self._limits.path_depth and depth > self._limits.path_depth:
                 raise LimitExceeded(
@@ -186,10 +190,11 @@ class Staging:
                     mend="raise limits.path_depth if the image is honest",
                 )
             self._directories += 1
-            directory = Directory(self._directories, parent, depth)
+            number = self._directories
+            self._writers.make_directory(parent.number, name, number)
+            directory = Directory(number, parent, self._writers.of(number), depth)
             # What was here in between has removed the lower layers' directory.
             directory.opaque = replaced
-            self._writer.do(Disk.make_directory, parent.number, name, directory.number)
             parent.entries[name] = directory
         if attributes is not None:
             directory.attributes = attributes
@@ -202,7 +207,7 @@ class Staging:
         """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         if name in parent.entries:
             self.remove(parent, name)
-        writer = self._writer
+        writer = parent.writer
         start = writer.put(content)
         writer.do(
             Disk.make_file,
@@ -220,27 +225,28 @@ class Staging:
         """Make an empty file for `write` and `seek`, up to `close_file`."""
         if name in parent.entries:
             self.remove(parent, name)
-        self._writer.do(Disk.open_file, parent.number, name, member.mode)
+        self._open = parent.writer
+        self._open.do(Disk.open_file, parent.number, name, member.mode)
 
     def write(self, content: memoryview) -> None:
         """Append to the open file."""
         for at in range(0, len(content), PIECE):
             piece = content[at : at + PIECE]
-            start = self._writer.put(piece)
-            self._writer.do(Disk.write, start, len(piece))
+            start = self._open.put(piece)
+            self._open.do(Disk.write, start, len(piece))
 
     def seek(self, offset: int) -> None:
         """Leave a hole in the open file."""
-        self._writer.do(Disk.seek, offset)
+        self._open.do(Disk.seek, offset)
 
     def close_file(self, member: Member) -> Lost:
         """Give the open file its size and attributes."""
         if member.extents is not None:
-            self._writer.do(Disk.truncate, member.size)
+            self._open.do(Disk.truncate, member.size)
         attributes = (member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
         if may_lose(member):
-            return self._writer.ask(Disk.close_file, *attributes)
-        self._writer.do(Disk.close_file, *attributes)
+            return self._open.ask(Disk.close_file, *attributes)
+        self._open.do(Disk.close_file, *attributes)
         return ()
 
     def make_symlink(self, parent: Directory, name: bytes, member: Member) -> Lost:
@@ -252,8 +258,8 @@ class Staging:
         attributes = (member.uid, member.gid, member.mtime_ns, member.xattrs)
         order = (parent.number, name, member.target, *attributes)
         if may_lose(member):
-            return self._writer.ask(Disk.make_symlink, *order)
-        self._writer.do(Disk.make_symlink, *order)
+            return parent.writer.ask(Disk.make_symlink, *order)
+        parent.writer.do(Disk.make_symlink, *order)
         return ()
 
     def make_node(self, parent: Directory, name: bytes, member: Member) -> Lost | None:
@@ -262,7 +268,7 @@ class Staging:
             self.remove(parent, name)
         kind = member.kind
         file_type = {mtree.CHAR: stat.S_IFCHR, mtree.BLOCK: stat.S_IFBLK}.get(kind, stat.S_IFIFO)
-        return self._writer.ask(
+        return parent.writer.ask(
             Disk.make_node,
             parent.number,
             name,
@@ -289,9 +295,7 @@ class Staging:
         if isinstance(node, bytes):
             node = source_parent.entries[source_name] = Inode(node)
         if not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            self._writer.do(
-                Disk.make_hard_link, source_parent.number, source_name, parent.number, name
-            )
+            self._writers.make_hard_link(source_parent.number, source_name, parent.number, name)
         parent.entries[name] = node
 
     def remove(self, parent: Directory, name: bytes) -> None:
@@ -301,9 +305,9 @@ class Staging:
         if isinstance(node, Directory):
             for child in list(node.entries):
                 self.remove(node, child)
-            self._writer.do(Disk.remove_directory, node.number)
+            self._writers.remove_directory(node.number)
         elif not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            self._writer.do(Disk.remove_name, parent.number, name)
+            parent.writer.do(Disk.remove_name, parent.number, name)
 
     # --- the end --------------------------------------------------------
 
@@ -332,7 +336,7 @@ class Staging:
 
     def losses(self) -> dict[str, int]:
         """Wait until everything is made; how often something could not be kept."""
-        return self._writer.ask(Disk.losses)
+        return self._writers.losses()
 
     def _finish_directory(self, directory: Directory) -> None:
         at = directory.attributes
@@ -340,9 +344,9 @@ class Staging:
         attributes = (at.mode, at.uid, at.gid, at.mtime_ns, at.xattrs)
         order = (directory.number, *attributes, hidden, directory.opaque)
         if may_lose(at):
-            directory.lost = self._writer.ask(Disk.finish_directory, *order)
+            directory.lost = directory.writer.ask(Disk.finish_directory, *order)
         else:
-            self._writer.do(Disk.finish_directory, *order)
+            directory.writer.do(Disk.finish_directory, *order)
 
 
 def may_lose(entry: Member | Attributes) -> bool:

@@ -30,7 +30,8 @@ from .reference import Digest
 from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe, may_lose
 from .stream import LayerStream, StreamResult
 from .tar import HARDLINK, Member, TarReader
-from .writer import PIECE, Writer
+from .writer import PIECE
+from .writers import Writers
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ _MAX_ID = 2**32 - 2
 """The highest owner: 2**32 - 1 means "leave as it is" to the kernel."""
 
 _ZEROS = bytes(1024 * 1024)
+
+_SHA256 = hashlib.sha256()
+"""Copied, at half the price of making one, for each small file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,8 @@ def _unpack(
     root_fd = os.open(partial / "layerfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     algorithms = (digest.algorithm, diff_id.algorithm)
     try:
-        with Writer(root_fd) as writer:
-            staging = Staging(writer, limits)
+        with Writers(root_fd) as writers:
+            staging = Staging(writers, limits)
             with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
                 _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
             result = stream.result
@@ -296,7 +300,9 @@ class _Unpacker:
             content = reader.small_content()
             if content is not None:
                 staging.make_file(parent, name, member, content)
-                return _file_line(member, hashlib.sha256(content).hexdigest())
+                sha256 = _SHA256.copy()
+                sha256.update(content)
+                return _file_line(member, sha256.hexdigest())
         staging.open_file(parent, name, member)
         if member.extents is None:
             digest = _write_pieces(staging, reader)

@@ -1,4 +1,4 @@
-"""A process of its own that writes to disk, beside the one that parses and hashes.
+"""A process that writes to disk, beside the one that parses and hashes.
 
 Two threads would get into each other's way: making small files is short system
 calls with Python in between, and only one of them could run that at a time.
@@ -107,6 +107,12 @@ class Writer:
         while self._under_way > 1:
             self._answer()
         return cast(R, self._answer())
+
+    def settle(self) -> None:
+        """Wait until all orders are carried out."""
+        self.flush()
+        while self._under_way:
+            self._answer()
 
     def flush(self) -> None:
         """Send what was ordered so far, and wait for a slot for what comes next."""
