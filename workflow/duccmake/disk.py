@@ -8,8 +8,11 @@ Directories are known by numbers that the caller gives them; the root is 0.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
+from collections.abc import Callable
+from pathlib import Path
 
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,12 +30,40 @@ _SAFE_NS = 2**31 * 1_000_000_000
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 Lost = tuple[bytes, ...]
-"""What a file system could not keep of an entry: ``xattrs``, ``mtimes``."""
+"""What a file system could not keep of an entry: ``owners``, ``xattrs``, ``mtimes``."""
 
 
 def is_safe_time(mtime_ns: int) -> bool:
     """Whether any file system keeps this time; beyond 32 bits they differ, and clamp silently."""
     return -_SAFE_NS <= mtime_ns < _SAFE_NS
+
+
+def is_safe_owner(uid: int, gid: int) -> bool:
+    """Whether this process may give an entry that owner, or never tries to.
+
+    Root of a user namespace has only the numbers that are mapped into it
+    (user_namespaces(7)): a rootless container mostly lacks those above 65535.
+    """
+    users, groups = _owners()
+    return users is None or (
+        any(uid in numbers for numbers in users) and any(gid in numbers for numbers in groups)
+    )
+
+
+@functools.cache
+def _owners() -> tuple[tuple[range, ...] | None, tuple[range, ...]]:
+    """The users and groups that this namespace has; None where that needs no look."""
+    try:
+        users, groups = (_mapped(f"/proc/self/{kind}_map") for kind in ("uid", "gid"))
+    except (OSError, ValueError):
+        return None, ()
+    everybody = (range(0xFFFFFFFF),)
+    return (None, ()) if os.geteuid() or (users, groups) == (everybody,) * 2 else (users, groups)
+
+
+def _mapped(path: str) -> tuple[range, ...]:
+    lines = [line.split() for line in Path(path).read_text().splitlines()]
+    return tuple(range(int(first), int(first) + int(count)) for first, _, count in lines)
 
 
 class Disk:
@@ -101,10 +132,11 @@ class Disk:
         fd = self._fd(number)
         for name in whiteouts:
             self._make_whiteout(fd, name)
+        lost: Lost = ()
         if self._privileged and (uid, gid) != self._owner:
-            os.fchown(fd, uid, gid)
+            lost = self._own(lambda: os.fchown(fd, uid, gid))
         os.fchmod(fd, mode if self._privileged else mode | stat.S_IRWXU)
-        lost = self._set_xattrs(fd, xattrs)
+        lost += self._set_xattrs(fd, xattrs)
         if opaque:
             self._mark_opaque(fd)
         if opaque or whiteouts:
@@ -193,13 +225,15 @@ class Disk:
     def close_file(self, mode: int, uid: int, gid: int, mtime_ns: int, xattrs: Xattrs) -> Lost:
         """Set the open file's attributes and close it."""
         fd = self._file
+        lost: Lost = ()
         chown = self._privileged and (uid, gid) != self._owner
         if chown:
-            os.fchown(fd, uid, gid)
+            lost = self._own(lambda: os.fchown(fd, uid, gid))
         if chown or mode & 0o7000:
             # After the owner: changing that clears setuid and setgid.
             os.fchmod(fd, mode)
-        lost = self._set_xattrs(fd, xattrs) if xattrs else ()
+        if xattrs:
+            lost += self._set_xattrs(fd, xattrs)
         os.utime(fd, ns=(mtime_ns, mtime_ns))
         if not is_safe_time(mtime_ns):
             lost += self._check_time(mtime_ns, os.fstat(fd))
@@ -299,16 +333,29 @@ class Disk:
         mode: int = 0,
     ) -> Lost:
         fd = self._fd(parent)
+        lost: Lost = ()
         if self._privileged and (uid, gid) != self._owner:
-            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
+            lost = self._own(lambda: os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False))
             if mode & 0o7000:
                 # Changing the owner has cleared setuid and setgid.
                 _chmod(name, stat.S_IMODE(mode), fd)
-        lost = self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs) if xattrs else ()
+        if xattrs:
+            lost += self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
         if not is_safe_time(mtime_ns):
             lost += self._check_time(mtime_ns, os.stat(name, dir_fd=fd, follow_symlinks=False))
         return lost
+
+    def _own(self, chown: Callable[[], None]) -> Lost:
+        """Give an entry its owner, which a user namespace may not have a number for."""
+        try:
+            chown()
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            self._count_loss("owners")
+            return (b"owners",)
+        return ()
 
     def _check_time(self, mtime_ns: int, found: os.stat_result) -> Lost:
         if found.st_mtime_ns == mtime_ns:

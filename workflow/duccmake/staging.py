@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from . import mtree
-from .disk import ROOT, Disk, Lost, is_safe_time
+from .disk import ROOT, Disk, Lost, is_safe_owner, is_safe_time
 from .errors import LayerError, LimitExceeded, UnsafeLayer
 from .limits import UnpackLimits
 from .tar import Member
@@ -351,7 +351,11 @@ class Staging:
 
 def may_lose(entry: Member | Attributes) -> bool:
     """Whether a file system may be unable to keep something that only it can tell of."""
-    return bool(entry.xattrs) or not is_safe_time(entry.mtime_ns)
+    return (
+        bool(entry.xattrs)
+        or not is_safe_time(entry.mtime_ns)
+        or not is_safe_owner(entry.uid, entry.gid)
+    )
 
 
 def _missing(names: Iterable[bytes], entries: dict[bytes, Node]) -> tuple[bytes, ...]:
