@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from pathlib import Path
 
 import pytest
 
 import faulty_registry as faults
+from duccmake.demo.registry import DemoRegistry
 from faulty_registry import FaultyRegistry, PullLimit
 from runs import Work
 from servers import add_image, free_port, layer_of, skopeo
@@ -163,3 +165,29 @@ def test_a_login_page_in_the_place_of_a_registry_changes_nothing(work, registry)
     assert run.status == 0, run.said
     assert "page" in run.said and "what is published stays in force" in run.said
     assert snapshot(work.repository.path) == before
+
+
+@pytest.mark.parametrize("tokens", [False, True], ids=["basic", "bearer"])
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_credentials_serve_all_jobs_and_are_found_nowhere_afterwards(tmp_path, tokens, right):
+    password = "open-sesame-4711"
+    (tmp_path / "work").mkdir()
+    with DemoRegistry(tmp_path / "registry", users={"me": password}, tokens=tokens) as registry:
+        add_image(registry.store, "team/app", "1")
+        given = password if right else "wrong-sesame-4712"
+        work = Work(tmp_path / "work", registry, environment={"USER_IS": "me", "WORD_IS": given})
+        work.wish("{host}/team/app:1")
+        known = {"username_env": "USER_IS", "password_env": "WORD_IS"}
+        work.configure(registries={registry.host: known})
+        run = work.run("--verbose")
+    [(outcome, remark)] = run.outcomes.values()
+    assert outcome == ("converted" if right else "failed")
+    assert right or "credentials" in remark or "no token" in remark
+    pair = base64.b64encode(f"me:{given}".encode()).decode()
+    sent = {request.authorization.partition(" ")[2] for request in registry.requests}
+    assert pair in sent
+    for secret in (given, pair, *filter(None, sent)):
+        assert secret not in run.said
+        for path in work.path.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                assert secret.encode() not in path.read_bytes(), path
