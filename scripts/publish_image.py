@@ -6,6 +6,7 @@ from pathlib import Path
 from duccmake.job import running
 from duccmake.plan import content_store, open_repository
 from duccmake.publish import publish_ready
+from duccmake.repository import Keep
 
 repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
 with running(
@@ -23,6 +24,12 @@ with running(
             flats=job.plan.flat_paths(repository),
             store=content_store(),
             limits=job.config.repository.batch,
+            keep=Keep(
+                job.config.history.keep,
+                frozenset(
+                    other.name for other in job.plan.images if other.repository == repository
+                ),
+            ),
         )
     job.published(image)
     Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

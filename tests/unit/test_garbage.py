@@ -105,6 +105,8 @@ def test_the_schedule_has_the_manifest_as_ducc_reads_it_with_the_time_beside_it(
     (entry,) = json.loads(repository.layout.remove_schedule.read_bytes())
     added = entry.pop("duccmake")
     assert entry == json.loads(image.manifest_bytes)
+    assert added.pop("manifest").encode() == image.manifest_bytes
+    assert added.pop("record")["name"] == NAME
     assert added == {"since": "2027-01-15T08:00:00Z", "image": NAME, "why": "not wished for"}
 
 

@@ -22,7 +22,7 @@ from .limits import UnpackLimits
 from .products import NOT_BUILT, in_order
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
-from .removal_settings import RemovalSettings, Rule
+from .removal_settings import HistorySettings, RemovalSettings, Rule
 from .sources.location import Source
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -156,6 +156,9 @@ class Config:
     flat: FlatSettings = field(default_factory=FlatSettings)
     removal: RemovalSettings = field(default_factory=RemovalSettings)
     force_removal: bool = False
+    history: HistorySettings = field(default_factory=HistorySettings)
+    image: str = ""
+    digest: str = ""
     scope: str = "pending"
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
@@ -376,6 +379,9 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         ),
         removal=_removal(plain.get("removal", {})),
         force_removal=plain.get("force_removal", default.force_removal),
+        history=HistorySettings(**plain.get("history", {})),
+        image=plain.get("image", default.image),
+        digest=plain.get("digest", default.digest),
         scope=plain.get("scope", default.scope),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),

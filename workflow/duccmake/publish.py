@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from .batch import Batch
@@ -12,7 +13,7 @@ from .config import BatchSettings
 from .errors import DuccmakeError, RepositoryLocked
 from .plan import PlannedImage, why_pending
 from .products import IN_REPOSITORY
-from .repository import ChangeSet, ImageRecord, Repository, StagedImage, StagedLayer
+from .repository import ChangeSet, ImageRecord, Keep, Repository, StagedImage, StagedLayer
 from .store import ContentStore
 
 logger = logging.getLogger(__name__)
@@ -27,11 +28,12 @@ def publish_ready(
     flats: Mapping[str, Path],
     store: ContentStore,
     limits: BatchSettings | None = None,
+    keep: Keep | None = None,
 ) -> ImageRecord:
     """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
 
     ``layers`` and ``flats`` say where, by digest, things are staged if they are;
-    ``limits`` how much one commit takes at most.
+    ``limits`` how much one commit takes at most, ``keep`` what becomes of what is superseded.
     When the commit fails, its images are tried one by one, so that none of them
     stands in another's way.  Returns the record of ``wanted``; raises why that
     could not be published.
@@ -49,6 +51,7 @@ def publish_ready(
             and (item := _staged(image, repository, layers, flats, store)) is not None
             and batch.take(item)
         }
+        staged = {name: replace(item, keep=keep or Keep()) for name, item in staged.items()}
         if wanted.name not in staged:
             raise DuccmakeError(
                 "what was staged is not there any more", step="publish", mend="run again"

@@ -38,3 +38,10 @@ class RemovalSettings:
     def grace(self) -> float:
         """The time of grace in seconds."""
         return self.grace_days * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class HistorySettings:
+    """How many manifests stay reachable by digest that a tag has left."""
+
+    keep: int = 0

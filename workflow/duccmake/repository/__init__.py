@@ -33,6 +33,17 @@ class StagedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """How many manifests stay reachable by digest that a tag has left.
+
+    ``wished`` are names that stay published for other reasons.
+    """
+
+    count: int = 0
+    wished: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class StagedImage:
     """An image that is ready to be published.
 
@@ -49,6 +60,7 @@ class StagedImage:
     ``variants`` are the labels of all platforms of the image in the wish's order,
     where they are several; ``name`` is then that of this one
     (`duccmake.reference.Reference.name_on`).
+    ``keep`` says what becomes of what the name stood for before.
     """
 
     name: str
@@ -63,6 +75,7 @@ class StagedImage:
     source: Mapping[str, str] = field(default_factory=dict)
     config_bytes: bytes = field(default=b"", repr=False)
     diff_bytes: tuple[int, ...] = ()
+    keep: Keep = field(default_factory=Keep)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import RepositoryError
 from ..reference import Digest
-from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, podman, schedule
+from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, history, podman, schedule
 from .edits import Edits
 from .layout import Layout, split_variant
 
@@ -133,6 +133,7 @@ def publish_metadata(
     ``losses`` are each image's, by name; ``others`` tells the configurations of
     the images that stay as they are, by name.
     """
+    now = time.time()
     superseded = [
         entry
         for image in images
@@ -142,9 +143,18 @@ def publish_metadata(
             edits.content(layout.manifest(name)),
             name,
             f"moved to {image.manifest}",
-            time.time(),
+            now,
+            record=edits.content(layout.record(image.name)),
         )
     ]
+    turned = history.turn(edits, layout, images, now)
+    for name, manifest in turned.left.items():
+        superseded += schedule.entered(manifest, name, "beyond history.keep", now)
+    wished = turned.configs | {str(image.config) for image in images}
+
+    def staying() -> set[str]:
+        return {config for name, config in others().items() if name not in turned.left}
+
     for image in images:
         if image.variants:
             edits.remove(layout.manifest(split_variant(image.name)[1]).parent)
@@ -152,7 +162,7 @@ def publish_metadata(
         record = wished_record(image, losses[image.name])
         edits.file(layout.record(image.name), dump(record.to_json()))
     _note_origins(edits, layout, images)
-    _schedule(edits, layout, superseded, {str(image.config) for image in images}, others)
+    _schedule(edits, layout, superseded, wished, staying)
     podman.publish(edits, layout, images)
     for image in images:
         link = layout.link(image.name)
@@ -210,12 +220,12 @@ def _schedule(
     layout: Layout,
     superseded: Sequence[schedule.Entry],
     wished: set[str],
-    others: Callable[[], Mapping[str, str]],
+    staying: Callable[[], set[str]],
 ) -> None:
     """Enter what lost its name, and strike out what is published again."""
     content = edits.content(layout.remove_schedule)
     if superseded:
-        wished = wished | set(others().values())
+        wished = wished | staying()
     if superseded or content:
         entries = [*schedule.parse(content), *superseded]
         edits.file(layout.remove_schedule, schedule.dump(schedule.without(entries, wished)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RepositoryError
@@ -97,7 +97,7 @@ def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> 
         # DUCC's own entries have no time.
         covers = [thing for thing in _things(entry) if thing in wanted]
         if covers and not entry.since:
-            entry = schedule.Entry(entry.manifest, now, entry.image, entry.why or "listed by DUCC")
+            entry = replace(entry, since=now, why=entry.why or "listed by DUCC")
             for thing in covers:
                 wanted.pop(thing)
         entries.append(entry)

@@ -110,6 +110,16 @@ class Layout:
         """DUCC's list of superseded manifests, which garbage collection reads."""
         return self.metadata / "remove-schedule.json"
 
+    @property
+    def history(self) -> Path:
+        """What moving tags stood for before."""
+        return self.metadata / "history.json"
+
+    @property
+    def pins(self) -> Path:
+        """Which tags are held at a digest."""
+        return self.metadata / "pins.json"
+
     def layer(self, digest: Digest) -> Path:
         """A layer: ``layerfs`` and ``.metadata``."""
         return self.layers / digest.prefix / digest.hex

@@ -12,7 +12,7 @@ import datetime
 import json
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,16 @@ class Entry:
     """One entry: the manifest's members, and what duccmake adds.
 
     ``since`` is in seconds since the epoch, 0 where nobody noted it (DUCC does not).
+    ``text`` and ``record`` are the manifest and the record as they were published,
+    by which the image can be published again; empty where that cannot be.
     """
 
     manifest: dict[str, Any]
     since: float = 0.0
     image: str = ""
     why: str = ""
+    text: str = ""
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def config(self) -> str:
@@ -67,10 +71,20 @@ def dump(entries: Iterable[Entry]) -> bytes:
     return json.dumps([_members(entry) for entry in latest.values()], indent=1).encode() + b"\n"
 
 
-def entered(manifest: bytes, image: str, why: str, now: float) -> list[Entry]:
+def entered(
+    manifest: bytes, image: str, why: str, now: float, *, record: bytes = b""
+) -> list[Entry]:
     """The entry for an image that loses its name; none where its manifest is damaged."""
     members = _load(manifest) if manifest else None
-    entry = Entry(members if isinstance(members, dict) else {}, now, image, why)
+    known = _load(record) if record else None
+    entry = Entry(
+        members if isinstance(members, dict) else {},
+        now,
+        image,
+        why,
+        manifest.decode(errors="replace") if isinstance(known, dict) else "",
+        known if isinstance(known, dict) else {},
+    )
     return [entry] if entry.config or entry.layers else []
 
 
@@ -103,12 +117,19 @@ def _entry(members: dict[str, Any]) -> Entry:
         seconds(added.get("since")),
         str(added.get("image") or ""),
         str(added.get("why") or ""),
+        str(added.get("manifest") or ""),
+        record if isinstance(record := added.get("record"), dict) else {},
     )
 
 
 def _members(entry: Entry) -> dict[str, Any]:
-    added = {"since": timestamp(entry.since), "image": entry.image, "why": entry.why}
-    return {**entry.manifest, _MEMBER: added} if entry.since else entry.manifest
+    if not entry.since:
+        return entry.manifest
+    added: dict[str, Any] = {"since": timestamp(entry.since), "image": entry.image}
+    added["why"] = entry.why
+    if entry.record:
+        added |= {"manifest": entry.text, "record": entry.record}
+    return {**entry.manifest, _MEMBER: added}
 
 
 def _digest(descriptor: object) -> str:

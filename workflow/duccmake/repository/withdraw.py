@@ -7,9 +7,11 @@ the middle of them can finish, and an image that comes back is simply linked aga
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
-from . import podman, schedule
+from . import history, podman, schedule
 from .books import link_public_names
 from .edits import Edits
 from .layout import Layout
@@ -30,13 +32,35 @@ def withdraw(
     entries = []
     for name, why in leaving.items():
         manifest = layout.manifest(name)
-        entered = schedule.entered(edits.content(manifest), name, why, now)
+        record = edits.content(layout.record(name))
+        entered = schedule.entered(edits.content(manifest), name, why, now, record=record)
         entries += [entry for entry in entered if entry.config.rpartition(":")[2] not in used]
         if layout.link(name).is_symlink():
             edits.remove(layout.link(name))
         edits.remove(manifest.parent)
     podman.without(edits, layout, names=leaving)
     link_public_names(edits, layout, leaving)
+    history.forget(edits, layout, leaving)
     if entries:
         listed = schedule.parse(edits.content(layout.remove_schedule))
         edits.file(layout.remove_schedule, schedule.dump([*listed, *entries]))
+    _remove_emptied(edits, layout)
+
+
+def _remove_emptied(edits: Edits, layout: Layout) -> None:
+    """Remove the directories of which all content is removed, instead of that."""
+    kept = {layout.root, layout.metadata, *(parent for put in edits.puts for parent in put.parents)}
+    pending = list(edits.removals)
+    while pending:
+        parent = pending.pop(0).parent
+        if parent in kept or not parent.is_dir():
+            continue
+        children = {Path(entry.path) for entry in os.scandir(parent)}
+        if children <= edits.removals.keys():
+            for child in children:
+                del edits.removals[child]
+            edits.remove(parent)
+            pending.append(parent)
+    # Links go first.
+    ordered = sorted(edits.removals, key=lambda path: layout.metadata in path.parents)
+    edits.removals = dict.fromkeys(ordered)

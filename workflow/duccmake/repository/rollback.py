@@ -1,0 +1,143 @@
+"""Pointing a tag back to a manifest that it left, and holding it there.
+
+``.metadata/pins.json`` has, for each tag's name that is held, the manifest and since
+when.  What a tag is pointed back to is looked for in the repository alone: among
+its images, and among what the schedule lists and is still in its time of grace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..errors import RepositoryError
+from ..reference import Digest
+from . import ImageRecord, Keep, StagedImage, schedule
+from .books import flat_losses, publish_metadata
+from .edits import Edits
+from .history import name_of
+from .layout import Layout
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A manifest that a name is held at, since a time in seconds since the epoch."""
+
+    manifest: Digest
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a name can be pointed back to: its record, its manifest, and how it is known."""
+
+    record: ImageRecord
+    manifest_bytes: bytes
+    known: str
+
+
+def read_pins(content: bytes) -> dict[str, Pin]:
+    """The pins in a file's content; `RepositoryError` where it is damaged.
+
+    Without it tags would move that somebody holds back.
+    """
+    try:
+        listed = json.loads(content) if content else {}
+        return {
+            str(name): Pin(Digest.parse(one["manifest"]), schedule.seconds(one["since"]))
+            for name, one in listed.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RepositoryError(
+            ".metadata/pins.json is damaged",
+            mend="restore it, or remove it to have all tags follow their registries",
+        ) from None
+
+
+def pin(edits: Edits, layout: Layout, name: str, manifest: Digest, now: float) -> None:
+    """Hold a name at a manifest."""
+    pins = read_pins(edits.content(layout.pins))
+    edits.file(layout.pins, _dump({**pins, name: Pin(manifest, now)}))
+
+
+def unpin(edits: Edits, layout: Layout, name: str) -> bool:
+    """Let a name go; whether it was held."""
+    pins = read_pins(edits.content(layout.pins))
+    if pins.pop(name, None) is None:
+        return False
+    edits.file(layout.pins, _dump(pins))
+    return True
+
+
+def pasts(
+    layout: Layout, name: str, records: Callable[[], Iterator[ImageRecord]]
+) -> Iterator[Past]:
+    """All that a name can be pointed back to, those first that it left by itself.
+
+    ``records`` are those of the images that are wholly published.
+    """
+    listed = layout.remove_schedule
+    entries = schedule.parse(listed.read_bytes() if listed.exists() else b"")
+    for entry in sorted(entries, key=lambda entry: entry.since, reverse=True):
+        record = _record(entry.record)
+        if record is not None and record.name == name and _is_whole(layout, record):
+            yield Past(record, entry.text.encode(), f"left {schedule.timestamp(entry.since)}")
+    repository = name_of(name, "").removesuffix("@")
+    for record in records():
+        same = record.name.startswith((f"{repository}@", f"{repository}:"))
+        if same and record.name != name and _is_whole(layout, record):
+            manifest = layout.manifest(record.name).read_bytes()
+            yield Past(record, manifest, f"as {record.name}")
+
+
+def point(
+    edits: Edits,
+    layout: Layout,
+    name: str,
+    past: Past,
+    others: Callable[[], Mapping[str, str]],
+    keep: Keep,
+) -> None:
+    """Have a name stand for what it stood for before: nothing is made anew.
+
+    The podman store follows with the next run.
+    """
+    record = past.record
+    image = StagedImage(
+        name=name,
+        platform=record.platform,
+        manifest=record.manifest,
+        manifest_bytes=past.manifest_bytes,
+        config=record.config,
+        layers=record.layers,
+        path=None,
+        products=tuple(product for product in record.products if product != "podman"),
+        source=record.source,
+        keep=keep,
+    )
+    publish_metadata(edits, layout, [image], {name: record.losses}, others)
+
+
+def _is_whole(layout: Layout, record: ImageRecord) -> bool:
+    if "flat" in record.products and flat_losses(layout, record.config) is None:
+        return False
+    return all(layout.layer_manifest(layer).is_file() for layer in record.layers)
+
+
+def _record(members: dict[str, object]) -> ImageRecord | None:
+    try:
+        return ImageRecord.from_json(members)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _dump(pins: Mapping[str, Pin]) -> bytes:
+    members = {
+        name: {"manifest": str(one.manifest), "since": schedule.timestamp(one.since)}
+        for name, one in sorted(pins.items())
+    }
+    return json.dumps(members, indent=1).encode() + b"\n"
