@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from duccmake.job import running
+from duccmake.maintenance import keeping
 from duccmake.plan import content_store, open_repository
 from duccmake.publish import publish_ready
-from duccmake.repository import Keep
 
 repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
 with running(
@@ -24,12 +24,7 @@ with running(
             flats=job.plan.flat_paths(repository),
             store=content_store(),
             limits=job.config.repository.batch,
-            keep=Keep(
-                job.config.history.keep,
-                frozenset(
-                    other.name for other in job.plan.images if other.repository == repository
-                ),
-            ),
+            keep=keeping(job.plan, job.config, repository),
         )
     job.published(image)
     Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")

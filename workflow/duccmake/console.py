@@ -156,11 +156,14 @@ def _removals(events: list[dict[str, Any]]) -> Iterator[_Outcome]:
                 yield _Outcome(name, "removed", why)
         elif event["event"] == "collected":
             yield _Outcome(event["repository"], "freed", event["words"])
+        elif event["event"] in ("pinned", "unpinned"):
+            yield _Outcome(event["image"], event["event"], event["words"])
         elif event["event"] == "failed" and event["job"].startswith(_MAINTENANCE):
-            yield _Outcome(event["job"].partition("-")[2], "failed", event["error"])
+            rule, _, repository = event["job"].partition("-")
+            yield _Outcome(repository or rule, "failed", event["error"])
 
 
-_MAINTENANCE = ("prune_images-", "collect_garbage-")
+_MAINTENANCE = ("prune_images-", "collect_garbage-", "rollback", "unpin")
 
 
 def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Iterator[str]:

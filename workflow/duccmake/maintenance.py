@@ -14,7 +14,7 @@ from .console import counted, in_bytes
 from .departures import Departure, check_share, freed_later
 from .errors import DuccmakeError
 from .plan import RESULTS, Plan, open_repository
-from .repository import Repository
+from .repository import Keep, Repository
 from .repository.garbage import FLAT, Garbage, Thing, find, freed_bytes
 from .repository.schedule import timestamp
 from .repository.usage import Use
@@ -25,7 +25,7 @@ _LISTED = 20
 """How many images, trees and layers a preview names; more are counted."""
 
 
-TARGETS = frozenset({"prune", "gc"})
+TARGETS = frozenset({"prune", "gc", "rollback", "unpin"})
 """Targets of the workflow that convert nothing."""
 
 
@@ -49,6 +49,24 @@ def spoken_for(plan: Plan, repository: str) -> Use:
     images = [image for image in plan.images if image.repository == repository]
     layers = [layer.digest for image in images for layer in image.layers]
     return Use.of([image.config for image in images], layers)
+
+
+def keeping(plan: Plan, config: Config, repository: str) -> Keep:
+    """What becomes of what tags of a repository stood for before."""
+    wished = (image.name for image in plan.images if image.repository == repository)
+    return Keep(config.history.keep, frozenset(wished))
+
+
+def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:
+    """The repositories that have an image of this name; `DuccmakeError` where none has."""
+    opened = [open_repository(config, name) for name in repositories(plan)]
+    found = [repository for repository in opened if image and repository.description(image)]
+    if not found:
+        raise DuccmakeError(
+            f"no repository has the image {image!r}" if image else "no image is named",
+            mend="name it as the repository does: --config image=docker.io/library/app:1",
+        )
+    return found
 
 
 # --- receipts -----------------------------------------------------------

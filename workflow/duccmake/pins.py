@@ -9,6 +9,7 @@ from .errors import DuccmakeError
 from .reference import Digest
 from .repository import ImageRecord, Keep, Repository
 from .repository.edits import Edits
+from .repository.history import read as read_history
 from .repository.rollback import Past, Pin, pasts, pin, point, read_pins, unpin
 from .repository.schedule import timestamp
 
@@ -20,6 +21,13 @@ def pins(repository: Repository) -> dict[str, Pin]:
     with repository.reading():
         path = repository.layout.pins
         return read_pins(path.read_bytes() if path.exists() else b"")
+
+
+def history(repository: Repository) -> dict[str, list[tuple[str, float]]]:
+    """The manifests that tags of a repository left, by name; see `repository.history`."""
+    with repository.reading():
+        path = repository.layout.history
+        return read_history(path.read_bytes() if path.exists() else b"")
 
 
 def roll_back(

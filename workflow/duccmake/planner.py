@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,6 @@ from typing import Any
 
 from .config import Config
 from .coverage import Coverage
-from .departures import published
 from .errors import DuccmakeError
 from .plan import (
     PENDING,
@@ -25,14 +23,14 @@ from .plan import (
     open_repository,
     why_pending,
 )
-from .recipe import Recipe
 from .reference import Digest
 from .registry.anywhere import Anywhere
 from .registry.client import Client
-from .removal import Leaving, Listings, leaving
+from .removal import Listings
 from .repository import Repository
-from .resolve import Resolution, Resolved, Resolver, Unresolved
+from .resolve import Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
+from .standing import Standing
 from .store import PollMemory
 
 POLL_TRIES = 3
@@ -81,10 +79,14 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 repositories[recipe.repository].record(path) is not None
             ),
         )
+        standings = [
+            Standing.of(recipe, resolution, repositories[recipe.repository], config)
+            for recipe, resolution in zip(recipes, resolutions, strict=True)
+        ]
         listings = Listings(Anywhere(client))
         leavings = [
-            _leaving(recipe, resolution, repositories[recipe.repository], listings, memory, config)
-            for recipe, resolution in zip(recipes, resolutions, strict=True)
+            standing.leaving(listings, memory)
+            for standing in standings
             if not config.resolve.only  # who asks for some images says nothing of the others
         ]
         memory.save()
@@ -94,14 +96,17 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for source, reason in loaded.problems if poll else ():
         number = numbers.setdefault(reason, len(numbers) + 1)
         problems.append(Problem("", source, f"{source}: {reason}", False, number))
-    for recipe, resolution in zip(recipes, resolutions, strict=True):
-        repository = repositories[recipe.repository]
-        coverage = Coverage([recipe])
+    for standing in standings:
+        repository, resolution = standing.repository, standing.resolution
+        coverage = Coverage([standing.recipe])
         planned: list[PlannedImage] = []
         damaged: list[Unresolved] = []
         for wish in resolution.resolved:
+            if wish.path in standing.given_up:
+                continue
             try:
-                planned.append(_planned(wish, repository, config, _origin(wish, coverage, loaded)))
+                origin = _origin(wish, coverage, loaded)
+                planned.append(_planned(standing.held(wish), repository, config, origin))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 platform = wish.platform if len(wish.platforms) > 1 else None
@@ -138,27 +143,6 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         scope=config.scope,
         members=members,
         departures=tuple(item for found in leavings for item in found.departures),
-    )
-
-
-def _leaving(
-    recipe: Recipe,
-    resolution: Resolution,
-    repository: Repository,
-    listings: Listings,
-    memory: PollMemory,
-    config: Config,
-) -> Leaving:
-    """What is published in a repository and not wished for, or not any more."""
-    return leaving(
-        recipe,
-        resolution,
-        repository.names(),
-        lambda name: published(repository, name),
-        listings=listings,
-        memory=memory,
-        settings=config.removal,
-        now=time.time(),
     )
 
 

@@ -107,7 +107,7 @@ def leaving(
     strangers = 0
     for name in published:
         label, public = split_variant(name)
-        if (name in wanted and name not in retired) or protected(public):
+        if (name in wanted and name not in retired) or protected(name):
             continue
         if any(matches(glob, public) for glob in settings.pinned):
             continue

@@ -132,6 +132,16 @@ def get_collection(wildcards):
     return in_words(maintenance.collection_in_words, plan, config, wildcards.repository)
 
 
+def get_image(wildcards):
+    """The image that a command is about."""
+    return plan.config_in(Path.cwd()).image
+
+
+def get_digest(wildcards):
+    """The digest that a tag shall go back to."""
+    return plan.config_in(Path.cwd()).digest
+
+
 def in_words(function, *arguments):
     """The function's value; what goes wrong is said in one line."""
     try:

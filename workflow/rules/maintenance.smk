@@ -44,3 +44,36 @@ rule gc:
     """What no image uses any more gone from all repositories."""
     input:
         lambda wildcards: or_nothing(get_collections()),
+
+
+rule rollback:
+    """Point a tag back to a digest that it left, and hold it there."""
+    log:
+        "logs/rollback.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        publisher=1,
+    params:
+        image=get_image,
+        digest=get_digest,
+    message:
+        "Point {params.image} back to {params.digest} and hold it there"
+    script:
+        "../../scripts/rollback.py"
+
+
+rule unpin:
+    """Have a tag follow its registry again."""
+    log:
+        "logs/unpin.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        publisher=1,
+    params:
+        image=get_image,
+    message:
+        "Have {params.image} follow its registry again"
+    script:
+        "../../scripts/unpin.py"

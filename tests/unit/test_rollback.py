@@ -1,0 +1,209 @@
+"""Tags that moved: what they stood for stays reachable, and they can be pointed back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from staged_trees import TOP, file, flat_of, listing, open_repository, stage
+from staged_trees import publish as publish_changes
+
+from duccmake.collect import collect
+from duccmake.errors import DuccmakeError, RepositoryError
+from duccmake.pins import history, in_words, lift, pins, roll_back
+from duccmake.repository import ChangeSet, Keep, schedule
+from duccmake.repository.edits import Edits
+from duccmake.repository.rollback import Pin, read_pins
+from duccmake.repository.usage import Use, survey
+from duccmake.repository.withdraw import withdraw
+
+TAG = "r.example.org/team/app:1"
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return open_repository(tmp_path)
+
+
+@pytest.fixture
+def move(repository, tmp_path):
+    """Move the tag (or another) to a version, and return the image."""
+
+    def to(version, *, keep=0, name=TAG, wished=()):
+        change = stage(
+            tmp_path / "staging",
+            name,
+            top=[*TOP, file("usr/share/version", version.encode())],
+            config=version,
+        )
+        images = (replace(change.images[0], keep=Keep(keep, frozenset(wished))),)
+        return publish_changes(repository, ChangeSet(change.layers, images))[0]
+
+    return to
+
+
+def by_digest(image):
+    return f"r.example.org/team/app@{image.manifest}"
+
+
+def reads(repository, name):
+    return (repository.path / name / "usr/share/version").read_text()
+
+
+def gc(repository, now=NOW + 1e9):
+    return collect(repository, spoken_for=Use(), grace=0, batch=50, clock=lambda: now)
+
+
+def test_the_last_digests_of_a_tag_stay_reachable_and_whole(repository, move):
+    images = [move(version, keep=2) for version in "abcd"]
+    gc(repository)
+    assert [reads(repository, by_digest(image)) for image in images[1:3]] == ["b", "c"]
+    assert reads(repository, TAG) == "d"
+    assert list(repository.names()) == sorted([TAG, *map(by_digest, images[1:3])])
+    assert [line for name in repository.names() for line in repository.verify(name)] == []
+    assert not flat_of(repository, images[0]).exists()
+    moves = history(repository)[TAG]
+    assert [manifest for manifest, _ in moves] == [str(images[2].manifest), str(images[1].manifest)]
+
+
+def test_without_history_a_moved_tag_leaves_no_name_behind(repository, move):
+    move("a")
+    move("b")
+    assert list(repository.names()) == [TAG]
+    assert history(repository) == {}
+
+
+def test_what_goes_beyond_the_history_is_entered_for_removal(repository, move):
+    first = move("a", keep=1)
+    move("b", keep=1)
+    move("c", keep=1)
+    (entry,) = schedule.parse(repository.layout.remove_schedule.read_bytes())
+    assert (entry.image, entry.why) == (by_digest(first), "beyond history.keep")
+
+
+def test_a_digest_that_is_wished_for_itself_stays_when_the_history_ends(repository, move):
+    first = move("a", keep=1)
+    move("b", keep=1)
+    move("c", keep=1, wished=[by_digest(first)])
+    assert reads(repository, by_digest(first)) == "a"
+
+
+def test_a_tag_that_goes_back_and_forth_has_each_digest_once(repository, move):
+    for version in "ababab":
+        last = move(version, keep=3)
+    (before,) = history(repository)[TAG][:1]
+    assert len({manifest for manifest, _ in history(repository)[TAG]}) == len(
+        history(repository)[TAG]
+    )
+    assert before[0] != str(last.manifest)
+    assert [line for name in repository.names() for line in repository.verify(name)] == []
+
+
+def test_two_tags_that_left_one_digest_share_its_name(repository, move):
+    other = "r.example.org/team/app:latest"
+    first = move("a", keep=1)
+    move("a", keep=1, name=other)
+    move("b", keep=1)
+    move("b", keep=1, name=other)
+    move("c", keep=1)
+    assert reads(repository, by_digest(first)) == "a", "the other tag's history still has it"
+    move("c", keep=1, name=other)
+    assert by_digest(first) not in list(repository.names())
+
+
+def test_a_tag_is_pointed_back_to_what_its_history_has(repository, move):
+    good = move("good", keep=1)
+    bad = move("bad", keep=1)
+    inode = flat_of(repository, good).stat().st_ino
+    target = roll_back(repository, TAG, good.manifest.short, Keep(1), clock=lambda: NOW)
+    assert target == good.manifest
+    assert reads(repository, TAG) == "good"
+    assert flat_of(repository, good).stat().st_ino == inode
+    assert repository.record(TAG).manifest == good.manifest
+    assert repository.layout.manifest(TAG).read_bytes() == good.manifest_bytes
+    assert repository.verify(TAG) == []
+    assert pins(repository) == {TAG: Pin(good.manifest, NOW)}
+    assert reads(repository, by_digest(bad)) == "bad"
+
+
+def test_a_tag_is_pointed_back_within_the_time_of_grace_without_any_history(repository, move):
+    good = move("good")
+    before = listing(flat_of(repository, good))
+    move("bad")
+    roll_back(repository, TAG, str(good.manifest), Keep())
+    assert listing((repository.path / TAG).resolve()) == before
+    assert repository.layout.manifest(TAG).read_bytes() == good.manifest_bytes
+    assert gc(repository).flats == 1
+    assert repository.verify(TAG) == []
+
+
+def test_what_was_collected_cannot_be_gone_back_to_and_what_can_is_named(repository, move):
+    first = move("first")
+    second = move("second")
+    gc(repository)
+    move("third")
+    with pytest.raises(DuccmakeError, match="still in the repository are") as caught:
+        roll_back(repository, TAG, str(first.manifest), Keep())
+    assert f"{second.manifest} (left 20" in str(caught.value)
+    assert str(first.manifest) not in str(caught.value).partition("still in")[2]
+    assert reads(repository, TAG) == "third"
+    assert pins(repository) == {}
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "abc", "sha256:zzzzzz"])
+def test_a_digest_that_names_nothing_changes_nothing(repository, move, digest):
+    move("first")
+    move("second")
+    with pytest.raises(DuccmakeError, match="rollback"):
+        roll_back(repository, TAG, digest, Keep())
+    assert reads(repository, TAG) == "second"
+
+
+def test_a_tag_can_be_held_where_it_is(repository, move):
+    image = move("first")
+    assert roll_back(repository, TAG, str(image.manifest), Keep()) == image.manifest
+    assert list(pins(repository)) == [TAG]
+    assert (
+        schedule.parse(
+            repository.layout.remove_schedule.read_bytes()
+            if (repository.layout.remove_schedule.exists())
+            else b""
+        )
+        == []
+    )
+
+
+def test_a_pin_is_lifted_and_only_where_there_is_one(repository, move):
+    image = move("first")
+    roll_back(repository, TAG, str(image.manifest), Keep())
+    lift(repository, TAG)
+    assert pins(repository) == {}
+    with pytest.raises(DuccmakeError, match="is not pinned; pinned are: none"):
+        lift(repository, TAG)
+
+
+def test_damaged_pins_are_refused_not_forgotten():
+    with pytest.raises(RepositoryError, match="damaged"):
+        read_pins(b'{"a": 1}')
+    assert read_pins(b"") == {}
+
+
+def test_a_run_says_what_is_held_and_how_to_let_it_go(move):
+    image, other = move("one"), move("two")
+    words = in_words(TAG, Pin(image.manifest, NOW), other.manifest)
+    assert words == (
+        f"pinned to {image.manifest.short} since 2027-01-15T08:00:00Z; its registry has "
+        f"{other.manifest.short}; 'snakemake unpin --config image={TAG}' lifts it"
+    )
+
+
+def test_a_tag_that_leaves_takes_its_history_with_it(repository, move):
+    move("a", keep=2)
+    move("b", keep=2)
+    with repository.lock():
+        edits = Edits(repository.path)
+        withdraw(edits, repository.layout, {TAG: "gone"}, survey(repository.layout), NOW)
+        repository.edit(edits)
+    assert json.loads(repository.layout.history.read_bytes()) == {}

@@ -1,0 +1,93 @@
+"""A recipe beside what its repository has: which tags are held, and which images leave."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from . import pins
+from .config import Config
+from .departures import published
+from .errors import DuccmakeError
+from .manifest import Manifest, parse_manifest
+from .plan import content_store
+from .recipe import Recipe
+from .removal import Leaving, Listings, leaving
+from .repository import Repository
+from .repository.history import kept
+from .repository.rollback import Pin
+from .resolve import Resolution, Resolved
+from .retention import given_up, seconds
+from .store import PollMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A recipe, resolved, beside what its repository has.
+
+    ``given_up`` are images that retention does not keep, with the reason, ``pins``
+    tags that are held; both are by path.
+    """
+
+    recipe: Recipe
+    resolution: Resolution
+    repository: Repository
+    config: Config
+    given_up: Mapping[str, str]
+    pins: Mapping[str, Pin]
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, resolution: Resolution, repository: Repository, config: Config
+    ) -> Standing:
+        """Look at the recipe's repository."""
+        held = pins.pins(repository)
+        loose = [item for item in resolution.resolved if item.path not in held]
+        lost = given_up(recipe, loose, config.removal, _created, time.time())
+        return cls(recipe, resolution, repository, config, lost, held)
+
+    def held(self, item: Resolved) -> Resolved:
+        """The image as it is to be published: where its tag is held, what it is held at."""
+        pin = self.pins.get(item.path)
+        if pin is None:
+            return item
+        words = pins.in_words(item.path, pin, item.manifest)
+        record = self.repository.record(item.path)
+        if record is not None and record.manifest == pin.manifest:
+            return replace(item, manifest=pin.manifest, config=record.config, stale=words)
+        raw = content_store().get(pin.manifest)
+        manifest = parse_manifest(raw) if raw else None
+        if not isinstance(manifest, Manifest):
+            raise DuccmakeError(f"it is {words}, and that manifest is not there any more")
+        return replace(item, manifest=pin.manifest, config=manifest.config.digest, stale=words)
+
+    def leaving(self, listings: Listings, memory: PollMemory) -> Leaving:
+        """What is published in the repository and not wished for, or not any more."""
+        keep = self.config.history.keep
+        past = pins.history(self.repository)
+        reachable = kept(past, keep)
+        wanted = {item.path for item in self.resolution.resolved}
+        too_old = kept(past, max(map(len, past.values()), default=0)) - reachable - wanted
+        return leaving(
+            self.recipe,
+            self.resolution,
+            self.repository.names(),
+            lambda name: published(self.repository, name),
+            listings=listings,
+            memory=memory,
+            settings=self.config.removal,
+            now=time.time(),
+            retired={**self.given_up, **dict.fromkeys(too_old, "beyond history.keep")},
+            protected=lambda name: name in self.pins or name in reachable,
+        )
+
+
+def _created(item: Resolved) -> float:
+    """When an image was made, as its configuration has it; 0 where that is not known."""
+    raw = content_store().get(item.config)
+    try:
+        return seconds(str(json.loads(raw or b"{}").get("created")))
+    except (ValueError, AttributeError):
+        return 0.0
