@@ -84,8 +84,10 @@ def _chosen(found: Sequence[Past], name: str, digest: str) -> Past:
     matching = [past for past in found if _matches(past.record.manifest, digest)]
     if len({past.record.manifest for past in matching}) == 1:
         return matching[0]
-    lines = dict.fromkeys(f"{past.record.manifest} ({past.known})" for past in found)
-    there = "; ".join(lines) or "none"
+    known: dict[Digest, str] = {}
+    for past in found:
+        known.setdefault(past.record.manifest, past.known)
+    there = "; ".join(f"{manifest} ({how})" for manifest, how in known.items()) or "none"
     what = f"{len(matching)} manifests match {digest!r}" if digest else "no digest is given"
     raise DuccmakeError(
         f"{name}: {what}; still in the repository are: {there}",

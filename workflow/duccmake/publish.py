@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ from .errors import DuccmakeError, RepositoryLocked
 from .plan import PlannedImage, why_pending
 from .products import IN_REPOSITORY
 from .repository import ChangeSet, ImageRecord, Keep, Repository, StagedImage, StagedLayer
+from .repository.ducc import diff_bytes
 from .store import ContentStore
 
 logger = logging.getLogger(__name__)
@@ -113,9 +113,9 @@ def _staged(
     for layer in image.layers:
         path = layers.get(str(layer.digest))
         if path is not None and path.is_dir():
-            sizes.append(_diff_bytes(path / ".metadata"))
+            sizes.append(diff_bytes(path / ".metadata"))
         elif repository.has_layer(layer.digest):
-            sizes.append(_diff_bytes(repository.layer_manifest(layer.digest).parent))
+            sizes.append(diff_bytes(repository.layer_manifest(layer.digest).parent))
         else:
             return None
     return StagedImage(
@@ -132,16 +132,6 @@ def _staged(
         variants=image.variants,
         source=image.source,
     )
-
-
-def _diff_bytes(metadata: Path) -> int:
-    """What a layer's archive has, uncompressed, as is noted beside its manifest."""
-    try:
-        if (metadata / "layers.json").exists():
-            return int(json.loads((metadata / "layers.json").read_bytes())[0]["diff-size"])
-        return int(json.loads((metadata / "layer.json").read_bytes())["diff_bytes"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return 0
 
 
 def _change_set(

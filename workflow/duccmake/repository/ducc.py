@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,16 @@ def layers_json(layer: bytes, created: str) -> bytes:
             }
         ]
     )
+
+
+def diff_bytes(metadata: Path) -> int:
+    """What a layer's archive has, uncompressed, as is noted in ``metadata``."""
+    try:
+        if (metadata / "layers.json").exists():
+            return int(json.loads((metadata / "layers.json").read_bytes())[0]["diff-size"])
+        return int(json.loads((metadata / "layer.json").read_bytes())["diff_bytes"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return 0
 
 
 def _parse(content: bytes) -> Any:

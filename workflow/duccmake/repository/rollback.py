@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import RepositoryError
 from ..reference import Digest
-from . import ImageRecord, Keep, StagedImage, schedule
+from . import ImageRecord, Keep, StagedImage, ducc, podman, schedule
 from .books import flat_losses, publish_metadata
 from .edits import Edits
 from .history import name_of
@@ -104,9 +104,11 @@ def point(
 ) -> None:
     """Have a name stand for what it stood for before: nothing is made anew.
 
-    The podman store follows with the next run.
+    Where the podman store has lost the image, the next run puts it there.
     """
     record = past.record
+    configuration = podman.configuration(layout, record.config)
+    products = tuple(one for one in record.products if one != "podman" or configuration)
     image = StagedImage(
         name=name,
         platform=record.platform,
@@ -115,8 +117,12 @@ def point(
         config=record.config,
         layers=record.layers,
         path=None,
-        products=tuple(product for product in record.products if product != "podman"),
+        products=products,
         source=record.source,
+        config_bytes=configuration,
+        diff_bytes=tuple(
+            ducc.diff_bytes(layout.layer_manifest(layer).parent) for layer in record.layers
+        ),
         keep=keep,
     )
     publish_metadata(edits, layout, [image], {name: record.losses}, others)

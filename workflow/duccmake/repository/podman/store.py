@@ -94,6 +94,14 @@ def images(layout: Layout) -> Path:
     return _Paths(layout).images.parent
 
 
+def configuration(layout: Layout, config: Digest) -> bytes:
+    """An image's configuration as the store has it; empty where it has none."""
+    try:
+        return _big_data(_Paths(layout).image(config), str(config)).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 class _Paths:
     """Where things lie in the store (containers/storage: store, overlay driver)."""
 
