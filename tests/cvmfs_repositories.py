@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import os
@@ -10,13 +11,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from duccmake.repository.cvmfs.backend import CvmfsRepository
 
@@ -124,9 +125,20 @@ class Real:
         """The number of the revision that readers see."""
         return int(os.getxattr(self.spool / "rdonly", "user.revision"))
 
+    def empty(self) -> None:
+        """Remove all that was published, and whatever was left open."""
+        if (self.spool / "in_transaction.lock").exists():
+            self.server("abort", "-f", self.name)
+        state = self.spool / "duccmake"
+        shutil.rmtree(state, ignore_errors=True)
+        names = sorted(path.name for path in (self.spool / "rdonly").iterdir())
+        options = [option for name in names if name != "new_repository" for option in ("-d", name)]
+        if options:
+            self.server("ingest", *options, self.name)
+
     def problems(self) -> str:
         """What a check of the repository finds, its stored objects included."""
-        done = _cvmfs_server("check", "-c", self.name)
+        done = _cvmfs_server("check", self.name)
         return done.stdout if done.returncode else ""
 
 
@@ -148,55 +160,56 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def real_repositories() -> Iterator[RealRepositories]:
-    """A web server with storage for repositories; all that is made is removed at the end."""
-    base = Path(tempfile.mkdtemp(prefix="duccmake-cvmfs-"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(base))) as web:
-        web.daemon_threads = True
-        threading.Thread(target=web.serve_forever, daemon=True).start()
-        repositories = RealRepositories(base, f"http://127.0.0.1:{web.server_port}")
-        try:
-            yield repositories
-        finally:
-            repositories.close()
-            web.shutdown()
-            shutil.rmtree(base, ignore_errors=True)
-
-
 class RealRepositories:
-    """Makes repositories whose storage is below ``base``, which is served at ``url``."""
+    """A web server with storage for repositories; all that is made is removed at the end.
 
-    def __init__(self, base: Path, url: str) -> None:
-        self._base = base
-        self._url = url
-        self._made: list[str] = []
+    Making one takes seconds, so one with the same settings is emptied and used again.
+    """
 
-    def make(self, *settings: str) -> Real:
-        """Make a repository; ``settings`` are lines of its server.conf."""
+    def __init__(self) -> None:
+        self._base = Path(tempfile.mkdtemp(prefix="duccmake-cvmfs-"))
+        self._web = ThreadingHTTPServer(
+            ("127.0.0.1", 0), partial(_Quiet, directory=str(self._base))
+        )
+        self._web.daemon_threads = True
+        threading.Thread(target=self._web.serve_forever, daemon=True).start()
+        self._made: dict[tuple[str, ...], Real] = {}
+
+    def get(self, *settings: str) -> Real:
+        """An empty repository; ``settings`` are lines of its server.conf."""
+        known = self._made.get(settings)
+        if known is not None:
+            known.empty()
+            return known
         name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
-        self._made.append(name)
+        made = self._made[settings] = Real(self._base, name)
         storage = self._base / name
+        url = f"http://127.0.0.1:{self._web.server_port}/{name}"
         upstream = f"local,{storage}/data/txn,{storage}"
-        arguments = ["-o", "root", "-p", "-w", f"{self._url}/{name}", "-u", upstream]
-        done = _cvmfs_server("mkfs", *arguments, name)
+        done = _cvmfs_server("mkfs", "-o", "root", "-p", "-w", url, "-u", upstream, name)
         if done.returncode:
             raise OSError(done.stdout)
         with (_REPOSITORIES / name / "server.conf").open("a") as config:
             # Nobody but the tests has files open there.
-            config.write("CVMFS_FORCE_REMOUNT_WARNING=false\n")
+            config.write("\nCVMFS_FORCE_REMOUNT_WARNING=false\n")
             config.writelines(f"{line}\n" for line in settings)
-        return Real(self._base, name)
-
-    def remove(self, repository: Real) -> None:
-        """Remove a repository."""
-        _remove(repository.name)
-        self._made.remove(repository.name)
+        return made
 
     def close(self) -> None:
         """Remove all of them."""
-        for name in self._made:
-            _remove(name)
+        for repository in self._made.values():
+            _remove(repository.name)
+        self._web.shutdown()
+        self._web.server_close()
+        shutil.rmtree(self._base, ignore_errors=True)
+
+
+@functools.cache
+def real_repositories() -> RealRepositories:
+    """Those of this process, which are gone when it ends."""
+    repositories = RealRepositories()
+    atexit.register(repositories.close)
+    return repositories
 
 
 def _remove(name: str) -> None:
@@ -215,11 +228,33 @@ def why_not_real() -> str:
         if match and not Path("/proc", match[1]).exists():
             _remove(path.name)
     try:
-        with real_repositories() as repositories:
-            made = repositories.make()
-            made.server("transaction", made.name)
-            made.server("abort", "-f", made.name)
+        made = real_repositories().get()
+        made.server("transaction", made.name)
+        made.server("abort", "-f", made.name)
     except (OSError, AssertionError) as error:
         said = " ".join(str(error).split())
         return f"cvmfs_server cannot make a repository here: {said[-300:]}"
     return ""
+
+
+def both(*settings: str) -> list[Any]:
+    """Parameters for `repository_for`: the stand-in and the real one, with these settings."""
+    return [
+        pytest.param(("standin", *settings), id="standin"),
+        pytest.param(("real", *settings), marks=pytest.mark.cvmfs, id="real"),
+    ]
+
+
+def repository_for(
+    parameters: tuple[str, ...], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> StandIn | Real:
+    """An empty repository; skips where it is to be real and cannot be."""
+    which, *settings = parameters
+    if which == "real":
+        if reason := why_not_real():
+            pytest.skip(reason)
+        return real_repositories().get(*settings)
+    repository = StandIn(base / "standin").make(*settings)
+    for name, value in repository.environment.items():
+        monkeypatch.setenv(name, value)
+    return repository

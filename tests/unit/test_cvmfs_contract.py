@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import staged_trees as make
-from staged_trees import NAME, directory, file, hard_link, publish, stage
+from staged_trees import NAME, TOP, directory, file, hard_link, publish, stage
 
-from cvmfs_repositories import StandIn, real_repositories, why_not_real
+from cvmfs_repositories import both, repository_for
+from duccmake.errors import RepositoryError, RepositoryLocked
+from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -23,35 +27,9 @@ CHUNKS = (
 )
 
 
-def both(*settings):
-    """Parameters for `cvmfs`: the stand-in and the real one, with lines for server.conf."""
-    return [
-        pytest.param(("standin", *settings), id="standin"),
-        pytest.param(("real", *settings), marks=pytest.mark.cvmfs, id="real"),
-    ]
-
-
-@pytest.fixture(scope="module")
-def real():
-    if reason := why_not_real():
-        pytest.skip(reason)
-    with real_repositories() as repositories:
-        yield repositories
-
-
 @pytest.fixture(params=both())
 def cvmfs(request, tmp_path, monkeypatch):
-    which, *settings = request.param
-    if which == "real":
-        repositories = request.getfixturevalue("real")
-        repository = repositories.make(*settings)
-        yield repository
-        repositories.remove(repository)
-        return
-    repository = StandIn(tmp_path / "standin").make(*settings)
-    for name, value in repository.environment.items():
-        monkeypatch.setenv(name, value)
-    yield repository
+    return repository_for(request.param, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -130,4 +108,106 @@ def test_large_files_are_in_chunks_wherever_they_are(cvmfs, staging, tmp_path):
     other = "registry.example.org/tools/app:2"
     publish(repository, stage(staging, other, top=[*top, file("new", b"new")]))
     assert repository.verify(other) == []
+    assert cvmfs.problems() == ""
+
+
+def link_of(repository, name=NAME):
+    return Layout(repository.path).link(name)
+
+
+def test_a_moved_tag_changes_its_link_and_schedules_what_it_left(cvmfs, staging):
+    repository = cvmfs.open()
+    (old,) = publish(repository, stage(staging))
+    before = cvmfs.revision()
+    moved = [*TOP, file("usr/moved", b"on")]
+    publish(repository, stage(staging, top=moved, config="moved"))
+
+    assert cvmfs.revision() == before + 1
+    assert (link_of(repository) / "usr/moved").read_bytes() == b"on"
+    scheduled = json.loads(Layout(repository.path).remove_schedule.read_bytes())
+    assert [manifest["config"]["digest"] for manifest in scheduled] == [str(old.config)]
+    assert make.flat_of(repository, old).is_dir()
+    assert repository.verify(NAME) == []
+    assert cvmfs.problems() == ""
+
+
+def test_what_is_removed_is_gone_and_nothing_beside_it(cvmfs, staging):
+    """Also where a colon in a name would end a path for cvmfs_server."""
+    other = NAME.rpartition(":")[0] + ":2"
+    repository = cvmfs.open()
+    (image,) = publish(repository, stage(staging))
+    publish(repository, stage(staging, other, top=[directory("."), file("other", b"o")]))
+    layout = Layout(repository.path)
+    edits = Edits(repository.path)
+    edits.remove(layout.link(NAME))
+    edits.remove(layout.manifest(NAME).parent)
+    edits.remove(layout.flat(image.config))
+    edits.remove(layout.layer(image.layers[1]))
+    edits.file(repository.path / ".metadata/note.json", b"{}")
+    with repository.lock():
+        repository.edit(edits)
+
+    assert repository.record(NAME) is None
+    for path in edits.removals:
+        assert not os.path.lexists(path)
+    assert list(repository.names()) == [other]
+    assert (repository.path / ".metadata/note.json").read_bytes() == b"{}"
+    assert repository.verify(other) == []
+    assert cvmfs.problems() == ""
+
+
+def test_an_operators_transaction_is_waited_for_and_never_aborted(cvmfs, staging):
+    repository = cvmfs.open()
+    changes = stage(staging)
+    cvmfs.server("transaction", cvmfs.name)
+    union = cvmfs.mounts / cvmfs.name
+    (union / "of the operator").write_text("work")
+
+    with pytest.raises(RepositoryLocked, match=r"open since .*'cvmfs_server abort"):
+        publish(repository, changes)
+    assert (union / "of the operator").read_text() == "work"
+    cvmfs.server("publish", cvmfs.name)
+    publish(repository, changes)
+    assert (repository.path / "of the operator").read_text() == "work"
+    assert repository.verify(NAME) == []
+
+
+def test_publishing_goes_on_once_the_operator_has_published(cvmfs, staging):
+    repository = cvmfs.open(lock_seconds=120)
+    changes = stage(staging)
+    cvmfs.server("transaction", cvmfs.name)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(publish, repository, changes)
+        cvmfs.server("abort", "-f", cvmfs.name)
+        waiting.result()
+    assert repository.verify(NAME) == []
+
+
+def test_an_open_file_below_the_mount_is_no_hindrance(cvmfs, staging):
+    repository = cvmfs.open()
+    with (cvmfs.mounts / cvmfs.name / "new_repository").open():
+        publish(repository, stage(staging))
+    assert repository.verify(NAME) == []
+
+
+def test_an_ingest_that_fails_leaves_nothing_open_and_its_words_in_the_error(cvmfs, staging):
+    repository = cvmfs.open()
+    changes = stage(staging)
+    (changes.layers[1].path / "layerfs/etc/new.conf").write_bytes(b"longer than it says")
+    before = cvmfs.revision()
+    with pytest.raises(RepositoryError, match=r"app:1: publish the layer .* another size"):
+        publish(repository, changes)
+    (changes.layers[1].path / "layerfs/etc/new.conf").write_bytes(b"new")
+    manifest = changes.images[0].path / "tree.mtree"
+    text = manifest.read_bytes()
+    lines = text.splitlines(keepends=True)
+    doc = next(line for line in lines if line.startswith(b"./usr/share/doc "))
+    manifest.write_bytes(text.replace(doc, doc.replace(b"layer:1", b"layer:0")))
+    with pytest.raises(RepositoryError, match="cannot be found"):
+        publish(repository, changes)
+
+    assert cvmfs.revision() == before
+    manifest.write_bytes(text)
+    publish(repository, changes)
+    assert repository.verify(NAME) == []
     assert cvmfs.problems() == ""

@@ -102,11 +102,8 @@ class Transactions:
         state = self._read()
         if state is None:
             return ""
-        token, mark = state["token"], state["mark"]
-        if _processes(token) and spoil_archive(self.server.fifo):
-            # It reads an archive, so the transaction that is open is its own.
-            mark = mark or self.server.transaction()
-        self._end(token)
+        token = state["token"]
+        mark = self._end(token) or state["mark"]
         if mark is not None and self.server.transaction() == mark:
             log.warning("aborting the transaction of a publisher that died")
             self._abort_if(mark)
@@ -135,16 +132,24 @@ class Transactions:
                 self.server.run("abort", "-f", self.server.settings.name)
         self._journal.unlink(missing_ok=True)
 
-    def _end(self, token: str) -> None:
-        """Wait for processes of the publisher that died, which may be committing."""
+    def _end(self, token: str) -> Mark | None:
+        """Wait for processes of the publisher that died, which may be committing.
+
+        Returns which transaction is theirs, where they show it.
+        """
+        mark = None
         deadline = time.monotonic() + max(self._seconds, _GRACE_SECONDS)
         while processes := _processes(token):
+            if spoil_archive(self.server.fifo):
+                # They read an archive that nobody writes any more, in a transaction of theirs.
+                mark = mark or self.server.transaction()
             if time.monotonic() >= deadline:
                 log.warning("ending processes of a publisher that died: %s", processes)
                 for process in processes:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
+        return mark
 
     def _read(self) -> dict[str, Any] | None:
         try:

@@ -1,0 +1,150 @@
+"""A publisher that is killed at any point, and what the next one makes of it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from staged_trees import TOP, file, publish, stage
+
+from cvmfs_repositories import both, repository_for
+from duccmake.errors import RepositoryLocked
+from duccmake.repository.cvmfs.server import TOKEN_VARIABLE
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
+
+# Each is killed when it comes to the place, which is given as a patch of the program.
+PLACES = {
+    "before cvmfs_server is started": """
+        Server._started = killing(Server._started)
+    """,
+    "before the open transaction is noted": """
+        Transaction.look = killing(Transaction.look, at=lambda self: self._server.transaction())
+    """,
+    "with the transaction open": """
+        server._reader_of = killing_after(server._reader_of)
+    """,
+    "in the middle of the archive": """
+        TarStream.add = killing(TarStream.add, at=lambda self, head: self.members > 25)
+    """,
+    "in the middle of a file": """
+        TarStream._write = killing_after(TarStream._write)
+    """,
+    "before the archive ends": """
+        TarStream.close = killing(TarStream.close)
+    """,
+    "while cvmfs_server commits": """
+        TarStream.close = killing_after(TarStream.close)
+    """,
+    "after the commit": """
+        Server._outcome = killing(Server._outcome)
+    """,
+}
+
+UNKNOWN = "before the open transaction is noted"
+
+CHILD = """
+    import os, pickle, signal, sys
+    sys.path[:0] = sys.argv[3:]
+    from cvmfs_repositories import Real, StandIn
+    from duccmake.repository.cvmfs import server, tarstream
+    from duccmake.repository.cvmfs.server import Server
+    from duccmake.repository.cvmfs.tarstream import TarStream
+    from duccmake.repository.cvmfs.transaction import Transaction
+    from staged_trees import publish
+
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing(real, at=lambda *arguments: True):
+        def call(*arguments, **more):
+            if at(*arguments):
+                kill()
+            return real(*arguments, **more)
+        return call
+
+    def killing_after(real):
+        def call(*arguments, **more):
+            real(*arguments, **more)
+            kill()
+        return call
+
+    # Every piece is written at once, so that there are places within small archives.
+    tarstream._PIECE = 1024
+    exec(sys.argv[2])
+    cvmfs, changes = pickle.loads(open(sys.argv[1], "rb").read())
+    publish(cvmfs.open(), changes)
+"""
+
+
+@pytest.fixture(params=both())
+def cvmfs(request, tmp_path, monkeypatch):
+    return repository_for(request.param, tmp_path, monkeypatch)
+
+
+def run_child(tmp_path, cvmfs, changes, patch) -> int:
+    order = tmp_path / "order"
+    order.write_bytes(pickle.dumps((cvmfs, changes)))
+    arguments = [str(order), textwrap.dedent(patch), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CHILD), *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.returncode
+
+
+def kill_rest() -> None:
+    """Kill what the dead publisher started, as a crash of the machine would."""
+    wanted = f"{TOKEN_VARIABLE}=".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "comm").read_text()
+            except OSError:
+                continue
+            if wanted in environment and not command.startswith("cvmfs2"):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("rest", ["goes on", "dies too"])
+def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path, rest):
+    staging = tmp_path / "staging"
+    repository = cvmfs.open(lock_seconds=1)
+    for number, (place, patch) in enumerate(PLACES.items()):
+        name = f"registry.example.org/tools/app:{number}"
+        top = [*TOP, file(f"of-{number}", os.urandom(9000))]
+        changes = stage(staging, name, top)
+        run_child(tmp_path, cvmfs, changes, patch)
+        if rest == "dies too":
+            kill_rest()
+            if place == UNKNOWN:
+                # Nothing is left that could tell whose transaction it is.
+                with pytest.raises(RepositoryLocked):
+                    publish(repository, changes)
+                cvmfs.server("abort", "-f", cvmfs.name)
+        publish(repository, changes)
+        assert repository.verify(name) == [], place
+        assert not (cvmfs.spool / "in_transaction.lock").exists(), place
+    assert cvmfs.problems() == ""
+
+
+def test_what_a_dead_publisher_left_does_not_cost_the_operator_a_transaction(cvmfs, tmp_path):
+    """The journal tells of a transaction that was never opened; the one that is, is another's."""
+    changes = stage(tmp_path / "staging")
+    run_child(tmp_path, cvmfs, changes, PLACES["before cvmfs_server is started"])
+    cvmfs.server("transaction", cvmfs.name)
+    (cvmfs.mounts / cvmfs.name / "of the operator").write_text("work")
+    repository = cvmfs.open()
+    with pytest.raises(RepositoryLocked):
+        publish(repository, changes)
+    assert (cvmfs.mounts / cvmfs.name / "of the operator").read_text() == "work"
+    cvmfs.server("publish", cvmfs.name)
+    publish(repository, changes)
+    assert (repository.path / "of the operator").read_text() == "work"
