@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, write_oci_layout
+from duccmake.reference import Digest
 
 ROOT = os.geteuid() == 0
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -107,6 +108,27 @@ def overlay(lower: Sequence[Path], base: Path, *, upper: Path | None = None) -> 
     finally:
         _unmount(links / "m")
         shutil.rmtree(links)
+
+
+@contextmanager
+def snapshotter(repository: Path, layers: Sequence[Digest], base: Path) -> Iterator[Path]:
+    """A container's root as containerd has it from the snapshotter of CernVM-FS.
+
+    That looks each layer up by its digest, binds it to the directory of a snapshot,
+    and containerd mounts these in the manifest's order, with one to write to on top.
+    """
+    with ExitStack() as mounts:
+        snapshots = []
+        for number, digest in enumerate(layers):
+            snapshot = base / "snapshots" / str(number) / "fs"
+            snapshot.mkdir(parents=True)
+            found = repository / ".layers" / digest.hex[:2] / digest.hex / "layerfs"
+            subprocess.run(["mount", "--bind", found, snapshot], check=True)
+            mounts.callback(_unmount, snapshot)
+            snapshots.append(snapshot)
+        upper = base / "snapshots" / "upper"
+        upper.mkdir(parents=True)
+        yield mounts.enter_context(overlay(snapshots, base, upper=upper))
 
 
 @contextmanager

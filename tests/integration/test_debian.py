@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
+from oracles import snapshotter
 from runs import Run, Work
 from servers import DockerRegistry, docker_registry, need, skopeo
 from trees import Node, differences, snapshot
@@ -169,6 +170,17 @@ def test_the_flat_tree_is_what_umoci_unpacks(
         if path in ADDED or path.startswith(b".singularity.d/")
     }
     assert differences(oracle, {path: tree[path] for path in tree.keys() - added}) == []
+
+
+def test_containerd_stacks_the_published_layers_to_what_umoci_unpacks(
+    work: Work, run: Run, name: str, oracle: Mapping[bytes, Node], tmp_path: Path
+):
+    record = work.repository.record(name)
+    assert record
+    with snapshotter(work.repository.path, record.layers, tmp_path) as root:
+        found = snapshot(root)
+    # The root is that of the directory which can be written to.
+    assert differences(oracle, found, ignore_on={b".": ("mode", "mtime_ns")}) == []
 
 
 def test_the_repository_verifies_what_it_published(work: Work, run: Run, name: str):

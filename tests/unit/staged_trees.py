@@ -180,8 +180,10 @@ def stage_image(
         target.write_bytes(content)
         entries.append(replace(entry, flags=entry.flags | {b"generated"}))
     mtree.write(path / "tree.mtree", sorted(entries, key=order))
+    digests = [layer.digest for layer, _ in layers]
     for digest, wanted in (amendments or {}).items():
-        mtree.write(path / "layers" / f"{digest.hex}.mtree", sorted(wanted, key=order))
+        file = path / "layers" / f"{digests.index(digest)}.mtree"
+        mtree.write(file, sorted(wanted, key=order))
     return StagedImage(
         name=name,
         platform=Platform("linux", "amd64"),

@@ -118,19 +118,13 @@ class FlatTree:
             file = destination / "generated" / Path(decode(path).decode())
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        for digest, amendments in self._amendments_by_digest().items():
-            with (destination / "layers" / f"{digest.hex}.mtree").open("wb") as out:
+        for number, amendments in enumerate(self.amendments):
+            if not amendments:
+                continue
+            with (destination / "layers" / f"{number}.mtree").open("wb") as out:
                 out.write(mtree.FORMAT)
                 out.writelines(b"%b %b\n" % (path, amendments[path]) for path in sorted(amendments))
         return count
-
-    def _amendments_by_digest(self) -> dict[Digest, dict[bytes, bytes]]:
-        # One layer may occur twice in an image: its tree is one, so are its amendments.
-        merged: dict[Digest, dict[bytes, bytes]] = {}
-        for digest, amendments in zip(self.layers, self.amendments, strict=True):
-            if amendments:
-                merged.setdefault(digest, {}).update(amendments)
-        return merged
 
 
 def flatten_image(

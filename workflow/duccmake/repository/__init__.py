@@ -49,8 +49,8 @@ class StagedImage:
 
     ``path`` is what `duccmake.flatten` made: ``tree.mtree`` (the flat tree),
     ``generated/`` (the content of the entries flagged ``generated``, under their
-    paths) and ``layers/<digest>.mtree`` (what the overlay of its layers needs
-    beyond each layer, see `duccmake.flatten`).  It is None where the repository has
+    paths) and ``layers/<number>.mtree`` (what the overlay of its layers needs
+    beyond each layer, lowest is 0, see `duccmake.flatten`).  It is None where the repository has
     the flat tree and the layers as they are wished, and names or other products are
     added.
 

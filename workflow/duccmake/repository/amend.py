@@ -21,6 +21,7 @@ from pathlib import Path
 from .. import mtree
 from ..errors import RepositoryError
 from ..mtree import Entry
+from ..reference import Digest
 from . import content
 from .attributes import UNSUPPORTED, Attributes, set_mtime
 from .descriptors import Directories, split
@@ -30,15 +31,32 @@ from .plant import LOST
 log = logging.getLogger(__name__)
 
 
+def amendments(staged: Path, layers: Sequence[Digest]) -> dict[Digest, list[Entry]]:
+    """What each layer of a staged image needs for its chain, parents first.
+
+    They are numbered, since images that share a configuration, and so what is staged,
+    may have their layers in other compressions.  A layer that comes twice has one
+    tree, which needs what both need.
+    """
+    wanted: dict[Digest, dict[bytes, Entry]] = {digest: {} for digest in layers}
+    for number, digest in enumerate(layers):
+        path = staged / "layers" / f"{number}.mtree"
+        if path.exists():
+            wanted[digest].update((entry.path, entry) for entry in mtree.read(path))
+    return {
+        digest: sorted(entries.values(), key=lambda entry: entry.path)
+        for digest, entries in wanted.items()
+    }
+
+
 def amend(
-    layerfs: Path, manifest: Path, amendments: Path, *, layers: Sequence[Path], fresh: bool
+    layerfs: Path, manifest: Path, wanted: Sequence[Entry], *, layers: Sequence[Path], fresh: bool
 ) -> Counter[str]:
-    """Put the entries of ``amendments`` into a layer and its manifest; return what could not be.
+    """Put the entries ``wanted`` into a layer and its manifest; return what could not be.
 
     ``layers`` are the chain's trees, lowest first.  Only a ``fresh`` layer, one
     that no image has yet, gets other attributes on its implied directories.
     """
-    wanted = list(mtree.read(amendments))
     if not wanted:
         return Counter()
     known = {entry.path: entry for entry in mtree.read(manifest)}

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from . import StagedImage, StagedLayer, ducc
-from .amend import amend
+from .amend import amend, amendments
 from .books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
 from .edits import Edits, File, Put, Symlink
 from .failures import reported
@@ -131,14 +131,13 @@ class Preparation:
     def _complete_layers(self, image: StagedImage, staged: Path) -> Counter[str]:
         lost: Counter[str] = Counter()
         layerfs = [self._layout.layerfs(digest) for digest in image.layers]
-        for digest in dict.fromkeys(image.layers):
-            amendments = staged / "layers" / f"{digest.hex}.mtree"
-            if amendments.exists():
+        for digest, wanted in amendments(staged, image.layers).items():
+            if wanted:
                 fresh = digest not in self._touched and not self._layout.origin(digest).exists()
                 lost += amend(
                     self._layout.layerfs(digest),
                     self._layout.layer_manifest(digest),
-                    amendments,
+                    wanted,
                     layers=layerfs,
                     fresh=fresh,
                 )

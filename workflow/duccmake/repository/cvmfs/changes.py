@@ -18,6 +18,7 @@ from ... import mtree
 from ...errors import RepositoryError
 from ...reference import Digest
 from .. import StagedImage, StagedLayer, ducc
+from ..amend import amendments
 from ..books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
 from ..descriptors import Directories
 from ..edits import Edits
@@ -77,9 +78,9 @@ class Changes:
 
     def _complete_layers(self, image: StagedImage) -> None:
         bases = self._bases(image)
+        chained = amendments(image.path, image.layers) if image.path is not None else {}
         for digest in dict.fromkeys(image.layers):
-            path = image.path and image.path / "layers" / f"{digest.hex}.mtree"
-            wanted = list(mtree.read(path)) if path is not None and path.exists() else []
+            wanted = chained.get(digest)
             if not wanted:
                 if digest in self._completed:
                     self._completed[digest].complete((), bases, _nothing)
