@@ -16,6 +16,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/layers.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/publish.smk"
+include: "workflow/rules/thin.smk"
 include: "workflow/rules/maintenance.smk"
 
 

@@ -23,11 +23,11 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 REPOSITORY = "images.example.org"
 
 _OUTCOME = re.compile(
-    r"(converted|up to date|failed|skipped|removed|freed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
+    r"(converted|up to date|failed|skipped|removed|freed|pushed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
 )
 _COUNTS = re.compile(
-    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped(?:, \d+ removed)?; "
-    r"(.+) fetched, (.+) reused, in [0-9.]+ s\Z"
+    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped"
+    r"(?:, \d+ removed)?(?:, \d+ pushed)?; (.+) fetched, (.+) reused, in [0-9.]+ s\Z"
 )
 _JOB = re.compile(r"Job (\d+): (.+)\Z")
 
@@ -105,10 +105,13 @@ class Work:
         path = self.path / "config" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        if not (self.path / "config" / "config.yaml").exists():
+            self.configure()
         return path
 
     def configure(self, *, file: str = "config/config.yaml", **members: Any) -> Path:
-        """Write a configuration."""
+        """Write a configuration; without more words, no thin images are pushed."""
+        members.setdefault("thin", {"push": "never"})
         path = self.path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(members))

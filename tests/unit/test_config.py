@@ -285,7 +285,6 @@ def test_settings_are_found_by_the_host_of_a_reference(written: str, image: str)
         ({"repository": {"lock_seconds": "soon"}}, "repository.lock_seconds", "write a number"),
         ({"repository": {"lock_seconds": True}}, "repository.lock_seconds", "write a number"),
         ({"repository": "cvmfs"}, "repository", "write a section"),
-        ({"products": ["layers", "thin"]}, "products[1]", "'thin' is not built yet"),
         ({"products": ["layers", "flt"]}, "products[1]", "did you mean 'flat'?"),
         ({"products": "flat"}, "products", "write 'products: [layers, flat]'"),
         ({"products": []}, "products", "an empty list; write it like 'products: [layers, flat]'"),

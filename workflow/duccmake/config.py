@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import yaml
 from .errors import ConfigError, InvalidReference
 from .eventlog import EventSettings
 from .limits import UnpackLimits
-from .products import NOT_BUILT, in_order
+from .products import PRODUCTS, in_order
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
 from .removal_settings import HistorySettings, RemovalSettings, Rule
@@ -27,9 +27,6 @@ from .sources.location import Source
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where PyYAML has it: every job reads the schema."""
-
-DEFAULT_PRODUCTS = ("layers", "flat", "podman")
-"""What can be made of an image, and is unless told otherwise."""
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
@@ -140,6 +137,14 @@ class FlatSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinSettings:
+    """Whether thin images are pushed; for ``max_age`` seconds one that was seen is believed in."""
+
+    push: Literal["auto", "always", "never"] = "auto"
+    max_age: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; a default each, with paths from the working directory.
 
@@ -148,12 +153,13 @@ class Config:
 
     recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
-    products: tuple[str, ...] = DEFAULT_PRODUCTS
+    products: tuple[str, ...] = PRODUCTS
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     flat: FlatSettings = field(default_factory=FlatSettings)
+    thin: ThinSettings = field(default_factory=ThinSettings)
     removal: RemovalSettings = field(default_factory=RemovalSettings)
     force_removal: bool = False
     history: HistorySettings = field(default_factory=HistorySettings)
@@ -362,7 +368,6 @@ def _dotted(key: Key) -> str:
 
 
 def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> Config:
-    mistakes += _not_built(plain)
     default = Config()
     return Config(
         recipe=_sources(plain.get("recipe", ["config/recipe.yaml"]), workdir, mistakes),
@@ -382,17 +387,12 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         history=HistorySettings(**plain.get("history", {})),
         image=plain.get("image", default.image),
         digest=plain.get("digest", default.digest),
+        thin=ThinSettings(**plain.get("thin", {})),
         scope=plain.get("scope", default.scope),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),
     )
-
-
-def _not_built(plain: Mapping[str, Any]) -> Iterator[Mistake]:
-    for at, product in enumerate(plain.get("products", ())):
-        if product in NOT_BUILT:
-            yield Mistake(f"products[{at}]", f"{product!r} is not built yet", "leave it out")
 
 
 def _sources(

@@ -13,8 +13,12 @@ from typing import Any, TextIO
 
 from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_pending
 from .status import Status, of_this_process
+from .thin_wishes import manifest_of
 
 _STARTED = time.monotonic()
+_SELDOM = ("removed", "pushed")
+"""What is counted only where it was done."""
+
 _LISTED = 50
 """How many pending or up-to-date images are listed one by one; more are counted."""
 
@@ -40,7 +44,7 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
         print(f"duccmake: {_many(count)}{reason}", file=out)
     pending = [image for image in plan.images if image.state == PENDING]
     for image in pending[:_LISTED]:
-        print(f"pending  {image.name}  {image.why}", file=out)
+        print(f"pending  {image.title}  {image.why}", file=out)
     if len(pending) > _LISTED:
         print(f"pending  {len(pending) - _LISTED} more", file=out)
     if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
@@ -102,8 +106,8 @@ def summarise(
         return status
     counts = ", ".join(
         f"{sum(item.outcome == kind for item in outcomes)} {kind}"
-        for kind in ("converted", "up to date", "failed", "skipped", "removed")
-        if kind != "removed" or any(item.outcome == kind for item in outcomes)
+        for kind in ("converted", "up to date", "failed", "skipped", "removed", "pushed")
+        if kind not in _SELDOM or any(item.outcome == kind for item in outcomes)
     )
     fetched = sum(event["bytes"] for event in events if event["event"] == "fetched")
     total = sum(
@@ -145,7 +149,23 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
     for problem in plan.problems:
         outcome = "skipped" if problem.ignorable else "failed"
         yield _Outcome(problem.title, outcome, problem.reason)
+    yield from _pushes(plan, events, failures)
     yield from _removals(events)
+
+
+def _pushes(
+    plan: Plan, events: list[dict[str, Any]], failures: dict[str, str]
+) -> Iterator[_Outcome]:
+    """What became of the thin images; nothing is said of one whose image was not converted."""
+    pushed = {event["target"] for event in events if event["event"] == "pushed"}
+    for thin in plan.thins:
+        reason = failures.get(f"push_thin_image-{thin.repository}-{thin.name}")
+        if thin.target in pushed:
+            yield _Outcome(thin.target, "pushed", f"the thin image of {thin.name}")
+        elif reason is not None:
+            # A failure that does not fail the run is handed on in the place of the manifest.
+            quiet = thin.output.exists() and manifest_of(thin.output) is None
+            yield _Outcome(thin.target, "skipped" if quiet else "failed", reason)
 
 
 def _removals(events: list[dict[str, Any]]) -> Iterator[_Outcome]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .errors import InvalidReference
-from .products import NOT_BUILT, in_order
+from .products import in_order
 from .reference import Platform
 from .tags import TagRules
 
@@ -69,9 +69,6 @@ def parse_entry(node: yaml.MappingNode, schema: Any) -> tuple[yaml.Node, Wished]
 
 
 def _products(members: _Members, names: Sequence[str]) -> tuple[str, ...]:
-    for name in names:
-        if name in NOT_BUILT:
-            raise members.mistake(f"{name!r} is not built yet", "leave it out", "products")
     if names and "layers" not in names:
         raise members.mistake(
             "'layers' is missing in 'products'",

@@ -109,13 +109,42 @@ def _title(name: str, platform: str) -> str:
     return f"{name} ({platform})" if platform else name
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedThin:
+    """A thin image to be pushed as ``target``, of the images with these paths.
+
+    ``key`` stands for all that it is made of, ``user`` is the recipe's account where
+    that is the one to push with.  ``why`` says in words why it is pushed.
+    """
+
+    repository: str
+    name: str
+    target: str
+    key: str
+    images: tuple[str, ...]
+    user: str
+    ignorable: bool
+    why: str
+
+    @property
+    def output(self) -> Path:
+        """The file with its manifest, which is there when it is pushed."""
+        return RESULTS / "thin" / self.repository / self.name / f"{self.key}.thin.json"
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list of platforms."""
+        return self.images[0] != self.name
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that is wished for, with what is to be done; ``members`` is the configuration.
 
     ``missing`` names, by repository, the layers that are not published yet.
     ``in_force`` has lines that say which version of a fetched wish list is in force.
-    ``departures`` are the images that are not wished for any more.
+    ``departures`` are the images that are not wished for any more, ``thins`` the
+    thin images to be pushed.
     """
 
     images: tuple[PlannedImage, ...]
@@ -126,20 +155,26 @@ class Plan:
     members: Mapping[str, Any]
     in_force: tuple[str, ...] = ()
     departures: tuple[Departure, ...] = ()
+    thins: tuple[PlannedThin, ...] = ()
 
     # --- what the rules ask ---------------------------------------------
 
     @cached_property
     def wanted(self) -> tuple[PlannedImage, ...]:
         """The images that the run is about: pending ones, or with ``scope: all`` all."""
-        return tuple(image for image in self.images if self._wants(image))
+        return tuple(image for image in self.images if self.wants(image))
 
-    def _wants(self, image: PlannedImage) -> bool:
+    def wants(self, image: PlannedImage) -> bool:
+        """Whether the run is about an image."""
         return image.state == PENDING or self.scope == "all"
 
     def image(self, repository: str, name: str) -> PlannedImage:
         """The image that has that path in the repository."""
         return self._by_name[repository, name]
+
+    def thin(self, repository: str, name: str) -> PlannedThin:
+        """The thin image of the image of that name."""
+        return self._thin_by_name[repository, name]
 
     def with_config(self, repository: str, key: str) -> list[PlannedImage]:
         """The wanted images that share the flat tree ``key``."""
@@ -201,6 +236,10 @@ class Plan:
         return {(image.repository, image.name): image for image in self.images}
 
     @cached_property
+    def _thin_by_name(self) -> dict[tuple[str, str], PlannedThin]:
+        return {(thin.repository, thin.name): thin for thin in self.thins}
+
+    @cached_property
     def _by_config(self) -> dict[tuple[str, str], list[PlannedImage]]:
         found: dict[tuple[str, str], list[PlannedImage]] = {}
         for image in self.wanted:
@@ -242,13 +281,17 @@ class Plan:
             members=members["members"],
             in_force=tuple(members["in_force"]),
             departures=tuple(Departure(**entry) for entry in members["departures"]),
+            thins=tuple(
+                PlannedThin(**{**entry, "images": tuple(entry["images"])})
+                for entry in members["thins"]
+            ),
         )
 
     def _to_json(self) -> dict[str, Any]:
         # An image's layers are mostly its neighbours' too: each is written once.
         numbers: dict[PlannedLayer, int] = {}
         for image in self.images:
-            for layer in image.layers if self._wants(image) else ():
+            for layer in image.layers if self.wants(image) else ():
                 numbers.setdefault(layer, len(numbers))
         return {
             "layers": [_layer_to_json(layer) for layer in numbers],
@@ -263,6 +306,7 @@ class Plan:
             "members": self.members,
             "in_force": list(self.in_force),
             "departures": [asdict(departure) for departure in self.departures],
+            "thins": [asdict(thin) for thin in self.thins],
         }
 
     def config_in(self, workdir: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,12 +27,14 @@ from .plan import (
 from .reference import Digest
 from .registry.anywhere import Anywhere
 from .registry.client import Client
+from .registry.credentials import Credentials
 from .removal import Listings
 from .repository import Repository
 from .resolve import Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
 from .standing import Standing
 from .store import PollMemory
+from .thin_wishes import plan_thins
 
 POLL_TRIES = 3
 POLL_SECONDS = 30.0
@@ -57,12 +60,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     warnings = [*loaded.warnings]
     warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
     missing: dict[str, frozenset[Digest]] = {}
-    with Client(
-        config.registries,
-        tries=POLL_TRIES,
-        deadline_seconds=POLL_SECONDS,
-        connect_seconds=POLL_CONNECT_SECONDS,
-    ) as client:
+    with _client(config, {}) as client:
         memory = PollMemory(RESULTS / "polls.json")
         resolver = Resolver(
             client,
@@ -134,6 +132,11 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             f"{_images(count)}{reason}; what is published stays in force"
             for reason, count in kept.items()
         ]
+    thins = plan_thins(recipes, images, config, content_store(), functools.partial(_client, config))
+    warnings += thins.warnings
+    for repository_name, name, reason, ignorable in thins.problems:
+        number = numbers.setdefault(reason, len(numbers) + 1)
+        problems.append(Problem(repository_name, name, reason, ignorable, number))
     return Plan(
         images=tuple(images),
         problems=tuple(problems),
@@ -143,6 +146,18 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         scope=config.scope,
         members=members,
         departures=tuple(item for found in leavings for item in found.departures),
+        thins=tuple(thins.planned),
+    )
+
+
+def _client(config: Config, credentials: Mapping[str, Credentials]) -> Client:
+    """A client that polls; ``credentials`` count before those that it finds."""
+    return Client(
+        config.registries,
+        tries=POLL_TRIES,
+        deadline_seconds=POLL_SECONDS,
+        connect_seconds=POLL_CONNECT_SECONDS,
+        credentials=credentials,
     )
 
 

@@ -10,9 +10,7 @@ PRODUCTS = ("layers", "flat", "thin", "podman")
 IN_REPOSITORY = ("layers", "flat", "podman")
 """What is published in the repository; thin images are in registries."""
 
-NOT_BUILT = frozenset({"thin"})
-
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:
     """Products as they are kept: each once."""
-    return tuple(name for name in PRODUCTS if name in names and name not in NOT_BUILT)
+    return tuple(name for name in PRODUCTS if name in names)

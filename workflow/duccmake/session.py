@@ -100,6 +100,8 @@ def _remove_stale_receipts(plan: Plan) -> None:
     for image in plan.wanted:
         directory = RESULTS / image.repository / "published" / image.name
         (directory / f"{plan.key(image.manifest)}.json").unlink(missing_ok=True)
+    for thin in plan.thins:
+        thin.output.unlink(missing_ok=True)
     for problem in plan.problems:
         (RESULTS / "problems" / str(problem.number)).unlink(missing_ok=True)
 

@@ -29,6 +29,7 @@ wildcard_constraints:
     layer=r"[0-9a-f]{12,128}",
     config=r"[0-9a-f]{12,128}",
     manifest=r"[0-9a-f]{12,128}",
+    thin=r"[0-9a-f]{16}",
     problem=r"[0-9]+",
     departures=r"[0-9a-f]{12}",
     garbage=r"[0-9a-f]{12}",
@@ -85,16 +86,36 @@ def end_run():
 @functools.cache
 def get_targets():
     """All that the run is about: images to publish, and problems to fail with."""
-    published = [
-        f"results/{image.repository}/published/{image.name}/{plan.key(image.manifest)}.json"
-        for image in plan.wanted
-    ]
+    published = [get_receipt(image) for image in plan.wanted]
     problems = [
         f"results/problems/{problem.number}"
         for problem in plan.problems
         if not problem.ignorable
     ]
-    return or_nothing(published + problems + get_removals())
+    thins = [str(thin.output) for thin in plan.thins]
+    return or_nothing(published + thins + problems + get_removals())
+
+
+def get_receipt(image):
+    """What says that an image is published."""
+    return f"results/{image.repository}/published/{image.name}/{plan.key(image.manifest)}.json"
+
+
+def get_published_of_thin(wildcards):
+    """What says that the images of a thin image are published, where that is yet to be done."""
+    thin = plan.thin(wildcards.repository, wildcards.image)
+    images = [plan.image(thin.repository, name) for name in thin.images]
+    return [get_receipt(image) for image in images if plan.wants(image)]
+
+
+def get_thin_target(wildcards):
+    """Where a thin image is pushed to."""
+    return plan.thin(wildcards.repository, wildcards.image).target
+
+
+def get_thin_why(wildcards):
+    """Why a thin image is pushed, for people."""
+    return plan.thin(wildcards.repository, wildcards.image).why
 
 
 def or_nothing(targets):

@@ -21,10 +21,10 @@ from ..errors import (
     RegistryUnavailable,
     UnsupportedImage,
 )
-from ..manifest import ACCEPT, Descriptor, ImageConfig, Index, Manifest
+from ..manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
 from ..reference import Digest, Platform, Reference
 from .answers import parse_verified, tags_page
-from .credentials import CredentialStore, normal_host
+from .credentials import Credentials, CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
 from .push import CHUNK_BYTES, Pusher
@@ -72,13 +72,15 @@ class Client:
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
         limits_directory: Path | None = None,
+        credentials: Mapping[str, Credentials] | None = None,
     ) -> None:
         self._policy = RetryPolicy(
             Patience(tries, deadline_seconds), backoff_seconds, connect_seconds
         )
         self._max_manifest_bytes = max_manifest_bytes
         self._chunk_bytes = chunk_bytes
-        store = CredentialStore(settings, environment)
+        store = CredentialStore(settings, environment, credentials)
+        self._credentials = store
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
         self._transport = Transport(settings, store, self._policy, limits_directory)
 
@@ -209,6 +211,41 @@ class Client:
         """Whether the registry itself has the manifest that the reference names."""
         with _about(reference):
             return self._pusher(reference).has(f"manifests/{reference.api_reference}", ACCEPT)
+
+    def pushed(self, reference: Reference) -> Digest | None:
+        """The digest that the registry itself has for the reference, or None; by HEAD."""
+        with _about(reference):
+            try:
+                return self._poll(origin(reference, self._settings(reference)), reference, None)
+            except NotFound:
+                return None
+
+    def has_referrers(self, reference: Reference, digest: Digest) -> bool:
+        """Whether the registry has the referrers API (distribution-spec, "Listing Referrers")."""
+        endpoint = origin(reference, self._settings(reference))
+        call = Call(
+            "GET", endpoint.url(f"referrers/{digest}"), endpoint.pull, {"Accept": OCI_INDEX}
+        )
+        try:
+            return self._transport.exchange(call, limit=_TAGS_LIMIT).status == 200
+        except RegistryUnavailable:
+            raise
+        except RegistryError:
+            return False
+
+    def has_credentials(self, reference: Reference) -> bool:
+        """Whether requests for the reference's repository are anybody's in particular."""
+        return self._credentials.find(reference.host, reference.repository) is not None
+
+    def may_push(self, reference: Reference) -> bool:
+        """Whether there are credentials for the reference, or its registry asks for none."""
+        if self.has_credentials(reference):
+            return True
+        endpoint = origin(reference, self._settings(reference))
+        url = f"{endpoint.scheme}://{endpoint.host}/v2/"
+        with _about(reference):
+            call = Call("GET", url, accept=frozenset({401, 403, 404}))
+            return self._transport.exchange(call, limit=_TAGS_LIMIT).status == 200
 
     def push_blob(
         self,

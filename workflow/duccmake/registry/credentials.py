@@ -26,6 +26,9 @@ from .settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
 
+OUTPUT_VARIABLE = "DUCC_OUTPUT_REGISTRY_PASS"
+"""DUCC's variable with the password of the account that pushes thin images."""
+
 HELPER_TIMEOUT_SECONDS = 30.0
 
 _HUB_KEYS = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com", DOCKER_HUB})
@@ -59,9 +62,18 @@ class DuccRegistry:
     proxy: str
 
 
+def output_credentials(
+    user: str, environment: Mapping[str, str] | None = None
+) -> Credentials | None:
+    """The account that pushes thin images: the recipe's user with DUCC's variable, if it is set."""
+    password = (os.environ if environment is None else environment).get(OUTPUT_VARIABLE, "")
+    return Credentials(user, password) if user and password else None
+
+
 class CredentialStore:
     """Finds the credentials for a repository, by exact host and longest path prefix.
 
+    Those ``given`` for a host count before all others.
     Raises `ConfigError` where a named variable or file is missing or damaged.
     """
 
@@ -69,7 +81,9 @@ class CredentialStore:
         self,
         settings: Mapping[str, RegistrySettings],
         environment: Mapping[str, str] | None = None,
+        given: Mapping[str, Credentials] | None = None,
     ) -> None:
+        self._given = {normal_host(host): value for host, value in (given or {}).items()}
         self._settings = {normal_host(host): value for host, value in settings.items()}
         self._environment = os.environ if environment is None else environment
         self.ducc = ducc_registries(self._environment)
@@ -87,6 +101,8 @@ class CredentialStore:
             return self._found[key]
 
     def _look(self, host: str, repository: str) -> Credentials | None:
+        if host in self._given:
+            return self._given[host]
         settings = self._settings.get(host, RegistrySettings())
         if settings.username_env or settings.password_env:
             return self._from_variables(host, settings)

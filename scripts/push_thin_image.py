@@ -1,0 +1,39 @@
+"""Push the thin image of an image that is published, and keep its manifest."""
+
+from pathlib import Path
+
+from duccmake.errors import Unauthorized
+from duccmake.job import running
+from duccmake.plan import LIMITS, content_store, open_repository
+from duccmake.reference import Reference
+from duccmake.registry.client import Client
+from duccmake.registry.credentials import output_credentials
+from duccmake.store import write_atomically
+from duccmake.thin_push import push_thin
+from duccmake.thin_wishes import note_refusal
+
+repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
+output = snakemake.output[0]
+with running(f"push_thin_image-{repository}-{name}", log=snakemake.log[0], output=output) as job:
+    thin = job.plan.thin(repository, name)
+    images = [job.plan.image(repository, path) for path in thin.images]
+    job.serves(images)
+    job.check_inputs(snakemake.input)
+    target = Reference.parse(thin.target)
+    account = output_credentials(thin.user)
+    given = {target.host: account} if account else {}
+    with Client(job.config.registries, limits_directory=LIMITS, credentials=given) as client:
+        try:
+            manifest = push_thin(
+                thin, images, open_repository(job.config, repository), content_store(), client
+            )
+        except Unauthorized:
+            if job.config.thin.push == "auto" and not client.has_credentials(target):
+                # It is as if it had said so before: not everybody may push there.
+                note_refusal(target.host)
+                job.ignorable = True
+            raise
+    for path in Path(output).parent.glob("*.thin.json"):
+        path.unlink()
+    write_atomically(Path(output), manifest)
+    job.report("pushed", target=thin.target)

@@ -1,0 +1,174 @@
+"""Thin images: pushed to Debian's docker-registry, with skopeo as the judge."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duccmake.demo.registry import DemoRegistry
+from duccmake.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
+from duccmake.reference import Digest, Platform
+from duccmake.repository.layout import Layout
+from pipeline import digest_of
+from runs import REPOSITORY, Run, Work
+from servers import (
+    DockerRegistry,
+    add_image,
+    add_index,
+    docker_registry,
+    layer_of,
+    skopeo,
+)
+
+AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
+
+
+def layer(text: str) -> bytes:
+    return layer_of({"file": text.encode()})[0]
+
+
+BASE, TOP = layer("base"), layer("top")
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    with docker_registry(tmp_path_factory.mktemp("target")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, target: DockerRegistry) -> Iterator[Work]:
+    with DemoRegistry(tmp_path_factory.mktemp("registry")) as registry:
+        for tag in ("1", "2"):
+            add_image(registry.store, "a/app", tag, layers=(BASE, TOP, layer(tag)))
+        entries = [
+            add_image(registry.store, "a/list", platform=platform, layers=(layer(str(platform)),))
+            for platform in (AMD64, ARM64)
+        ]
+        add_index(registry.store, "a/list", "1", [entry.manifest for entry in entries])
+        work = Work(tmp_path_factory.mktemp("thin") / "work", registry)
+        host = f"http://{registry.host}"
+        work.wish(
+            version=2,
+            output_format=f"http://{target.host}/thin/$(repository):$(tag)",
+            input=[
+                f"{host}/a/app:*",
+                {"image": f"{host}/a/list:1", "platforms": ["linux/amd64", "linux/arm64"]},
+            ],
+        )
+        work.configure(thin={"push": "auto"})
+        yield work
+
+
+@pytest.fixture(scope="module")
+def first(work: Work) -> Run:
+    run = work.run()
+    assert run.status == 0, run.said
+    return run
+
+
+@pytest.fixture(scope="module")
+def again(work: Work, first: Run) -> Run:
+    run = work.run()
+    assert run.status == 0, run.said
+    return run
+
+
+def inspect(target: DockerRegistry, name: str, *options: str) -> Any:
+    return json.loads(
+        skopeo("inspect", "--tls-verify=false", *options, f"docker://{target.host}/thin/{name}")
+    )
+
+
+def raw(target: DockerRegistry, name: str) -> bytes:
+    return skopeo(
+        "inspect", "--raw", "--tls-verify=false", f"docker://{target.host}/thin/{name}"
+    ).encode()
+
+
+def copied(target: DockerRegistry, name: str, directory: Path) -> dict[str, Any]:
+    """What skopeo copies of a thin image: its manifest and, by digest, what it names."""
+    skopeo(
+        "copy", "--src-tls-verify=false", f"docker://{target.host}/thin/{name}", f"dir:{directory}"
+    )
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def test_each_tag_of_a_glob_gets_a_thin_image_of_its_own(first: Run, target: DockerRegistry):
+    pushed = {f"http://{target.host}/thin/a/{name}" for name in ("app:1", "app:2", "list:1")}
+    assert {name for name, (outcome, _) in first.outcomes.items() if outcome == "pushed"} == pushed
+    assert raw(target, "a/app:1") != raw(target, "a/app:2")
+
+
+def test_skopeo_copies_a_thin_image_whose_layer_says_where_the_layers_are(
+    first: Run, work: Work, target: DockerRegistry, tmp_path: Path
+):
+    manifest = copied(target, "a/app:1", tmp_path / "copy")
+    assert manifest["mediaType"] == DOCKER_MANIFEST
+    [only] = manifest["layers"]
+    blob = (tmp_path / "copy" / only["digest"].partition(":")[2]).read_bytes()
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(blob))) as archive:
+        [member] = archive.getmembers()
+        thin = json.load(archive.extractfile(member))  # type: ignore[arg-type]
+    assert (member.name, member.mode, member.mtime) == ("thin.json", 0o644, 0)
+    assert (thin["version"], thin["min_version"]) == ("1.0", "1.0")
+    assert thin["origin"].startswith(f"http://{work.named('a/app:1')}@sha256:")
+    digests = [digest_of(content).hex for content in (BASE, TOP, layer("1"))]
+    assert [entry["digest"] for entry in thin["layers"]] == digests
+    root = work.repository.path
+    for entry in thin["layers"]:
+        path = entry["url"].removeprefix(f"cvmfs://{REPOSITORY}/")
+        assert (root / path).is_dir()
+        assert (root / path) == Layout(root).layerfs(Digest("sha256", entry["digest"]))
+
+
+def test_a_thin_image_runs_as_its_source_does(first: Run, target: DockerRegistry):
+    config = inspect(target, "a/app:1", "--config")
+    assert config["config"]["Env"] == ["PATH=/bin", "CVMFS_IMAGE=true"]
+    assert (config["os"], config["architecture"]) == ("linux", "amd64")
+
+
+def test_the_oci_form_names_its_source(first: Run, work: Work, target: DockerRegistry):
+    manifest = json.loads(raw(target, "a/app:1-oci"))
+    assert manifest["mediaType"] == OCI_MANIFEST
+    record = work.repository.record(work.named("a/app:1"))
+    assert record
+    assert manifest["annotations"] == {
+        "org.opencontainers.image.base.digest": str(record.manifest),
+        "org.opencontainers.image.base.name": work.named("a/app:1"),
+    }
+
+
+def test_several_platforms_are_a_list(first: Run, target: DockerRegistry):
+    index = json.loads(raw(target, "a/list:1"))
+    assert index["mediaType"] == DOCKER_LIST
+    assert [entry["platform"] for entry in index["manifests"]] == [
+        {"architecture": "amd64", "os": "linux"},
+        {"architecture": "arm64", "os": "linux"},
+    ]
+    for machine in ("amd64", "arm64"):
+        config = inspect(target, "a/list:1", "--config", f"--override-arch={machine}")
+        assert config["architecture"] == machine
+
+
+def test_its_manifest_is_an_output_of_the_workflow(first: Run, work: Work, target: DockerRegistry):
+    for name in ("app:1", "app:2", "list:1"):
+        base = work.path / "results" / "thin" / REPOSITORY / work.named(f"a/{name}")
+        [path] = base.glob("*.thin.json")
+        assert path.read_bytes() == raw(target, f"a/{name}").strip(b"\n")
+
+
+def test_what_did_not_change_is_neither_pushed_nor_looked_for_again(
+    again: Run, target: DockerRegistry
+):
+    assert again.jobs == []
+    assert target.host not in again.said

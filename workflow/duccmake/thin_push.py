@@ -1,0 +1,79 @@
+"""Pushing a thin image, in both of its forms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .errors import (
+    DuccmakeError,
+    InvalidReference,
+    RateLimited,
+    RegistryError,
+    RegistryUnavailable,
+    Unauthorized,
+)
+from .plan import PlannedImage, PlannedThin, why_pending
+from .reference import Reference
+from .registry.client import Client
+from .repository import Repository
+from .store import ContentStore
+from .thin import Content, Form
+from .thin_wishes import docker_of, oci_of, sources_of
+
+logger = logging.getLogger(__name__)
+
+
+def push_thin(
+    thin: PlannedThin,
+    images: Sequence[PlannedImage],
+    repository: Repository,
+    store: ContentStore,
+    client: Client,
+) -> bytes:
+    """Push the thin image of ``images``; returns the manifest that has its tag now.
+
+    Nothing is sent that the registry has.  Its layers have to be visible in the
+    repository.  The OCI form, which some registries do not take, is no condition.
+    Raises what `Client` raises, and `DuccmakeError` where something is not there.
+    """
+    for image in images:
+        if why := why_pending(image, repository):
+            raise DuccmakeError(
+                f"its layers are not in the repository as they are wished for ({why})",
+                image=image.title,
+                step="push the thin image",
+                mend="run again",
+            )
+    sources = sources_of(images, store)
+    target = Reference.parse(thin.target)
+    docker = docker_of(sources, thin)
+    _push(client, target, docker)
+    try:
+        subject = client.has_referrers(target, sources[0].manifest.digest)
+        _push(client, target, oci_of(sources, thin, subject=subject))
+    except (RegistryUnavailable, RateLimited, Unauthorized):
+        raise
+    except (RegistryError, InvalidReference) as error:
+        logger.warning("%s: it is there for Docker only: %s", thin.target, error)
+    return docker.top.content
+
+
+def _push(client: Client, target: Reference, form: Form) -> None:
+    """Blobs, then manifests, then what the tag stands for: it names nothing that is not there."""
+    tagged = target.with_tag(form.tag)
+    if client.pushed(tagged) == form.top.descriptor.digest:
+        logger.info("%s is there already", tagged)
+        return
+    for blob in form.blobs:
+        client.push_blob(target, blob.descriptor, blob.content)
+    for manifest in form.manifests:
+        by_digest = replace(target, tag="", digest=manifest.descriptor.digest)
+        _push_manifest(client, by_digest, manifest)
+    _push_manifest(client, tagged, form.top)
+    logger.info("pushed %s as %s", tagged, form.top.descriptor.digest)
+
+
+def _push_manifest(client: Client, reference: Reference, content: Content) -> None:
+    client.push_manifest(reference, content.content, content.descriptor.media_type)
