@@ -1,0 +1,114 @@
+"""Whole runs into CernVM-FS: the stand-in's, and where there is one the real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from cvmfs_repositories import both, repository_for
+
+from duccmake.demo import images
+from duccmake.demo.registry import DemoRegistry
+from duccmake.repository.layout import Layout
+from runs import Work
+from trees import differences, snapshot
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
+
+
+@pytest.fixture(params=both())
+def cvmfs(request, tmp_path, monkeypatch):
+    return repository_for(request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    with DemoRegistry(tmp_path / "registry") as running:
+        images.push_samples(running.host)
+        yield running
+
+
+@pytest.fixture
+def work(tmp_path, registry, cvmfs):
+    work = Work(tmp_path / "work", registry)
+    work.wish("{host}/demo/hello:*", "{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
+    work.configure(
+        platforms=[str(images.host_platform())],
+        repository={
+            "backend": "cvmfs",
+            "mounts": str(cvmfs.mounts),
+            "server_config": str(cvmfs.server_config),
+        },
+    )
+    return work
+
+
+def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, registry, tmp_path):
+    before = cvmfs.revision()
+    preview = work.run("--dry-run")
+    assert preview.status == 0, preview.said
+    assert cvmfs.revision() == before
+
+    first = work.run()
+    assert first.status == 0, first.said
+    assert first.counts == (3, 0, 0, 0)
+    repository = cvmfs.open()
+    names = [work.named(f"demo/{image}") for image in ("hello:1.0", "hello:latest", "tools:2024")]
+    assert list(repository.names()) == names
+    for name in names:
+        assert repository.verify(name) == []
+    assert before < cvmfs.revision() <= before + 3
+
+    at = cvmfs.revision()
+    again = work.run()
+    assert (again.status, again.counts) == (0, (0, 3, 0, 0))
+    assert cvmfs.revision() == at
+
+    images.move_tag(registry.host)
+    moved = work.run()
+    assert moved.status == 0, moved.said
+    assert moved.counts == (1, 2, 0, 0)
+    assert cvmfs.revision() == at + 1
+
+    # As the directory backend has it, entry by entry.
+    plain = Work(tmp_path / "plain", registry)
+    plain.wish("{host}/demo/hello:*", "{host}/demo/tools:2024")
+    plain.configure(platforms=[str(images.host_platform())])
+    assert plain.run().status == 0
+    for name in names:
+        wanted = snapshot(Layout(plain.repository.path).link(name).resolve())
+        found = snapshot(Layout(repository.path).link(name).resolve())
+        found = {path: node for path, node in found.items() if b".cvmfscatalog" not in path}
+        assert differences(wanted, found, ignore=("group", "xattrs", "mtime_ns")) == []
+
+    hello = Layout(repository.path).link(names[0]).resolve()
+    told = subprocess.run(
+        ["chroot", str(hello), "/bin/sh", "-c", "echo inside"], capture_output=True, text=True
+    )
+    assert told.stdout == "inside\n" or not (hello / "bin/sh").exists(), told.stderr
+
+    work.wish("{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
+    pruned = work.run("prune", "--config", "force_removal=true")
+    assert pruned.status == 0, pruned.said
+    assert list(repository.names()) == names[2:]
+    assert repository.verify(names[2]) == []
+    assert cvmfs.problems() == ""
+
+
+def test_without_a_mount_a_run_says_so_before_it_starts(work, cvmfs):
+    (cvmfs.server_config / cvmfs.name / "server.conf").rename(work.path / "aside")
+    try:
+        work.configure(
+            repository={
+                "backend": "cvmfs",
+                "mounts": str(work.path / "nowhere"),
+                "server_config": str(cvmfs.server_config),
+            },
+        )
+        run = work.run("--dry-run")
+    finally:
+        (work.path / "aside").rename(cvmfs.server_config / cvmfs.name / "server.conf")
+    assert run.status != 0
+    assert "is not mounted" in run.said
