@@ -25,16 +25,18 @@ class Index:
 
     def __init__(self, content: bytes, path: Path) -> None:
         self.entries: dict[str, Entry] = {}
-        for entry in _parse(content, path):
-            if entry.get("parent") == entry["id"]:
-                del entry["parent"]
-            known = self.entries.pop(entry["id"], {})
-            if "names" in known:
-                entry["names"] = [*known["names"], *entry.get("names", ())]
-            self.entries[entry["id"]] = entry
         self._names: dict[str, Entry] = {}
+        for entry in _parse(content, path):
+            identity = entry["id"]
+            if entry.get("parent") == identity:
+                del entry["parent"]
+            if identity in self.entries:
+                known = self.entries.pop(identity)
+                entry["names"] = [*known.get("names", ()), *entry.get("names", ())]
+            self.entries[identity] = entry
         for entry in self.entries.values():
-            self.name(entry, entry.get("names", ()))
+            if "names" in entry:
+                self.name(entry, entry["names"])
 
     def name(self, entry: Entry, names: object) -> None:
         """Give an entry these names and no other; whoever had one of them loses it."""
@@ -70,7 +72,7 @@ def _parse(content: bytes, path: Path) -> list[Entry]:
     try:
         entries = json.loads(content)
         # An empty list is null as Go writes it.
-        return [dict(entry) for entry in entries or [] if isinstance(entry["id"], str)]
+        return [entry for entry in entries or [] if isinstance(entry["id"], str)]
     except (ValueError, KeyError, TypeError):
         raise RepositoryError(
             f"{path} is damaged",
