@@ -31,6 +31,7 @@ def main() -> None:
         title("Three wishes, two images, one shared base: convert them")
         snakemake()
         show_repository()
+        show_thin_image(registry)
         title("Again: nothing has changed, so there is nothing to do")
         snakemake()
         images.move_tag(registry.host)
@@ -85,6 +86,16 @@ def show_repository() -> None:
     schedule = REPOSITORY / ".metadata" / "remove-schedule.json"
     superseded = len(json.loads(schedule.read_text())) if schedule.exists() else 0
     say(f"  .metadata/: manifests and records; {superseded} superseded, to be removed some day")
+
+
+def show_thin_image(registry: DemoRegistry) -> None:
+    """What Docker pulls to read an image from CernVM-FS: its manifest, and how little it is."""
+    title("The thin image of demo/hello:1.0, for Docker")
+    found = registry.store.manifest("demo/hello_thin", "1.0")
+    assert found
+    manifest = json.loads(found[2])
+    size = sum(part["size"] for part in (manifest["config"], *manifest["layers"]))
+    say(f"  {registry.host}/demo/hello_thin:1.0 has {size} bytes, whatever the image has")
 
 
 def run_program(host: str) -> None:

@@ -23,6 +23,7 @@ from servers import (
     add_image,
     add_index,
     docker_registry,
+    htpasswd,
     layer_of,
     skopeo,
 )
@@ -172,3 +173,75 @@ def test_what_did_not_change_is_neither_pushed_nor_looked_for_again(
 ):
     assert again.jobs == []
     assert target.host not in again.said
+
+
+# --- a registry that wants credentials ----------------------------------
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
+    directory = tmp_path_factory.mktemp("closed")
+    users = htpasswd(directory / "users", "me", "secret")
+    auth = {"htpasswd": {"realm": "tests", "path": str(users)}}
+    with docker_registry(directory / "registry", auth=auth) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def poor(
+    tmp_path_factory: pytest.TempPathFactory, work: Work, closed: DockerRegistry
+) -> Iterator[Work]:
+    """Somebody without credentials for the registry of the thin images."""
+    home = tmp_path_factory.mktemp("poor")
+    assert work.registry
+    poor = Work(home / "work", work.registry, environment={"HOME": str(home)})
+    poor.wish(
+        f"http://{work.registry.host}/a/app:1",
+        user="me",
+        output_format=f"http://{closed.host}/thin/$(repository):$(tag)",
+    )
+    yield poor
+
+
+def test_without_credentials_images_are_converted_and_a_line_says_that_nothing_is_pushed(
+    poor: Work, closed: DockerRegistry
+):
+    poor.configure(thin={"push": "auto"})
+    run = poor.run()
+    assert run.status == 0, run.said
+    assert run.counts == (1, 0, 0, 0)
+    assert "1 thin image is not pushed: " in run.said
+    assert f"registry {closed.host} asks for credentials" in run.said
+
+
+def test_a_push_that_has_to_be_and_cannot_fails_alone(poor: Work, closed: DockerRegistry):
+    poor.configure(thin={"push": "always"})
+    run = poor.run()
+    assert run.status == 1
+    assert run.counts == (0, 1, 1, 0)
+    outcome, reason = run.outcomes[f"http://{closed.host}/thin/a/app:1"]
+    assert outcome == "failed" and "asks for credentials for thin/a/app; give credentials" in reason
+    assert poor.repository.verify(poor.named("a/app:1")) == []
+
+
+def test_the_recipe_s_user_pushes_with_the_password_of_ducc_s_variable(
+    poor: Work, closed: DockerRegistry, tmp_path: Path
+):
+    rich = Work(
+        poor.path,
+        poor.registry,
+        environment={**poor.environment, "DUCC_OUTPUT_REGISTRY_PASS": "secret"},
+    )
+    rich.configure(thin={"push": "auto"})
+    run = rich.run()
+    assert run.status == 0, run.said
+    assert run.outcomes[f"http://{closed.host}/thin/a/app:1"][0] == "pushed"
+    name = f"docker://{closed.host}/thin/a/app:1"
+    skopeo("copy", "--src-tls-verify=false", "--src-creds=me:secret", name, f"dir:{tmp_path}/copy")
+    assert (tmp_path / "copy" / "manifest.json").exists()
+    kept_text = "".join(
+        path.read_text(errors="replace")
+        for path in rich.path.rglob("*")
+        if path.is_file() and "cvmfs" not in path.relative_to(rich.path).parts
+    )
+    assert "secret" not in kept_text + run.said

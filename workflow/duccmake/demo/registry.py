@@ -23,6 +23,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ..errors import InvalidReference
+from ..manifest import OCI_INDEX
 from ..reference import Digest
 
 _NAME = r"(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
@@ -33,6 +34,7 @@ _BLOB = re.compile(rf"/v2/{_NAME}/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)\Z")
 _UPLOADS = re.compile(rf"/v2/{_NAME}/blobs/uploads/?\Z")
 _UPLOAD = re.compile(rf"/v2/{_NAME}/blobs/uploads/(?P<id>[0-9a-f]{{32}})\Z")
 _TAGS = re.compile(rf"/v2/{_NAME}/tags/list\Z")
+_REFERRERS = re.compile(rf"/v2/{_NAME}/referrers/(?P<digest>[a-z0-9]+:[0-9a-f]+)\Z")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 _UPLOAD_RANGE = re.compile(r"(\d+)-(\d+)\Z")
 _CHUNK = 256 * 1024
@@ -238,6 +240,25 @@ class Store:
         except FileNotFoundError:
             return []
 
+    def referrers(self, name: str, subject: str) -> list[dict[str, Any]]:
+        """Descriptors of the manifests of a repository that refer to a subject."""
+        directory = self._manifests(name)
+        found = []
+        for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+            content = self.blob_path(Digest.parse(path.name)).read_bytes()
+            members = json.loads(content)
+            if members.get("subject", {}).get("digest") == subject:
+                config = members.get("config", {})
+                described = {
+                    "mediaType": path.read_text(),
+                    "digest": path.name,
+                    "size": len(content),
+                    "artifactType": members.get("artifactType") or config.get("mediaType"),
+                    "annotations": members.get("annotations"),
+                }
+                found.append({key: value for key, value in described.items() if value})
+        return found
+
     def has_repository(self, name: str) -> bool:
         """Whether anything was ever pushed to the repository."""
         return self._manifests(name).is_dir()
@@ -364,6 +385,7 @@ class Handler(BaseHTTPRequestHandler):
             (_UPLOAD, self._upload),
             (_BLOB, self._blob),
             (_TAGS, self._tags),
+            (_REFERRERS, self._referrers),
         ):
             found = pattern.match(path)
             if found:
@@ -456,8 +478,18 @@ class Handler(BaseHTTPRequestHandler):
         media_type = self.headers.get("Content-Type") or members.get("mediaType") or ""
         tag = "" if ":" in reference else reference
         self.store.put_manifest(name, media_type, content, tag)
-        location = f"/v2/{name}/manifests/{digest}"
-        self.reply(201, b"", {"Location": location, "Docker-Content-Digest": str(digest)})
+        headers = {
+            "Location": f"/v2/{name}/manifests/{digest}",
+            "Docker-Content-Digest": str(digest),
+        }
+        if "subject" in members:
+            headers["OCI-Subject"] = str(members["subject"]["digest"])
+        self.reply(201, b"", headers)
+
+    def _referrers(self, name: str, digest: str, query: dict[str, list[str]]) -> None:
+        listed = self.store.referrers(name, digest)
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}
+        self.reply(200, json.dumps(index).encode(), {"Content-Type": OCI_INDEX})
 
     def _blob(self, name: str, digest: str, query: dict[str, list[str]]) -> None:
         try:
