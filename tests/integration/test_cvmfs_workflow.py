@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 
 import pytest
-from cvmfs_repositories import both, repository_for
 
+from cvmfs_repositories import both, repository_for
 from duccmake.demo import images
 from duccmake.demo.registry import DemoRegistry
 from duccmake.repository.layout import Layout

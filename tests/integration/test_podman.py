@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -261,6 +264,29 @@ def test_an_image_without_layers_is_there(client: Podman):
     found = client.inspect(NOTHING)
     assert found["RootFS"]["Layers"] in (None, [])
     assert client("create", "--network", "none", NOTHING, "/nothing")
+
+
+def test_the_configuration_in_the_readme_is_all_that_podman_needs(
+    published: Published, tmp_path: Path
+):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [toml] = re.findall(r"```toml\n(\[storage\].*?)```", readme, re.DOTALL)
+    toml = toml.replace("/cvmfs/unpacked.example.org/podmanStore", str(published.store))
+    (tmp_path / "storage.conf").write_text(
+        toml.replace(
+            "[storage]\n",
+            f'[storage]\ngraphroot = "{tmp_path}/root"\nrunroot = "{tmp_path}/run"\n',
+        )
+    )
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": f"{tmp_path}/storage.conf"}
+    said = subprocess.run(
+        ["unshare", "--mount", "podman", "images", "--format", "{{.Repository}}:{{.Tag}}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert APP in said.split()
 
 
 # --- what is made of them -------------------------------------------------

@@ -237,6 +237,16 @@ def test_a_name_stands_for_one_image_even_if_two_registries_call_theirs_so(store
     assert store.names(second) == [hub, alias]
 
 
+def test_an_image_for_another_platform_is_found_by_its_digest(store):
+    amd64, arm64 = Image((BASE,)), Image((TOP,))
+    store.publish(
+        store.staged(f".multiarch/amd64/{APP}", amd64),
+        store.staged(f".multiarch/arm64/{APP}", arm64),
+    )
+    assert store.names(amd64) == [APP]
+    assert store.names(arm64) == [f"registry.example.org/team/app@{arm64.digest}"]
+
+
 def test_manifests_of_all_names_of_an_image_are_kept_and_no_other(store):
     gzip = Image((BASE,))
     zstd = Image((Layer(BASE.tar, "zstd"),))

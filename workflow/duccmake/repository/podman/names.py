@@ -27,8 +27,8 @@ def names_of(name: str) -> tuple[str, ...]:
     Images of Docker Hub are found as ``docker.io/...``, and as they are called here,
     local ones below ``localhost/``.  A digest stands without the tag, as podman
     looks it up.  Empty where podman could not read the name, which keeps it from
-    listing any: such an image is found by its id.  So are those of several platforms,
-    for a store knows one image by a name, but for amd64.
+    listing any: such an image is found by its id.  Of an image of several platforms
+    that for amd64 has the name, for a store knows one image by it.
     """
     label, public = split_variant(name)
     if label not in ("", "amd64"):
@@ -40,7 +40,7 @@ def names_of(name: str) -> tuple[str, ...]:
 
 
 def pinned_names_of(name: str, manifest: Digest) -> tuple[str, ...]:
-    """The names of an image that lost its tag to another: the repository with the digest."""
+    """The names of an image whose tag another one has: the repository with the digest."""
     path, _ = _split(split_variant(name)[1].partition("@")[0])
     return tuple(f"{repository}@{manifest}" for repository in _repositories(path))
 

@@ -189,7 +189,9 @@ class _Store:
     def _describe(self, entry: Entry) -> None:
         """Names and big data of an image, from the names that it has in the repository."""
         published, retired = entry.get("published", {}), entry.get("retired", {})
-        names = [found for name in published for found in names_of(name)]
+        names: list[str] = []
+        for name, manifest in published.items():
+            names += names_of(name) or pinned_names_of(name, Digest.parse(manifest))
         for name, manifest in retired.items():
             names += pinned_names_of(name, Digest.parse(manifest))
         self._images.name(entry, names)
