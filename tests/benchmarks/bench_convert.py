@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,9 @@ def test_nothing_to_do_against_bare_snakemake(registry: DockerRegistry, tmp_path
     publish_directly(registry.host, tmp_path)
     names = [f"{registry.host}/team/app{number}:1" for number in range(UNCHANGED)]
     configured = configure(tmp_path, names)
+    run = workflow(tmp_path, "--configfile", configured)
+    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    assert "Nothing to be done" in done.stderr, done.stderr
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "Snakefile").write_text("rule all:\n    input: 'Snakefile'\n")
     bare = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", tmp_path / "bare"]
@@ -73,7 +77,7 @@ def test_nothing_to_do_against_bare_snakemake(registry: DockerRegistry, tmp_path
     alternate(
         f"{UNCHANGED} images unchanged",
         [
-            Program("duccmake", workflow(tmp_path, "--configfile", configured)),
+            Program("duccmake", run),
             Program("Snakemake", [*bare, "--snakefile", tmp_path / "bare" / "Snakefile"]),
             Program("curl, as many HEADs", heads),
         ],
@@ -86,7 +90,7 @@ def configure(base: Path, images: list[str]) -> Path:
     members = {"version": 1, "user": "benchmark", "cvmfs_repo": REPOSITORY}
     recipe.write_text(yaml.safe_dump({**members, "input": [f"http://{name}" for name in images]}))
     config = base / "config.yaml"
-    config.write_text(yaml.safe_dump({"recipe": str(recipe)}))
+    config.write_text(yaml.safe_dump({"recipe": str(recipe), "products": ["layers", "flat"]}))
     return config
 
 

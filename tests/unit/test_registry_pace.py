@@ -10,19 +10,27 @@ import pytest
 from duccmake.registry.pace import Connections, Pace
 
 
-def test_a_pace_books_time_for_each_unit():
-    pace = Pace(10)
-    waits = [pace.take(1) for _ in range(30)]
-    assert waits[:10] == [0.0] * 10
-    assert 1.5 < waits[-1] < 2.1
+@pytest.fixture
+def still_clock(monkeypatch):
+    """A moment that lasts."""
+    now = float(2**30)
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+
+def test_a_pace_books_time_for_each_unit(still_clock):
+    pace = Pace(8)
+    waits = [pace.take(1) for _ in range(24)]
+    assert waits[:8] == [0.0] * 8
+    assert waits[8:] == [number / 8 for number in range(1, 17)]
     assert Pace(0).take(1e9) == 0
 
 
-def test_all_that_name_one_file_share_a_pace(tmp_path):
-    paces = [Pace(10, tmp_path / "host" / "bytes") for _ in range(3)]
-    waits = [pace.take(1) for _ in range(10) for pace in paces]
-    assert waits[:10] == [0.0] * 10
-    assert 1.5 < waits[-1] < 2.1
+def test_all_that_name_one_file_share_a_pace(tmp_path, still_clock):
+    paces = [Pace(8, tmp_path / "host" / "bytes") for _ in range(3)]
+    waits = [pace.take(1) for _ in range(8) for pace in paces]
+    assert waits[:8] == [0.0] * 8
+    assert waits[8:] == [number / 8 for number in range(1, 17)]
 
 
 @pytest.mark.parametrize("content", ["", "no number", repr(time.time() + 1e8), "inf", "nan"])
