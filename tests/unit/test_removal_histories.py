@@ -1,0 +1,169 @@
+"""Random histories of images that are added, moved, removed, brought back and pointed back.
+
+After each step everything that has a link is whole.  In the end nothing is in the
+repository that no record leads to: looked up here without the project's own survey.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from staged_trees import BASE, TOP, file, open_repository, stage_image, stage_layer
+from staged_trees import publish as publish_changes
+
+from duccmake.collect import collect
+from duccmake.departures import Departure, prune
+from duccmake.errors import DuccmakeError
+from duccmake.pins import history, lift, roll_back
+from duccmake.repository import ChangeSet, Keep
+from duccmake.repository.history import kept
+from duccmake.repository.usage import Use
+
+DAY = 86400.0
+GRACE = 3 * DAY
+TAGS = ("host/app:1", "host/app:2", "other/tool:latest")
+LAYERS = {number: [*TOP, file("usr/share/number", b"%d" % number)] for number in range(4)}
+
+tags = st.sampled_from(TAGS)
+images = st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple)
+steps = st.one_of(
+    st.tuples(st.just("publish"), tags, images, st.integers(0, 2)),
+    st.tuples(st.just("leave"), tags),
+    st.tuples(st.just("gc"), st.integers(1, 3)),
+    st.tuples(st.just("wait"), st.integers(1, 5)),
+    st.tuples(st.just("back"), tags, st.integers(0, 5)),
+    st.tuples(st.just("alone"), st.integers(0, 3)),
+)
+
+
+class World:
+    """A repository, a clock, and what should be published."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.now = 1_800_000_000.0
+        self.repository = open_repository(base)
+        self.wished: dict[str, str] = {}
+        self.manifests: list[str] = []
+
+    def publish(self, tag, numbers, keep):
+        layers = [(self._layer("base", BASE), BASE)]
+        layers += [(self._layer(str(number), LAYERS[number]), LAYERS[number]) for number in numbers]
+        config = "-".join(map(str, numbers))
+        image = stage_image(self.base / "images", tag, layers, config=config)
+        image = replace(image, keep=Keep(keep))
+        publish_changes(self.repository, ChangeSet(tuple(layer for layer, _ in layers), (image,)))
+        self.wished[tag] = str(image.manifest)
+        self.manifests.append(str(image.manifest))
+
+    def _layer(self, name, specs):
+        return stage_layer(self.base / "staging", name, specs)
+
+    def alone(self, number):
+        """A layer whose image is never published."""
+        layer = self._layer(f"alone {number}", LAYERS[number])
+        publish_changes(self.repository, ChangeSet((layer,), ()))
+
+    def leave(self, tag):
+        record = self.repository.description(tag)
+        if record is not None:
+            leaving = [Departure(self.repository.name, tag, str(record.manifest), "left")]
+            prune(self.repository, leaving, max_percent=100, force=False, clock=self.clock)
+            self.wished.pop(tag)
+
+    def gc(self, batch):
+        collect(self.repository, spoken_for=Use(), grace=GRACE, batch=batch, clock=self.clock)
+
+    def wait(self, days):
+        self.now += days * DAY
+
+    def back(self, tag, number):
+        if not self.manifests or tag not in self.wished:
+            return
+        wanted = self.manifests[number % len(self.manifests)]
+        try:
+            roll_back(self.repository, tag, wanted, Keep(1), clock=self.clock)
+        except DuccmakeError:
+            return
+        lift(self.repository, tag)
+        self.wished[tag] = wanted
+
+    def clock(self):
+        return self.now
+
+    # --- what must be so ------------------------------------------------
+
+    def check(self):
+        for tag, manifest in self.wished.items():
+            assert str(self.repository.record(tag).manifest) == manifest
+        for link in self.links():
+            name = str(link.relative_to(self.repository.path))
+            assert self.repository.verify(name) == []
+        published = set(self.repository.names())
+        past = kept(history(self.repository), 100)
+        assert published == {*self.wished, *past}
+
+    def links(self) -> Iterator[Path]:
+        for path in self.repository.path.rglob("*"):
+            inner = path.relative_to(self.repository.path)
+            if inner.parts[0][0] != "." and path.is_symlink():
+                yield path
+
+    def unreachable(self):
+        """Paths in the repository that no record leads to."""
+        root = self.repository.path
+        reachable = {root / ".metadata" / name for name in ("remove-schedule.json", "history.json")}
+        reachable.add(root / ".metadata" / "pins.json")
+        directories = [root / ".duccmake"]
+        for found in (root / ".metadata").rglob("record.json"):
+            record = json.loads(found.read_bytes())
+            config = record["config"].partition(":")[2]
+            directories += [found.parent, root / ".flat" / config[:2] / config]
+            directories.append(root / ".metadata" / ".flat" / config[:2] / config)
+            reachable.add(root / record["name"])
+            for layer in record["layers"]:
+                digits = layer.partition(":")[2]
+                directories.append(root / ".layers" / digits[:2] / digits)
+        return [
+            str(path.relative_to(root))
+            for path in root.rglob("*")
+            if path not in reachable
+            and not any(path.is_relative_to(directory) for directory in directories)
+            and (path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+        ]
+
+
+@contextmanager
+def world() -> Iterator[World]:
+    shared = Path("/dev/shm")
+    base = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="duccmake-"))
+    try:
+        found = World(base)
+        with patch("duccmake.repository.books.time", SimpleNamespace(time=found.clock)):
+            yield found
+    finally:
+        shutil.rmtree(base)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(steps, min_size=3, max_size=14))
+def test_what_is_linked_is_whole_and_in_the_end_nothing_is_left_that_no_record_leads_to(taken):
+    with world() as found:
+        for step, *arguments in taken:
+            getattr(found, step)(*arguments)
+            found.check()
+        found.gc(2)  # what was unlisted is entered
+        found.wait(30)
+        found.gc(2)
+        found.check()
+        assert found.unreachable() == []
