@@ -26,7 +26,7 @@ from duccmake.departures import Departure, prune
 from duccmake.errors import DuccmakeError
 from duccmake.pins import history, lift, roll_back
 from duccmake.repository import ChangeSet, Keep
-from duccmake.repository.history import kept
+from duccmake.repository.history import kept, left_with
 from duccmake.repository.usage import Use
 
 DAY = 86400.0
@@ -75,11 +75,14 @@ class World:
         publish_changes(self.repository, ChangeSet((layer,), ()))
 
     def leave(self, tag):
-        record = self.repository.description(tag)
-        if record is not None:
-            leaving = [Departure(self.repository.name, tag, str(record.manifest), "left")]
-            prune(self.repository, leaving, max_percent=100, force=False, clock=self.clock)
-            self.wished.pop(tag)
+        gone = [tag, *left_with(history(self.repository), [tag])]
+        leaving = [
+            Departure(self.repository.name, name, str(record.manifest), "left")
+            for name in gone
+            if (record := self.repository.description(name)) is not None
+        ]
+        prune(self.repository, leaving, max_percent=100, force=False, clock=self.clock)
+        self.wished.pop(tag, None)
 
     def gc(self, batch):
         collect(self.repository, spoken_for=Use(), grace=GRACE, batch=batch, clock=self.clock)

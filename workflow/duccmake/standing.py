@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 
 from . import pins
 from .config import Config
-from .departures import published
+from .departures import Departure, published
 from .errors import DuccmakeError
 from .manifest import Manifest, parse_manifest
 from .plan import content_store
 from .recipe import Recipe
 from .removal import Leaving, Listings, leaving
 from .repository import Repository
-from .repository.history import kept
+from .repository.history import kept, left_with
 from .repository.rollback import Pin
 from .resolve import Resolution, Resolved
 from .retention import given_up, seconds
@@ -65,12 +65,11 @@ class Standing:
 
     def leaving(self, listings: Listings, memory: PollMemory) -> Leaving:
         """What is published in the repository and not wished for, or not any more."""
-        keep = self.config.history.keep
         past = pins.history(self.repository)
-        reachable = kept(past, keep)
+        reachable = kept(past, self.config.history.keep)
         wanted = {item.path for item in self.resolution.resolved}
-        too_old = kept(past, max(map(len, past.values()), default=0)) - reachable - wanted
-        return leaving(
+        too_old = left_with(past, past) - reachable - wanted
+        found = leaving(
             self.recipe,
             self.resolution,
             self.repository.names(),
@@ -82,6 +81,12 @@ class Standing:
             retired={**self.given_up, **dict.fromkeys(too_old, "beyond history.keep")},
             protected=lambda name: name in self.pins or name in reachable,
         )
+        going = {item.name for item in found.departures}
+        for name in sorted(left_with(past, going) - going - wanted):
+            if manifest := published(self.repository, name):
+                departure = Departure(self.repository.name, name, manifest, "its tag leaves")
+                found.departures.append(departure)
+        return found
 
 
 def _created(item: Resolved) -> float:

@@ -36,6 +36,9 @@ History = Mapping[str, Sequence[tuple[str, float]]]
 """Manifests that a name stood for, the latest first, and when it left them, by name."""
 
 
+_ALL = 1_000_000
+
+
 def name_of(name: str, manifest: Digest | str) -> str:
     """The name by digest of what ``name`` stood for; empty where the name has no tag."""
     folder, slash, last = name.rpartition("/")
@@ -66,6 +69,13 @@ def kept(history: History, count: int) -> frozenset[str]:
     )
 
 
+def left_with(history: History, names: Collection[str]) -> frozenset[str]:
+    """The names by digest that no tag's history has any more when these ``names`` leave."""
+    staying = {name: moves for name, moves in history.items() if name not in names}
+    leaving = {name: moves for name, moves in history.items() if name in names}
+    return kept(leaving, _ALL) - kept(staying, _ALL)
+
+
 def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float) -> Turned:
     """Keep what ``images`` supersede reachable by digest, and let go what is older.
 
@@ -84,7 +94,7 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
             _reach(edits, layout, image.name, by_digest, record)
             moves.insert(0, (str(record.manifest), now))
         history[image.name] = moves[: image.keep.count]
-    staying = kept(history, max(map(len, history.values()), default=0))
+    staying = kept(history, _ALL)
     for image in images:
         for manifest, _ in before.get(image.name, ()):
             old = name_of(image.name, manifest)
