@@ -121,7 +121,7 @@ class Work:
         """Run ``snakemake --cores 2`` with options until it ends."""
         before = len(self.registry.requests) if self.registry else 0
         done = subprocess.run(
-            self.command(*options), cwd=self.path, env=self._env(), capture_output=True, text=True
+            self.command(*options), cwd=self.path, env=self.env(), capture_output=True, text=True
         )
         requests = self.registry.requests[before:] if self.registry else []
         return Run(done.returncode, done.stdout, done.stderr, tuple(requests))
@@ -132,7 +132,7 @@ class Work:
         process = subprocess.Popen(
             self.command(*options),
             cwd=self.path,
-            env=self._env(),
+            env=self.env(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -167,7 +167,8 @@ class Work:
             str(path.relative_to(base)): path.read_text() for path in sorted(base.rglob("*.log"))
         }
 
-    def _env(self) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
+        """The environment of all that runs here."""
         inherited = {
             name: value
             for name, value in os.environ.items()

@@ -161,11 +161,17 @@ class DockerRegistry:
 
 @contextlib.contextmanager
 def docker_registry(
-    root: Path, *, auth: Mapping[str, object] | None = None, tls: tuple[Path, Path] | None = None
+    root: Path,
+    *,
+    auth: Mapping[str, object] | None = None,
+    tls: tuple[Path, Path] | None = None,
+    notify: Mapping[str, str] | None = None,
 ) -> Iterator[DockerRegistry]:
     """Run Debian's docker-registry on a free port of the loopback address.
 
-    ``tls`` is a certificate and its key.  Skips the test where the program is missing.
+    ``tls`` is a certificate and its key; ``notify`` are addresses that it tells of
+    events, with the Authorization header for each.  Skips the test where the program
+    is missing.
     """
     program = need("docker-registry")
     port = free_port()
@@ -184,6 +190,20 @@ def docker_registry(
     }
     if auth:
         settings["auth"] = auth
+    if notify:
+        settings["notifications"] = {
+            "endpoints": [
+                {
+                    "name": f"endpoint{number}",
+                    "url": url,
+                    "headers": {"Authorization": [secret]},
+                    "timeout": "5s",
+                    "threshold": 3,
+                    "backoff": "1s",
+                }
+                for number, (url, secret) in enumerate(notify.items())
+            ]
+        }
     config = root / "config.yml"
     config.write_text(yaml.safe_dump(settings))
     log = root / "registry.log"

@@ -24,7 +24,7 @@ def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str]
     """A run that `note_start` noted has ended, and how it was."""
     log = EventLog(plan.config_in(workdir).events, run=status.run)
     for image in () if only else plan.wanted:
-        outcome, remark = status.images.get(image.name, ("up to date", ""))
+        outcome, remark = status.images.get(image.title, ("up to date", ""))
         good = outcome in ("converted", "up to date")
         log.emit(
             "end_image",

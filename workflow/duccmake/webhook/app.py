@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 BODY_SECONDS = 30.0
 """How long a sender may take for its request's body."""
 
+_HANG_UP = {"Connection": "close"}
+"""What remains of a body is not read."""
+
 MAX_IMAGES = 1000
 """A notification of more images than these has all of them polled."""
 
@@ -68,11 +71,11 @@ class Listener:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await self._body(request)
         except TimeoutError:
-            return _answer(408, "the body did not come in time")
+            return _answer(408, "the body did not come in time", _HANG_UP)
         except ClientDisconnect:
             return _answer(400, "the body did not come whole")
         if body is None:
-            return _answer(413, f"more than {self._max_bytes} bytes")
+            return _answer(413, f"more than {self._max_bytes} bytes", _HANG_UP)
         secret = self._secrets.get(sender, "")
         path_secret = request.path_params.get("secret", "")
         if not is_genuine(secret, request.headers, body, path_secret):

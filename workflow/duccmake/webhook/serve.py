@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     )
     logger.info("listening at %s, leaving notices in %s", config.webhook.listen, spool.new)
+    # It raises the signal that ended it once more; to be told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     server.run()
     return 0 if server.started else 1
 
