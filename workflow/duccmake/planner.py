@@ -175,7 +175,6 @@ def _planned(
     item: Resolved, repository: Repository, config: Config, origin: Origin
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
-    record = repository.record(item.path)
     variants = tuple(platform.label for platform in item.platforms)
     image = PlannedImage(
         repository=repository.name,
@@ -200,7 +199,7 @@ def _planned(
     if not why:
         return replace(image, layers=layers)
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
-    if prepared and record is None:
+    if prepared and repository.record(image.name) is None:
         why = "new by this name: its layers and its flat tree are in the repository"
     return replace(image, layers=layers, state=PENDING, why=why, prepared=prepared)
 

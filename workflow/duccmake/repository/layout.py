@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -23,6 +24,7 @@ RESERVED = frozenset({"podmanStore"})
 """Top directories that are the repository's own."""
 
 
+@functools.lru_cache(maxsize=65536)
 def check_name(name: str) -> str:
     """Return an image's name if it is safe as a path below the repository.
 
