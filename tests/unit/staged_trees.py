@@ -128,7 +128,7 @@ def _make(tree: Path, entry: Entry, contents: Mapping[bytes, bytes]) -> None:
 
 
 def _finish(path: Path, entry: Entry) -> None:
-    if ROOT:
+    if os.geteuid() == 0:
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
     for name, value in entry.xattrs:
         os.setxattr(path, name, value, follow_symlinks=False)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ast
 import errno
 import gzip
 import hashlib
@@ -9,7 +8,6 @@ import logging
 import os
 import stat
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -32,6 +30,7 @@ from duccmake.errors import (
 from duccmake.limits import UnpackLimits
 from duccmake.unpack import unpack_layer
 from oracles import needs_root
+from other_user import run_as
 from pipeline import digest_of, unpack, unpack_blob
 
 ME = (os.geteuid(), os.getegid())
@@ -333,36 +332,22 @@ def test_xattrs_that_cannot_be_kept_are_noted_and_in_the_manifest(tmp_path):
     assert acting.xattrs == ()
 
 
-WITHOUT_ROOT = """
-import sys; sys.path[:0] = {path!r}
-from pathlib import Path
-from duccmake.reference import Digest
-from duccmake.unpack import unpack_layer
-base = Path(sys.argv[1])
-lost = unpack_layer(base / "blob", base / "staging", digest=Digest.parse(sys.argv[2]),
-                    diff_id=Digest.parse(sys.argv[3])).lost
-print(sorted(lost.items()))
-"""
-
-
 @needs_root
 def test_without_root_the_manifest_has_what_the_tree_cannot_have():
     builder = LayerBuilder()
     builder.file("owned", "x", uid=5, gid=6, mode=0o4711).device("null", 1, 3).whiteout("gone")
     builder.dir("closed", mode=0).file("closed/x", "inside").opaque("closed").dir("open")
     layer = builder.layer()
-    program = WITHOUT_ROOT.format(path=sys.path)
     with tempfile.TemporaryDirectory() as directory:
         base = Path(directory)
         base.chmod(0o777)
         (base / "blob").write_bytes(layer.blob)
-        other_user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"]
-        call = [sys.executable, "-c", program, base, str(layer.digest), str(layer.diff_id)]
-        done = subprocess.run([*other_user, *call], capture_output=True, text=True, check=False)
-        if "ModuleNotFoundError" in done.stderr or "'/root" in done.stderr:
-            pytest.skip("no other user can run this Python")
-        assert done.returncode == 0, done.stderr
-        lost = dict(ast.literal_eval(done.stdout))
+
+        def unpack_it():
+            blob, staging = base / "blob", base / "staging"
+            return unpack_layer(blob, staging, digest=layer.digest, diff_id=layer.diff_id).lost
+
+        lost = dict(run_as(1234, unpack_it))
         found = entries(base / "staging")
     # Kernels since 4.18 let anybody make a device 0:0.
     assert lost.pop("whiteouts", 1) == 1
