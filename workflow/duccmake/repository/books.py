@@ -182,7 +182,7 @@ def _link_variants(edits: Edits, layout: Layout, image: StagedImage) -> None:
         label for label in image.variants if edits.is_link(layout.multiarch / label / name)
     ]
     if published:
-        for path, label in layout.machine_links():
+        for path, label in layout.machine_links(image.variants):
             edits.symlink(path, label)
         edits.symlink(layout.link(name), layout.variant_target(name, image.variants, published))
 

@@ -191,10 +191,10 @@ class Layout:
             label = next(label for label in variants if label in published)
         return os.path.relpath(self.multiarch / label / name, self.link(name).parent)
 
-    def machine_links(self) -> Iterator[tuple[Path, str]]:
+    def machine_links(self, labels: Collection[str]) -> Iterator[tuple[Path, str]]:
         """Symlinks by which what CVMFS_ARCH says leads to a label, with their targets."""
-        if self.variant_links:
-            for machine, label in _MACHINES.items():
+        for machine, label in _MACHINES.items():
+            if self.variant_links and label in labels:
                 yield self.multiarch / machine, label
 
     def variant(self, name: str) -> str:
