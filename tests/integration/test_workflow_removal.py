@@ -1,0 +1,306 @@
+"""Images that leave: previewed, refused, taken out by name, brought back, collected, pointed back.
+
+The clock is libfaketime's, for all processes of a run; the stages build on one another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from duccmake.demo import images
+from duccmake.demo.registry import DemoRegistry
+from duccmake.repository import schedule
+from duccmake.repository.layout import Layout
+from duccmake.repository.usage import survey
+from runs import Run, Work, days_later, kept
+from trees import Node, snapshot
+
+TOOLS = "demo/tools:2024"
+FORCE = ("--config", "force_removal=true")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run, and copies of the repository before and after it."""
+
+    run: Run
+    before: Path
+    after: Path
+
+    @property
+    def unchanged(self) -> bool:
+        return published(self.before) == published(self.after)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.after)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
+    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
+        images.push_samples(running.host)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Work:
+    work = Work(tmp_path_factory.mktemp("removal") / "work", registry)
+    work.wish("{host}/demo/hello:*", "{host}/" + TOOLS)
+    work.configure(platforms=[str(images.host_platform())], products=["layers", "flat"])
+    run = work.run()
+    assert run.status == 0, run.said
+    return work
+
+
+def published(repository: Path) -> dict[bytes, Node]:
+    """All that readers see: without the publisher's lock."""
+    tree = snapshot(repository)
+    return {path: node for path, node in tree.items() if not path.startswith(b".duccmake")}
+
+
+def stage(work: Work, name: str, *options: str) -> Stage:
+    before = kept(work, f"before-{name}")
+    run = work.run(*options)
+    return Stage(run, before, kept(work, f"after-{name}"))
+
+
+@pytest.fixture(scope="module")
+def dropped(work: Work) -> Stage:
+    """A plain run after an image was taken from the wish list."""
+    work.wish("{host}/demo/hello:*")
+    return stage(work, "dropped")
+
+
+def test_by_default_what_is_not_wished_for_any_more_stays_and_is_told(dropped: Stage):
+    assert dropped.run.status == 0
+    assert dropped.unchanged
+    assert "1 image is not wished for any more and kept" in dropped.run.stderr
+
+
+@pytest.fixture(scope="module")
+def refused(work: Work, dropped: Stage) -> Stage:
+    return stage(work, "refused", "--config", "removal={policy: schedule}")
+
+
+def test_a_run_that_would_remove_too_much_removes_nothing_and_fails(refused: Stage, work: Work):
+    assert refused.run.status != 0
+    assert refused.unchanged
+    said = "1 of 3 images (33 %) would leave"
+    assert said in refused.run.stderr
+    assert "force_removal=true" in refused.run.stderr
+
+
+@pytest.fixture(scope="module")
+def preview(work: Work, refused: Stage) -> Stage:
+    return stage(work, "preview", "prune", "-n", *FORCE)
+
+
+def test_a_preview_of_pruning_names_images_and_what_would_be_freed(preview: Stage, work: Work):
+    assert preview.run.status == 0
+    assert preview.unchanged
+    (job,) = preview.run.jobs
+    assert "1 of 3 images leave; 1 flat tree and 2 layers, " in job
+    assert "by 'snakemake gc' after 30 days" in job
+    assert f"{work.named(TOOLS)}: not in the wish list any more" in preview.run.said
+
+
+@pytest.fixture(scope="module")
+def pruned(work: Work, preview: Stage) -> Stage:
+    return stage(work, "pruned", "prune", *FORCE)
+
+
+def test_pruning_takes_the_name_away_and_leaves_the_content(pruned: Stage, work: Work):
+    assert pruned.run.status == 0, pruned.run.said
+    name = work.named(TOOLS)
+    assert pruned.run.outcomes == {name: ("removed", "not in the wish list any more")}
+    assert not pruned.layout.link(name).is_symlink()
+    assert not pruned.layout.manifest(name).exists()
+    (entry,) = schedule.parse(pruned.layout.remove_schedule.read_bytes())
+    assert (entry.image, bool(entry.since)) == (name, True)
+    flat = entry.config.partition(":")[2]
+    assert (pruned.layout.flats / flat[:2] / flat).is_dir()
+    assert set(survey(pruned.layout).uses) == {
+        work.named("demo/hello:1.0"),
+        work.named("demo/hello:latest"),
+    }
+
+
+@pytest.fixture(scope="module")
+def waiting(work: Work, pruned: Stage) -> Stage:
+    return stage(work, "waiting", "gc")
+
+
+def test_nothing_is_collected_in_the_time_of_grace(waiting: Stage):
+    assert waiting.run.status == 0
+    assert waiting.unchanged
+    assert "nothing to free yet: 1 flat tree and 2 layers, " in waiting.run.stderr
+
+
+@pytest.fixture(scope="module")
+def returned(work: Work, waiting: Stage) -> Stage:
+    work.wish("{host}/demo/hello:*", "{host}/" + TOOLS)
+    return stage(work, "returned")
+
+
+def test_an_image_that_comes_back_is_linked_again_and_nothing_is_fetched(
+    returned: Stage, work: Work
+):
+    assert returned.run.status == 0, returned.run.said
+    assert returned.run.blobs() == []
+    assert [job for job in returned.run.jobs if job.startswith(("Fetch", "Unpack"))] == []
+    assert work.repository.verify(work.named(TOOLS)) == []
+    assert schedule.parse(returned.layout.remove_schedule.read_bytes()) == []
+
+
+@pytest.fixture(scope="module")
+def later(work: Work, returned: Stage) -> Work:
+    """The same, a month and a day after it was pruned again."""
+    work.wish("{host}/demo/hello:*")
+    run = work.run("prune", *FORCE)
+    assert run.status == 0, run.said
+    return days_later(work, 31)
+
+
+@pytest.fixture(scope="module")
+def gc_preview(later: Work) -> Stage:
+    return stage(later, "gc-preview", "gc", "-n")
+
+
+def test_a_preview_of_gc_says_what_it_would_free_and_changes_nothing(gc_preview: Stage):
+    assert gc_preview.run.status == 0, gc_preview.run.said
+    assert gc_preview.unchanged
+    (job,) = gc_preview.run.jobs
+    assert "1 flat tree and 2 layers, " in job
+    assert "flat tree " in gc_preview.run.said
+
+
+@pytest.fixture(scope="module")
+def collected(later: Work, gc_preview: Stage) -> Stage:
+    return stage(later, "collected", "gc")
+
+
+def test_gc_frees_what_it_said_and_leaves_no_orphan(
+    collected: Stage, gc_preview: Stage, work: Work
+):
+    assert collected.run.status == 0, collected.run.said
+    ((outcome, words),) = collected.run.outcomes.values()
+    assert outcome == "freed"
+    assert words in gc_preview.run.jobs[0]
+    found = survey(collected.layout)
+    assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
+    assert found.strange == ()
+    for name in work.repository.names():
+        assert work.repository.verify(name) == []
+
+
+def test_gc_is_done_once(collected: Stage, later: Work):
+    run = later.run("gc")
+    assert run.status == 0
+    assert "Nothing to be done" in run.stderr
+
+
+# --- what a registry says -----------------------------------------------
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Work]:
+    """Two images that are published, and the policy to remove what leaves."""
+    with DemoRegistry(tmp_path / "registry") as registry:
+        images.push_samples(registry.host)
+        work = Work(tmp_path / "work", registry)
+        work.wish("{host}/demo/hello:1.0", "{host}/demo/hello:lat*")
+        work.configure(
+            platforms=[str(images.host_platform())],
+            products=["layers", "flat"],
+            removal={"policy": "prune", "max_percent": 100, "grace_days": 1},
+        )
+        run = work.run()
+        assert run.status == 0, run.said
+        yield work
+
+
+def test_a_tag_that_is_gone_twice_leaves_and_its_content_follows(alone: Work):
+    assert alone.registry
+    (tag,) = alone.registry.store.root.rglob("tags/latest")
+    tag.unlink()
+    name = alone.named("demo/hello:latest")
+    first = alone.run()
+    assert f"{name}: its registry lacks the tag since" in first.stderr
+    assert alone.repository.record(name)
+    second = days_later(alone, 2).run()
+    assert second.outcomes[name] == ("removed", "its tag is gone from the registry")
+    assert alone.repository.record(name) is None
+    third = days_later(alone, 4).run()
+    assert third.status == 0, third.said
+    assert survey(alone.repository.layout).used == survey(alone.repository.layout).present
+
+
+class _NotFound(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    do_HEAD = do_GET
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+def test_a_registry_that_answers_404_to_everything_makes_nothing_leave(alone: Work):
+    assert alone.registry
+    port = alone.registry.port
+    before = published(kept(alone, "before"))
+    alone.registry.close()
+    server = HTTPServer(("127.0.0.1", port), _NotFound)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        for days in (0, 3):
+            later = days_later(alone, days)
+            later.registry = None
+            assert "removed" not in {outcome for outcome, _ in later.run().outcomes.values()}
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        alone.registry = None
+    assert published(kept(alone, "after")) == before
+
+
+# --- tags that moved ----------------------------------------------------
+
+
+def test_a_tag_is_pointed_back_while_its_registry_is_down_and_held_until_the_pin_is_lifted(
+    alone: Work,
+):
+    assert alone.registry
+    name = alone.named("demo/hello:latest")
+    good = alone.repository.record(name).manifest
+    images.move_tag(alone.registry.host)
+    assert alone.run().status == 0
+    assert alone.repository.record(name).manifest != good
+    store, port = alone.registry.store.root, alone.registry.port
+    alone.registry.close()
+    alone.registry = None
+    nothing = alone.run("rollback", "--config", f"image={name}")
+    assert nothing.status != 0
+    assert f"still in the repository are: {good} (" in nothing.stderr
+    back = alone.run("rollback", "--config", f"image={name}", f"digest={good}")
+    assert back.status == 0, back.said
+    assert alone.repository.record(name).manifest == good
+    with DemoRegistry(store, port) as alone.registry:
+        held = alone.run()
+        assert held.outcomes[name][0] == "up to date"
+        assert f"pinned to {good.short} since" in held.outcomes[name][1]
+        assert alone.run("unpin", "--config", f"image={name}").status == 0
+        assert alone.run().outcomes[name][0] == "converted"
+    assert json.loads(alone.repository.layout.pins.read_bytes()) == {}
+    assert os.path.lexists(alone.repository.layout.link(name))
