@@ -7,29 +7,35 @@ implies, and what another chain has put in a place stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from ... import mtree
 from ...errors import RepositoryError
-from ...mtree import Entry
+from ...mtree import Entry, decode_path, encode_path
 from ..amend import tree_order
 
 
-@dataclass(slots=True)
 class Completed:
-    """A layer with what chains have it need.
+    """A layer with what its chains have it need; ``manifest`` is the layer's own.
 
-    ``entries`` are the whole layer's by path, ``added`` the paths of those that are
-    new or made anew, ``links`` where the files among them are published.
-    ``new`` says whether the layer is not published yet.
+    ``added`` are the entries that are new or made anew, by path, and ``links`` says
+    where the files among them are published.  ``new``: the layer is not published yet.
     """
 
-    entries: dict[bytes, Entry]
-    new: bool
-    added: dict[bytes, None] = field(default_factory=dict)
-    links: dict[bytes, bytes] = field(default_factory=dict)
-    _chains: int = 0
+    def __init__(self, manifest: Path, *, new: bool) -> None:
+        # Most lines stay as they are and are never taken apart.
+        self._lines: dict[bytes, bytes] = {}
+        with manifest.open("rb") as lines:
+            for line in lines:
+                if not line.startswith(b"#"):
+                    self._lines[line.partition(b" ")[0]] = line
+        self.new = new
+        self.added: dict[bytes, Entry] = {}
+        self.links: dict[bytes, bytes] = {}
+        self._chains = 0
+        self._in_order = True
 
     def complete(
         self, wanted: Iterable[Entry], layers: Sequence[bytes], is_there: Callable[[bytes], bool]
@@ -41,7 +47,7 @@ class Completed:
         fresh = self.new and self._chains == 0
         self._chains += 1
         for entry in wanted:
-            have = self.entries.get(entry.path)
+            have = self._entry(entry.path)
             if entry.kind == mtree.DIR:
                 if have is None:
                     self._add(entry)
@@ -63,14 +69,33 @@ class Completed:
                     entry = replace(entry, flags=flags, hardlink=have.hardlink)
                 self._add(entry)
 
+    def _entry(self, path: bytes) -> Entry | None:
+        line = self._lines.get(encode_path(path))
+        return None if line is None else Entry.parse(line)
+
     def _add(self, entry: Entry) -> None:
-        self.entries[entry.path] = replace(entry, layer=None, source=b"")
-        self.added[entry.path] = None
+        plain = replace(entry, layer=None, source=b"")
+        key = encode_path(entry.path)
+        self._in_order &= key in self._lines
+        self._lines[key] = plain.line()
+        self.added[entry.path] = plain
 
-    def in_order(self) -> list[Entry]:
-        """All entries, parents first."""
-        return sorted(self.entries.values(), key=tree_order)
+    def lines(self) -> Iterable[bytes]:
+        """The whole manifest, parents first."""
+        if not self._in_order:
+            self._lines = dict(sorted(self._lines.items(), key=_line_order))
+            self._in_order = True
+        return self._lines.values()
 
-    def additions(self) -> Iterator[Entry]:
+    def additions(self) -> list[Entry]:
         """What was added, parents first."""
-        return iter(sorted((self.entries[path] for path in self.added), key=tree_order))
+        return sorted(self.added.values(), key=tree_order)
+
+
+def _line_order(item: tuple[bytes, bytes]) -> list[tuple[bool, bytes]]:
+    """As `tree_order` has it, from the path and the line."""
+    path, line = item
+    if path == b".":
+        return []
+    *parents, name = decode_path(path).split(b"/")
+    return [(True, parent) for parent in parents] + [(b" type=dir " in line, name)]

@@ -11,7 +11,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 from ... import mtree
@@ -87,8 +86,7 @@ class Changes:
                 continue
             completed = self._completed.get(digest)
             if completed is None:
-                entries = {entry.path: entry for entry in mtree.read(self._manifest(digest))}
-                completed = Completed(entries, new=digest in self._layers)
+                completed = Completed(self._manifest(digest), new=digest in self._layers)
                 self._completed[digest] = completed
             completed.complete(wanted, bases, self._is_published(bases[image.layers.index(digest)]))
 
@@ -117,7 +115,7 @@ class Changes:
             with self._manifest(digest).open("rb") as lines:
                 found.of_layer(self._base(digest), lines, layer.path / "layerfs")
         for digest, completed in self._completed.items():
-            links = ((completed.entries[path], at) for path, at in completed.links.items())
+            links = ((completed.added[path], at) for path, at in completed.links.items())
             found.of_links(self._base(digest), links)
         for image, staged in self._to_flatten():
             with (staged / "tree.mtree").open("rb") as lines:
@@ -178,8 +176,7 @@ class Changes:
                 members.file(relative(layout.root, listing), content)
         manifest = relative(layout.root, layout.layer_manifest(digest))
         if completed is not None:
-            entries = (entry.line() for entry in completed.in_order())
-            members.tree(base, chain([mtree.FORMAT], entries), files, manifest, skip=self._skip)
+            members.tree(base, completed.lines(), files, manifest, skip=self._skip)
             return
         with self._manifest(digest).open("rb") as lines:
             members.tree(base, lines, files, manifest, skip=self._skip)
@@ -190,7 +187,7 @@ class Changes:
         layout, base = self._layout, self._base(digest)
         files = StagedFiles(directories, layout.layerfs(digest), base, completed.links)
         members.additions(base, completed.additions(), files, skip=self._skip)
-        lines = (self._keeping.relabelled(entry).line() for entry in completed.in_order())
+        lines = map(self._keeping.relabelled_line, completed.lines())
         manifest = relative(layout.root, layout.layer_manifest(digest))
         members.file(manifest, b"".join([mtree.FORMAT, *lines]))
 

@@ -25,7 +25,7 @@ class Contents(Protocol):
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
-        """Add the file of a plain line (`kept.plain_file`) as the member ``name``."""
+        """Add the file of a plain line (`kept.plain`) as the member ``name``."""
         ...
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:

@@ -20,14 +20,15 @@ _BUNDLES = b".cvmfsbundles"
 _SECOND = 1_000_000_000
 
 _PLAIN = re.compile(
-    rb"\./(?P<path>\S+) type=file uid=(?P<uid>[0-9]+) gid=(?P<gid>[0-9]+) mode=(?P<mode>[0-7]+) "
-    rb"size=(?P<size>[0-9]+) time=(?P<seconds>-?[0-9]+)\.000000000 sha256=[0-9a-f]+"
+    rb"\./(?P<path>\S+) type=(?P<kind>file|dir|link) uid=(?P<uid>[0-9]+) gid=(?P<gid>[0-9]+) "
+    rb"mode=(?P<mode>[0-7]+) (?:size=(?P<size>[0-9]+) )?time=(?P<seconds>-?[0-9]+)\.000000000"
+    rb"(?: sha256=[0-9a-f]+)?(?: link=(?P<target>\S+))?"
     rb"(?: tags=layer:(?P<layer>[0-9]+)(?:,source:(?P<source>[^,\s]+))?)?\n\Z"
 )
 
 
-def plain_file(line: bytes) -> re.Match[bytes] | None:
-    """The parts of a line whose file is kept as it is; None where it wants a closer look."""
+def plain(line: bytes) -> re.Match[bytes] | None:
+    """The parts of a line that is kept as it is; None where it wants a closer look."""
     match = _PLAIN.match(line)
     return None if match is None or b".cvmfs" in line else match
 
@@ -43,6 +44,10 @@ class Keeping:
         flags = {flag for flag in entry.flags if not flag.startswith(LOST)}
         flags |= self._losses(entry)
         return entry if flags == entry.flags else replace(entry, flags=frozenset(flags))
+
+    def relabelled_line(self, line: bytes) -> bytes:
+        """The same for a line."""
+        return line if plain(line) else self.relabelled(Entry.parse(line)).line()
 
     def _losses(self, entry: Entry) -> set[bytes]:
         lost = set()

@@ -8,6 +8,7 @@ from the manifests, so what staged the layers need not have been root.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -22,7 +23,7 @@ from ..plant import LOST
 from . import tarstream
 from .catalogs import MARKER, nested
 from .contents import Contents, entry_header, relative
-from .kept import Keeping, keeps_name, plain_file
+from .kept import Keeping, keeps_name, plain
 from .tarstream import TarStream, header
 
 _KINDS = {
@@ -129,16 +130,25 @@ class Members:
         lost: Counter[str] = Counter()
         sizes: dict[bytes, int] = {}
         with tempfile.TemporaryFile(buffering=1024 * 1024) as published:
+            published.write(mtree.FORMAT)
             for line in lines:
                 if line.startswith(b"#"):
-                    published.write(line)
+                    if line != mtree.FORMAT:
+                        published.write(line)
                     continue
-                match = plain_file(line)
+                match = plain(line)
                 if match is not None:
                     path = mtree.decode(match["path"])
-                    sizes[split(path)[0]] += 1
+                    parent = path.rpartition(b"/")[0] or b"."
+                    sizes[parent] += 1
                     name = self._name(base, path)
-                    if name not in skip:
+                    kind = match["kind"]
+                    if kind == b"dir":
+                        sizes[path] = 1
+                        self._made.add(name)
+                    if kind != b"file":
+                        self._stream.add(_plain_header(name, match))
+                    elif name not in skip:
                         contents.add_plain(self._stream, name, path, match)
                     published.write(line)
                     continue
@@ -203,3 +213,16 @@ class Members:
                 mend="the image cannot be published with it",
             )
         return name
+
+
+def _plain_header(name: bytes, match: re.Match[bytes]) -> bytes:
+    """The header of a plain directory or symlink."""
+    return header(
+        name,
+        tarstream.SYMLINK if match["target"] is not None else tarstream.DIRECTORY,
+        mode=int(match["mode"], 8),
+        uid=int(match["uid"]),
+        gid=int(match["gid"]),
+        mtime_ns=int(match["seconds"]) * 1_000_000_000,
+        link=mtree.decode(match["target"] or b""),
+    )

@@ -1,8 +1,9 @@
-"""A tar stream that is written while CernVM-FS reads it: GNU format, raw bytes.
+"""A tar stream that is written while CernVM-FS reads it: ustar and GNU format, raw bytes.
 
 Headers are put together by hand from parts, since the generator has to keep ahead
-of CernVM-FS' compression; names go out as they are, in GNU's long-name records
-where they are long, because PAX names are mangled under the C locale.
+of CernVM-FS' compression.  Names go out as they are, because PAX names are mangled
+under the C locale: in ustar's two fields where they fit, else in GNU's records for
+long names.
 
 What has been written always ends within a block, up to the very end: a publisher
 that dies leaves a truncated archive, which CernVM-FS refuses, and never one that
@@ -11,6 +12,7 @@ could pass for a shorter whole.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import zlib
@@ -23,8 +25,11 @@ _WHOLE = 128 * 1024
 _NAME = 100
 _RECORD = 20 * _BLOCK
 
-_pack = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s167x").pack
-_MAGIC = b"ustar  \0"
+_PREFIX = 155
+
+_pack = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x").pack
+_USTAR = b"ustar\x0000"
+_GNU = b"ustar  \0"
 _NO_SUM = b"        "
 _PADDING = bytes(_BLOCK)
 
@@ -52,38 +57,42 @@ def header(
     device: tuple[int, int] = (0, 0),
 ) -> bytes:
     """The header blocks of a member, with long-name records before it where it needs them."""
-    head = _pack(
-        name[:_NAME],
-        _number(mode, 8),
-        _number(uid, 8),
-        _number(gid, 8),
-        _number(size, 12),
-        _number(mtime_ns // 1_000_000_000, 12),
-        _NO_SUM,
-        kind,
-        link[:_NAME],
-        _MAGIC,
-        b"root",
-        b"root",
-        _number(device[0], 8),
-        _number(device[1], 8),
+    return _head(
+        name,
+        (
+            _number(mode, 8),
+            _number(uid, 8),
+            _number(gid, 8),
+            _number(size, 12),
+            _number(mtime_ns // 1_000_000_000, 12),
+            _NO_SUM,
+            kind,
+        ),
+        link,
+        (b"root", b"root", _number(device[0], 8), _number(device[1], 8)),
     )
-    head = _summed(head)
-    if len(link) > _NAME:
-        head = _long(b"K", link) + head
-    if len(name) > _NAME:
-        head = _long(b"L", name) + head
-    return head
 
 
 def link_header(name: bytes, target: bytes) -> bytes:
     """The header of a hard link; CernVM-FS takes all but the two names from the target."""
-    head = _summed(_pack(name[:_NAME], *_LINK_NUMBERS, LINK, target[:_NAME], *_LINK_REST))
-    if len(target) > _NAME:
-        head = _long(b"K", target) + head
+    return _head(name, _LINK_NUMBERS, target, _LINK_REST)
+
+
+def _head(
+    name: bytes, numbers: tuple[bytes, ...], link: bytes, rest: tuple[bytes, bytes, bytes, bytes]
+) -> bytes:
+    prefix, last, magic, long = b"", name, _USTAR, b""
     if len(name) > _NAME:
-        head = _long(b"L", name) + head
-    return head
+        # As much as fits goes into the second field, at a slash.
+        cut = name.rfind(b"/", 0, _PREFIX + 1)
+        if cut > 0 and len(name) - cut - 1 <= _NAME:
+            prefix, last = name[:cut], name[cut + 1 :]
+        else:
+            magic, long = _GNU, _long(b"L", name)
+    head = _summed(_pack(last[:_NAME], *numbers, link[:_NAME], magic, *rest, prefix))
+    if len(link) > _NAME:
+        long += _long(b"K", link)
+    return long + head if long else head
 
 
 def _long(kind: bytes, name: bytes) -> bytes:
@@ -96,7 +105,9 @@ def _long(kind: bytes, name: bytes) -> bytes:
         _NO_SUM,
         kind,
         b"",
+        _GNU,
         *_LINK_REST,
+        b"",
     )
     return _summed(head) + name + bytes(_BLOCK - (size - 1) % _BLOCK)
 
@@ -108,6 +119,7 @@ def _summed(head: bytes) -> bytes:
     return b"%b%06o\0 %b" % (head[:148], total, head[156:])
 
 
+@functools.lru_cache(4096)
 def _number(value: int, width: int) -> bytes:
     """Octal where it fits, else base 256 as GNU has it."""
     if 0 <= value < 8 ** (width - 1):
@@ -123,8 +135,9 @@ _LINK_NUMBERS = (
     _number(0, 12),
     _number(0, 12),
     _NO_SUM,
+    LINK,
 )
-_LINK_REST = (_MAGIC, b"root", b"root", _number(0, 8), _number(0, 8))
+_LINK_REST = (b"root", b"root", _number(0, 8), _number(0, 8))
 
 
 class TarStream:
