@@ -273,3 +273,51 @@ def test_no_more_than_a_share_of_the_images_may_leave_at_once(count, total, perc
     with pytest.raises(DuccmakeError, match=rf"{count} of {total} images .*force_removal=true"):
         check_share(leaving, total, max_percent=percent, force=False)
     check_share(leaving, total, max_percent=percent, force=True)
+
+
+# --- several platforms --------------------------------------------------
+
+ARM = Platform("linux", "arm64")
+
+
+def on(platform, name):
+    return Reference.parse(f"https://{name}").name_on(platform)
+
+
+def on_both(name):
+    """The image as it is found for two platforms."""
+    found = resolved(name, platforms=(AMD, ARM))
+    return [found, replace(found, platform=ARM)]
+
+
+def test_an_image_of_one_platform_does_not_leave_before_it_is_there_for_several(tmp_path):
+    case = Case(tmp_path, f"{APP}:1")
+    assert case.poll(recipe(f"{APP}:*"), found=on_both(f"{APP}:1"), tags=["1"]) == {}
+
+
+def test_platforms_that_are_not_wished_for_any_more_leave(tmp_path):
+    case = Case(tmp_path, f"{APP}:1", on(AMD, f"{APP}:1"), on(ARM, f"{APP}:1"))
+    gone = case.poll(recipe(f"{APP}:1"), found=[resolved(f"{APP}:1")], tags=["1"])
+    assert gone == {
+        on(AMD, f"{APP}:1"): "it is not wished for on amd64 any more",
+        on(ARM, f"{APP}:1"): "it is not wished for on arm64 any more",
+    }
+
+
+def test_all_platforms_of_what_is_not_wished_for_leave(tmp_path):
+    case = Case(tmp_path, on(AMD, f"{APP}:1"), on(ARM, f"{APP}:1"))
+    assert case.poll(recipe()) == dict.fromkeys(case.published, "not in the wish list any more")
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_a_platform_that_cannot_be_had_now_stays(tmp_path, passing):
+    case = Case(tmp_path, on(AMD, f"{APP}:1"), on(ARM, f"{APP}:1"))
+    lacking = Unresolved(f"{APP}:1", ARM, False, "no arm64", passing, on(ARM, f"{APP}:1"))
+    found = on_both(f"{APP}:1")[:1]
+    assert case.poll(recipe(f"{APP}:1"), found=found, missed=[lacking], tags=["1"]) == {}
+
+
+def test_pinned_images_stay_on_all_platforms(tmp_path):
+    settings = replace(SETTINGS, pinned=(f"{APP}:1",))
+    case = Case(tmp_path, on(AMD, f"{APP}:1"), settings=settings)
+    assert case.poll(recipe()) == {}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .config import Config
-from .errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnavailable, Unauthorized
+from .errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnavailable
 from .manifest import Manifest, parse_manifest
 from .plan import PUBLISHED, RESULTS, PlannedImage, PlannedThin
 from .recipe import Recipe
@@ -235,7 +235,8 @@ class _Asker:
         self._store = store
         self._thins = thins
         self._now = now
-        self._may_push: dict[str, str] = {}
+        self._accounts: dict[tuple[str, str], bool] = {}
+        self._refusals: dict[str, str] = {}
 
     def ask(self, questions: Sequence[tuple[_Wish, PlannedThin]]) -> None:
         """Plan what has to be pushed."""
@@ -257,11 +258,15 @@ class _Asker:
         self._settle(asked, answers)
 
     def _refusal(self, target: Reference) -> str:
-        """Why nothing is pushed to a registry; asked once for each."""
-        host = target.host
-        if host not in self._may_push:
-            self._may_push[host] = self._ask_host(target)
-        return self._may_push[host]
+        """Why nothing is pushed there: there are no credentials, and the registry wants some."""
+        account = (target.host, target.repository.partition("/")[0])
+        if account not in self._accounts:
+            self._accounts[account] = self._client.has_credentials(target)
+        if self._accounts[account]:
+            return ""
+        if target.host not in self._refusals:
+            self._refusals[target.host] = self._ask_host(target)
+        return self._refusals[target.host]
 
     def _ask_host(self, target: Reference) -> str:
         mend = (
@@ -272,20 +277,16 @@ class _Asker:
             f"registry {target.registry} asks for credentials and there are none for "
             f"{target.repository}; {mend}"
         )
-        if was_refused(host := target.host, self._now - self._config.thin.max_age) and not (
-            self._client.has_credentials(target)
-        ):
+        if was_refused(target.host, self._now - self._config.thin.max_age):
             return refusal
         try:
-            if self._client.may_push(target):
+            if self._client.is_open(target):
                 return ""
-        except Unauthorized:
-            pass
         except (RegistryUnavailable, RateLimited) as error:
             return f"registry {target.registry} not reached: {error.found}"
         except DuccmakeError as error:
             return f"registry {target.registry}: {error.found}; {mend}"
-        note_refusal(host)
+        note_refusal(target.host)
         return refusal
 
     def _look(self, question: tuple[_Wish, PlannedThin]) -> DuccmakeError | str | None:

@@ -237,10 +237,8 @@ class Client:
         """Whether requests for the reference's repository are anybody's in particular."""
         return self._credentials.find(reference.host, reference.repository) is not None
 
-    def may_push(self, reference: Reference) -> bool:
-        """Whether there are credentials for the reference, or its registry asks for none."""
-        if self.has_credentials(reference):
-            return True
+    def is_open(self, reference: Reference) -> bool:
+        """Whether the reference's registry answers without asking for credentials."""
         endpoint = origin(reference, self._settings(reference))
         url = f"{endpoint.scheme}://{endpoint.host}/v2/"
         with _about(reference):
