@@ -14,7 +14,7 @@ from planned import image
 from duccmake.config import Config
 from duccmake.demo.registry import DemoRegistry
 from duccmake.plan import PENDING, PUBLISHED, PlannedImage, content_store
-from duccmake.recipe import Recipe
+from duccmake.recipe import Recipe, Wish
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.repository import ImageRecord
@@ -36,6 +36,7 @@ class Setting:
         self.user = ""
         self.output_format = f"http://{registry.host}/thin/$(repository):$(tag)"
         self.settings: dict[str, Any] = {}
+        self.wishes: tuple[Wish, ...] = ()
 
     def add(self, name: str, platform: Platform = AMD64, **members: Any) -> PlannedImage:
         """An image that is published, unless ``members`` say otherwise."""
@@ -66,7 +67,11 @@ class Setting:
         self.registry.requests.clear()
         config = Config.parse({"thin": {**self.settings, **settings}}, workdir=Path.cwd())
         recipe = Recipe(
-            Path("recipe.yaml"), REPOSITORY, user=self.user, output_format=self.output_format
+            Path("recipe.yaml"),
+            REPOSITORY,
+            user=self.user,
+            output_format=self.output_format,
+            wishes=self.wishes,
         )
         return plan_thins([recipe], self.images, config, content_store(), self._client)
 
@@ -314,7 +319,17 @@ def test_a_thin_image_never_overwrites_a_source(here):
     here.output_format = f"http://{here.source.host}/$(repository):$(tag)"
     thins = here.plan()
     assert thins.planned == []
-    assert "would overwrite the image" in thins.problems[0][2]
+    assert "an image that is wished for itself" in thins.problems[0][2]
+
+
+@pytest.mark.parametrize("glob", ["thin-*", "*-oci"])
+def test_no_glob_that_is_wished_for_may_bring_thin_images(here, glob):
+    found = here.add("a/one")
+    here.output_format = f"http://{here.source.host}/$(repository):thin-$(tag)"
+    here.wishes = (Wish(replace(found.reference, tag=glob), 1),)
+    thins = here.plan()
+    assert thins.planned == []
+    assert "an image that is wished for itself" in thins.problems[0][2]
 
 
 def test_two_thin_images_of_one_name_are_refused_but_for_the_first(here):

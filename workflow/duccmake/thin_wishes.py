@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .config import Config
+from .coverage import Coverage
 from .errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnavailable
 from .manifest import Manifest, parse_manifest
 from .plan import PUBLISHED, RESULTS, PlannedImage, PlannedThin
@@ -24,7 +25,7 @@ from .reference import Reference
 from .registry.client import Client
 from .registry.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
 from .store import ContentStore, write_atomically
-from .thin import THIN_FORMAT, Form, Source, docker_form, oci_form, target_of
+from .thin import OCI_SUFFIX, THIN_FORMAT, Form, Source, docker_form, oci_form, target_of
 
 REFUSED = RESULTS / "thin" / "refused"
 """A file for each registry that refused what nobody in particular pushed."""
@@ -114,6 +115,7 @@ def _wishes(
             groups.setdefault((image.repository, image.reference), []).append(image)
     by_repository = {recipe.repository: recipe for recipe in recipes}
     sources = {(reference.host, reference.repository, reference.tag) for _, reference in groups}
+    coverage = Coverage(recipes)
     takers: dict[tuple[str, str, str], Reference] = {}
     nowhere = 0
     for (repository, reference), group in groups.items():
@@ -128,12 +130,13 @@ def _wishes(
             continue
         place = (target.host, target.repository, target.tag)
         taker = takers.setdefault(place, reference)
-        if place in sources:
+        tags = (target.tag, f"{target.tag}{OCI_SUFFIX}")
+        if place in sources or any(coverage.wish(replace(target, tag=tag)) for tag in tags):
             _refuse(
                 thins,
                 group,
-                f"its thin image would overwrite the image {target.name}; give thin images "
-                "names of their own with output_format",
+                f"its thin image would be {target.name}, an image that is wished for itself; "
+                "give thin images a repository of their own with output_format",
             )
         elif taker != reference:
             _refuse(
