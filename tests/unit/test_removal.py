@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from staged_trees import digest_of
 
-from duccmake.departures import Departure, check_share
+from duccmake.departures import check_share
 from duccmake.errors import DuccmakeError, NotFound, RegistryUnavailable, Unauthorized
+from duccmake.plan import Departure
 from duccmake.recipe import parse
 from duccmake.reference import Platform, Reference
 from duccmake.registry.anywhere import Anywhere

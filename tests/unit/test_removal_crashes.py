@@ -11,9 +11,10 @@ from staged_trees import TOP, file, listing, open_repository, publish, stage
 from test_directory_crashes import copy_tree, crash_after, leftovers, memory, start
 
 from duccmake.collect import collect
-from duccmake.departures import Departure, prune
+from duccmake.departures import prune
 from duccmake.errors import RepositoryLocked
 from duccmake.pins import pins, roll_back
+from duccmake.plan import Departure
 from duccmake.repository import Keep, schedule
 from duccmake.repository.usage import Use, survey
 

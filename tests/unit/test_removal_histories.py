@@ -22,9 +22,10 @@ from staged_trees import BASE, TOP, file, open_repository, stage_image, stage_la
 from staged_trees import publish as publish_changes
 
 from duccmake.collect import collect
-from duccmake.departures import Departure, prune
+from duccmake.departures import prune
 from duccmake.errors import DuccmakeError
 from duccmake.pins import history, lift, roll_back
+from duccmake.plan import Departure
 from duccmake.repository import ChangeSet, Keep
 from duccmake.repository.history import kept, left_with
 from duccmake.repository.usage import Use

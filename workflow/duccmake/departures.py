@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from .errors import DuccmakeError
+from .plan import Departure
 from .repository import Repository
 from .repository.edits import Edits
 from .repository.garbage import Thing, used_only_by
@@ -15,16 +15,6 @@ from .repository.usage import Use, survey
 from .repository.withdraw import withdraw
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """An image that leaves; only the ``manifest`` that was seen then is meant."""
-
-    repository: str
-    name: str
-    manifest: str
-    why: str
 
 
 def prune(

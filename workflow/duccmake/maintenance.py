@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from .collect import Collected
 from .config import Config
 from .console import counted, in_bytes
-from .departures import Departure, check_share, freed_later
+from .departures import check_share, freed_later
 from .errors import DuccmakeError
-from .plan import RESULTS, Plan, open_repository
+from .plan import RESULTS, Departure, Plan, open_repository
 from .repository import Keep, Repository
 from .repository.garbage import FLAT, Garbage, Thing, find, freed_bytes
 from .repository.schedule import timestamp

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .departures import Departure
 from .manifest import Descriptor
 from .products import IN_REPOSITORY
 from .reference import Digest, Platform, Reference
@@ -107,6 +106,16 @@ class Problem:
 
 def _title(name: str, platform: str) -> str:
     return f"{name} ({platform})" if platform else name
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """An image that leaves; only the ``manifest`` that was seen then is meant."""
+
+    repository: str
+    name: str
+    manifest: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .departures import Departure
 from .errors import DuccmakeError, NotFound
+from .plan import Departure
 from .recipe import Recipe
 from .reference import Reference
 from .registry.answers import matching

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from . import pins
 from .config import Config
-from .departures import Departure, published
+from .departures import published
 from .errors import DuccmakeError
 from .manifest import Manifest, parse_manifest
-from .plan import content_store
+from .plan import Departure, content_store
 from .recipe import Recipe
 from .removal import Leaving, Listings, leaving
 from .repository import Repository
