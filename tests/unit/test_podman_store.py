@@ -435,3 +435,26 @@ def test_a_store_of_ducc_is_taken_over_image_by_image(store):
 def write(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(value))
+
+
+# --- several platforms ------------------------------------------------------
+
+
+def test_of_several_platforms_amd64_has_the_name_and_the_others_their_digests(store):
+    amd, arm = Image((BASE,)), Image((TOP,))
+    variants = ("amd64", "arm64")
+    store.publish(
+        store.staged(f".multiarch/amd64/{APP}", amd, variants=variants),
+        store.staged(f".multiarch/arm64/{APP}", arm, variants=variants),
+    )
+    assert store.names(amd) == [APP]
+    assert store.names(arm) == [f"registry.example.org/team/app@{arm.digest}"]
+
+
+def test_an_image_of_one_platform_gives_its_name_to_that_of_several(store):
+    image, new = Image((BASE,)), Image((TOP,))
+    store.publish(store.staged(APP, image))
+    store.publish(store.staged(f".multiarch/amd64/{APP}", new, variants=("amd64", "arm64")))
+    assert store.names(new) == [APP]
+    store.without(names=[f".multiarch/amd64/{APP}"], flats=[identity(image), identity(new)])
+    assert store.index("images") == {}

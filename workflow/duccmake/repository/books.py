@@ -144,7 +144,7 @@ def publish_metadata(
             name,
             f"moved to {image.manifest}",
             now,
-            record=edits.content(layout.record(image.name)),
+            record=edits.content(layout.record(name)),
         )
     ]
     turned = history.turn(edits, layout, images, now)

@@ -19,7 +19,7 @@ from ...manifest import Descriptor, ImageConfig, Manifest, parse_manifest
 from ...reference import Digest
 from .. import ImageRecord, StagedImage
 from ..edits import Edits
-from ..layout import Layout
+from ..layout import Layout, split_variant
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain, link_of
 from .names import names_of, pinned_names_of
@@ -47,6 +47,9 @@ def publish(edits: Edits, layout: Layout, images: Sequence[StagedImage]) -> None
     for image in images:
         try:
             store.release(image.name)
+            if image.variants:
+                # Until now it may have been there for one platform, under its public name.
+                store.release(split_variant(image.name)[1])
             if PRODUCT in image.products:
                 store.add(image)
         except DuccmakeError as error:
