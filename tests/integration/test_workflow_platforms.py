@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from duccmake.demo.registry import DemoRegistry
-from duccmake.manifest import DOCKER_LIST, OCI_INDEX, OCI_MANIFEST, Descriptor
-from duccmake.reference import Platform
+from duccmake.manifest import (
+    DOCKER_LIST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    parse_manifest,
+)
+from duccmake.reference import Platform, Reference
+from duccmake.registry.client import Client
+from duccmake.registry.settings import RegistrySettings
 from duccmake.repository.layout import Layout
 from pipeline import digest_of
 from runs import Run, Work, kept
-from servers import SampleImage, add_image, add_index, layer_of
+from servers import SampleImage, add_image, add_index, docker_registry, layer_of, skopeo
 
 AMD64, ARM64, ARM_V7, ARM_V6, S390X = (
     Platform.parse(text)
@@ -249,3 +258,45 @@ def test_back_to_one_platform_nothing_is_converted_again(back: Stage, work: Work
 def test_published_images_of_several_platforms_are_as_their_manifests_say(back: Stage, work: Work):
     for name in work.repository.names():
         assert work.repository.verify(name) == []
+
+
+# --- the same from Debian's docker-registry ------------------------------
+
+
+def push_all(client: Client, registry: DemoRegistry, name: str, target: Reference) -> None:
+    """Push an image with all that it names, by digest, and at last the tag."""
+
+    def push(reference: str, last: Reference) -> None:
+        found = registry.store.manifest(name, reference)
+        assert found
+        manifest = parse_manifest(found[2])
+        if isinstance(manifest, Index):
+            for entry in manifest.manifests:
+                push(str(entry.digest), replace(target, tag="", digest=entry.digest))
+        else:
+            for blob in (manifest.config, *manifest.layers):
+                client.push_blob(target, blob, registry.store.blob_path(blob.digest))
+        client.push_manifest(last, found[2], found[1])
+
+    push("1", target)
+
+
+def test_docker_registry_gives_each_platform_of_lists_indexes_and_nested_ones(
+    work: Work, tmp_path: Path
+):
+    assert work.registry
+    with (
+        docker_registry(tmp_path / "registry") as running,
+        Client({running.host: RegistrySettings(scheme="http")}) as client,
+    ):
+        for name in ("m/docker", "m/oci", "m/nested"):
+            target = Reference.parse(f"http://{running.host}/{name}:1")
+            push_all(client, work.registry, name, target)
+            judged = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{target.name}")
+            stored = work.registry.store.manifest(name, "1")
+            assert stored and json.loads(judged) == json.loads(stored[2])
+            for platform in map(Platform.parse, SEVERAL):
+                _, manifest, config = client.resolve(target, platform)
+                assert config.platform.label == platform.label
+                local = Reference.parse(f"http://{work.registry.host}/{name}:1")
+                assert client.resolve(local, platform)[1].digest == manifest.digest

@@ -149,7 +149,7 @@ def test_the_oci_form_names_its_source(first: Run, work: Work, target: DockerReg
     }
 
 
-def test_several_platforms_are_a_list(first: Run, target: DockerRegistry):
+def test_several_platforms_are_a_list(first: Run, target: DockerRegistry, tmp_path: Path):
     index = json.loads(raw(target, "a/list:1"))
     assert index["mediaType"] == DOCKER_LIST
     assert [entry["platform"] for entry in index["manifests"]] == [
@@ -159,6 +159,9 @@ def test_several_platforms_are_a_list(first: Run, target: DockerRegistry):
     for machine in ("amd64", "arm64"):
         config = inspect(target, "a/list:1", "--config", f"--override-arch={machine}")
         assert config["architecture"] == machine
+    name = f"docker://{target.host}/thin/a/list:1"
+    skopeo("copy", "--all", "--src-tls-verify=false", name, f"dir:{tmp_path}/copy")
+    assert json.loads((tmp_path / "copy" / "manifest.json").read_bytes()) == index
 
 
 def test_its_manifest_is_an_output_of_the_workflow(first: Run, work: Work, target: DockerRegistry):
