@@ -22,7 +22,10 @@ with running(f"push_thin_image-{repository}-{name}", log=snakemake.log[0], outpu
     target = Reference.parse(thin.target)
     account = output_credentials(thin.user)
     given = {target.host: account} if account else {}
-    with Client(job.config.registries, limits_directory=LIMITS, credentials=given) as client:
+    with (
+        job.events.span("thin_push", image=name, target=thin.target),
+        Client(job.config.registries, limits_directory=LIMITS, credentials=given) as client,
+    ):
         try:
             manifest = push_thin(
                 thin, images, open_repository(job.config, repository), content_store(), client

@@ -33,6 +33,9 @@ def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str]
             status="ok" if good else "error",
             error=None if good else remark,
         )
+    for name, (outcome, why) in status.images.items():
+        if outcome == "removed":
+            log.emit("remove_image", image=name, status="ok", reason=why)
     for problem in plan.problems:
         log.emit("problem", image=problem.name, status="error", error=problem.reason)
     log.emit("end_ducc", pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")

@@ -104,7 +104,9 @@ class Watcher:
     async def _run(self, *, whole: bool) -> None:
         notices = self._spool.take()
         chosen = sorted({notice.image for notice in notices})
-        whole = whole or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
+        # Whether an image leaves is for a poll of all to say.
+        leaving = any(notice.action == "delete" for notice in notices)
+        whole = whole or leaving or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
         self._service.status(f"running for {'all images' if whole else ', '.join(chosen)[:200]}")
         with self._told(whole, notices) as outcomes:
             self._child = await Child.start(self._invocation, () if whole else chosen)
