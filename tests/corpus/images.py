@@ -21,7 +21,7 @@ from .case import (
 _LINK_BEFORE_TARGET = "wants a hard link's target before the link"
 _SEQUENTIAL = "links what is there at that moment, which the layer then replaces"
 _MAKES_PARENTS = "makes the directories that a whiteout stands in"
-_SYMLINK_UNKNOWN = (
+SYMLINK_UNKNOWN = (
     "a layer is published as it is, without knowing that a lower one has a symlink there: "
     "its directory covers that"
 )
@@ -249,7 +249,7 @@ def _whiteouts() -> list[Case]:
             _layer().dir("usr").dir("usr/lib").file("usr/lib/x").symlink("lib", "usr/lib"),
             _layer().whiteout("lib/x"),
             tree={"usr": directory(), "usr/lib": directory(), "lib": link("usr/lib")},
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "opaque-below-a-lower-symlink",
@@ -261,7 +261,7 @@ def _whiteouts() -> list[Case]:
                 "usr/lib/y": file(),
                 "lib": link("usr/lib"),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
             podman="does not follow the link for an opaque whiteout",
         ),
         case(
@@ -269,14 +269,14 @@ def _whiteouts() -> list[Case]:
             _layer().symlink("lib", "x"),
             _layer().whiteout("lib/y").file("x", "x"),
             tree={"lib": link("x"), "x": file("x")},
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "whiteout-below-a-lower-file",
             _layer().file("d", "a file"),
             _layer().whiteout("d/x"),
             tree={"d": file("a file")},
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
             podman="refuses it",
         ),
         case(
@@ -322,7 +322,7 @@ def _parents() -> list[Case]:
                 "usr/lib/x": file("x"),
                 "lib": link("usr/lib"),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "a-lower-absolute-symlink-leads-inside-the-root",
@@ -334,7 +334,7 @@ def _parents() -> list[Case]:
                 "usr/lib/x": file("x"),
                 "lib": link("/usr/lib"),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "a-lower-symlink-with-dots-stops-at-the-root",
@@ -346,7 +346,7 @@ def _parents() -> list[Case]:
                 "e": directory(),
                 "e/x": file("x"),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "several-symlinks-one-behind-the-other",
@@ -365,7 +365,7 @@ def _parents() -> list[Case]:
                 "two": link("a/one"),
                 "three": link("/two/."),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
         ),
         case(
             "a-lower-symlink-that-leads-nowhere-yet",
@@ -377,7 +377,7 @@ def _parents() -> list[Case]:
                 "usr/lib": implied(),
                 "usr/lib/x": file("x"),
             },
-            overlay=_SYMLINK_UNKNOWN,
+            overlay=SYMLINK_UNKNOWN,
             podman="refuses it",
         ),
         case(

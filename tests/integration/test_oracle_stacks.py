@@ -131,3 +131,26 @@ def test_kernel_overlay_of_published_layers_is_the_flat_tree(stack: list[list[Ch
             overlay = _without_empty_parents(trees.snapshot(merged), flat)
         assert trees.differences(flat, overlay) == []
         assert list(published.problems) == []
+
+
+@needs_overlay
+@_SETTINGS
+@given(ANY)
+def test_kernel_overlay_shows_another_tree_only_where_the_images_record_says_so(
+    stack: list[list[Change]],
+):
+    layers = [layer_of(changes) for changes in stack]
+    assume(len({layer.digest for layer in layers}) == len(layers))
+    with tempfile.TemporaryDirectory(prefix="stack") as directory:
+        base = Path(directory)
+        try:
+            published = pipeline.publish(layers, base / "ours")
+        except LayerError:
+            assume(False)
+        flat = trees.snapshot(published.flat)
+        with oracles.overlay(published.layers, base) as merged:
+            overlay = _without_empty_parents(trees.snapshot(merged), flat)
+        noted = bool({"covered", "whiteouts"} & published.losses.keys())
+        event("noted" if noted else "the same")
+        assert noted or trees.differences(flat, overlay) == []
+        assert list(published.problems) == []

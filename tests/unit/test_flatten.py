@@ -186,6 +186,22 @@ def test_amendments_serve_an_image_whose_layers_are_compressed_in_another_way(tm
     assert b"a/x" in {entry.path for entry in needed[others[1]]}
 
 
+def test_what_an_overlay_cannot_show_as_it_is_is_noted_on_the_symlink_and_on_what_was_removed():
+    base = layer("1", d("usr"), d("usr/lib"), f("usr/lib/x"), symlink("lib", "usr/lib"))
+    _, found = amendments(base, layer("2", implied("lib"), whiteout("lib/x"), f("lib/y")))
+    assert found["lib"].target == b"usr/lib"
+    assert b"lost:covered" in found["lib"].flags
+    assert b"lost:whiteouts" in found["lib/x"].flags
+    _, opaque = amendments(base, layer("2", implied("lib", b"opaque"), f("lib/y")))
+    assert b"lost:whiteouts" in opaque["lib/x"].flags
+
+
+def test_a_symlink_that_the_layer_replaces_is_not_covered():
+    base = layer("1", d("usr"), symlink("lib", "usr"))
+    _, found = amendments(base, layer("2", d("lib"), f("lib/y")))
+    assert not any(b"lost:covered" in entry.flags for entry in found.values())
+
+
 # --- what is generated -----------------------------------------------------
 
 

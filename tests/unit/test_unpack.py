@@ -31,7 +31,7 @@ from duccmake.limits import UnpackLimits
 from duccmake.unpack import unpack_layer
 from oracles import needs_root
 from other_user import run_as
-from pipeline import digest_of, unpack, unpack_blob
+from pipeline import digest_of, publish, unpack, unpack_blob
 
 ME = (os.geteuid(), os.getegid())
 
@@ -358,6 +358,33 @@ def test_without_root_the_manifest_has_what_the_tree_cannot_have():
     assert b"whiteout" in found[b"gone"].flags
     assert found[b"closed"].mode == 0
     assert b"opaque" in found[b"closed"].flags
+
+
+def test_whiteouts_that_no_file_system_holds_are_in_the_manifest_and_in_the_images_record(
+    tmp_path, monkeypatch, caplog
+):
+    def refused(*args: object, **more: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "mknod", refused)
+    base = LayerBuilder().file("gone", uid=ME[0], gid=ME[1]).dir("d", uid=ME[0], gid=ME[1])
+    with caplog.at_level(logging.WARNING):
+        published = publish([base.layer(), LayerBuilder().whiteout("gone").layer()], tmp_path)
+    assert "1 whiteouts" in caplog.text
+    assert published.losses["whiteouts"] == 1
+    [gone] = [e for e in mtree.read(published.layer_manifests[1]) if e.path == b"gone"]
+    assert b"whiteout" in gone.flags
+    assert not (published.flat / "gone").exists()
+
+
+def test_a_symlink_that_a_layer_goes_through_is_counted_and_logged_as_covered(tmp_path, caplog):
+    base = LayerBuilder().dir("usr").symlink("lib", "usr")
+    with caplog.at_level(logging.WARNING):
+        published = publish([base.layer(), LayerBuilder().file("lib/x").layer()], tmp_path)
+    assert published.losses["covered"] == 1
+    assert "1 covered" in caplog.text
+    assert (published.flat / "usr" / "x").is_file()
+    assert (published.flat / "lib").is_symlink()
 
 
 # --- what layers say -------------------------------------------------------

@@ -9,6 +9,8 @@ Besides the flat tree comes what each layer needs so that an overlay mount of
 the layers shows the same tree: a layer is unpacked without knowing those below
 it, so whiteouts for what an opaque directory hides, attributes of directories
 that it does not mention and hard links to lower layers are only known here.
+Where a layer goes through a lower layer's symlink, no overlay of the layers can be
+right, since another chain may have a directory there: that is noted as lost.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ _LINK = re.compile(rb" link=(\S+)")
 _LINK_TAG = re.compile(rb"[=,]link:([^,\s]+)")
 _WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
 _IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
+
+_COVERED = b"lost:covered"
+"""On what an overlay does not show, since the layer has a directory of its own there."""
+
+_UNHIDDEN = b"lost:whiteouts"
+"""On what an overlay shows though the layer removes it, through a symlink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +197,7 @@ class _Merge:
         self._places: dict[bytes, _Dir | None] = {b".": root}
         self._lower: dict[bytes, _Shared] = {}
         self._moved: set[bytes] = set()
+        self._in_the_way: list[tuple[bytes, dict[bytes, _Node], bytes]] = []
 
     def apply(self, lines: Sequence[bytes]) -> None:
         """Apply all lines of the layer's manifest, in its order (parents first)."""
@@ -219,6 +228,17 @@ class _Merge:
                 self._tagged_entry(path, rest, children, name)
             else:
                 children[name] = (rest, number, path if moved else b"")
+        self._note_covered()
+
+    def _note_covered(self) -> None:
+        """Note what stays in the tree and is covered by this layer's implied directories."""
+        for path, children, name in self._in_the_way:
+            node = children.get(name)
+            if node is not None and not isinstance(node, _Dir):
+                rest, layer, source = (
+                    node if isinstance(node, tuple) else (node.rest, node.layer, node.source)
+                )
+                self.amendments[path] = _with_layer(_tagged(rest, _COVERED), layer, source)
 
     # --- directories ----------------------------------------------------
 
@@ -231,6 +251,8 @@ class _Merge:
             parent = self._places[parent_path]
             if b"implied" in flags:
                 place = self._implied(path, parent, name)
+                if parent is not None and parent_path not in self._moved:
+                    self._note_in_the_way(path, parent, name)
             else:
                 place = self._explicit(parent or self._make_way(parent_path), name, rest)
             if parent_path in self._moved:
@@ -250,6 +272,11 @@ class _Merge:
         if not isinstance(node, _Dir):
             node = parent.children[name] = _Dir(rest, self._number)
         return node
+
+    def _note_in_the_way(self, path: bytes, parent: _Dir, name: bytes) -> None:
+        node = parent.children.get(name)
+        if node is not None and not isinstance(node, _Dir):
+            self._in_the_way.append((path, parent.children, name))
 
     def _implied(self, path: bytes, parent: _Dir | None, name: bytes) -> _Dir | None:
         """A directory that the layer needs: the lower one, or where a lower symlink leads."""
@@ -347,7 +374,11 @@ class _Merge:
         for name, node in list(place.children.items()):
             if _provider(node) != self._number:
                 del place.children[name]
-                self.amendments[b"%b/%b" % (path, name)] = _WHITEOUT
+                self._hide(b"%b/%b" % (path, name), moved=path in self._moved)
+
+    def _hide(self, path: bytes, *, moved: bool) -> None:
+        """Have the overlay hide what an opaque directory does."""
+        self.amendments[path] = _tagged(_WHITEOUT, _UNHIDDEN) if moved else _WHITEOUT
 
     # --- other entries --------------------------------------------------
 
@@ -359,6 +390,8 @@ class _Merge:
             # Through a symlinked directory, this layer's own entry may be there already.
             if node is not None and _provider(node) != self._number:
                 del children[name]
+                if path.rpartition(b"/")[0] in self._moved:
+                    self.amendments[path] = _tagged(_WHITEOUT, _UNHIDDEN)
             return
         self.amendments.pop(path, None)
         lower = self._lower.get(path)

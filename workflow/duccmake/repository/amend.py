@@ -4,6 +4,7 @@ A layer as it was unpacked says what it changes; overlayfs wants more in some
 chains: a whiteout for each hidden path, attributes of the directories that the
 layer only passes through, hard links to files of lower layers.  Amending adds
 these and takes nothing away, so that other chains with the layer stay right.
+What a chain cannot be given in this way is flagged ``lost:`` among its amendments.
 It may be interrupted and repeated: the layer's manifest is written last.
 """
 
@@ -14,7 +15,7 @@ import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from .layout import temporary
 from .plant import LOST
 
 log = logging.getLogger(__name__)
+
+_BEYOND = frozenset({LOST + b"covered", LOST + b"whiteouts"})
+"""What flattening says of entries that no addition to a layer puts right."""
 
 
 def amendments(staged: Path, layers: Sequence[Digest]) -> dict[Digest, list[Entry]]:
@@ -57,21 +61,40 @@ def amend(
     ``layers`` are the chain's trees, lowest first.  Only a ``fresh`` layer, one
     that no image has yet, gets other attributes on its implied directories.
     """
-    if not wanted:
+    additions, lost = chain_wants(wanted)
+    if not additions and not lost:
         return Counter()
     known = {entry.path: entry for entry in mtree.read(manifest)}
     with Directories() as directories:
         amender = _Amender(directories, layerfs, layers, known, fresh)
-        amender.amend(wanted)
+        amender.amend(additions)
     if amender.entries != known:
         _rewrite(manifest, amender.entries)
-    if amender.lost:
+    lost += amender.lost
+    warn_of(layerfs.parent.name, lost)
+    return lost
+
+
+def chain_wants(wanted: Iterable[Entry]) -> tuple[list[Entry], Counter[str]]:
+    """What is to be added of ``wanted``, and how much of it no addition can mend, by kind."""
+    additions: list[Entry] = []
+    lost: Counter[str] = Counter()
+    for entry in wanted:
+        kinds = [flag[len(LOST) :].decode() for flag in entry.flags if flag in _BEYOND]
+        lost.update(kinds)
+        if not kinds:
+            additions.append(entry)
+    return additions, lost
+
+
+def warn_of(layer: str, lost: Counter[str]) -> None:
+    """Log what an overlay of a chain with this layer (a digest in hex) does not show as it is."""
+    if lost:
         log.warning(
-            "the layer %s lacks what its chain needs: %s",
-            layerfs.parent.name[:12],
-            ", ".join(f"{count} {kind}" for kind, count in sorted(amender.lost.items())),
+            "the layer %s lacks what an overlay of its chain needs (the flat tree is right): %s",
+            layer[:12],
+            ", ".join(f"{count} {kind}" for kind, count in sorted(lost.items())),
         )
-    return amender.lost
 
 
 def _rewrite(manifest: Path, entries: dict[bytes, Entry]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -132,6 +133,7 @@ class Preparation:
         lost: Counter[str] = Counter()
         layerfs = [self._layout.layerfs(digest) for digest in image.layers]
         for digest, wanted in amendments(staged, image.layers).items():
+            lost += self._unmade_whiteouts(digest)
             if wanted:
                 fresh = digest not in self._touched and not self._layout.origin(digest).exists()
                 lost += amend(
@@ -143,6 +145,14 @@ class Preparation:
                 )
             self._touched.add(digest)
         return lost
+
+    def _unmade_whiteouts(self, digest: Digest) -> Counter[str]:
+        """What a layer removes and its file system could not say: no overlay hides that."""
+        summary = self._layout.layer_manifest(digest).with_name("layer.json")
+        if not summary.is_file():
+            return Counter()
+        count = json.loads(summary.read_bytes()).get("lost", {}).get("whiteouts", 0)
+        return Counter({"whiteouts": count} if count else {})
 
     # --- images ---------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ... import mtree
 from ...errors import RepositoryError
 from ...reference import Digest
 from .. import StagedImage, StagedLayer, ducc
-from ..amend import amendments
+from ..amend import amendments, chain_wants, warn_of
 from ..books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
 from ..descriptors import Directories
 from ..edits import Edits
@@ -57,6 +57,7 @@ class Changes:
         self._others = others
         self.edits = Edits(layout.root)
         self._completed: dict[Digest, Completed] = {}
+        self._lost: dict[str, Counter[str]] = {}
         self._skip: frozenset[bytes] = frozenset()
         for layer in layers:
             _check_staged(layer)
@@ -78,8 +79,11 @@ class Changes:
     def _complete_layers(self, image: StagedImage) -> None:
         bases = self._bases(image)
         chained = amendments(image.path, image.layers) if image.path is not None else {}
+        total = self._lost[image.name] = Counter()
         for digest in dict.fromkeys(image.layers):
-            wanted = chained.get(digest)
+            wanted, lost = chain_wants(chained.get(digest, ()))
+            warn_of(digest.hex, lost)
+            total += lost
             if not wanted:
                 if digest in self._completed:
                     self._completed[digest].complete((), bases, _nothing)
@@ -202,15 +206,16 @@ class Changes:
                     losses[image.name] = known_losses(self._layout, image)
                     continue
                 if "flat" not in image.products:
-                    losses[image.name] = {}
+                    losses[image.name] = dict(self._lost[image.name])
                     continue
                 if image.config not in known:
                     found = flat_losses(self._layout, image.config)
                     if found is None:
                         found = dict(self._write_flat_tree(members, directories, image, image.path))
-                        note_flat_tree(self.edits, self._layout, image, found)
+                        lost = self._lost[image.name]
+                        note_flat_tree(self.edits, self._layout, image, found, lost)
                     known[image.config] = found
-                losses[image.name] = dict(known[image.config])
+                losses[image.name] = {**self._lost[image.name], **known[image.config]}
         return losses
 
     def _write_flat_tree(
