@@ -31,6 +31,9 @@ LIMITS = RESULTS / "limits"
 SOURCES = RESULTS / "sources"
 """Where wish lists from elsewhere are kept."""
 
+_UNPACKED_PER_BLOB = 3
+"""How much larger a layer is unpacked, at a guess."""
+
 PENDING, PUBLISHED = "pending", "published"
 
 
@@ -225,6 +228,36 @@ class Plan:
         missing = self.missing.get(image.repository, frozenset())
         digests = dict.fromkeys(layer.digest for layer in image.layers)
         return [self.key(digest) for digest in digests if digest in missing or self.scope == "all"]
+
+    def gate(self, layer: str) -> int:
+        """Which gate the layer ``layer`` (a key) waits behind; 0 is none.
+
+        Images come in turn, as many behind a gate as one commit takes, so that the
+        first are published while the last are still to be fetched.
+        """
+        return self._gates.get(layer, 0)
+
+    @cached_property
+    def _gates(self) -> dict[str, int]:
+        limits = self.config_in(Path.cwd()).repository.batch
+        blobs = limits.bytes // _UNPACKED_PER_BLOB
+        gates: dict[str, int] = {}
+        gate = images = size = 0
+        for image in self.wanted:
+            to_stage = set(self.staged_layers(image))
+            new = {
+                key: layer.descriptor.size
+                for layer in image.layers
+                if (key := self.key(layer.digest)) in to_stage and key not in gates
+            }
+            added = sum(new.values())
+            if images and (
+                (limits.images and images >= limits.images) or (blobs and size + added > blobs)
+            ):
+                gate, images, size = gate + 1, 0, 0
+            images, size = images + 1, size + added
+            gates.update(dict.fromkeys(new, gate))
+        return gates
 
     def key(self, digest: Digest) -> str:
         """The digest in twelve digits, or whole where the plan has two that begin alike."""

@@ -68,6 +68,9 @@ def tidy(plan: Plan, session_plan: Path) -> None:
     for path in staged:
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
+    for path in (RESULTS / "gates").glob("*"):
+        if path.name != session_plan.stem[:12]:
+            _remove(path)
     for directory in ("plans", "runs"):
         paths = sorted((RESULTS / directory).glob("*"), key=lambda path: path.stat().st_mtime)
         for path in paths[:-_KEPT_RUNS]:

@@ -31,6 +31,8 @@ wildcard_constraints:
     manifest=r"[0-9a-f]{12,128}",
     thin=r"[0-9a-f]{16}",
     problem=r"[0-9]+",
+    plan=r"[0-9a-f]{12}",
+    gate=r"[0-9]+",
     departures=r"[0-9a-f]{12}",
     garbage=r"[0-9a-f]{12}",
 
@@ -49,6 +51,7 @@ if workflow.is_main_process:
     asked = maintenance.targets(sys.argv[1:])
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
 
 
 envvars:
@@ -176,6 +179,21 @@ def get_staged_layers(image):
     return [
         f"results/{image.repository}/layers/{key}" for key in plan.staged_layers(image)
     ]
+
+
+def get_gate(wildcards):
+    """What the layer waits for before it is fetched, in an initial fill of many images."""
+    return gates_at(plan.gate(wildcards.layer))
+
+
+def get_gate_before(wildcards):
+    """Gates are opened in turn."""
+    return gates_at(int(wildcards.gate) - 1)
+
+
+def gates_at(number):
+    """The gate of that number; there is none before the first images."""
+    return [f"results/gates/{plan_name}/{number}"] if number else []
 
 
 def get_layers_of_image(wildcards):

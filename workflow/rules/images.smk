@@ -6,6 +6,7 @@ rule flatten_image:
         temp(directory("results/{repository}/flat/{config}")),
     log:
         "logs/flatten_image/{repository}/{config}.log",
+    priority: 30
     conda:
         "../../environment.yml"
     params:

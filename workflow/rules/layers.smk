@@ -1,9 +1,28 @@
+rule open_gate:
+    """Let the layers of more images be fetched, once there is nothing better to do."""
+    input:
+        get_gate_before,
+    output:
+        temp(touch("results/gates/{plan}/{gate}")),
+    log:
+        "logs/open_gate/{plan}/{gate}.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Let layers be fetched of the images behind gate {wildcards.gate}"
+    script:
+        "../../scripts/open_gate.py"
+
+
 rule fetch_blob:
     """Download a layer's blob once, for all images that share it."""
+    input:
+        ancient(get_gate),
     output:
         temp("results/blobs/{layer}"),
     log:
         "logs/fetch_blob/{layer}.log",
+    priority: 10
     conda:
         "../../environment.yml"
     params:
@@ -22,6 +41,7 @@ rule unpack_layer:
         temp(directory("results/{repository}/layers/{layer}")),
     log:
         "logs/unpack_layer/{repository}/{layer}.log",
+    priority: 20
     conda:
         "../../environment.yml"
     params:

@@ -7,6 +7,8 @@ rule publish_image:
         "results/{repository}/published/{image}/{manifest}.json",
     log:
         "logs/publish_image/{repository}/{image}/{manifest}.log",
+    # What is published makes room for more, so it goes before all that fetches.
+    priority: 40
     conda:
         "../../environment.yml"
     resources:

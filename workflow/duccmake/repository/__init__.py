@@ -194,6 +194,10 @@ class Repository(Protocol):
         """The names of all published images, sorted."""
         ...
 
+    def is_locked(self) -> bool:
+        """Whether somebody holds the repository at this moment."""
+        ...
+
     def lock(self) -> AbstractContextManager[None]:
         """Hold the repository for publishing; `RepositoryLocked` after the time limit.
 

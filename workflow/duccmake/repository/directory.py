@@ -18,7 +18,7 @@ from . import ChangeSet, kernel
 from .edits import Edits
 from .failures import reported
 from .journal import Journal, Move
-from .lock import held
+from .lock import held, is_held
 from .plant import FlatMode
 from .prepare import EditsAsRenames, Preparation
 from .published import PublishedTree
@@ -55,6 +55,10 @@ class DirectoryRepository(PublishedTree):
         self._private = self._path / ".duccmake"
         self._journal = Journal(self._private / "journal.json", self._path, self._sync)
         self._locked = False
+
+    def is_locked(self) -> bool:
+        """Whether somebody publishes at this moment."""
+        return is_held(self._private / "lock")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

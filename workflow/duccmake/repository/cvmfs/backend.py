@@ -18,7 +18,7 @@ from ...reference import Digest
 from .. import ChangeSet, ImageRecord
 from ..edits import Edits
 from ..failures import reported
-from ..lock import held
+from ..lock import held, is_held
 from ..published import PublishedTree
 from ..verify import Digests, differences
 from .catalogs import MARKER
@@ -97,6 +97,10 @@ class CvmfsRepository(PublishedTree):
         return differences(tree, manifest, digests, ignored=frozenset({MARKER}), xattrs=False)
 
     # --- publishing -----------------------------------------------------
+
+    def is_locked(self) -> bool:
+        """Whether somebody publishes at this moment, by this program."""
+        return is_held(self._state / "lock")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
