@@ -322,6 +322,19 @@ def test_credentials_from_netrc_reach_their_host_alone(server: Server, tmp_path:
         assert [given for _, _, given in other.asked] == [""]
 
 
+def test_a_plain_list_joins_a_recipe_for_the_same_repository(tmp_path: Path):
+    (tmp_path / "list.txt").write_text("team/app:1\n")
+    (tmp_path / "a.yaml").write_text(recipe(APP, user="pusher"))
+    listed = {"source": "list.txt", "cvmfs_repo": "unpacked.example.org"}
+    for order in ([listed, "a.yaml"], ["a.yaml", listed]):
+        [found] = Store(tmp_path, *order).load().recipes
+        assert found.user == "pusher"
+        assert {str(wish.reference) for wish in found.wishes} == {
+            APP,
+            "https://docker.io/team/app:1",
+        }
+
+
 def test_a_pinned_repository_counts_and_not_what_the_list_says(server: Server, tmp_path: Path):
     server.page("/recipe.yaml", recipe(APP, repository="victim.example.org"))
     source = {"source": f"{server.url}/recipe.yaml", "cvmfs_repo": "mine.example.org"}

@@ -238,6 +238,18 @@ def test_a_changed_list_counts_from_now_on_and_a_broken_one_does_not(
     assert noticed(wished, "distribution", told) == {("push", "r.example.org/new/app:1")}
 
 
+def test_what_the_rules_of_an_entry_leave_out_does_not_count(wished: Wished, tmp_path: Path):
+    (tmp_path / "list.yaml").write_text(
+        "version: 2\nuser: tests\ncvmfs_repo: unpacked.example.org\ninput:\n"
+        "  - image: r.example.org/team/app\n"
+        "    tags: {include: ['v*'], exclude: ['*rc*']}\n"
+    )
+    for tag, counts in (("v1", True), ("v1-rc2", False), ("dev", False)):
+        told = event("push", "team/app", tag=tag, mediaType=INDEX)
+        found = noticed(wished, "distribution", {"events": [told]})
+        assert found == ({("push", f"r.example.org/team/app:{tag}")} if counts else set())
+
+
 def test_before_any_list_could_be_read_every_image_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

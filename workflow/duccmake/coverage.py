@@ -24,10 +24,9 @@ class Coverage:
         return self._wishes.get((host, repository), [])
 
     def wish(self, reference: Reference) -> Wish | None:
-        """The first wish that covers an image, by itself or by a glob."""
+        """The first wish that covers an image, by itself or by a glob and its rules."""
         for wish in self.wishes_in(reference.host, reference.repository):
-            rules = wish.wished.tags
-            if covers(wish.reference, reference) and (rules is None or rules.admits(reference.tag)):
+            if admits(wish, reference):
                 return wish
         return None
 
@@ -39,6 +38,12 @@ class Coverage:
             for wish in wishes
             if repository == path or repository.startswith(f"{path}/")
         ]
+
+
+def admits(wish: Wish, image: Reference) -> bool:
+    """Whether a wish covers an image, and its rules for tags let that pass."""
+    rules = wish.wished.tags
+    return covers(wish.reference, image) and (rules is None or rules.admits(image.tag))
 
 
 class Chosen:

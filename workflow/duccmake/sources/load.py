@@ -62,6 +62,7 @@ def load_sources(sources: Sequence[Source], store: Path, *, fetch: bool = True) 
     elsewhere is told, and its last good version stays in force.
     """
     recipes: list[Recipe] = []
+    plain: list[Recipe] = []
     origins: dict[Path, Origin] = {}
     warnings: list[str] = []
     problems: list[tuple[str, str]] = []
@@ -69,7 +70,8 @@ def load_sources(sources: Sequence[Source], store: Path, *, fetch: bool = True) 
     wanted = _once(sources)
     for source in wanted:
         if not source.is_remote:
-            recipes.append(_parsed(source, source.path, read(source.path)))
+            into = plain if source.format == "list" else recipes
+            into.append(_parsed(source, source.path, read(source.path)))
             origins[source.path] = {"recipe": source.text}
             continue
         kept = _Kept(source, store)
@@ -86,17 +88,26 @@ def load_sources(sources: Sequence[Source], store: Path, *, fetch: bool = True) 
         except RecipeError as error:  # it was good for another version of duccmake
             problems.append((source.text, f"{version.label}: {error}"))
             continue
-        recipes.append(replace(recipe, stale=stale))
+        (plain if source.format == "list" else recipes).append(replace(recipe, stale=stale))
         origins[path] = {
             "recipe": source.text,
             **({"commit": version.commit} if version.commit else {}),
         }
         status.append(f"{source.text}: {version.label}{' (the last good one)' if stale else ''}")
+    recipes += [_in_company(recipe, recipes) for recipe in plain]
     if len(recipes) < len(wanted):
         # Nobody knows which repository the missing list is for.
         lacking = "a wish list cannot be read"
         recipes = [replace(recipe, stale=recipe.stale or lacking) for recipe in recipes]
     return Loaded(tuple(join(recipes)), origins, tuple(warnings), tuple(problems), tuple(status))
+
+
+def _in_company(plain: Recipe, recipes: Sequence[Recipe]) -> Recipe:
+    """A plain list, which says nothing of thin images, as the recipe of its repository has it."""
+    for recipe in recipes:
+        if recipe.repository == plain.repository:
+            return replace(plain, user=recipe.user, output_format=recipe.output_format)
+    return plain
 
 
 def _once(sources: Sequence[Source]) -> list[Source]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config import Config
-from ..coverage import Coverage, covers
+from ..coverage import Coverage, admits
 from ..errors import DuccmakeError, InvalidReference
 from ..plan import SOURCES
 from ..reference import Reference
@@ -59,7 +59,7 @@ class Wished:
         anything = not notification.tag and not notification.digest
         for wish in coverage.wishes_in(reference.host, reference.repository):
             wished = wish.reference
-            if notification.tag and covers(wished, reference):
+            if notification.tag and admits(wish, reference):
                 # By the registry's name that the wish list uses, as the image's own is.
                 yield wished.with_tag(notification.tag).name if wished.is_glob else wished.name
             elif anything or (wished.digest and str(wished.digest) == notification.digest):

@@ -1,0 +1,125 @@
+"""How the watcher calls Snakemake, and what it makes of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from duccmake.errors import ConfigError
+from duccmake.invocation import Invocation
+from duccmake.plan import RESULTS
+from duccmake.presence import nobody_runs, stay
+from duccmake.status import Status
+from duccmake.watch import child
+from duccmake.watch.child import CHECKOUT, Child, command
+from duccmake.watch.pace import Outcome
+
+
+def invocation(*arguments: str) -> Invocation:
+    return Invocation.parse(arguments, program="watch.py", description="")
+
+
+def test_options_of_snakemake_are_handed_on():
+    words = command(
+        invocation("--cores", "4", "-d", "/work", "--configfile", "/etc/a.yaml", "--quiet")
+    )
+    assert words == [
+        sys.executable, "-m", "snakemake", "--directory", "/work",
+        "--snakefile", f"{CHECKOUT}/Snakefile", "--cores", "4", "--quiet",
+        "--configfile", "/etc/a.yaml",
+    ]  # fmt: skip
+    assert command(invocation("-s", "/other/Snakefile"))[5:] == ["-s", "/other/Snakefile"]
+
+
+def test_chosen_images_join_the_operators_own_values():
+    found = command(
+        invocation("--config", "scope=all", "resolve={max_age: 5}", "--cores", "1"),
+        ["r.example.org/a:1", "r.example.org/b:*", "r.example.org/c@sha256:ab"],
+    )
+    at = found.index("--config")
+    assert found[at + 1] == "scope=all"
+    [name, text] = found[at + 2].split("=", 1)
+    assert name == "resolve" and "\n" not in text
+    assert yaml.safe_load(text) == {
+        "max_age": 5,
+        "only": ["r.example.org/a:1", "r.example.org/b:*", "r.example.org/c@sha256:ab"],
+    }
+    assert len(found) == at + 3
+
+
+def test_the_configuration_is_put_together_as_snakemake_does_it(tmp_path: Path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("watch: {interval: 5, retry: 2}\nscope: all\n")
+    (tmp_path / "site.yaml").write_text("watch: {interval: 7}\n")
+    call = invocation(
+        "-d",
+        str(tmp_path),
+        "--configfile",
+        str(tmp_path / "site.yaml"),
+        "--config",
+        "scope=pending",
+    )
+    found = call.configuration()
+    assert (found.watch.interval, found.watch.retry, found.scope) == (7, 2, "pending")
+
+
+@pytest.mark.parametrize("content", ["[1]", "a: [", None])
+def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: str | None):
+    path = tmp_path / "site.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=r"site\.yaml"):
+        invocation("-d", str(tmp_path), "--configfile", str(path)).configuration()
+
+
+@pytest.mark.parametrize(
+    ("script", "wanted"),
+    [
+        ("pass", Outcome(True)),
+        ("import sys; sys.exit(1)", Outcome(False)),
+        ("save({'a:1': ('failed', 'x'), 'b:1': ('converted', '')}, ('c:1',)); sys.exit(1)",
+         Outcome(True, frozenset({"a:1", "c:1"}))),
+        ("save({}, ()); sys.exit(0)", Outcome(True)),
+        ("save({}, (), pid=1); sys.exit(1)", Outcome(False)),
+    ],
+)  # fmt: skip
+def test_a_run_is_judged_by_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, wanted: Outcome
+):
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(CHECKOUT / "workflow")!r})
+from pathlib import Path
+from duccmake.status import Status
+def save(images, stale, pid=0):
+    Status(pid or os.getpid(), "r", 0, 0, {{}}, images, stale, (), ()).save(Path.cwd())
+{script}
+"""
+    monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", code])
+
+    async def run() -> Outcome:
+        return await (await Child.start(invocation("-d", str(tmp_path)))).outcome()
+
+    assert asyncio.run(run()) == wanted
+
+
+def test_a_status_survives_its_file(tmp_path: Path):
+    status = Status(7, "r", 1.5, 2.5, {"failed": 1}, {"a:1": ("failed", "x")}, ("b:1",), ("c",), ())
+    status.save(tmp_path)
+    found = Status.load(tmp_path)
+    assert found is not None and found.failed == {"a:1"} and found.pid == 7
+    (tmp_path / RESULTS / "status.json").write_text("{")
+    assert Status.load(tmp_path) is None
+
+
+def test_who_stays_is_seen_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with nobody_runs(tmp_path) as alone:
+        assert alone
+    monkeypatch.setattr("duccmake.presence._held", [])
+    stay(tmp_path)
+    with nobody_runs(tmp_path) as alone:
+        assert not alone
