@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,9 +18,11 @@ from typing import Any, Literal
 
 import pytest
 
+from duccmake.demo.images import Layer, LayerBuilder
+
 Driver = Literal["kernel", "fuse"]
 
-USER = "duccmake-tests"
+USER = f"duccmake-test-{os.getpid()}"
 """Who runs podman without root; made when it is needed."""
 
 _SUBIDS = "500000-565535"
@@ -163,7 +167,10 @@ class Podman:
         )
 
     def clean(self) -> None:
-        """Remove what it made; files of other owners too."""
+        """Remove what it made; files of other owners too, and the keeper of its namespaces."""
+        with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
+            # It would keep whatever was mounted when it began.
+            os.kill(int((self.base / "state/libpod/tmp/pause.pid").read_text()), signal.SIGTERM)
         for name in ("root/overlay", "root"):
             subprocess.run(["umount", "--lazy", self.base / name], capture_output=True)
         shutil.rmtree(self.base, ignore_errors=True)
@@ -229,3 +236,42 @@ def _add_busybox(tree: Path) -> None:
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
         shutil.copy(busybox_files()[0], target)
+
+
+def base_layer() -> Layer:
+    """A root with busybox, and with files and directories for `top_layer` to remove."""
+    layer = LayerBuilder()
+    for directory in ("dev", "proc", "sys", "run", "etc", "opt", "bin"):
+        layer.dir(directory)
+    for file in busybox_files():
+        layer.file(str(file).lstrip("/"), file.read_bytes(), mode=0o755)
+    if not any(str(file) == "/bin/busybox" for file in busybox_files()):
+        layer.symlink("bin/busybox", str(busybox_files()[0]))
+    # What podman puts into a container, and could not without root: the store is not its own.
+    layer.symlink("etc/mtab", "/proc/mounts").file("run/.containerenv")
+    for name in ("hosts", "hostname", "resolv.conf"):
+        layer.file(f"etc/{name}")
+    return (
+        layer.file("etc/old", "old\n")
+        .file("opt/a", "a\n")
+        .file("opt/b", "b\n")
+        .dir("srv")
+        .dir("srv/gone")
+        .file("srv/gone/inside", "x\n")
+        .layer()
+    )
+
+
+def top_layer() -> LayerBuilder:
+    """Removes a file, a directory, and all that was in another; adds others."""
+    return (
+        LayerBuilder()
+        .dir("etc")
+        .whiteout("etc/old")
+        .file("etc/new", "new\n")
+        .dir("opt")
+        .opaque("opt")
+        .file("opt/c", "c\n")
+        .dir("srv")
+        .whiteout("srv/gone")
+    )

@@ -36,46 +36,13 @@ BASE, REPEATED, EMPTY, NOTHING = (
 ZSTD = "registry.example.org/team/app:zstd"
 
 
-def _base_layer() -> Layer:
-    layer = LayerBuilder()
-    for directory in ("dev", "proc", "sys", "run", "etc", "opt", "bin"):
-        layer.dir(directory)
-    for file in podman_client.busybox_files():
-        layer.file(str(file).lstrip("/"), file.read_bytes(), mode=0o755)
-    if not any(str(file) == "/bin/busybox" for file in podman_client.busybox_files()):
-        layer.symlink("bin/busybox", str(podman_client.busybox_files()[0]))
-    # What podman puts into a container, and could not without root: the store is not its own.
-    layer.symlink("etc/mtab", "/proc/mounts").file("run/.containerenv")
-    for name in ("hosts", "hostname", "resolv.conf"):
-        layer.file(f"etc/{name}")
-    return (
-        layer.file("etc/old", "old\n")
-        .file("opt/a", "a\n")
-        .file("opt/b", "b\n")
-        .dir("srv")
-        .dir("srv/gone")
-        .file("srv/gone/inside", "x\n")
-        .layer()
-    )
-
-
-def _top_layer() -> LayerBuilder:
-    return (
-        LayerBuilder()
-        .dir("etc")
-        .whiteout("etc/old")
-        .file("etc/new", "new\n")
-        .dir("opt")
-        .opaque("opt")
-        .file("opt/c", "c\n")
-        .dir("srv")
-        .whiteout("srv/gone")
-    )
-
-
 @pytest.fixture(scope="module")
 def images() -> Mapping[str, Image]:
-    base, top, empty = _base_layer(), _top_layer().layer(), Layer(bytes(1024))
+    base, top, empty = (
+        podman_client.base_layer(),
+        podman_client.top_layer().layer(),
+        Layer(bytes(1024)),
+    )
     app = Image((base, top), {"Cmd": ["/bin/busybox", "echo", "it runs"], "Env": ["A=b"]})
     return {
         BASE: Image((base,)),
