@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from duccmake.errors import Unauthorized
+from duccmake.errors import RegistryError
 from duccmake.job import running
 from duccmake.plan import LIMITS, content_store, open_repository
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.credentials import output_credentials
 from duccmake.store import write_atomically
-from duccmake.thin_push import push_thin
+from duccmake.thin_push import push_thin, refuses_anybody
 from duccmake.thin_wishes import note_refusal
 
 repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
@@ -30,9 +30,10 @@ with running(f"push_thin_image-{repository}-{name}", log=snakemake.log[0], outpu
             manifest = push_thin(
                 thin, images, open_repository(job.config, repository), content_store(), client
             )
-        except Unauthorized:
-            if job.config.thin.push == "auto" and not client.has_credentials(target):
-                # It is as if it had said so before: not everybody may push there.
+        except RegistryError as error:
+            anonymous = job.config.thin.push == "auto" and not client.has_credentials(target)
+            if anonymous and refuses_anybody(error):
+                # It answers to anybody, and it takes pushes of nobody in particular.
                 note_refusal(target.host)
                 job.ignorable = True
             raise

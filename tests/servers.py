@@ -166,11 +166,13 @@ def docker_registry(
     auth: Mapping[str, object] | None = None,
     tls: tuple[Path, Path] | None = None,
     notify: Mapping[str, str] | None = None,
+    proxy_of: str = "",
 ) -> Iterator[DockerRegistry]:
     """Run Debian's docker-registry on a free port of the loopback address.
 
     ``tls`` is a certificate and its key; ``notify`` are addresses that it tells of
-    events, with the Authorization header for each.  Skips the test where the program
+    events, with the Authorization header for each; ``proxy_of`` is the registry that it
+    caches, and lets nobody push.  Skips the test where the program
     is missing.
     """
     program = need("docker-registry")
@@ -204,6 +206,8 @@ def docker_registry(
                 for number, (url, secret) in enumerate(notify.items())
             ]
         }
+    if proxy_of:
+        settings["proxy"] = {"remoteurl": proxy_of}
     config = root / "config.yml"
     config.write_text(yaml.safe_dump(settings))
     log = root / "registry.log"

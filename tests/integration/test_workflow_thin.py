@@ -214,7 +214,7 @@ def test_without_credentials_images_are_converted_and_a_line_says_that_nothing_i
     assert run.status == 0, run.said
     assert run.counts == (1, 0, 0, 0)
     assert "1 thin image is not pushed: " in run.said
-    assert f"registry {closed.host} asks for credentials" in run.said
+    assert f"registry {closed.host} takes no anonymous pushes" in run.said
 
 
 def test_a_push_that_has_to_be_and_cannot_fails_alone(poor: Work, closed: DockerRegistry):
@@ -248,3 +248,25 @@ def test_the_recipe_s_user_pushes_with_the_password_of_ducc_s_variable(
         if path.is_file() and "cvmfs" not in path.relative_to(rich.path).parts
     )
     assert "secret" not in kept_text + run.said
+
+
+# --- a registry that only lets read -------------------------------------
+
+
+def test_a_registry_that_turns_out_to_take_no_pushes_is_left_alone(
+    work: Work, tmp_path: Path, target: DockerRegistry
+):
+    assert work.registry
+    with docker_registry(tmp_path / "proxy", proxy_of=f"http://{target.host}") as proxy:
+        reader = Work(tmp_path / "work", work.registry, environment={"HOME": str(tmp_path)})
+        reader.wish(
+            f"http://{work.registry.host}/a/app:1",
+            output_format=f"http://{proxy.host}/thin/new:$(tag)",
+        )
+        reader.configure(thin={"push": "auto"})
+        run = reader.run()
+        assert run.status == 0, run.said
+        assert run.outcomes[f"http://{proxy.host}/thin/new:1"][0] == "skipped"
+        again = reader.run()
+    assert again.jobs == []
+    assert f"registry {proxy.host} takes no anonymous pushes" in again.said

@@ -251,7 +251,7 @@ def test_nothing_is_pushed_where_there_are_no_credentials_and_that_is_said_once(
     assert (thins.planned, thins.problems) == ([], [])
     [warning] = thins.warnings
     assert "3 thin images are not pushed: " in warning
-    assert f"registry {closed.registry.host} asks for credentials" in warning
+    assert f"registry {closed.registry.host} takes no anonymous pushes" in warning
     assert closed.asked() == ["GET /v2/"]
     assert closed.plan().warnings == [warning]
     assert closed.asked() == []

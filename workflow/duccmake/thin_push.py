@@ -60,6 +60,11 @@ def push_thin(
     return docker.top.content
 
 
+def refuses_anybody(error: RegistryError) -> bool:
+    """Whether an error of an anonymous push says that the registry takes none."""
+    return not isinstance(error, RegistryUnavailable | RateLimited)
+
+
 def _push(client: Client, target: Reference, form: Form) -> None:
     """Blobs, then manifests, then what the tag stands for: it names nothing that is not there."""
     tagged = target.with_tag(form.tag)

@@ -277,8 +277,8 @@ class _Asker:
             "'thin: {push: never}' says that none are wished for"
         )
         refusal = (
-            f"registry {target.registry} asks for credentials and there are none for "
-            f"{target.repository}; {mend}"
+            f"registry {target.registry} takes no anonymous pushes, and there are no credentials "
+            f"for {target.repository}; {mend}"
         )
         if was_refused(target.host, self._now - self._config.thin.max_age):
             return refusal
