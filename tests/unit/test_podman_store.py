@@ -11,6 +11,7 @@ from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import DuccmakeError, ManifestError, RepositoryError
 from duccmake.reference import Digest
 from duccmake.repository import ImageRecord, StagedImage, podman
+from duccmake.repository.books import wished_record
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
@@ -56,6 +57,9 @@ class Store:
 
     def without(self, **what) -> None:
         self.edit(lambda edits: podman.without(edits, self.repository.layout, **what))
+
+    def differences(self, staged: StagedImage) -> list[str]:
+        return list(podman.differences(self.repository.layout, wished_record(staged, {})))
 
     def edit(self, change) -> None:
         with self.repository.lock():
@@ -353,6 +357,49 @@ def test_a_store_that_lost_an_image_does_not_hold_it(store):
     assert podman.holds(layout, replace(record, products=("layers", "flat")))
     store.publish(staged)
     assert podman.holds(layout, record)
+
+
+def test_an_image_that_is_whole_has_no_differences(store):
+    staged = store.staged(APP, Image((BASE, EMPTY, TOP, BASE)))
+    store.publish(staged)
+    assert store.differences(staged) == []
+    assert store.differences(replace(staged, products=("layers",))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "damage", "line"),
+    [
+        ("overlay-images/images.json", b"[]\n", "the index has no"),
+        ("overlay-layers/layers.json", b"[]\n", "the index has no"),
+        ("overlay-layers/layers.json", b"[{", "layers.json is damaged"),
+        ("overlay-images/IMAGE/manifest", b"{}", "the manifest of the image is damaged"),
+        ("overlay-images/IMAGE/manifest", None, "manifest is missing"),
+        ("overlay/LAYER/link", None, "link is missing"),
+        ("overlay/LAYER/diff", "../elsewhere", "leads to ../elsewhere"),
+        ("overlay/l/LINK", "../elsewhere/diff", "does not lead to the layer"),
+    ],
+)
+def test_what_is_wrong_with_an_image_of_the_store_is_told(store, path, damage, line):
+    image = Image((BASE, TOP))
+    staged = store.staged(APP, image)
+    store.publish(staged)
+    top = chain([BASE.diff_id, TOP.diff_id])[-1]
+    for word, value in {"IMAGE": identity(image), "LAYER": top.id, "LINK": top.link}.items():
+        path = path.replace(word, value)
+    (store.root / path).unlink()
+    if isinstance(damage, bytes):
+        (store.root / path).write_bytes(damage)
+    elif damage:
+        (store.root / path).symlink_to(damage)
+    [found] = store.differences(staged)
+    assert line in found
+
+
+def test_a_name_that_the_store_does_not_know_is_told(store):
+    staged = store.staged(APP, Image((BASE,)))
+    store.publish(staged)
+    [found] = store.differences(replace(staged, name=OTHER))
+    assert found == f"podmanStore: does not know the image as {OTHER}"
 
 
 # --- removal --------------------------------------------------------------

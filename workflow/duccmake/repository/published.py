@@ -135,7 +135,7 @@ class PublishedTree:
             for digest in dict.fromkeys(record.layers):
                 tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
                 lines += self._differences(tree, manifest, digests)
-            return lines
+            return lines + list(podman.differences(layout, record))
 
     def _read_record(self, name: str) -> ImageRecord | None:
         path = self._layout.record(name)

@@ -7,10 +7,12 @@ of it is `Edits`, made in the transaction that publishes or removes an image, fr
 the two index files alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
-takes names and images out, `holds` says whether an image is there, `images` where
-they all are, and `configuration` gives an image's own.
+takes names and images out, `holds` says whether an image is there, `differences`
+whether it is whole, `images` where they all are, and `configuration` gives an image's
+own.
 """
 
+from .check import differences
 from .store import configuration, holds, images, publish, without
 
-__all__ = ["configuration", "holds", "images", "publish", "without"]
+__all__ = ["configuration", "differences", "holds", "images", "publish", "without"]

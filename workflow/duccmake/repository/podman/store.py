@@ -8,7 +8,6 @@ last of them.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -21,14 +20,14 @@ from .. import ImageRecord, StagedImage
 from ..edits import Edits
 from ..layout import Layout, split_variant
 from .index import Entry, Index, last_writer
-from .layers import ChainLayer, chain, link_of
+from .layers import ChainLayer, chain
 from .names import names_of, pinned_names_of
+from .paths import Paths, big_data
 
 PRODUCT = "podman"
 """What the product is called in the configuration and in records."""
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
-_PLAIN_KEY = re.compile(r"[a-z0-9.]+\Z")
 
 _COMPRESSIONS = {"gzip": 2, "zstd": 4}
 
@@ -40,7 +39,7 @@ def publish(edits: Edits, layout: Layout, images: Sequence[StagedImage]) -> None
     found by its digest until it is taken `without`.  Raises `RepositoryError`, or
     `ManifestError` with the image.
     """
-    paths = _Paths(layout)
+    paths = Paths(layout)
     if not any(PRODUCT in image.products for image in images) and not paths.images.exists():
         return
     store = _Store(edits, layout)
@@ -73,7 +72,7 @@ def without(
     with its flat tree, or with a layer of which there is no other that unpacks to
     the same.  Raises `RepositoryError` where that image is published.
     """
-    if not _Paths(layout).images.exists():
+    if not Paths(layout).images.exists():
         return
     store = _Store(edits, layout)
     for name in names:
@@ -89,39 +88,20 @@ def holds(layout: Layout, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
     if PRODUCT not in record.products:
         return True
-    return (_Paths(layout).image(record.config) / "manifest").is_file()
+    return (Paths(layout).image(record.config) / "manifest").is_file()
 
 
 def images(layout: Layout) -> Path:
     """The directory in which each image has one, named by its configuration's digits."""
-    return _Paths(layout).images.parent
+    return Paths(layout).images.parent
 
 
 def configuration(layout: Layout, config: Digest) -> bytes:
     """An image's configuration as the store has it; empty where it has none."""
     try:
-        return _big_data(_Paths(layout).image(config), str(config)).read_bytes()
+        return big_data(Paths(layout).image(config), str(config)).read_bytes()
     except FileNotFoundError:
         return b""
-
-
-class _Paths:
-    """Where things lie in the store (containers/storage: store, overlay driver)."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.root = layout.root / "podmanStore"
-        self.overlay = self.root / "overlay"
-        self.images = self.root / "overlay-images" / "images.json"
-        self.layers = self.root / "overlay-layers" / "layers.json"
-
-    def image(self, config: Digest) -> Path:
-        return self.images.parent / config.hex
-
-    def layer(self, identity: str) -> Path:
-        return self.overlay / identity
-
-    def link(self, identity: str) -> Path:
-        return self.overlay / "l" / link_of(identity)
 
 
 class _Store:
@@ -130,7 +110,7 @@ class _Store:
     def __init__(self, edits: Edits, layout: Layout) -> None:
         self._edits = edits
         self._layout = layout
-        self._paths = _Paths(layout)
+        self._paths = Paths(layout)
         self._images = Index(edits.content(self._paths.images), self._paths.images)
         self._layers = Index(edits.content(self._paths.layers), self._paths.layers)
         self._published = {
@@ -161,8 +141,8 @@ class _Store:
         entry.pop("retired", None)
         self._published[image.name] = entry
         directory = self._paths.image(image.config)
-        self._edits.file(_big_data(directory, str(image.config)), image.config_bytes)
-        self._edits.file(_big_data(directory, f"manifest-{image.manifest}"), image.manifest_bytes)
+        self._edits.file(big_data(directory, str(image.config)), image.config_bytes)
+        self._edits.file(big_data(directory, f"manifest-{image.manifest}"), image.manifest_bytes)
         self._describe(entry)
 
     def release(self, name: str) -> None:
@@ -204,14 +184,14 @@ class _Store:
         directory = self._paths.image(Digest.parse(config))
         for key in entry.get("big-data-names", ()):
             if key not in digests and key != "manifest":
-                self._edits.remove(_big_data(directory, key))
+                self._edits.remove(big_data(directory, key))
         # The one that counts where nobody asks for a certain one: the latest.
         entry["digest"] = digests["manifest"] = manifests[-1]
-        latest = self._edits.content(_big_data(directory, f"manifest-{manifests[-1]}"))
+        latest = self._edits.content(big_data(directory, f"manifest-{manifests[-1]}"))
         self._edits.file(directory / "manifest", latest)
         entry["big-data-names"] = list(digests)
         entry["big-data-sizes"] = {
-            key: len(self._edits.content(_big_data(directory, key))) for key in digests
+            key: len(self._edits.content(big_data(directory, key))) for key in digests
         }
         entry["big-data-digests"] = digests
 
@@ -298,7 +278,7 @@ class _Store:
         directory = self._paths.images.parent / image["id"]
         for key in image.get("big-data-names", ()):
             if key.startswith("manifest-"):
-                manifest = parse_manifest(self._edits.content(_big_data(directory, key)))
+                manifest = parse_manifest(self._edits.content(big_data(directory, key)))
                 if isinstance(manifest, Manifest):
                     yield manifest
 
@@ -338,12 +318,6 @@ class _Store:
         ):
             self._edits.catalog(directory)
         self._edits.catalog(self._paths.root)
-
-
-def _big_data(directory: Path, key: str) -> Path:
-    """Where an image's data of that name lies (containers/storage, makeBigDataBaseName)."""
-    plain = _PLAIN_KEY.match(key)
-    return directory / (key if plain else f"={base64.b64encode(key.encode()).decode()}")
 
 
 def _config_digest(identity: str) -> str:

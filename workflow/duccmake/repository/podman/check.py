@@ -1,0 +1,54 @@
+"""Whether the store has an image as it was published."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from ...errors import DuccmakeError
+from ...reference import Digest
+from .. import ImageRecord
+from ..layout import Layout
+from .index import Entry, Index
+from .paths import Paths, big_data
+from .store import PRODUCT
+
+
+def differences(layout: Layout, record: ImageRecord) -> Iterator[str]:
+    """One line for each thing that is not as it should be with an image of the store."""
+    if PRODUCT not in record.products:
+        return
+    paths = Paths(layout)
+    try:
+        images = Index(paths.images.read_bytes(), paths.images)
+        layers = Index(paths.layers.read_bytes(), paths.layers)
+        image = images.entries[record.config.hex]
+        if image["published"].get(record.name) != str(record.manifest):
+            yield f"podmanStore: does not know the image as {record.name}"
+        for key, digest in image["big-data-digests"].items():
+            content = big_data(paths.image(record.config), key).read_bytes()
+            wanted = Digest.parse(digest)
+            if hashlib.new(wanted.algorithm, content).hexdigest() != wanted.hex:
+                yield f"podmanStore: the {key} of the image is damaged"
+        identity = image.get("layer", "")
+        for _ in record.layers:
+            layer = layers.entries[identity]
+            yield from _layer_differences(layout, paths, layer)
+            identity = layer.get("parent", "")
+    except FileNotFoundError as error:
+        yield f"podmanStore: {error.filename} is missing"
+    except KeyError as error:
+        yield f"podmanStore: the index has no {error}"
+    except DuccmakeError as error:
+        yield f"podmanStore: {error.found}"
+
+
+def _layer_differences(layout: Layout, paths: Paths, layer: Entry) -> Iterator[str]:
+    tree = layout.layerfs(Digest.parse(layer["compressed-diff-digest"]))
+    directory = paths.layer(layer["id"])
+    target = (directory / "diff").readlink()
+    if target != layout.seen(tree) or not tree.is_dir():
+        yield f"podmanStore: the layer {layer['id']} leads to {target}"
+    link = paths.overlay / "l" / (directory / "link").read_text()
+    if str(link.readlink()) != f"../{layer['id']}/diff":
+        yield f"podmanStore: {link.name} does not lead to the layer {layer['id']}"
