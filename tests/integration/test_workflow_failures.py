@@ -320,7 +320,7 @@ def test_an_unusable_wish_list_starts_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("products=[layers, flat, thin]", "thin"),
+        ("products=[layers, flatt]", "flatt"),
         ("repository={rooot: x}", "rooot"),
     ],
 )

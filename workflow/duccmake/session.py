@@ -47,9 +47,10 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
-    if poll:
-        presence.stay(workdir)
     plan = make_plan(config, dict(members), poll=poll)
+    if poll:
+        # From here on: what cannot be planned leaves nothing behind.
+        presence.stay(workdir)
     plan_file = plan.save()
     _remove_stale_receipts(plan)
     run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
