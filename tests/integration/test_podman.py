@@ -391,3 +391,15 @@ def test_a_layer_in_another_compression_takes_the_place_of_one_that_is_removed(
         assert client.images() == {identity(images[APP]): {ZSTD}}
         assert client.inspect(ZSTD)["Digest"] == str(images[ZSTD].digest)
         assert client.inside(ZSTD, "/bin/busybox", "cat", "/etc/new") == "new"
+
+
+def test_an_image_that_is_wished_by_the_digest_of_its_index_is_found_by_it(
+    fresh: Published, images: Mapping[str, Image]
+):
+    wished = f"registry.example.org/team/app@{pipeline.digest_of(b'an index')}"
+    fresh.publish(wished, images[APP])
+    with podman(fresh.store) as client:
+        assert client.images() == {identity(images[APP]): {wished}}
+        assert client.inspect(wished)["Id"] == identity(images[APP])
+        assert client.run(wished, "/bin/busybox", "cat", "/etc/new") == "new"
+        client.committed(wished, "touch $tree/added", "localhost/built:1")

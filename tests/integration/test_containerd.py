@@ -1,0 +1,56 @@
+"""Layers as containerd stacks them, with the snapshotter of CernVM-FS, are umoci's tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import oracles
+import pipeline
+from duccmake.demo.images import Image, LayerBuilder
+from duccmake.repository.directory import DirectoryRepository
+from oracles import needs_overlay, needs_umoci
+from trees import differences, snapshot
+
+LAYERS = (
+    LayerBuilder()
+    .dir(".", mode=0o755)
+    .dir("etc", mode=0o750)
+    .file("etc/old", "old")
+    .dir("opt")
+    .file("opt/a", "a")
+    .dir("opt/sub", mode=0o700)
+    .file("opt/sub/b", "b", uid=1000, gid=70_000)
+    .file("program", "#!", mode=0o4755)
+    .file("becomes-directory", "x")
+    .dir("becomes-file")
+    .file("becomes-file/inside", "x")
+    .dir("srv")
+    .dir("srv/gone")
+    .file("srv/gone/inside", "x"),
+    LayerBuilder()
+    .whiteout("etc/old")
+    .file("etc/new", "new")
+    .hardlink("program-too", "program")
+    .dir("becomes-directory")
+    .file("becomes-directory/inside", "y")
+    .file("becomes-file", "y")
+    .whiteout("srv/gone"),
+    LayerBuilder().dir("opt", mode=0o711).opaque("opt").file("opt/c", "c").dir("srv/gone"),
+)
+
+
+@needs_umoci
+@needs_overlay
+def test_the_stack_of_the_published_layers_is_what_umoci_unpacks(tmp_path: Path):
+    layers = tuple(builder.layer() for builder in LAYERS)
+    repository = DirectoryRepository(tmp_path / "cvmfs", "images.example.org", durable=False)
+    staged = pipeline.stage(pipeline.NAME, Image(layers), tmp_path / "staging")
+    with repository.lock():
+        repository.publish(pipeline.change_set([staged], tmp_path / "staging"))
+    wanted = snapshot(oracles.umoci(layers, tmp_path / "umoci"))
+    with oracles.snapshotter(repository.path, staged.layers, tmp_path) as root:
+        found = snapshot(root)
+    assert b"opt/sub" not in found
+    # The root is the directory that can be written to; umoci's times change with whiteouts.
+    passed_over = {path: ("mtime_ns",) for path, node in wanted.items() if node.kind == "dir"}
+    assert differences(wanted, found, ignore_on={**passed_over, b".": ("mtime_ns", "mode")}) == []
