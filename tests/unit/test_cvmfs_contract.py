@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -161,14 +162,14 @@ def test_an_operators_transaction_is_waited_for_and_never_aborted(cvmfs, staging
     changes = stage(staging)
     cvmfs.server("transaction", cvmfs.name)
     union = cvmfs.mounts / cvmfs.name
-    (union / "of the operator").write_text("work")
+    (union / "of-the-operator").write_text("work")
 
     with pytest.raises(RepositoryLocked, match=r"open since .*'cvmfs_server abort"):
         publish(repository, changes)
-    assert (union / "of the operator").read_text() == "work"
+    assert (union / "of-the-operator").read_text() == "work"
     cvmfs.server("publish", cvmfs.name)
     publish(repository, changes)
-    assert (repository.path / "of the operator").read_text() == "work"
+    assert (repository.path / "of-the-operator").read_text() == "work"
     assert repository.verify(NAME) == []
 
 
@@ -211,3 +212,62 @@ def test_an_ingest_that_fails_leaves_nothing_open_and_its_words_in_the_error(cvm
     publish(repository, changes)
     assert repository.verify(NAME) == []
     assert cvmfs.problems() == ""
+
+
+def test_everything_can_be_put_below_a_directory(cvmfs, staging):
+    repository = cvmfs.open(prefix="some/containers")
+    (image,) = publish(repository, stage(staging))
+    top = cvmfs.spool / "rdonly"
+    assert repository.path == top / "some/containers"
+    assert sorted(path.name for path in top.iterdir()) == ["new_repository", "some"]
+    assert (top / "some").stat().st_uid == 0
+    assert stat.S_IMODE((top / "some/containers").stat().st_mode) == 0o755
+    edits = Edits(repository.path)
+    edits.remove(Layout(repository.path).link(NAME))
+    edits.remove(Layout(repository.path).flat(image.config))
+    publish(repository, stage(staging, NAME + ".2", config="two"))
+    with repository.lock():
+        repository.edit(edits)
+    assert not any(os.path.lexists(path) for path in edits.removals)
+    assert repository.verify(NAME + ".2") == []
+    assert cvmfs.problems() == ""
+
+
+GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
+
+
+@pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
+def test_through_a_gateway_what_takes_several_calls_is_done_in_several(cvmfs, staging):
+    repository = cvmfs.open(prefix="containers")
+    (image,) = publish(repository, stage(staging))
+    assert repository.verify(NAME) == []
+    layout = Layout(repository.path)
+    edits = Edits(repository.path)
+    for path in (layout.link(NAME), layout.flat(image.config), layout.layer(image.layers[1])):
+        edits.remove(path)
+    edits.file(repository.path / ".metadata/note.json", b"{}")
+    with repository.lock():
+        repository.edit(edits)
+    assert not any(os.path.lexists(path) for path in edits.removals)
+    assert (repository.path / ".metadata/note.json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
+def test_a_lease_is_on_what_is_published_and_another_one_is_waited_for(cvmfs, staging):
+    repository = cvmfs.open(prefix="containers", lock_seconds=30)
+    publish(repository, stage(staging))
+    leases = cvmfs.base / "leases"
+    leases.mkdir(exist_ok=True)
+
+    (leases / "elsewhere").write_text("/software")
+    publish(repository, stage(staging, NAME + ".2", config="two"))
+
+    (leases / "elsewhere").write_text("/containers")
+    changes = stage(staging, NAME + ".3", config="three")
+    with pytest.raises(RepositoryLocked, match="lease path busy"):
+        publish(cvmfs.open(prefix="containers"), changes)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(publish, repository, changes)
+        (leases / "elsewhere").unlink()
+        waiting.result(timeout=60)
+    assert repository.verify(NAME + ".3") == []

@@ -140,11 +140,11 @@ def test_what_a_dead_publisher_left_does_not_cost_the_operator_a_transaction(cvm
     changes = stage(tmp_path / "staging")
     run_child(tmp_path, cvmfs, changes, PLACES["before cvmfs_server is started"])
     cvmfs.server("transaction", cvmfs.name)
-    (cvmfs.mounts / cvmfs.name / "of the operator").write_text("work")
+    (cvmfs.mounts / cvmfs.name / "of-the-operator").write_text("work")
     repository = cvmfs.open()
     with pytest.raises(RepositoryLocked):
         publish(repository, changes)
-    assert (cvmfs.mounts / cvmfs.name / "of the operator").read_text() == "work"
+    assert (cvmfs.mounts / cvmfs.name / "of-the-operator").read_text() == "work"
     cvmfs.server("publish", cvmfs.name)
     publish(repository, changes)
-    assert (repository.path / "of the operator").read_text() == "work"
+    assert (repository.path / "of-the-operator").read_text() == "work"

@@ -70,7 +70,7 @@ class RepositorySettings:
     ``clients_root`` is what stands for it on the machines that use the images, if
     that is another.  ``mounts`` are the mounted repositories and ``server_config``
     their settings (backend ``cvmfs``); a ``state`` of None stands for the
-    repository's spool area.
+    repository's spool area, and everything is put below the directory ``prefix``.
     """
 
     backend: str = "directory"
@@ -81,6 +81,7 @@ class RepositorySettings:
     server_config: Path = Path("/etc/cvmfs/repositories.d")
     state: Path | None = None
     clients_root: Path | None = None
+    prefix: str = ""
     batch: BatchSettings = field(default_factory=BatchSettings)
 
 

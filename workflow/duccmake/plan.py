@@ -421,6 +421,7 @@ def open_repository(config: Config, name: str) -> Repository:
             mounts=settings.mounts,
             server_config=settings.server_config,
             state=settings.state / name if settings.state else None,
+            prefix=settings.prefix,
             lock_seconds=settings.lock_seconds,
             clients_root=settings.clients_root,
         )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import RepositoryError
@@ -27,7 +27,7 @@ from .kept import Keeping
 from .members import Members
 from .mount import Mount
 from .removal import remove
-from .server import Server, TransactionBusy
+from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .tarstream import TarStream
 from .transaction import Transactions
@@ -41,9 +41,10 @@ class CvmfsRepository(PublishedTree):
     Where this machine publishes it, ``server_config`` has a directory with its
     settings, and it is read from its spool area.  Elsewhere it can only be read,
     from a client's mount below ``mounts`` (``clients_root`` where clients mount it
-    elsewhere).  ``state`` is a private directory for
-    the lock and the journal (by default in the spool area), ``lock_seconds`` how
-    long another publisher, and then somebody's open transaction, is waited for.
+    elsewhere).  ``state`` is a private directory for the lock and the journal (by
+    default in the spool area), ``lock_seconds`` how long another publisher, and then
+    somebody's open transaction, is waited for.  ``prefix`` is the directory of the
+    repository that everything is put below; a gateway's lease is on it alone.
     """
 
     def __init__(
@@ -55,8 +56,12 @@ class CvmfsRepository(PublishedTree):
         state: Path | None = None,
         lock_seconds: float = 3600,
         clients_root: Path | None = None,
+        prefix: str = "",
     ) -> None:
         super().__init__(mounts, name, clients_root=clients_root or mounts, variant_links=True)
+        self._prefix = prefix.strip("/")
+        self._clients = (clients_root or mounts) / name / self._prefix
+        mounted = self._path
         self._server_config = server_config
         self._lock_seconds = lock_seconds
         try:
@@ -64,9 +69,10 @@ class CvmfsRepository(PublishedTree):
         except RepositoryError:
             self._state = state or SPOOL / name / "duccmake"
         else:
-            self._read_from(settings.published)
+            mounted = settings.published
             self._state = state or settings.spool / "duccmake"
-        self._mount = Mount(self._path, self._state / "mount.lock")
+        self._read_from(mounted / self._prefix)
+        self._mount = Mount(mounted, self._state / "mount.lock")
         self._open: Transactions | None = None
 
     # --- reading --------------------------------------------------------
@@ -114,9 +120,12 @@ class CvmfsRepository(PublishedTree):
             self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
         with held(self._state / "lock", self._lock_seconds):
             server = Server(settings, self._state)
-            transactions = Transactions(server, self._state, self._lock_seconds, self._mount)
+            transactions = Transactions(
+                server, self._state, self._lock_seconds, self._mount, self._prefix
+            )
             with reported("recover the repository"):
                 self._recover(transactions)
+            self._make_prefix(transactions)
             self._open = transactions
             try:
                 yield
@@ -131,6 +140,19 @@ class CvmfsRepository(PublishedTree):
             )
         if not self._mount.is_there:
             transactions.server.run("mount", self._name)
+
+    def _make_prefix(self, transactions: Transactions) -> None:
+        """Make the directory that everything is below: an archive cannot be put where none is."""
+        if self._prefix and not self._path.is_dir():
+            prefix = os.fsencode(self._prefix)
+
+            def write(stream: TarStream) -> None:
+                members = Members(stream, self._keeping(transactions), lambda path: False)
+                members.parents(prefix)
+                members.directory(prefix)
+                members.catalog(prefix)
+
+            transactions.ingest(write, at_root=True)
 
     def publish(self, changes: ChangeSet) -> None:
         """Publish a change set: all of it or, when this raises, none of its images.
@@ -156,7 +178,7 @@ class CvmfsRepository(PublishedTree):
             if settings.chunking:
                 large = whole.large_files(settings.max_chunk)
                 whole.leave_out(large.publish(transactions, self._path))
-            self._ingest(transactions, whole.write)
+            transactions.ingest(whole.write)
             remove(transactions, whole.edits)
         log.info(
             "published %d images and %d layers",
@@ -182,24 +204,8 @@ class CvmfsRepository(PublishedTree):
                         stream, keeping, lambda path: os.path.lexists(b"%b/%b" % (root, path))
                     ).edits(edits)
 
-                self._ingest(transactions, write)
+                transactions.ingest(write)
             remove(transactions, edits)
-
-    def _ingest(self, transactions: Transactions, write: Callable[[TarStream], None]) -> None:
-        while True:
-            try:
-                with transactions.ours() as transaction, ExitStack() as stack:
-                    transactions.server.ingest(
-                        "/",
-                        write,
-                        token=transaction.token,
-                        opened=transaction.look,
-                        ending=lambda: stack.enter_context(self._mount.changing()),
-                    )
-                return
-            except TransactionBusy as error:
-                # Somebody was faster: theirs is waited for, as one that was open before.
-                log.info("%s", error)
 
     @staticmethod
     def _keeping(transactions: Transactions) -> Keeping:

@@ -13,11 +13,12 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ... import mtree
 from ...errors import RepositoryError
@@ -117,21 +118,22 @@ class LargeFiles:
 
         ``published`` is the mount that shows what is published.
         """
-        union = transactions.server.settings.union
         there = [file for file in self.contents if _is_there(file, published)]
         if wanted := [file for file in self.contents if file not in there]:
-            with transactions.writable(), Directories() as directories:
-                _Writer(directories, union, self._directories).contents(wanted)
+            transactions.write(lambda union: self._writer(union, _Writer.contents, wanted))
         done = [file.path for file in self.contents]
         chunks = {file.source: _chunks(published, file.source) for file in self.copies}
         cut = [file for file in self.copies if chunks[file.source] is not None]
         done += [file.path for file in cut]
         cut = [file for file in cut if _chunks(published, file.path) != chunks[file.source]]
         if cut:
-            with transactions.writable(), Directories() as directories:
-                writer = _Writer(directories, union, self._directories)
-                writer.grafts([(file, chunks[file.source] or "") for file in cut])
+            grafts = [(file, chunks[file.source] or "") for file in cut]
+            transactions.write(lambda union: self._writer(union, _Writer.grafts, grafts))
         return frozenset(done)
+
+    def _writer(self, union: Path, put: Callable[[_Writer, Any], None], files: object) -> None:
+        with Directories() as directories:
+            put(_Writer(directories, union, self._directories), files)
 
 
 class _Writer:

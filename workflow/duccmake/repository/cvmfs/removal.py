@@ -23,14 +23,16 @@ _CALL_BYTES = 64 * 1024
 
 def remove(transactions: Transactions, edits: Edits) -> None:
     """Carry out the removals of ``edits``; what is not there is passed over."""
-    union = transactions.server.settings.union
     there = [path for path in edits.removals if os.path.lexists(path)]
     awkward = [path for path in there if not _is_plain(edits.root, path)]
     if awkward:
-        # Names go before the trees that they lead to.
-        with transactions.writable():
+
+        def change(union: Path) -> None:
             for path in awkward:
                 remove_tree(union / path.relative_to(edits.root))
+
+        # Names go before the trees that they lead to.
+        transactions.write(change)
     trees = [relative(edits.root, path) for path in there if _is_plain(edits.root, path)]
     for together in _calls(trees, one_by_one=transactions.server.settings.gateway):
         transactions.delete(together)

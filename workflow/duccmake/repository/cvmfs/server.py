@@ -26,7 +26,7 @@ TOKEN_VARIABLE = "DUCCMAKE_TRANSACTION"
 _POLL_SECONDS = 0.01
 _PIPE_BYTES = 1024 * 1024
 _LAST_LINES = 12
-_BUSY = ("another transaction is already open", "Another publish process is active")
+_BUSY = ("another transaction is already open", "lease path busy")
 
 
 class ServerFailed(RepositoryError):

@@ -14,8 +14,8 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from .server import (
     TOKEN_VARIABLE,
     Mark,
     Server,
-    ServerFailed,
     TransactionBusy,
     spoil_archive,
 )
+from .tarstream import TarStream
 
 log = logging.getLogger(__name__)
 
@@ -41,61 +41,92 @@ class Transactions:
     """Opens transactions of ``server`` one at a time, under the publisher's lock.
 
     ``seconds`` is how long somebody else's transaction is waited for, ``mount``
-    where what is published can be seen.
+    where what is published can be seen, ``prefix`` the directory of the repository
+    that everything is below, if not its root.
     """
 
-    def __init__(self, server: Server, state: Path, seconds: float, mount: Mount) -> None:
+    def __init__(
+        self, server: Server, state: Path, seconds: float, mount: Mount, prefix: str = ""
+    ) -> None:
         self.server = server
         self.mount = mount
+        self._prefix = prefix
         self._journal = state / "transaction.json"
         self._seconds = seconds
 
-    @contextmanager
-    def ours(self) -> Iterator[Transaction]:
-        """Note that a transaction is about to be opened; abort it if it is left open.
+    def ingest(self, write: Callable[[TarStream], None], *, at_root: bool = False) -> None:
+        """Publish the archive that ``write`` writes, with paths from the prefix."""
 
-        Raises `RepositoryLocked` where somebody else's does not end in time.
-        """
-        self._wait()
-        transaction = Transaction(self.server, self._journal)
-        try:
-            yield transaction
-        except TransactionBusy:
-            # Somebody was faster: what is open is theirs.
-            self._journal.unlink(missing_ok=True)
-            raise
-        except ServerFailed as error:
-            transaction.look()
-            self._abort_if(self.server.transaction())
-            raise error from None
-        except Exception:
-            transaction.look()
-            self._abort_if(transaction.mark)
-            raise
-        self._journal.unlink(missing_ok=True)
+        def work(transaction: Transaction) -> None:
+            with ExitStack() as stack:
+                self.server.ingest(
+                    "/" if at_root else self._prefix or "/",
+                    write,
+                    token=transaction.token,
+                    opened=transaction.look,
+                    ending=lambda: stack.enter_context(self.mount.changing()),
+                )
 
-    @contextmanager
-    def writable(self) -> Iterator[None]:
-        """Change the mounted repository inside; what was done is published at the end."""
-        name = self.server.settings.name
-        with self.ours() as transaction:
-            self.server.run("transaction", name, token=transaction.token, opened=transaction.look)
+        self._attempt(work)
+
+    def write(self, change: Callable[[Path], None]) -> None:
+        """Publish what ``change`` does to the mounted repository, of which it gets the prefix."""
+        settings = self.server.settings
+        # The lease of a gateway is on what is changed, so that others can publish elsewhere.
+        leased = f"{settings.name}/{self._prefix}" if settings.gateway else settings.name
+
+        def work(transaction: Transaction) -> None:
+            self.server.run("transaction", leased, token=transaction.token, opened=transaction.look)
             transaction.look()
-            yield
+            change(settings.union / self._prefix)
             with self.mount.changing():
-                self.server.run("publish", name, token=transaction.token)
+                self.server.run("publish", settings.name, token=transaction.token)
+
+        self._attempt(work)
 
     def delete(self, paths: Sequence[bytes]) -> None:
         """Delete files, symlinks and whole directories, by paths of plain characters."""
-        options = [option for path in paths for option in ("-d", os.fsdecode(path))]
-        with self.ours() as transaction, self.mount.changing():
-            self.server.run(
-                "ingest",
-                *options,
-                self.server.settings.name,
-                token=transaction.token,
-                opened=transaction.look,
-            )
+        below = [f"{self._prefix}/{os.fsdecode(path)}".lstrip("/") for path in paths]
+        options = [option for path in below for option in ("-d", path)]
+
+        def work(transaction: Transaction) -> None:
+            with self.mount.changing():
+                self.server.run(
+                    "ingest",
+                    *options,
+                    self.server.settings.name,
+                    token=transaction.token,
+                    opened=transaction.look,
+                )
+
+        self._attempt(work)
+
+    def _attempt(self, work: Callable[[Transaction], None]) -> None:
+        """Do ``work``, which opens a transaction; again while somebody else is faster.
+
+        A transaction of ours that is left open is aborted.  Raises `RepositoryLocked`
+        where somebody else's does not end in time.
+        """
+        deadline = time.monotonic() + self._seconds
+        while True:
+            self._wait(deadline)
+            transaction = Transaction(self.server, self._journal)
+            try:
+                work(transaction)
+            except TransactionBusy as error:
+                # What is open is theirs; a gateway does not even show it here.
+                self._journal.unlink(missing_ok=True)
+                if time.monotonic() >= deadline:
+                    raise RepositoryLocked(
+                        error.found, mend="wait until it is published, then run again"
+                    ) from None
+                time.sleep(_POLL_SECONDS)
+            except Exception:
+                self._abort_if(transaction.mark)
+                raise
+            else:
+                self._journal.unlink(missing_ok=True)
+                return
 
     def recover(self) -> str:
         """Abort what a publisher that died left open; returns what was done, or nothing."""
@@ -111,8 +142,7 @@ class Transactions:
         self._journal.unlink(missing_ok=True)
         return "found ended"
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + self._seconds
+    def _wait(self, deadline: float) -> None:
         told = False
         while self.server.transaction() is not None:
             name = self.server.settings.name
