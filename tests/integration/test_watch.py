@@ -221,6 +221,21 @@ def test_a_broken_list_changes_nothing_and_its_mending_counts_at_once(work: Work
         eventually(lambda: content(work, "team/new:1") == "two", "the mended list", watch)
 
 
+def test_a_list_that_changes_during_a_run_counts_after_it(work: Work):
+    assert isinstance(work.registry, FaultyRegistry)
+    for name in ("app", "new"):
+        push(image(name), host(work), f"team/{name}", "1")
+    work.wish("{host}/team/app:1")
+    held = Held()
+    work.registry.break_next("^GET .*/blobs/", held)
+    with watching(work) as watch:
+        eventually(held.reached.is_set, "a run", watch)
+        work.wish("{host}/team/app:1", "{host}/team/new:1")
+        watch.says("a wish list has changed")
+        held.released.set()
+        eventually(lambda: content(work, "team/new:1") == "new", "the new one", watch)
+
+
 def test_systemd_hears_how_it_is_and_sighup_has_it_read_its_configuration(
     work: Work, tmp_path: Path
 ):

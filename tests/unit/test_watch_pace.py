@@ -78,5 +78,18 @@ def test_a_change_ends_the_wait(pace: Pace, clock: Clock):
         pace.ended(BROKEN)
     pace.changed()
     assert pace.due == pace.earliest == clock.now
+    pace.begun()
     pace.ended(BROKEN)
     assert pace.due == clock.now + 15
+
+
+@pytest.mark.parametrize("outcome", [GOOD, BROKEN, failed("a:1")])
+def test_a_change_during_a_run_has_another_one_follow(pace: Pace, clock: Clock, outcome: Outcome):
+    pace.begun()
+    pace.changed()
+    clock.now += 5
+    pace.ended(outcome)
+    assert pace.due == pace.earliest == clock.now
+    pace.begun()
+    pace.ended(GOOD)
+    assert pace.due == clock.now + 600

@@ -35,16 +35,20 @@ def stay(workdir: Path) -> None:
 
 @contextmanager
 def nobody_runs(workdir: Path) -> Iterator[bool]:
-    """Whether no run and no job is alive; if so, none begins within the block."""
+    """Whether no run and no job is alive; if so, none begins within the block.
+
+    False as well where the file system has no locks, so that nobody can tell.
+    """
     path = workdir / RUN_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        except OSError:
+            alone = False
+        else:
+            alone = True
+        yield alone
     finally:
         os.close(descriptor)

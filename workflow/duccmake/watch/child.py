@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 CHECKOUT = Path(__file__).resolve().parents[3]
 
 _LOCKS = Path(".snakemake/locks")
+_LOGS = Path(".snakemake/log")
+_KEPT_LOGS = 200
 
 # What can be done again, and costs little of what was done already.
 _REPEATABLE = re.compile(r"\.(?:fetch_blob|unpack_layer|flatten_image)\.py\Z")
@@ -82,6 +84,7 @@ class Child:
     async def outcome(self) -> Outcome:
         """Wait for its end and say how it was."""
         status = await self._process.wait()
+        _prune(self._directory / _LOGS)
         told = Status.load(self._directory)
         if told is None or told.pid != self._process.pid:
             return Outcome(completed=status == 0)
@@ -110,6 +113,12 @@ class Child:
         """End it at once, with all that it started; the next run mends what is half done."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _prune(logs: Path) -> None:
+    """Remove all but the newest of the logs that Snakemake leaves of each run."""
+    for path in sorted(logs.glob("*.snakemake.log"))[:-_KEPT_LOGS]:
+        path.unlink(missing_ok=True)
 
 
 async def clear_stale_lock(invocation: Invocation) -> bool:

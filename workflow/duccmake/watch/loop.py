@@ -102,6 +102,7 @@ class Watcher:
             await self._run(whole=self._pace.due <= now)
 
     async def _run(self, *, whole: bool) -> None:
+        self._pace.begun()
         notices = self._spool.take()
         chosen = sorted({notice.image for notice in notices})
         # Whether an image leaves is for a poll of all to say.

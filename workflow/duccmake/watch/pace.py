@@ -34,7 +34,12 @@ class Pace:
         self._clock = clock
         self._failures = 0
         self._failed: frozenset[str] = frozenset()
+        self._changed_since = False
         self.due = self.earliest = clock()
+
+    def begun(self) -> None:
+        """A run begins: it sees all that has changed before."""
+        self._changed_since = False
 
     def ended(self, outcome: Outcome, *, whole: bool = True) -> None:
         """A run has ended; ``whole`` if it asked for all images and not for some only.
@@ -43,6 +48,9 @@ class Pace:
         tried again, and make no other wait.
         """
         now = self._clock()
+        if self._changed_since:  # it may have read the wish list before that
+            self.changed()
+            return
         if outcome.completed and not outcome.failed:
             if whole:
                 self._failures, self._failed = 0, frozenset()
@@ -60,7 +68,8 @@ class Pace:
             self.due = now + pause
 
     def changed(self) -> None:
-        """Something was mended, perhaps: run at once."""
+        """Something was mended, perhaps: run at once, or after the run that is under way."""
+        self._changed_since = True
         self._failures, self._failed = 0, frozenset()
         self.due = self.earliest = self._clock()
 
