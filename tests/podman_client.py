@@ -31,7 +31,6 @@ _SUBIDS = "500000-565535"
 _SANDBOX = """
 umount --lazy /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
 mount --make-rshared /
-chmod 666 /dev/fuse
 exec "$@"
 """
 
@@ -209,6 +208,12 @@ def another_user() -> Iterator[None]:
     _do("useradd", "--system", "--user-group", "--no-create-home", USER)
     try:
         _do("usermod", "--add-subuids", _SUBIDS, "--add-subgids", _SUBIDS, USER)
+        if Path("/dev/fuse").exists():
+            # As udev has it.
+            Path("/dev/fuse").chmod(0o666)
+        probe = ["setpriv", f"--reuid={USER}", "--clear-groups", "unshare", "--user", "true"]
+        if subprocess.run(probe, cwd="/", capture_output=True).returncode:
+            pytest.skip("nobody but root may make a user namespace here")
         yield
     finally:
         _do("userdel", "--force", USER)

@@ -131,9 +131,11 @@ def user() -> Iterator[None]:
     params=[("kernel", False), ("fuse", False), ("kernel", True), ("fuse", True)],
     ids=["root-kernel", "root-fuse", "rootless-kernel", "rootless-fuse"],
 )
-def client(request: pytest.FixtureRequest, published: Published, user: None) -> Iterator[Podman]:
+def client(request: pytest.FixtureRequest, published: Published) -> Iterator[Podman]:
     """Each way of using the store."""
     driver, rootless = request.param
+    if rootless:
+        request.getfixturevalue("user")
     with podman(published.store, driver=driver, rootless=rootless) as client:
         yield client
 
