@@ -214,6 +214,13 @@ def test_an_image_that_moved_is_planned_without_asking(here):
     assert [asked for asked in here.asked() if asked.startswith("HEAD")] == []
 
 
+def test_an_image_that_only_gets_another_product_keeps_its_thin_image(here):
+    found = here.add("a/one")
+    here.push(here.plan())
+    here.images[0] = replace(found, state=PENDING, why="published without podman")
+    assert here.plan().planned == []
+
+
 def test_the_note_of_a_failure_is_no_manifest(here):
     here.add("a/one")
     [thin] = here.plan().planned

@@ -93,10 +93,11 @@ def plan_thins(
     now = clock()
     for wish in wishes:
         thin = _next(wish)
-        if any(image.state != PUBLISHED for image in wish.images if image.name in thin.images):
-            thin = replace(thin, why="new")
-        elif config.scope != "all" and _is_known(thin, now, config.thin.max_age):
+        if config.scope != "all" and _is_known(thin, now, config.thin.max_age):
             continue
+        pending = {image.name for image in wish.images if image.state != PUBLISHED}
+        if pending.intersection(thin.images):
+            thin = replace(thin, why="new")
         open_questions.append((wish, thin))
     if open_questions:
         given = _credentials(wishes)
