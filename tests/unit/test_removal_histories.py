@@ -6,7 +6,6 @@ repository that no record leads to: looked up here without the project's own sur
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from duccmake.plan import Departure
 from duccmake.repository import ChangeSet, Keep
 from duccmake.repository.history import kept, left_with
 from duccmake.repository.usage import Use
+from orphans import unreachable
 
 DAY = 86400.0
 GRACE = 3 * DAY
@@ -123,29 +123,6 @@ class World:
             if inner.parts[0][0] != "." and path.is_symlink():
                 yield path
 
-    def unreachable(self):
-        """Paths in the repository that no record leads to."""
-        root = self.repository.path
-        reachable = {root / ".metadata" / name for name in ("remove-schedule.json", "history.json")}
-        reachable.add(root / ".metadata" / "pins.json")
-        directories = [root / ".duccmake"]
-        for found in (root / ".metadata").rglob("record.json"):
-            record = json.loads(found.read_bytes())
-            config = record["config"].partition(":")[2]
-            directories += [found.parent, root / ".flat" / config[:2] / config]
-            directories.append(root / ".metadata" / ".flat" / config[:2] / config)
-            reachable.add(root / record["name"])
-            for layer in record["layers"]:
-                digits = layer.partition(":")[2]
-                directories.append(root / ".layers" / digits[:2] / digits)
-        return [
-            str(path.relative_to(root))
-            for path in root.rglob("*")
-            if path not in reachable
-            and not any(path.is_relative_to(directory) for directory in directories)
-            and (path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
-        ]
-
 
 @contextmanager
 def world() -> Iterator[World]:
@@ -170,4 +147,4 @@ def test_what_is_linked_is_whole_and_in_the_end_nothing_is_left_that_no_record_l
         found.wait(30)
         found.gc(2)
         found.check()
-        assert found.unreachable() == []
+        assert unreachable(found.repository.path) == []

@@ -1,0 +1,322 @@
+"""A week in the life of a repository, with readers who never stop looking.
+
+The first day has the watcher and the webhook, as they run; the clock of the other
+days is libfaketime's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from test_watch import Held, noise
+
+from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.pins import history
+from duccmake.reference import Platform
+from duccmake.repository.history import kept
+from duccmake.repository.usage import survey
+from faulty_registry import FaultyRegistry
+from orphans import unreachable
+from runs import REPOSITORY, Run, Work, days_later
+from watching import eventually, listening, polls, watching
+
+AMD64 = Platform("linux", "amd64")
+APPS = [f"team/app{number:02}" for number in range(8)]
+LEAVES, GONE, MISSPELT = APPS[7], APPS[6], APPS[5]
+NOTICES = 400
+NIGHTLY, SLOW = "team/nightly", "team/slow"
+
+
+def image(text: str, *layers: Layer) -> Image:
+    """An image that says the same in two files."""
+    top = LayerBuilder().file("content", text).dir("d").file("d/content", text)
+    return Image((*layers, top.layer()), {}, platform=AMD64)
+
+
+class Readers:
+    """Look into every image that is linked, all the time; ``torn`` is what was not whole."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self.torn: list[str] = []
+        self.looks = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            self._thread.join()
+
+    def _read(self) -> None:
+        while not self._done.wait(0.02):
+            for link in self._root.glob("*/team/*"):
+                try:
+                    tree = os.open(link, os.O_RDONLY | os.O_DIRECTORY)
+                except FileNotFoundError:
+                    if link.is_symlink() and not link.exists() and link.is_symlink():
+                        self.torn.append(f"{link} leads nowhere")
+                    continue
+                try:
+                    one, two = (self._content(tree, name) for name in ("content", "d/content"))
+                    if one != two:
+                        self.torn.append(f"{link} has {one!r} and {two!r}")
+                except OSError as error:
+                    self.torn.append(f"{link}: {error}")
+                finally:
+                    os.close(tree)
+                self.looks += 1
+
+    @staticmethod
+    def _content(tree: int, name: str) -> bytes:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=tree)
+        with os.fdopen(descriptor, "rb") as content:
+            return content.read()
+
+
+class Week:
+    """The registry, the wish list, and runs on any day."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.base = LayerBuilder().dir("etc").file("etc/base", "base" * 100).layer()
+        self.wished = {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:*", f"{SLOW}:1"}
+
+    @property
+    def registry(self) -> FaultyRegistry:
+        assert isinstance(self.work.registry, FaultyRegistry)
+        return self.work.registry
+
+    def push(self, name: str, text: str, tag: str = "1", *layers: Layer) -> None:
+        push(image(text, self.base, *layers), self.registry.host, name, tag)
+
+    def wish(self, *, without: str = "", but: str = "") -> None:
+        self.work.wish(
+            *(f"{{host}}/{wish}" for wish in sorted(self.wished - {without})), *[but] * bool(but)
+        )
+
+    def on_day(self, day: float, *options: str) -> Run:
+        return days_later(self.work, day).run(*options)
+
+    def content(self, name: str) -> str | None:
+        with suppress(FileNotFoundError):
+            return (self.work.repository.path / self.work.named(name) / "content").read_text()
+        return None
+
+    def published(self) -> set[str]:
+        """Names with a link and all that belongs to it, without those of the history."""
+        repository = self.work.repository
+        past = kept(history(repository), 100)
+        host = f"{self.registry.host}/"
+        names = {name for name in repository.names() if repository.record(name) is not None}
+        return {name.removeprefix(host) for name in names - past}
+
+    def whole(self) -> bool:
+        repository = self.work.repository
+        return not [line for name in repository.names() for line in repository.verify(name)]
+
+
+@pytest.fixture
+def week(tmp_path: Path) -> Iterator[Week]:
+    with FaultyRegistry(tmp_path / "registry") as registry:
+        work = Work(tmp_path / "work", registry)
+        work.path.mkdir()
+        work.configure(
+            platforms=[str(AMD64)],
+            products=["layers", "flat"],
+            watch={"retry": 1},
+            history={"keep": 1},
+            removal={
+                "policy": "prune",
+                "confirm": 86400,
+                "grace_days": 4,
+                "max_percent": 25,
+                "retention": [{"images": f"*/{NIGHTLY}:*", "keep_last": 3}],
+            },
+        )
+        yield Week(work)
+
+
+def test_a_week_in_the_life(week: Week):
+    readers = Readers(week.work.repository.path)
+    with readers.reading():
+        the_first_day(week)
+        growing_and_leaving(week)
+        nothing_is_known(week)
+        back_again(week)
+        a_bad_move(week)
+        the_end(week)
+    assert readers.torn == []
+    assert readers.looks > 1000
+
+
+def the_first_day(week: Week) -> None:
+    """All is published; a storm of notices moves all of it; the watcher dies in each phase."""
+    for name in APPS:
+        week.push(name, f"{name} first")
+    week.push(NIGHTLY, "n1", "2026.1")
+    week.wished.discard(f"{SLOW}:1")
+    week.wish()
+    with listening(week.work) as webhook:
+        with watching(week.work) as watch:
+            eventually(lambda: len(polls(week.work)) == 1, "the first poll", watch)
+
+            def send(number: int) -> int:
+                name = APPS[number % len(APPS)]
+                if (
+                    number % len(APPS) == number * len(APPS) // NOTICES
+                ):  # at least once for each image, all along the storm
+                    week.push(name, f"{name} moved")
+                event = {
+                    "action": "push",
+                    "target": {
+                        "repository": name,
+                        "tag": "1",
+                        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    },
+                    "request": {"host": week.registry.host},
+                }
+                return webhook.post("/distribution", {"events": [event]}).status_code
+
+            with ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(send, range(NOTICES))) == {200}
+
+            def moved() -> bool:
+                return not webhook.waiting() and all(
+                    week.content(f"{name}:1") == f"{name} moved" for name in APPS
+                )
+
+            eventually(moved, "all images", watch, webhook)
+        assert len(polls(week.work)) <= 12
+    upper = noise("upper", 600)
+    week.push(SLOW, "slow", "1", upper)
+    week.wished.add(f"{SLOW}:1")
+    week.wish()
+    die_in_each_phase(week, upper)
+    with watching(week.work) as watch:
+        eventually(lambda: week.content(f"{SLOW}:1") == "slow", "the slow one", watch)
+        assert watch.stop() == 0
+    assert week.whole()
+    assert week.published() == {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:2026.1", f"{SLOW}:1"}
+
+
+def die_in_each_phase(week: Week, upper: Layer) -> None:
+    held = Held()
+    staged = week.work.path / "results" / REPOSITORY / "layers" / upper.digest.short
+    journal = week.work.repository.path / ".duccmake/journal.json"
+    requests = {"poll": f"{SLOW}/manifests", "fetch": f"blobs/.*{upper.digest.hex}"}
+    for phase in ("poll", "fetch", "unpack", "publish"):
+        held.again()
+        if phase in requests:
+            week.registry.break_next(requests[phase], held)
+        reached = {"unpack": staged.exists, "publish": journal.exists}.get(
+            phase, held.reached.is_set
+        )
+        with watching(week.work) as watch:
+            eventually(reached, phase, watch)
+            watch.kill()
+        held.released.set()
+
+
+def growing_and_leaving(week: Week) -> None:
+    """Day 1: a glob grows beyond what is kept, an image is dropped, a tag is deleted."""
+    for number in range(2, 6):
+        week.push(NIGHTLY, f"n{number}", f"2026.{number}")
+    week.wished.discard(f"{LEAVES}:1")
+    week.wish()
+    (tag,) = week.registry.store.root.rglob(f"{GONE}/tags/1")
+    tag.unlink()
+    run = week.on_day(1)
+    assert run.outcomes[week.work.named(f"{LEAVES}:1")][0] == "removed"
+    assert run.outcomes[week.work.named(f"{NIGHTLY}:2026.1")][0] == "removed"
+    assert "its registry lacks the tag since" in run.stderr
+    assert week.content(f"{GONE}:1"), "one poll is not enough"
+    nightly = {f"{NIGHTLY}:2026.{number}" for number in (3, 4, 5)}
+    apps = {f"{name}:1" for name in APPS} - {f"{LEAVES}:1"}
+    assert week.published() == {*apps, *nightly, f"{SLOW}:1"}
+    assert week.whole()
+
+
+def nothing_is_known(week: Week) -> None:
+    """Days 2 and 3: the registry is down, then the wish list is broken in two ways."""
+    before = week.published()
+    store, port = week.registry.store.root, week.registry.port
+    week.registry.close()
+    down = week.on_day(2)
+    assert "what is published stays in force" in down.stderr
+    assert week.published() == before
+    week.work.registry = FaultyRegistry(store, port).__enter__()
+    recipe = week.work.path / "config/recipe.yaml"
+    recipe.write_text("version: 1\ninput: [unfinished")
+    assert week.on_day(3).status != 0
+    assert week.published() == before
+    week.wish(without=f"{MISSPELT}:1", but="https://r.example.org/Team/Misspelt:1")
+    broken = week.on_day(3.1)
+    assert broken.status != 0
+    assert "as far as can be read, and kept" in broken.stderr
+    assert week.published() == before
+
+
+def back_again(week: Week) -> None:
+    """Day 4: the list is mended and has an image back that is in its time of grace."""
+    week.wished.add(f"{LEAVES}:1")
+    week.wish()
+    run = week.on_day(4)
+    assert run.outcomes[week.work.named(f"{LEAVES}:1")][0] == "converted"
+    assert run.blobs() == []
+    assert run.outcomes[week.work.named(f"{GONE}:1")] == (
+        "removed",
+        "its tag is gone from the registry",
+    )
+    assert week.content(f"{LEAVES}:1") == f"{LEAVES} moved"
+    week.wished.discard(f"{GONE}:1")
+    week.wish()
+    collected = week.on_day(6)
+    assert collected.status == 0, collected.said
+    assert collected.outcomes[REPOSITORY][0] == "freed"
+    assert week.content(f"{LEAVES}:1") == f"{LEAVES} moved"
+    assert week.whole()
+
+
+def a_bad_move(week: Week) -> None:
+    """Day 6: a tag moves to something bad, and is held at what it was until that is mended."""
+    name, path = f"{APPS[0]}:1", week.work.named(f"{APPS[0]}:1")
+    good = week.work.repository.record(path).manifest
+    week.push(APPS[0], "bad")
+    assert week.on_day(6.1).outcomes[path][0] == "converted"
+    assert week.content(name) == "bad"
+    back = week.on_day(6.2, "rollback", "--config", f"image={path}", f"digest={good}")
+    assert back.status == 0, back.said
+    assert week.content(name) == f"{APPS[0]} moved"
+    assert "pinned to" in week.on_day(6.3).outcomes[path][1]
+    week.push(APPS[0], "mended")
+    assert week.on_day(6.4, "unpin", "--config", f"image={path}").status == 0
+    assert week.on_day(6.5).status == 0
+    assert week.content(name) == "mended"
+
+
+def the_end(week: Week) -> None:
+    """Two weeks later all times of grace are over."""
+    assert week.on_day(20).status == 0
+    last = week.on_day(30)
+    assert last.status == 0, last.said
+    nightly = {f"{NIGHTLY}:2026.{number}" for number in (3, 4, 5)}
+    apps = {f"{name}:1" for name in APPS} - {f"{GONE}:1"}
+    assert week.published() == {*apps, *nightly, f"{SLOW}:1"}
+    assert week.whole()
+    repository = week.work.repository
+    assert unreachable(repository.path) == []
+    found = survey(repository.layout)
+    assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
+    assert json.loads(repository.layout.remove_schedule.read_bytes()) == []
