@@ -1,7 +1,6 @@
 """A week in the life of a repository, with readers who never stop looking.
 
-The first day has the watcher and the webhook, as they run; the clock of the other
-days is libfaketime's.
+The first day has the watcher and the webhook, as they run; the other days are simulated.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import pytest
 from test_watch import Held, noise
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.demo.registry import DemoRegistry
 from duccmake.pins import history
 from duccmake.reference import Platform
 from duccmake.repository.history import kept
@@ -94,8 +94,8 @@ class Week:
         self.wished = {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:*", f"{SLOW}:1"}
 
     @property
-    def registry(self) -> FaultyRegistry:
-        assert isinstance(self.work.registry, FaultyRegistry)
+    def registry(self) -> DemoRegistry:
+        assert self.work.registry
         return self.work.registry
 
     def push(self, name: str, text: str, tag: str = "1", *layers: Layer) -> None:
@@ -145,7 +145,10 @@ def week(tmp_path: Path) -> Iterator[Week]:
                 "retention": [{"images": f"*/{NIGHTLY}:*", "keep_last": 3}],
             },
         )
-        yield Week(work)
+        week = Week(work)
+        yield week
+        if week.registry is not registry:
+            week.registry.close()
 
 
 def test_a_week_in_the_life(week: Week):
@@ -215,6 +218,7 @@ def die_in_each_phase(week: Week, upper: Layer) -> None:
     held = Held()
     staged = week.work.path / "results" / REPOSITORY / "layers" / upper.digest.short
     journal = week.work.repository.path / ".duccmake/journal.json"
+    assert isinstance(week.registry, FaultyRegistry)
     requests = {"poll": f"{SLOW}/manifests", "fetch": f"blobs/.*{upper.digest.hex}"}
     for phase in ("poll", "fetch", "unpack", "publish"):
         held.again()
@@ -235,8 +239,7 @@ def growing_and_leaving(week: Week) -> None:
         week.push(NIGHTLY, f"n{number}", f"2026.{number}")
     week.wished.discard(f"{LEAVES}:1")
     week.wish()
-    (tag,) = week.registry.store.root.rglob(f"{GONE}/tags/1")
-    tag.unlink()
+    assert week.registry.store.delete_manifest(GONE, "1")
     run = week.on_day(1)
     assert run.outcomes[week.work.named(f"{LEAVES}:1")][0] == "removed"
     assert run.outcomes[week.work.named(f"{NIGHTLY}:2026.1")][0] == "removed"
@@ -256,7 +259,7 @@ def nothing_is_known(week: Week) -> None:
     down = week.on_day(2)
     assert "what is published stays in force" in down.stderr
     assert week.published() == before
-    week.work.registry = FaultyRegistry(store, port).__enter__()
+    week.work.registry = DemoRegistry(store, port).__enter__()
     recipe = week.work.path / "config/recipe.yaml"
     recipe.write_text("version: 1\ninput: [unfinished")
     assert week.on_day(3).status != 0

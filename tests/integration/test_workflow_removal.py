@@ -1,6 +1,6 @@
 """Images that leave: previewed, refused, taken out by name, brought back, collected, pointed back.
 
-The clock is libfaketime's, for all processes of a run; the stages build on one another.
+Later days are simulated, for all processes of a run; the stages build on one another.
 """
 
 from __future__ import annotations

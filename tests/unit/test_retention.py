@@ -30,12 +30,17 @@ def image(tag, base=APP, **members):
     return Resolved(reference, platform, False, digest_of("m"), digest_of("c"), **members)
 
 
-def lost(*tags, rules, wished=(f"{APP}:*",), pinned=(), ages=None):
+def lost(*tags, rules, wished=(f"{APP}:*",), pinned=(), ages=None, published=()):
     images = [tag if isinstance(tag, Resolved) else image(tag) for tag in tags]
     settings = RemovalSettings(retention=tuple(rules), pinned=pinned)
     created = {tag: NOW - days * DAY for tag, days in (ages or {}).items()}
     found = given_up(
-        recipe(*wished), images, settings, lambda item: created.get(item.reference.tag, 0.0), NOW
+        recipe(*wished),
+        images,
+        settings,
+        lambda item: created.get(item.reference.tag, 0.0),
+        lambda path: path.rpartition(":")[2] in published,
+        NOW,
     )
     return {name.rpartition(":")[2]: why for name, why in found.items()}
 
@@ -75,9 +80,10 @@ def test_images_that_are_named_in_full_or_pinned_stay():
     assert set(lost("1", "2", "3", rules=rules, pinned=(f"{APP}:1",))) == {"2"}
 
 
-def test_nothing_is_given_up_of_a_registry_that_was_not_reached():
+def test_while_a_registry_is_not_reached_nothing_leaves_and_nothing_comes_back():
     stale = image("3", stale="registry not reached")
-    assert lost("1", "2", stale, rules=[Rule("*", keep_last=1)]) == {}
+    gone = lost("1", "2", stale, rules=[Rule("*", keep_last=1)], published=["2", "3"])
+    assert set(gone) == {"1"}
 
 
 def test_platforms_of_an_image_are_counted_apart():
@@ -92,6 +98,7 @@ def test_platforms_of_an_image_are_counted_apart():
         images,
         RemovalSettings(retention=(Rule("*", keep_last=1),)),
         lambda item: 0.0,
+        lambda path: True,
         NOW,
     )
     assert set(found) == {f".multiarch/{label}/{APP}:1" for label in ("amd64", "arm64")}

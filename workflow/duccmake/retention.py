@@ -21,6 +21,7 @@ def given_up(
     resolved: Iterable[Resolved],
     settings: RemovalSettings,
     created: Callable[[Resolved], float],
+    is_published: Callable[[str], bool],
     now: float,
 ) -> dict[str, str]:
     """Which images no rule keeps, and why, by their paths in the repository.
@@ -28,7 +29,8 @@ def given_up(
     ``created`` tells when an image was made, in seconds since the epoch, 0 if nobody
     knows.  Images that the recipe names in full stay, and so do pinned ones.  The
     first rule that matches an image decides; its `keep_last` counts for each
-    repository.  Where a registry could not be asked nothing of it is given up.
+    repository.  Where a registry could not be asked nothing that is published is
+    given up, and nothing comes back that was.
     """
     named = {wish.reference.name for wish in recipe.wishes if not wish.reference.is_glob}
     groups: dict[tuple[Rule, str], list[Resolved]] = {}
@@ -44,8 +46,8 @@ def given_up(
     return {
         image.path: _why(rule)
         for (rule, _), images in groups.items()
-        if not any(image.stale for image in images)
         for image in _beyond(rule, images, created, now)
+        if not (any(other.stale for other in images) and is_published(image.path))
     }
 
 

@@ -45,7 +45,14 @@ class Standing:
         """Look at the recipe's repository."""
         held = pins.pins(repository)
         loose = [item for item in resolution.resolved if item.path not in held]
-        lost = given_up(recipe, loose, config.removal, _created, time.time())
+        lost = given_up(
+            recipe,
+            loose,
+            config.removal,
+            _created,
+            lambda path: repository.record(path) is not None,
+            time.time(),
+        )
         return cls(recipe, resolution, repository, config, lost, held)
 
     def held(self, item: Resolved) -> Resolved:
