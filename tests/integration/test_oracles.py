@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pwd
 import shutil
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from corpus.case import Case
 from corpus.images import CASES, SYMLINK_UNKNOWN
 from duccmake.demo.images import LayerBuilder
 from oracles import needs_fuse_overlayfs, needs_overlay, needs_podman, needs_root, needs_umoci
+from other_user import run_as
 
 _NO_TIME = ("mtime_ns",)
 _ATTRIBUTES = ("mode", "uid", "gid", "mtime_ns")
@@ -109,6 +113,34 @@ def test_fuse_overlayfs_of_published_layers_is_the_image(case, tmp_path):
     with oracles.fuse_overlay(published.layers, tmp_path) as merged:
         found = _compare(case, "fuse", merged)
     _hold(case, "fuse", found)
+
+
+_READABLE = [
+    case
+    for case in _BY_FUSE
+    if all(node.kind != "file" or node.mode & stat.S_IRUSR for node in case.tree.values())
+]
+
+
+@needs_fuse_overlayfs
+def test_without_root_fuse_overlayfs_of_published_layers_is_the_flat_tree():
+    """Owners and devices are lost then; what was removed stays removed all the same."""
+    # fusermount3 wants a user that has a name.
+    found = run_as(pwd.getpwnam("nobody").pw_uid, _differences_by_fuse)
+    assert len(found) == len(_READABLE) > 60
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def _differences_by_fuse() -> dict[str, list[str]]:
+    found = {}
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="fuse") as directory:
+        for number, case in enumerate(_READABLE):
+            base = Path(directory) / str(number)
+            published = pipeline.publish(case.layers, base)
+            flat = trees.snapshot(published.flat)
+            with oracles.fuse_overlay(published.layers, base) as merged:
+                found[case.name] = trees.differences(flat, trees.snapshot(merged))
+    return found
 
 
 @needs_umoci
