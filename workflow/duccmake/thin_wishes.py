@@ -18,14 +18,14 @@ from pathlib import Path
 from .config import Config
 from .coverage import Coverage
 from .errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnavailable
-from .manifest import Manifest, parse_manifest
 from .plan import PUBLISHED, RESULTS, PlannedImage, PlannedThin
 from .recipe import Recipe
 from .reference import Reference
 from .registry.client import Client
 from .registry.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
 from .store import ContentStore, write_atomically
-from .thin import OCI_SUFFIX, THIN_FORMAT, Form, Source, docker_form, oci_form, target_of
+from .thin import OCI_SUFFIX, THIN_FORMAT, target_of
+from .thin_push import docker_of, sources_of
 
 REFUSED = RESULTS / "thin" / "refused"
 """A file for each registry that refused what nobody in particular pushed."""
@@ -358,37 +358,3 @@ def note_refusal(host: str) -> None:
 def keep(thin: PlannedThin, manifest: bytes) -> None:
     """Keep the manifest of a thin image that is in its registry now."""
     write_atomically(thin.output, manifest)
-
-
-# --- from plans to images -----------------------------------------------
-
-
-def sources_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Source]:
-    """What thin images are made of; `DuccmakeError` where it is not kept any more."""
-    return [_source(image, store) for image in images]
-
-
-def _source(image: PlannedImage, store: ContentStore) -> Source:
-    raw, config = store.get(image.manifest), store.get(image.config)
-    if raw is None or config is None:
-        raise DuccmakeError(
-            "what was kept of its manifest is not there any more",
-            image=image.title,
-            step="thin image",
-            mend="run again: it is fetched anew",
-        )
-    manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
-    assert isinstance(manifest, Manifest)
-    return Source(image.reference, image.platform, manifest, config)
-
-
-def docker_of(sources: Sequence[Source], thin: PlannedThin) -> Form:
-    """The thin image as Docker has it."""
-    tag = Reference.parse(thin.target).tag
-    return docker_form(sources, thin.repository, tag, several=thin.several)
-
-
-def oci_of(sources: Sequence[Source], thin: PlannedThin, *, subject: bool) -> Form:
-    """The thin image as OCI has it."""
-    tag = Reference.parse(thin.target).tag
-    return oci_form(sources, thin.repository, tag, several=thin.several, subject=subject)
