@@ -253,6 +253,12 @@ def test_through_a_gateway_what_takes_several_calls_is_done_in_several(cvmfs, st
 
 
 @pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
+def test_nothing_is_published_where_a_gateway_would_lose_whiteouts(cvmfs, staging):
+    with pytest.raises(RepositoryError, match=r"no whiteouts.*set repository.prefix"):
+        publish(cvmfs.open(), stage(staging))
+
+
+@pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
 def test_a_lease_is_on_what_is_published_and_another_one_is_waited_for(cvmfs, staging):
     repository = cvmfs.open(prefix="containers", lock_seconds=30)
     publish(repository, stage(staging))

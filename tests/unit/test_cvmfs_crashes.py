@@ -47,6 +47,13 @@ PLACES = {
     """,
 }
 
+HARDEST = (
+    "with the transaction open",
+    "in the middle of the archive",
+    "while cvmfs_server commits",
+)
+"""Where the death of everything else is tried on the real one, which takes its time."""
+
 UNKNOWN = "before the open transaction is noted"
 
 CHILD = """
@@ -118,6 +125,8 @@ def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path
     staging = tmp_path / "staging"
     repository = cvmfs.open(lock_seconds=1)
     for number, (place, patch) in enumerate(PLACES.items()):
+        if cvmfs.real and rest == "dies too" and place not in HARDEST:
+            continue
         name = f"registry.example.org/tools/app:{number}"
         top = [*TOP, file(f"of-{number}", os.urandom(9000))]
         changes = stage(staging, name, top)

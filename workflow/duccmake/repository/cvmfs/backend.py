@@ -115,6 +115,14 @@ class CvmfsRepository(PublishedTree):
         Entering aborts the transaction that a publisher of ours left open when it died.
         """
         settings = ServerSettings.read(self._name, self._server_config)
+        if settings.gateway and not self._prefix:
+            # Merging into the root catalog, a gateway passes over devices (seen with 2.12).
+            raise RepositoryError(
+                f"{self._name} is published through a gateway, which keeps no devices, and so no "
+                "whiteouts, outside of a directory with a catalog of its own",
+                step="lock the repository",
+                mend="set repository.prefix, to 'containers' for example",
+            )
         with reported("lock the repository"):
             # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
             self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -142,8 +150,11 @@ class CvmfsRepository(PublishedTree):
             transactions.server.run("mount", self._name)
 
     def _make_prefix(self, transactions: Transactions) -> None:
-        """Make the directory that everything is below: an archive cannot be put where none is."""
-        if self._prefix and not self._path.is_dir():
+        """Make the directory that everything is below, with a catalog of its own.
+
+        An archive cannot be put where there is none.
+        """
+        if self._prefix and not (self._path / os.fsdecode(MARKER)).exists():
             prefix = os.fsencode(self._prefix)
 
             def write(stream: TarStream) -> None:
