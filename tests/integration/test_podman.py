@@ -325,6 +325,19 @@ def test_pulling_takes_the_layers_that_the_store_has_from_there(
     assert root_client.inside(pulled, "/bin/busybox", "cat", "/etc/new", "/etc/more") == "new\nmore"
 
 
+def test_pulling_an_image_of_the_store_fetches_no_layer(
+    published: Published, images: Mapping[str, Image], tmp_path: Path
+):
+    write_oci_layout(images[APP], tmp_path / "oci", "t")
+    for layer in images[APP].layers:
+        (tmp_path / f"oci/blobs/sha256/{layer.digest.hex}").unlink()
+    with podman(published.store) as client:
+        pulled = client("pull", "--quiet", f"oci:{tmp_path}/oci:t").splitlines()[-1]
+        assert pulled == identity(images[APP])
+        assert client.own_layers() == []
+        assert client.inside(pulled, "/bin/busybox", "cat", "/etc/new") == "new"
+
+
 def test_podman_changes_nothing_in_a_store_that_it_may_only_read(published: Published, user: None):
     before = sorted(str(path) for path in published.store.rglob("*"))
     with podman(published.store, rootless=True) as client:
