@@ -14,7 +14,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-_OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from .beneath import open_directory
+
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 64
 _WHITEOUT = stat.S_IFCHR
@@ -302,17 +303,17 @@ class Disk:
     # --- below ----------------------------------------------------------
 
     def _fd(self, number: int) -> int:
-        """A descriptor of a directory, opened from its parent's; good until the next call."""
+        """A descriptor of a directory, opened from the nearest above; good until the next call."""
         fds = self._fds
         if number in fds:
             return fds[number]
-        missing = []
+        wanted, missing = number, []
         while number != ROOT and number not in fds:
-            missing.append(number)
-            number = self._places[number][0]
+            number, name = self._places[number]
+            missing.append(name)
         fd = self._root_fd if number == ROOT else fds[number]
-        for number in reversed(missing):
-            fd = fds[number] = os.open(self._places[number][1], _OPEN_DIR, dir_fd=fd)
+        if missing:
+            fd = fds[wanted] = open_directory(fd, missing[::-1])
             if len(fds) > _OPEN_DIRECTORIES:
                 os.close(fds.pop(next(iter(fds))))
         return fd
