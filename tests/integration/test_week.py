@@ -61,7 +61,7 @@ class Readers:
 
     def _read(self) -> None:
         while not self._done.wait(0.02):
-            for link in self._root.glob("*/team/*"):
+            for link in self._root.glob("*/team/[!.]*"):
                 try:
                     tree = os.open(link, os.O_RDONLY | os.O_DIRECTORY)
                 except FileNotFoundError:

@@ -220,6 +220,13 @@ class Repository(Protocol):
         """
         ...
 
+    def reclaim(self) -> None:
+        """Free the storage of what was removed, where removing it does not do so at once.
+
+        Only under `lock`.
+        """
+        ...
+
     def verify(self, name: str) -> list[str]:
         """Compare a published image with its manifests: one line a difference."""
         ...

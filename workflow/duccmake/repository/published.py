@@ -69,6 +69,9 @@ class PublishedTree:
         """Read files of the repository inside: it stays readable so long."""
         return nullcontext()
 
+    def reclaim(self) -> None:
+        """Free the storage of what was removed, where removing it does not do so at once."""
+
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None where something of it is missing."""
         record = self._read_record(name)
