@@ -198,6 +198,11 @@ class CvmfsRepository(PublishedTree):
             extra={"seconds": time.monotonic() - started},
         )
 
+    def reclaim(self) -> None:
+        """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
+        with reported("cvmfs_server gc"):
+            self._locked("cvmfs_server gc").server.run("gc", "-f", self._name)
+
     def edit(self, edits: Edits) -> None:
         """Carry out edits alone; only under `lock`.
 
