@@ -28,7 +28,7 @@ from servers import DockerRegistry, docker_registry
 
 pytestmark = pytest.mark.cvmfs
 
-ROUNDS = 3
+ROUNDS = int(os.environ.get("DUCCMAKE_BENCHMARK_ROUNDS", "3"))
 SIZES = {"base": 130, "shared": 80, "one": 40, "two": 30, "three": 20}
 """Megabytes of each layer."""
 IMAGES = {

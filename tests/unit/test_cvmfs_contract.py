@@ -277,3 +277,25 @@ def test_a_lease_is_on_what_is_published_and_another_one_is_waited_for(cvmfs, st
         (leases / "elsewhere").unlink()
         waiting.result(timeout=60)
     assert repository.verify(NAME + ".3") == []
+
+
+NANOSECONDS = "CVMFS_ENABLE_MTIME_NS=true"
+
+
+@pytest.mark.cvmfs
+@pytest.mark.parametrize("cvmfs", both(NANOSECONDS)[1:], indirect=True)
+def test_parts_of_seconds_are_kept_where_the_repository_keeps_them(cvmfs, staging, tmp_path):
+    early = -1_500_000_001
+    names = [directory("caf\u00e9", mtime_ns=early), file("caf\u00e9/" + "n" * 200, b"n")]
+    changes = stage(staging, top=[*TOP, *names])
+    repository = cvmfs.open()
+    (image,) = publish(repository, changes)
+    plain = make.open_repository(tmp_path / "plain")
+    publish(plain, changes)
+    found = make.listing(make.flat_of(repository, image))
+    wanted = make.listing(make.flat_of(plain, image))
+    assert {path: found[path] for path in wanted} == wanted
+    record = repository.record(NAME)
+    assert record is not None
+    assert "mtimes" not in record.losses
+    assert repository.verify(NAME) == []

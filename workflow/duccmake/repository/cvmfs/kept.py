@@ -63,10 +63,6 @@ class Keeping:
             lost.add(LOST + b"devices")
         return lost
 
-    def mtime_ns(self, entry: Entry) -> int:
-        """The time that the published entry has."""
-        return entry.mtime_ns if self.nanoseconds else entry.mtime_ns // _SECOND * _SECOND
-
 
 def keeps_name(entry: Entry) -> bool:
     """Whether the entry can be published under its name."""

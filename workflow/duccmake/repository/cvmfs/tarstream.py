@@ -56,8 +56,11 @@ def header(
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
 ) -> bytes:
-    """The header blocks of a member, with long-name records before it where it needs them."""
-    return _head(
+    """The header blocks of a member, with long-name records before it where it needs them.
+
+    Parts of a second go before it as well, in a PAX header that has no name in it.
+    """
+    head = _head(
         name,
         (
             _number(mode, 8),
@@ -71,6 +74,7 @@ def header(
         link,
         (b"root", b"root", _number(device[0], 8), _number(device[1], 8)),
     )
+    return _time(mtime_ns) + head if mtime_ns % 1_000_000_000 else head
 
 
 def link_header(name: bytes, target: bytes) -> bytes:
@@ -110,6 +114,23 @@ def _long(kind: bytes, name: bytes) -> bytes:
         b"",
     )
     return _summed(head) + name + bytes(_BLOCK - (size - 1) % _BLOCK)
+
+
+def _time(mtime_ns: int) -> bytes:
+    """A PAX header with a time (pax(1), "mtime"), as CernVM-FS' libarchive reads it.
+
+    That takes what is behind the point for a positive number, before the epoch too.
+    """
+    record = b" mtime=%d.%09d\n" % divmod(mtime_ns, 1_000_000_000)
+    length = len(record) + 2
+    content = b"%d%b" % (length, record)
+    head = _head(
+        b"time",
+        (*_LINK_NUMBERS[:3], _number(length, 12), *_LINK_NUMBERS[4:6], b"x"),
+        b"",
+        _LINK_REST,
+    )
+    return head + content + bytes(_BLOCK - length)
 
 
 def _summed(head: bytes) -> bytes:
