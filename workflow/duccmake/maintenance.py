@@ -16,6 +16,7 @@ from .errors import DuccmakeError
 from .plan import RESULTS, Departure, Plan, open_repository
 from .repository import Keep, Repository
 from .repository.garbage import FLAT, Garbage, Thing, find, freed_bytes
+from .repository.layout import split_variant
 from .repository.schedule import timestamp
 from .repository.usage import Use
 
@@ -62,9 +63,19 @@ def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository
     opened = [open_repository(config, name) for name in repositories(plan)]
     found = [repository for repository in opened if image and repository.description(image)]
     if not found:
+        several = sorted(
+            {
+                name
+                for repository in opened
+                for name in repository.names()
+                if name != image and split_variant(name)[1] == image
+            }
+        )
         raise DuccmakeError(
             f"no repository has the image {image!r}" if image else "no image is named",
-            mend="name it as the repository does: --config image=docker.io/library/app:1",
+            mend=f"it is there for several platforms, name one: {', '.join(several)}"
+            if several
+            else "name it as the repository does: --config image=docker.io/library/app:1",
         )
     return found
 
