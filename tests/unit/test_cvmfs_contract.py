@@ -299,3 +299,31 @@ def test_parts_of_seconds_are_kept_where_the_repository_keeps_them(cvmfs, stagin
     assert record is not None
     assert "mtimes" not in record.losses
     assert repository.verify(NAME) == []
+
+
+def test_what_another_program_left_in_the_places_is_put_right(cvmfs, staging, tmp_path):
+    """As DUCC leaves layers: names of deleted files as they are, owners and modes lost."""
+    repository = cvmfs.open()
+    changes = stage(staging)
+    layout = Layout(repository.path)
+    cvmfs.server("transaction", cvmfs.name)
+    for tree in (
+        layout.layerfs(changes.images[0].layers[1]),
+        layout.flat(changes.images[0].config),
+    ):
+        left = cvmfs.mounts / cvmfs.name / tree.relative_to(repository.path)
+        (left / "etc").mkdir(parents=True, mode=0o700)
+        (left / "etc/new.conf").write_bytes(b"older")
+        (left / "etc/.wh.old.conf").touch()
+        (left / "etc/too much").mkdir()
+        (left / "usr").write_bytes(b"is a directory in the image")
+        (left / "lib").mkdir()
+    cvmfs.server("publish", cvmfs.name)
+
+    (image,) = publish(repository, changes)
+    plain = make.open_repository(tmp_path / "plain")
+    publish(plain, changes)
+    assert repository.verify(NAME) == []
+    found = make.listing(make.flat_of(repository, image))
+    assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
+    assert cvmfs.problems() == ""

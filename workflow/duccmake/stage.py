@@ -64,10 +64,13 @@ def _layer_tree(
 ) -> LayerTree | None:
     # A commit of other images may move a staged layer into the repository at any
     # moment, so it is opened before it is asked for elsewhere.
-    for path in (staged[str(digest)] / ".metadata" / "tree.mtree", None):
-        try:
-            manifest = path or repository.layer_manifest(digest)
-            return LayerTree(digest, manifest.read_bytes())
-        except FileNotFoundError:
-            continue
-    return None
+    try:
+        manifest = staged[str(digest)] / ".metadata" / "tree.mtree"
+        return LayerTree(digest, manifest.read_bytes())
+    except FileNotFoundError:
+        pass
+    try:
+        with repository.reading():
+            return LayerTree(digest, repository.layer_manifest(digest).read_bytes())
+    except FileNotFoundError:
+        return None

@@ -189,7 +189,10 @@ class CvmfsRepository(PublishedTree):
             if settings.chunking:
                 large = whole.large_files(settings.max_chunk)
                 whole.leave_out(large.publish(transactions, self._path))
+            overlaid = whole.overlaid()
+            overlaid.clear(transactions)
             transactions.ingest(whole.write)
+            overlaid.settle(transactions)
             remove(transactions, whole.edits)
         log.info(
             "published %d images and %d layers",

@@ -29,6 +29,7 @@ from .contents import Clones, StagedFiles, relative
 from .kept import Keeping
 from .large import LargeFiles
 from .members import Members
+from .overlaid import Overlaid
 from .tarstream import TarStream
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,21 @@ class Changes:
             if image.path is not None and flat_losses(self._layout, config) is None
         ]
 
+    def overlaid(self) -> Overlaid:
+        """What is in the places of the trees already, from another program or a failed try."""
+        found = Overlaid()
+        root = self._layout.root
+        for digest in self._layers:
+            if self._layout.layerfs(digest).is_dir():
+                completed = self._completed.get(digest)
+                lines = completed.lines() if completed else _lines(self._manifest(digest))
+                found.compare(root, self._base(digest), lines)
+        for image, staged in self._to_flatten():
+            flat = self._layout.flat(image.config)
+            if flat.is_dir():
+                found.compare(root, relative(root, flat), _lines(staged / "tree.mtree"))
+        return found
+
     def leave_out(self, paths: frozenset[bytes]) -> None:
         """Say which files are published already, by another way than the archive."""
         self._skip = paths
@@ -237,3 +253,7 @@ def _check_staged(layer: StagedLayer) -> None:
 
 def _nothing(path: bytes) -> bool:
     return False
+
+
+def _lines(manifest: Path) -> list[bytes]:
+    return manifest.read_bytes().splitlines(keepends=True)
