@@ -135,7 +135,7 @@ def leaving(
     if strangers:
         found.warnings.append(
             f"{recipe.repository}: {_images(strangers)} not published by duccmake and not wished "
-            "for: they stay; see 'snakemake adopt'"
+            "for, and kept: only what has a record can leave"
         )
     if found.departures and (doubt := _doubt(recipe)):
         found.warnings.append(
