@@ -74,3 +74,20 @@ def test_threads_take_no_more_than_there_is():
     with ThreadPoolExecutor(16) as threads:
         taken = list(threads.map(lambda _: budget.take(), range(500)))
     assert taken.count(True) == 50
+
+
+def test_an_answer_that_was_overtaken_by_a_later_one_gives_nothing_back():
+    budget = PullBudget()
+    assert budget.take() and budget.take()
+    budget.settle({"RateLimit-Remaining": "1;w=21600"})
+    budget.settle({"RateLimit-Remaining": "2;w=21600"})
+    assert budget.remaining == 1
+
+
+def test_a_budget_that_was_renewed_is_believed():
+    budget = PullBudget()
+    assert budget.take()
+    budget.settle({"RateLimit-Remaining": "1;w=21600"})
+    assert budget.take()
+    budget.settle({"RateLimit-Remaining": "100;w=21600"})
+    assert budget.remaining == 100

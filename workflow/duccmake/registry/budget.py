@@ -30,6 +30,7 @@ class PullBudget:
     def __init__(self) -> None:
         self.remaining: int | None = None
         self._under_way = 0
+        self._crowded = False
         self._lock = threading.Lock()
 
     def take(self) -> bool:
@@ -38,18 +39,19 @@ class PullBudget:
             if self.remaining is not None and self.remaining <= self._under_way:
                 return False
             self._under_way += 1
+            self._crowded |= self._under_way > 1
             return True
 
     def settle(self, headers: Mapping[str, str] | None) -> None:
         """End a pull: with the headers of its answer, or None where there was none."""
+        found = _remaining(headers) if headers is not None else None
         with self._lock:
-            self._under_way -= 1
-        if headers is None:
-            return
-        told = self.note(headers)
-        with self._lock:
-            if not told and self.remaining:
+            if found is not None:
+                self._tell(found)
+            elif headers is not None and self.remaining:
                 self.remaining -= 1
+            self._under_way -= 1
+            self._crowded &= self._under_way > 0
 
     def note(self, headers: Mapping[str, str]) -> bool:
         """Read what an answer tells; whether it tells anything."""
@@ -57,8 +59,13 @@ class PullBudget:
         if found is None:
             return False
         with self._lock:
-            self.remaining = found
+            self._tell(found)
         return True
+
+    def _tell(self, found: int) -> None:
+        # Answers to pulls that were under way together overtake one another.
+        known = self.remaining
+        self.remaining = min(known, found) if self._crowded and known is not None else found
 
 
 def _remaining(headers: Mapping[str, str]) -> int | None:
