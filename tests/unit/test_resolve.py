@@ -457,3 +457,10 @@ def test_tag_rules_choose_among_the_tags_of_the_registry(here):
     rules = TagRules(("1.*",), ("*-rc*",), 2)
     resolution = here.resolve_wishes((Wish(reference, 1, wished=Wished(tags=rules)),))
     assert [item.reference.tag for item in resolution.resolved] == ["1.10", "1.9"]
+
+
+def test_a_glob_that_brings_nothing_is_told(here):
+    here.add("a/one")
+    assert here.resolve("a/one:v*").resolved == ()
+    [warning] = here.warnings
+    assert "a/one:v* brings nothing: none of the 1 tags" in warning

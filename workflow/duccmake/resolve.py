@@ -254,7 +254,14 @@ class Resolver:
             return [reference]
         rules = wish.wished.tags or TagRules((reference.tag,))
         try:
-            return [reference.with_tag(tag) for tag in rules.choose(self._tags(reference))]
+            tags = self._tags(reference)
+            chosen = rules.choose(tags)
+            if not chosen:
+                self.warnings.append(
+                    f"{wish.place}: {reference.name} brings nothing: none of the "
+                    f"{len(tags)} tags that its registry lists is wished for"
+                )
+            return [reference.with_tag(tag) for tag in chosen]
         except DuccmakeError as error:
             return error
 
