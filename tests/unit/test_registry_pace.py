@@ -42,22 +42,27 @@ def test_what_cannot_have_been_booked_holds_nobody_up(tmp_path, content):
     assert abs(float(file.read_text()) - time.time()) < 60
 
 
-def test_all_that_name_one_directory_share_connections(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    waits = threading.Event()
-    caplog.handler.addFilter(lambda record: waits.set() or True)
+def test_all_that_name_one_directory_share_connections(tmp_path, monkeypatch, caplog):
+    waits, got = threading.Event(), threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "waiting for one of 1 connections to host":
+                waits.set()
+
+    log = logging.getLogger("duccmake.registry.pace")
+    caplog.set_level(logging.INFO, logger=log.name)
+    monkeypatch.setattr(log, "handlers", [Listener()])
     release = Connections(1, tmp_path / "host").acquire()
-    got = threading.Event()
 
     def another():
         give_back = Connections(1, tmp_path / "host").acquire()
         got.set()
         give_back()
 
-    thread = threading.Thread(target=another)
+    thread = threading.Thread(target=another, daemon=True)
     thread.start()
     assert waits.wait(30)
-    assert "waiting for one of 1 connections to host" in caplog.text
     assert not got.is_set()
     release()
     assert got.wait(30)
