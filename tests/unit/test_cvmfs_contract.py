@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
-from staged_trees import NAME, TOP, directory, file, hard_link, publish, stage
+from staged_trees import NAME, TOP, char, directory, file, hard_link, publish, stage
 
 from cvmfs_repositories import both, repository_for
 from duccmake.errors import RepositoryError, RepositoryLocked
@@ -88,6 +88,8 @@ def test_large_files_are_in_chunks_wherever_they_are(cvmfs, staging, tmp_path):
         big,
         hard_link("opt/same", big),
         file("opt/small", b"small"),
+        file("opt/owned", b"o", 0o6755, uid=70_000, gid=5),
+        char("opt/null", 1, 3),
     ]
     before = cvmfs.revision()
     repository = cvmfs.open()
