@@ -92,15 +92,18 @@ def prunings(plan: Plan) -> list[str]:
     ]
 
 
-def collections(plan: Plan, config: Config) -> list[str]:
-    """Receipts to be made: one for each repository in which something is to be collected."""
+def collections(plan: Plan, config: Config, *, tell: bool = False) -> list[str]:
+    """Receipts to be made: one for each repository in which something is to be collected.
+
+    With ``tell`` those are logged where something waits for its time.
+    """
     found = []
     for name in repositories(plan):
         garbage = _garbage(plan, config, name)
         if garbage.due or garbage.unlisted:
             keys = sorted(thing.key for thing in (*garbage.due, *garbage.unlisted))
             found.append(_receipt(name, "collected", keys))
-        elif garbage.waiting:
+        elif garbage.waiting and tell:
             words = collection_in_words(plan, config, name)
             logger.warning("%s: nothing to free yet: %s", name, words.partition("\n")[2])
     return found

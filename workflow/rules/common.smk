@@ -128,20 +128,22 @@ def or_nothing(targets):
 
 def get_removals():
     """What a run has to remove, as the configuration has it; jobs need not know."""
-    policy = plan.config_in(Path.cwd()).removal.policy
-    if policy == "keep" or not workflow.is_main_process:
+    config = plan.config_in(Path.cwd())
+    policy = config.removal.policy
+    if policy == "keep" or config.resolve.only or not workflow.is_main_process:
         return []
     return get_prunings() + (get_collections() if policy == "prune" else [])
 
 
-def get_prunings(wildcards=None):
+def get_prunings():
     """What says that images that are not wished for have left, of each repository."""
     return maintenance.prunings(plan)
 
 
-def get_collections(wildcards=None):
+def get_collections(tell=False):
     """What says that garbage was collected, of each repository that has any."""
-    return in_words(maintenance.collections, plan, plan.config_in(Path.cwd()))
+    config = plan.config_in(Path.cwd())
+    return in_words(maintenance.collections, plan, config, tell=tell)
 
 
 def get_pruning(wildcards):
@@ -166,10 +168,10 @@ def get_digest(wildcards):
     return plan.config_in(Path.cwd()).digest
 
 
-def in_words(function, *arguments):
+def in_words(function, *arguments, **more):
     """The function's value; what goes wrong is said in one line."""
     try:
-        return function(*arguments)
+        return function(*arguments, **more)
     except DuccmakeError as error:
         raise WorkflowError(str(error)) from None
 

@@ -43,7 +43,7 @@ rule prune:
 rule gc:
     """What no image uses any more gone from all repositories."""
     input:
-        lambda wildcards: or_nothing(get_collections()),
+        lambda wildcards: or_nothing(get_collections(tell=True)),
 
 
 rule rollback:
