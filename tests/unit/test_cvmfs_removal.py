@@ -66,7 +66,20 @@ def test_an_image_leaves_its_content_follows_and_a_tag_is_pointed_back(cvmfs, tm
     assert [line for name in repository.names() for line in repository.verify(name)] == []
 
 
-def test_storage_is_reclaimed_or_said_not_to_be(cvmfs):
+def test_storage_that_cannot_be_reclaimed_is_said_to_be_so(cvmfs):
     repository = cvmfs.open()
     with repository.lock(), pytest.raises(RepositoryError, match=r"(?i)garbage collection"):
         repository.reclaim()
+
+
+@pytest.fixture(params=both("CVMFS_GARBAGE_COLLECTION=true")[1:])
+def collectable(request, tmp_path, monkeypatch):
+    return repository_for(request.param, tmp_path, monkeypatch)
+
+
+def test_storage_is_reclaimed_where_the_repository_allows_it(collectable, tmp_path):
+    repository = collectable.open()
+    publish(repository, stage(tmp_path / "staging", STAYS))
+    with repository.lock():
+        repository.reclaim()
+    assert repository.verify(STAYS) == []
