@@ -329,3 +329,11 @@ def test_what_another_program_left_in_the_places_is_put_right(cvmfs, staging, tm
     found = make.listing(make.flat_of(repository, image))
     assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
     assert cvmfs.problems() == ""
+
+
+@pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
+def test_a_state_directory_that_a_shell_would_read_is_refused(cvmfs, staging, tmp_path):
+    repository = cvmfs.open(state=tmp_path / "of us; touch it")
+    with pytest.raises(RepositoryError, match=r"set repository\.state"):
+        publish(repository, stage(staging))
+    assert not (cvmfs.spool / "in_transaction.lock").exists()

@@ -25,10 +25,10 @@ PLACES = {
         Server._started = killing(Server._started)
     """,
     "before the open transaction is noted": """
-        Transaction.look = killing(Transaction.look, at=lambda self: self._server.transaction())
+        Transaction.look = killing(Transaction.look)
     """,
     "with the transaction open": """
-        server._reader_of = killing_after(server._reader_of)
+        Transaction.look = killing_after(Transaction.look)
     """,
     "in the middle of the archive": """
         TarStream.add = killing(TarStream.add, at=lambda self, head: self.members > 25)
@@ -60,7 +60,7 @@ CHILD = """
     import os, pickle, signal, sys
     sys.path[:0] = sys.argv[3:]
     from cvmfs_repositories import Real, StandIn
-    from duccmake.repository.cvmfs import server, tarstream
+    from duccmake.repository.cvmfs import tarstream
     from duccmake.repository.cvmfs.server import Server
     from duccmake.repository.cvmfs.tarstream import TarStream
     from duccmake.repository.cvmfs.transaction import Transaction

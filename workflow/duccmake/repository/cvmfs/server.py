@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -23,7 +24,10 @@ log = logging.getLogger(__name__)
 TOKEN_VARIABLE = "DUCCMAKE_TRANSACTION"
 """Marks every process that a transaction of ours has started, in its environment."""
 
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@%+:,=-]+")
 _POLL_SECONDS = 0.01
+_WATCH_SECONDS = 0.1
+_WORKER = "cvmfs_swissknif"  # as the kernel has its name
 _PIPE_BYTES = 1024 * 1024
 _LAST_LINES = 12
 _BUSY = ("another transaction is already open", "lease path busy")
@@ -85,12 +89,16 @@ class Server:
     ) -> str:
         """Run a command to its end and return its output; `ServerFailed` where it fails.
 
-        ``opened`` is called again and again meanwhile.
+        ``opened`` is called once it is certain that the transaction that is open is
+        the command's own.
         """
         with self._started(arguments, token) as process:
             while opened is not None and process.poll() is None:
-                opened()
-                time.sleep(_POLL_SECONDS)
+                if any(name.startswith(_WORKER) for name in processes(token).values()):
+                    # It is started with the transaction open, and not if it is another's.
+                    opened()
+                    break
+                time.sleep(_WATCH_SECONDS)
             status = process.wait()
         return self._outcome(arguments, status)
 
@@ -105,8 +113,8 @@ class Server:
     ) -> str:
         """Ingest what ``write`` writes, below ``base``; returns the output.
 
-        ``opened`` is called again and again while the transaction is being opened,
-        ``ending`` before the last piece is handed over, which starts the commit.
+        ``opened`` is called once it is certain that the transaction that is open is
+        its own, ``ending`` before the last piece is handed over, which starts the commit.
         What ``write`` raises makes the ingest fail, and is raised then.
         """
         fifo = self.fifo
@@ -115,9 +123,11 @@ class Server:
         failure: BaseException | None = None
         try:
             with self._started(arguments, token) as process:
-                descriptor = _reader_of(fifo, process, opened)
+                descriptor = _reader_of(fifo, process)
                 if descriptor is not None:
                     try:
+                        # Who reads the archive has opened its transaction.
+                        opened()
                         stream = TarStream(descriptor)
                         write(stream)
                         ending()
@@ -139,6 +149,11 @@ class Server:
         return self._outcome(arguments, status)
 
     def _make_fifo(self, fifo: Path) -> None:
+        if _PLAIN_PATH.fullmatch(str(fifo)) is None:
+            raise RepositoryError(
+                f"{fifo} has characters in it that cvmfs_server would have a shell read",
+                mend="set repository.state to a directory with a plain name",
+            )
         fifo.unlink(missing_ok=True)
         os.mkfifo(fifo, 0o600)
         if os.geteuid() == 0 and self.settings.owner != "root":
@@ -207,12 +222,25 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
-def _reader_of(
-    fifo: Path, process: subprocess.Popen[bytes], opened: Callable[[], None]
-) -> int | None:
+def processes(token: str) -> dict[int, str]:
+    """The processes that bear the token, and their names; not mounts, which outlive everything."""
+    wanted = f"{TOKEN_VARIABLE}={token}".encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(OSError):
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                name = (entry / "comm").read_text().strip()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if not name.startswith("cvmfs2") and state != "Z":
+                    found[int(entry.name)] = name
+    return found
+
+
+def _reader_of(fifo: Path, process: subprocess.Popen[bytes]) -> int | None:
     """Open the FIFO once the process reads it; None where it ends before."""
     while True:
-        opened()
         try:
             descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             break
@@ -225,7 +253,6 @@ def _reader_of(
     os.set_blocking(descriptor, True)
     with suppress(OSError):  # beyond what an unprivileged user may have
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    opened()
     return descriptor
 
 

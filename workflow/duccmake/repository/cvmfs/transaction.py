@@ -1,7 +1,7 @@
 """Which transaction is ours: a journal outside of the repository, and what it is good for.
 
 ``cvmfs_server`` keeps one flag that says a transaction is open, but not whose it is.
-The journal notes that we are about to open one, then, as soon as the flag is there,
+The journal notes that we are about to open one, then, as soon as that is certain,
 which one it is.  So after a crash exactly ours is aborted, and anybody else's is
 waited for.
 """
@@ -23,10 +23,10 @@ from ...errors import RepositoryError, RepositoryLocked
 from ...store import write_atomically
 from .mount import Mount
 from .server import (
-    TOKEN_VARIABLE,
     Mark,
     Server,
     TransactionBusy,
+    processes,
     spoil_archive,
 )
 from .tarstream import TarStream
@@ -169,13 +169,13 @@ class Transactions:
         """
         mark = None
         deadline = time.monotonic() + max(self._seconds, _GRACE_SECONDS)
-        while processes := _processes(token):
+        while left := processes(token):
             if spoil_archive(self.server.fifo):
                 # They read an archive that nobody writes any more, in a transaction of theirs.
                 mark = mark or self.server.transaction()
             if time.monotonic() >= deadline:
-                log.warning("ending processes of a publisher that died: %s", processes)
-                for process in processes:
+                log.warning("ending processes of a publisher that died: %s", list(left))
+                for process in left:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
@@ -218,19 +218,3 @@ class Transaction:
         mark = [self.mark.inode, self.mark.ctime_ns] if self.mark else None
         content = json.dumps({"token": self.token, "mark": mark}).encode()
         write_atomically(self._journal, content)
-
-
-def _processes(token: str) -> list[int]:
-    """The processes that bear the token, but for mounts, which outlive everything."""
-    wanted = f"{TOKEN_VARIABLE}={token}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(OSError):
-            if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                command = (entry / "comm").read_text().strip()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                if not command.startswith("cvmfs2") and state != "Z":
-                    found.append(int(entry.name))
-    return found
