@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
+from planned import image, layer
 from staged_trees import NAME, TOP, char, directory, file, hard_link, publish, stage
 
 from cvmfs_repositories import both, repository_for
 from duccmake.errors import RepositoryError, RepositoryLocked
+from duccmake.publish import publish_ready
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
+from duccmake.store import ContentStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -337,3 +340,40 @@ def test_a_state_directory_that_a_shell_would_read_is_refused(cvmfs, staging, tm
     with pytest.raises(RepositoryError, match=r"set repository\.state"):
         publish(repository, stage(staging))
     assert not (cvmfs.spool / "in_transaction.lock").exists()
+
+
+@pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
+def test_an_image_that_ingest_refuses_stands_in_no_others_way(cvmfs, staging, tmp_path, caplog):
+    repository = cvmfs.open()
+    store = ContentStore(tmp_path / "manifests")
+    wanted, layers, flats = [], {}, {}
+    for tag in ("bad", "good"):
+        name = f"registry.example.org/team/app:{tag}"
+        changes = stage(staging, name, [directory("."), file("doc", tag.encode())])
+        [staged] = changes.images
+        layers |= {str(each.digest): each.path for each in changes.layers}
+        flats[str(staged.config)] = staged.path
+        store.put(staged.manifest, staged.manifest_bytes)
+        wanted.append(
+            image(
+                name,
+                repository=repository.name,
+                manifest=staged.manifest,
+                config=staged.config,
+                layers=tuple(layer(digest=digest) for digest in staged.layers),
+            )
+        )
+        if tag == "bad":
+            manifest = staged.path / "tree.mtree"
+            text = manifest.read_bytes()
+            manifest.write_bytes(text.replace(b"layer:1", b"layer:1,source:no/such/file"))
+
+    def publish_image(planned):
+        return publish_ready(planned, wanted, repository, layers=layers, flats=flats, store=store)
+
+    with pytest.raises(RepositoryError, match=r"status 1: .*no/such/file.* cannot be found"):
+        publish_image(wanted[0])
+    assert list(repository.names()) == [wanted[1].name]
+    assert repository.verify(wanted[1].name) == []
+    assert publish_image(wanted[1]).name == wanted[1].name
+    assert "one by one" in caplog.text
