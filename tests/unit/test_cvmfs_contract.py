@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import staged_trees as make
 from planned import image, layer
-from staged_trees import NAME, TOP, char, directory, file, hard_link, publish, stage
+from staged_trees import (
+    NAME,
+    TOP,
+    char,
+    directory,
+    file,
+    hard_link,
+    publish,
+    stage,
+    stage_image,
+    stage_layer,
+)
 
 from cvmfs_repositories import both, repository_for
 from duccmake.errors import RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
+from duccmake.repository import ChangeSet
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.store import ContentStore
@@ -377,3 +391,28 @@ def test_an_image_that_ingest_refuses_stands_in_no_others_way(cvmfs, staging, tm
     assert repository.verify(wanted[1].name) == []
     assert publish_image(wanted[1]).name == wanted[1].name
     assert "one by one" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
+def test_a_published_flat_tree_is_a_root_to_change_to(cvmfs, staging):
+    program = Path(shutil.which("busybox") or "").resolve()
+    needed = subprocess.run(["ldd", program], capture_output=True, text=True).stdout
+    libraries = {Path(word) for word in needed.split() if word.startswith("/")}
+    places = {parent for path in libraries for parent in path.parents} - {Path("/")}
+    top = [
+        *(directory(str(place).lstrip("/")) for place in places),
+        *(file(str(path).lstrip("/"), path.read_bytes(), 0o755) for path in libraries),
+        file("busybox", program.read_bytes(), 0o755),
+        directory("etc"),
+        file("etc/motto", b"in here"),
+    ]
+    repository = cvmfs.open()
+    name = "registry.example.org/tools/busybox:1"
+    own = stage_layer(staging, "busybox", top)
+    whole = stage_image(staging / "images", name, [(own, top)])
+    publish(repository, ChangeSet((own,), (whole,)))
+    root = cvmfs.mounts / cvmfs.name / name
+    told = subprocess.run(
+        ["chroot", root, "/busybox", "cat", "/etc/motto"], capture_output=True, text=True
+    )
+    assert told.stdout == "in here", told.stderr
