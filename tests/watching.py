@@ -116,7 +116,10 @@ class Webhook(Program):
     def waiting(self) -> list[str]:
         """The images that notices wait for."""
         spool = self.work.path / "results/notices/new"
-        found = [json.loads(path.read_bytes())["image"] for path in spool.glob("[!.]*.json")]
+        found = []
+        for path in spool.glob("[!.]*.json"):
+            with suppress(FileNotFoundError):  # it is taken by now
+                found.append(json.loads(path.read_bytes())["image"])
         return sorted(found)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 from staged_trees import TOP, file, publish, stage
 
 from cvmfs_repositories import both, repository_for
 from duccmake.errors import RepositoryLocked
-from duccmake.repository.cvmfs.server import TOKEN_VARIABLE
+from duccmake.repository.cvmfs.server import processes
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -106,18 +107,12 @@ def run_child(tmp_path, cvmfs, changes, patch) -> int:
     return done.returncode
 
 
-def kill_rest() -> None:
+def kill_rest(cvmfs) -> None:
     """Kill what the dead publisher started, as a crash of the machine would."""
-    wanted = f"{TOKEN_VARIABLE}=".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environment = (entry / "environ").read_bytes()
-                command = (entry / "comm").read_text()
-            except OSError:
-                continue
-            if wanted in environment and not command.startswith("cvmfs2"):
-                os.kill(int(entry.name), signal.SIGKILL)
+    journal = cvmfs.spool / "duccmake" / "transaction.json"
+    for process in processes(json.loads(journal.read_bytes())["token"]):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("rest", ["goes on", "dies too"])
@@ -132,7 +127,7 @@ def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path
         changes = stage(staging, name, top)
         run_child(tmp_path, cvmfs, changes, patch)
         if rest == "dies too":
-            kill_rest()
+            kill_rest(cvmfs)
             if place == UNKNOWN:
                 # Nothing is left that could tell whose transaction it is.
                 with pytest.raises(RepositoryLocked):

@@ -122,7 +122,9 @@ class Transactions:
                     ) from None
                 time.sleep(_POLL_SECONDS)
             except Exception:
-                self._abort_if(transaction.mark)
+                # What was killed may have left processes that go on, and hold a lock.
+                mark = self._end(transaction.token) or transaction.mark
+                self._abort_if(mark)
                 raise
             else:
                 self._journal.unlink(missing_ok=True)
@@ -163,7 +165,7 @@ class Transactions:
         self._journal.unlink(missing_ok=True)
 
     def _end(self, token: str) -> Mark | None:
-        """Wait for processes of the publisher that died, which may be committing.
+        """Wait for processes of a transaction that was cut off, which may be committing.
 
         Returns which transaction is theirs, where they show it.
         """
@@ -174,7 +176,7 @@ class Transactions:
                 # They read an archive that nobody writes any more, in a transaction of theirs.
                 mark = mark or self.server.transaction()
             if time.monotonic() >= deadline:
-                log.warning("ending processes of a publisher that died: %s", list(left))
+                log.warning("ending what is left of a transaction: %s", list(left))
                 for process in left:
                     with suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
