@@ -89,21 +89,19 @@ class DirectoryRepository(PublishedTree):
         """
         if not self._locked:
             raise RepositoryError("publishing needs the repository's lock", step="publish")
-        images = {image.name: image for image in changes.images if not self._is_published(image)}
-        layers = {layer.digest: layer for layer in changes.layers}
-        missing = [layer for digest, layer in layers.items() if not self.has_layer(digest)]
-        if not images and not missing:
+        lacking = self._lacking(changes)
+        if not lacking.images and not lacking.layers:
             return
         started = time.monotonic()
         with reported("publish"):
-            preparation = Preparation(self._layout, missing, list(images.values()), flat=self._flat)
+            preparation = Preparation(self._layout, lacking.layers, lacking.images, flat=self._flat)
             edits = Edits(self._path)
             with self._transaction(preparation.temporaries(), edits) as moves:
-                moves += preparation.prepare(edits, lambda: self._configs(without=images))
+                moves += preparation.prepare(edits, lambda: self._configs(without=lacking.images))
         log.info(
             "published %d images and %d layers",
-            len(images),
-            len(missing),
+            len(lacking.images),
+            len(lacking.layers),
             extra={"seconds": time.monotonic() - started},
         )
 

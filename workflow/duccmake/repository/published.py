@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InvalidReference
 from ..reference import MULTIARCH, Digest
-from . import ANY_VARIANT, ImageRecord, StagedImage, podman
+from . import ANY_VARIANT, ChangeSet, ImageRecord, StagedImage, podman
 from .books import flat_losses, standing_losses, wished_record
 from .failures import reported
 from .layout import Layout, split_variant
@@ -161,6 +161,13 @@ class PublishedTree:
         wished = self._layout.link_target(record.name, record.config)
         return target == wished and self._layout.flat(record.config).is_dir()
 
+    def _lacking(self, changes: ChangeSet) -> ChangeSet:
+        """The changes without what is published already; each image and each layer once."""
+        images = {image.name: image for image in changes.images if not self._is_published(image)}
+        layers = {layer.digest: layer for layer in changes.layers}
+        missing = [layer for digest, layer in layers.items() if not self.has_layer(digest)]
+        return ChangeSet(tuple(missing), tuple(images.values()))
+
     def _is_published(self, image: StagedImage) -> bool:
         record = self.record(image.name)
         return (
@@ -181,9 +188,10 @@ class PublishedTree:
         good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
         return self.variant(public) not in good
 
-    def _configs(self, *, without: Collection[str]) -> dict[str, str]:
+    def _configs(self, *, without: Iterable[StagedImage]) -> dict[str, str]:
         """The configurations of the images that stay as they are, by name."""
-        records = (self._read_record(name) for name in self.names() if name not in without)
+        changed = {image.name for image in without}
+        records = (self._read_record(name) for name in self.names() if name not in changed)
         return {record.name: str(record.config) for record in records if record}
 
     def _differences(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:

@@ -171,19 +171,17 @@ class CvmfsRepository(PublishedTree):
         Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
         """
         transactions = self._locked("publish")
-        images = {image.name: image for image in changes.images if not self._is_published(image)}
-        layers = {layer.digest: layer for layer in changes.layers}
-        missing = [layer for digest, layer in layers.items() if not self.has_layer(digest)]
-        if not images and not missing:
+        lacking = self._lacking(changes)
+        if not lacking.images and not lacking.layers:
             return
         started = time.monotonic()
         with reported("publish"):
             whole = Changes(
                 self._layout,
                 self._keeping(transactions),
-                missing,
-                list(images.values()),
-                lambda: self._configs(without=images),
+                lacking.layers,
+                lacking.images,
+                lambda: self._configs(without=lacking.images),
             )
             settings = transactions.server.settings
             if settings.chunking:
@@ -196,8 +194,8 @@ class CvmfsRepository(PublishedTree):
             remove(transactions, whole.edits)
         log.info(
             "published %d images and %d layers",
-            len(images),
-            len(missing),
+            len(lacking.images),
+            len(lacking.layers),
             extra={"seconds": time.monotonic() - started},
         )
 
