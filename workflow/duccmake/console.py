@@ -7,11 +7,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from .plan import PENDING, Plan, PlannedImage, PlannedLayer, open_repository, why_pending
+from .plan import (
+    PENDING,
+    Plan,
+    PlannedImage,
+    PlannedLayer,
+    adopting,
+    open_repository,
+    why_pending,
+)
+from .repository import ImageRecord
+from .repository.adoption import UNMEASURED
 from .status import Status, of_this_process
 from .thin_wishes import manifest_of
 
@@ -88,7 +98,10 @@ def summarise(
     """
     out = stream or sys.stderr
     events = list(_events(run))
-    outcomes = list(_removals(events) if only else _outcomes(plan, events, workdir))
+    if "adopt" in only:
+        plan = replace(plan, images=tuple(adopting(plan)), problems=(), thins=())
+    whole = not only or "adopt" in only
+    outcomes = list(_outcomes(plan, events, workdir) if whole else _removals(events))
     width = max((len(item.outcome) for item in outcomes), default=0)
     quiet = sum(item.outcome == "up to date" for item in outcomes) > _LISTED
     for item in outcomes:
@@ -101,7 +114,8 @@ def summarise(
     if only:
         totals = Counter(item.outcome for item in outcomes)
         seconds = time.monotonic() - _STARTED
-        counts = f"{totals['removed']} removed, {totals['failed']} failed"
+        adopted = f"{totals['converted']} adopted, " if "adopt" in only else ""
+        counts = f"{adopted}{totals['removed']} removed, {totals['failed']} failed"
         print(f"duccmake: {counts}, in {seconds:.1f} s", file=out)
         return status
     counts = ", ".join(
@@ -141,8 +155,7 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
         repository = repositories[image.repository]
         record = repository.record(image.name)
         if record and not why_pending(image, repository):
-            losses = ", ".join(f"{count} {kind}" for kind, count in sorted(record.losses.items()))
-            yield _Outcome(image.title, "converted", f"not kept here: {losses}" if losses else "")
+            yield _Outcome(image.title, "converted", _done(image, record))
             continue
         reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
         yield _Outcome(image.title, "skipped" if image.ignorable else "failed", reason)
@@ -151,6 +164,15 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
         yield _Outcome(problem.title, outcome, problem.reason)
     yield from _pushes(plan, events, failures)
     yield from _removals(events)
+
+
+def _done(image: PlannedImage, record: ImageRecord) -> str:
+    """What is to be said of an image that is published now."""
+    if image.adopted:
+        return "adopted from DUCC as it stands: nothing was fetched"
+    kinds = sorted(record.losses.items())
+    losses = ", ".join(f"{count} {kind}" for kind, count in kinds if kind != UNMEASURED)
+    return f"not kept here: {losses}" if losses else ""
 
 
 def _pushes(

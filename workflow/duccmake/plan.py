@@ -59,7 +59,8 @@ class PlannedImage:
     in words why it is pending, or what keeps it from being newer.  What nothing is
     to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
     has it.  ``prepared``: the repository has the layers and the flat tree as they are
-    wished, only names or further products are to be made of them.
+    wished, only names or further products are to be made of them.  ``adopted``: so it
+    has, from DUCC.
     """
 
     repository: str
@@ -75,6 +76,7 @@ class PlannedImage:
     variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     prepared: bool = False
+    adopted: bool = False
 
     @property
     def name(self) -> str:
@@ -225,6 +227,8 @@ class Plan:
 
     def staged_layers(self, image: PlannedImage) -> list[str]:
         """Keys of the image's layers that are to be staged, lowest first, each once."""
+        if image.prepared:
+            return []
         missing = self.missing.get(image.repository, frozenset())
         digests = dict.fromkeys(layer.digest for layer in image.layers)
         return [self.key(digest) for digest in digests if digest in missing or self.scope == "all"]
@@ -388,6 +392,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "variants": list(image.variants),
         "source": dict(image.source),
         "prepared": image.prepared,
+        "adopted": image.adopted,
     }
 
 
@@ -406,7 +411,13 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         variants=tuple(entry["variants"]),
         source=entry["source"],
         prepared=entry["prepared"],
+        adopted=entry["adopted"],
     )
+
+
+def adopting(plan: Plan) -> list[PlannedImage]:
+    """The images that a run takes over from DUCC as they stand."""
+    return [image for image in plan.images if image.adopted]
 
 
 def open_repository(config: Config, name: str) -> Repository:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from .adopt import can_adopt
 from .config import Config
 from .coverage import Coverage
 from .errors import DuccmakeError
@@ -30,6 +31,7 @@ from .registry.client import Client
 from .registry.credentials import Credentials
 from .removal import Listings
 from .repository import Repository
+from .repository.adoption import UNMEASURED
 from .resolve import Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
 from .standing import Standing
@@ -198,6 +200,9 @@ def _planned(
     layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
     if not why:
         return replace(image, layers=layers)
+    if config.scope != "all" and can_adopt(image, layers, repository):
+        why = "published by DUCC: it is taken over as it stands"
+        return replace(image, layers=layers, state=PENDING, why=why, prepared=True, adopted=True)
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
     if prepared and repository.record(image.name) is None:
         why = "new by this name: its layers and its flat tree are in the repository"
@@ -209,10 +214,14 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
     layers = [layer.digest for layer in image.layers]
     made = tuple(product for product in image.products if product in ("layers", "flat"))
     if not why_pending(replace(image, products=made), repository):
+        record = repository.record(image.name)
+        if record is not None and UNMEASURED in record.losses:
+            return True
         return all(map(repository.has_layer, layers))
     return repository.has_flat(image.config, layers)
 
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
-    digests = {layer.digest for image in images if image.state == PENDING for layer in image.layers}
+    fetching = (image for image in images if image.state == PENDING and not image.prepared)
+    digests = {layer.digest for image in fetching for layer in image.layers}
     return frozenset(digest for digest in digests if not repository.has_layer(digest))

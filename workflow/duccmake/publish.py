@@ -114,7 +114,7 @@ def _staged(
         path = layers.get(str(layer.digest))
         if path is not None and path.is_dir():
             sizes.append(diff_bytes(path / ".metadata"))
-        elif repository.has_layer(layer.digest):
+        elif image.prepared or repository.has_layer(layer.digest):
             sizes.append(diff_bytes(repository.layer_manifest(layer.digest).parent))
         else:
             return None

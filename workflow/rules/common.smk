@@ -12,11 +12,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([_package, *filter(None, [os.environ.get("PYTHONPATH")])])
 )
 
-from duccmake import maintenance
+from duccmake import adopt, maintenance
 from duccmake.console import announce, summarise
 from duccmake.errors import DuccmakeError
 from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
-from duccmake.plan import Plan
+from duccmake.plan import Plan, adopting
 from duccmake.repository import RECORD_FORMAT
 from duccmake.runevents import note_end, note_start
 from duccmake.session import begin, boot_id, tidy
@@ -146,6 +146,11 @@ def get_collections(tell=False):
     return in_words(maintenance.collections, plan, config, tell=tell)
 
 
+def get_adoptions():
+    """What says that images of DUCC's are taken over."""
+    return [get_receipt(image) for image in adopting(plan)]
+
+
 def get_pruning(wildcards):
     """What pruning a repository would do, for people."""
     config = plan.config_in(Path.cwd())
@@ -247,6 +252,10 @@ def get_config_digest(wildcards):
 def get_manifest_digest(wildcards):
     """The whole digest of the manifest that is to be published."""
     return str(plan.image(wildcards.repository, wildcards.image).manifest)
+
+
+if workflow.is_main_process and "adopt" in asked:
+    in_words(adopt.tell, plan, plan.config_in(Path.cwd()))
 
 
 # Snakemake calls no handler when there is nothing to do.

@@ -46,6 +46,12 @@ rule gc:
         lambda wildcards: or_nothing(get_collections(tell=True)),
 
 
+rule adopt:
+    """Images that DUCC published taken over as they stand; nothing is fetched."""
+    input:
+        lambda wildcards: or_nothing(get_adoptions()),
+
+
 rule rollback:
     """Point a tag back to a digest that it left, and hold it there."""
     log:

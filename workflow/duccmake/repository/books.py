@@ -14,7 +14,16 @@ from pathlib import Path
 
 from ..errors import RepositoryError
 from ..reference import Digest
-from . import RECORD_FORMAT, ImageRecord, StagedImage, ducc, history, podman, schedule
+from . import (
+    RECORD_FORMAT,
+    ImageRecord,
+    StagedImage,
+    adoption,
+    ducc,
+    history,
+    podman,
+    schedule,
+)
 from .edits import Edits
 from .layout import Layout, split_variant
 
@@ -51,6 +60,8 @@ def flat_losses(layout: Layout, config: Digest) -> dict[str, int] | None:
 def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
     """The losses of an image that is published and only gets further names or products.
 
+    One that DUCC published and that is taken over is such an image too.
+
     Raises `RepositoryError` where it is not there any more as it is wished.
     """
     try:
@@ -60,6 +71,12 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         whole = False
     if whole and ("flat" not in image.products or flat_losses(layout, image.config) is not None):
         return record.losses
+    if whole and adoption.UNMEASURED in record.losses and layout.flat(image.config).is_dir():
+        return record.losses
+    if not layout.record(image.name).exists() and adoption.is_whole(
+        layout, image.name, image.config, image.layers, image.products
+    ):
+        return {adoption.UNMEASURED: 1 + len(set(image.layers))}
     standing = standing_losses(layout, image.config, image.layers)
     if standing is None:
         raise RepositoryError("it was published, but is not any more", mend="run again")
@@ -79,6 +96,13 @@ def standing_losses(
         return {**known.get("layer_losses", {}), **losses} if same else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def is_there(layout: Layout, image: StagedImage, digest: Digest) -> bool:
+    """Whether a layer of an image to be published is there, as far as that image needs it."""
+    if image.path is None:
+        return layout.layerfs(digest).is_dir()  # of DUCC's there is no more
+    return layout.layer_manifest(digest).is_file()
 
 
 def check_link(layout: Layout, name: str) -> None:

@@ -50,6 +50,22 @@ def layers_json(layer: bytes, created: str) -> bytes:
     )
 
 
+def folded(value: Any) -> Any:
+    """A manifest's JSON with its members named as the specification has them.
+
+    DUCC writes them with a capital (``Config``, ``Digest``) and reads either.
+    """
+    if isinstance(value, dict):
+        return {_MEMBERS.get(key.lower(), key): folded(member) for key, member in value.items()}
+    return [folded(item) for item in value] if isinstance(value, list) else value
+
+
+_MEMBERS = {
+    name.lower(): name
+    for name in ("schemaVersion", "mediaType", "config", "layers", "digest", "size")
+}
+
+
 def diff_bytes(metadata: Path) -> int:
     """What a layer's archive has, uncompressed, as is noted in ``metadata``."""
     try:

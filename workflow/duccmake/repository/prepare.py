@@ -19,7 +19,14 @@ from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from . import StagedImage, StagedLayer, ducc
 from .amend import amend, amendments
-from .books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
+from .books import (
+    check_link,
+    flat_losses,
+    is_there,
+    known_losses,
+    note_flat_tree,
+    publish_metadata,
+)
 from .edits import Edits, File, Put, Symlink
 from .failures import reported
 from .journal import Move, put_directory, remove_tree
@@ -158,7 +165,7 @@ class Preparation:
 
     def _check(self, image: StagedImage) -> None:
         for digest in image.layers:
-            if not self._layout.layer_manifest(digest).is_file():
+            if not is_there(self._layout, image, digest):
                 raise RepositoryError(
                     f"its layer {digest} is neither published nor staged", mend="run again"
                 )

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import ducc
+
 log = logging.getLogger(__name__)
 
 _MEMBER = "duccmake"
@@ -75,7 +77,7 @@ def entered(
     manifest: bytes, image: str, why: str, now: float, *, record: bytes = b""
 ) -> list[Entry]:
     """The entry for an image that loses its name; none where its manifest is damaged."""
-    members = _load(manifest) if manifest else None
+    members = ducc.folded(_load(manifest)) if manifest else None
     known = _load(record) if record else None
     entry = Entry(
         members if isinstance(members, dict) else {},
@@ -108,7 +110,7 @@ def seconds(text: object) -> float:
 
 
 def _entry(members: dict[str, Any]) -> Entry:
-    manifest = {name: value for name, value in members.items() if name != _MEMBER}
+    manifest = ducc.folded({name: value for name, value in members.items() if name != _MEMBER})
     added = members.get(_MEMBER)
     if not isinstance(added, dict):
         return Entry(manifest)

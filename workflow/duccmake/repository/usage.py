@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import podman
+from . import ducc, podman
 from .layout import RESERVED, Layout
 
 _FLAT = re.compile(r"(?:^|/)\.flat/([0-9a-f]{2})/(\1[0-9a-f]+)/?\Z")
@@ -112,7 +112,7 @@ class _Surveyor:
     def read_links(self) -> None:
         """What the public links lead to, where no metadata says more."""
         known = frozenset(key for use in self.uses.values() for key in use.flats)
-        for path in _links(self.layout.root):
+        for path in links(self.layout.root):
             match = _FLAT.search(str(path.readlink()))
             if match and match[2] not in known:
                 layers = flat_layers(self.layout, match[2])
@@ -157,11 +157,12 @@ def _use_of_record(members: Any) -> Use:
     return Use.of([members["config"]], members["layers"])
 
 
-def _use_of_manifest(members: Any) -> Use:
+def _use_of_manifest(written: Any) -> Use:
+    members = ducc.folded(written)
     return Use.of([members["config"]["digest"]], [layer["digest"] for layer in members["layers"]])
 
 
-def _links(root: Path) -> Iterator[Path]:
+def links(root: Path) -> Iterator[Path]:
     """All symlinks of the public tree, and of images for other platforms."""
     pending = [
         Path(entry.path)

@@ -18,7 +18,14 @@ from ...errors import RepositoryError
 from ...reference import Digest
 from .. import StagedImage, StagedLayer, ducc
 from ..amend import amendments, chain_wants, warn_of
-from ..books import check_link, flat_losses, known_losses, note_flat_tree, publish_metadata
+from ..books import (
+    check_link,
+    flat_losses,
+    is_there,
+    known_losses,
+    note_flat_tree,
+    publish_metadata,
+)
 from ..descriptors import Directories
 from ..edits import Edits
 from ..failures import reported
@@ -71,7 +78,7 @@ class Changes:
 
     def _check(self, image: StagedImage) -> None:
         for digest in image.layers:
-            if digest not in self._layers and not self._layout.layer_manifest(digest).is_file():
+            if digest not in self._layers and not is_there(self._layout, image, digest):
                 raise RepositoryError(
                     f"its layer {digest} is neither published nor staged", mend="run again"
                 )

@@ -1,0 +1,128 @@
+"""Taking over a repository that DUCC filled: what is adopted, and what is damaged, in words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from .config import Config
+from .console import counted
+from .errors import InvalidReference
+from .plan import RESULTS, Plan, PlannedImage, PlannedLayer, open_repository
+from .products import IN_REPOSITORY
+from .reference import Digest
+from .repository import Repository, adoption
+from .store import write_atomically
+
+
+def can_adopt(image: PlannedImage, layers: Sequence[PlannedLayer], repository: Repository) -> bool:
+    """Whether DUCC published an image as it is wished for, and nothing of that is damaged.
+
+    A flat tree is looked through once; what was found is remembered.
+    """
+    layout = repository.layout
+    if image.variants or layout.record(image.name).exists():
+        return False
+    digests = [layer.digest for layer in layers]
+    with repository.reading():
+        return adoption.is_whole(
+            layout, image.name, image.config, digests, image.products
+        ) and not ("flat" in image.products and _leftover(repository, layout.flat(image.config)))
+
+
+def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
+    """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
+    repository = open_repository(config, name)
+    layout = repository.layout
+    wished = {image.name: image for image in plan.images if image.repository == name}
+    lines: list[str] = []
+    adopted = again = 0
+    layers: dict[Digest, None] = {}
+    with repository.reading():
+        for found in repository.names():
+            try:
+                if layout.record(found).exists():
+                    continue
+            except InvalidReference as error:
+                lines.append(f"leave    {found}  {error}")
+                continue
+            known = adoption.manifest(layout, found)
+            layers.update(dict.fromkeys(known[1] if known else ()))
+            image = wished.get(found)
+            damage = "; ".join(_damage(repository, found, image))
+            if image is not None and image.adopted:
+                adopted += 1
+                lines.append(f"adopt    {found}")
+            elif image is None:
+                lines.append(f"leave    {found}  not wished for{damage and '; '}{damage}")
+            else:
+                again += 1
+                lines.append(f"convert  {found}  {damage or 'it is not what is wished for now'}")
+        others = len(lines) - adopted - again
+        lines += [f"damaged  {line}" for line in _damaged(repository, layers)]
+    first = (
+        f"duccmake: {name}: {counted(adopted + again + others, 'image')} of DUCC's: {adopted} to "
+        f"adopt, {again} to convert again, {others} not wished for"
+    )
+    return [*lines, first]
+
+
+def tell(plan: Plan, config: Config, stream: TextIO | None = None) -> None:
+    """Say what DUCC left in the repositories, and what is taken over."""
+    for name in sorted(plan.missing):
+        for line in adoption_in_words(plan, config, name):
+            print(line, file=stream or sys.stderr)
+
+
+def _damage(repository: Repository, name: str, image: PlannedImage | None) -> Iterator[str]:
+    layout = repository.layout
+    products = image.products if image else tuple(IN_REPOSITORY)
+    yield from adoption.lacking(layout, name, products)
+    known = adoption.manifest(layout, name)
+    if known and "flat" in products and layout.flat(known[0]).is_dir():
+        path = _leftover(repository, layout.flat(known[0]))
+        if path:
+            yield f"its flat tree {known[0].short} has {path}"
+
+
+def _damaged(repository: Repository, layers: dict[Digest, None]) -> Iterator[str]:
+    """What is damaged besides images: nothing of it is touched before an image needs it."""
+    layout = repository.layout
+    for digest in sorted(layers, key=str):
+        tree = layout.layerfs(digest)
+        if tree.is_dir() and not layout.layer_manifest(digest).exists():
+            path = _leftover(repository, tree)
+            if path:
+                where = tree.relative_to(layout.root)
+                yield f"{where}  has {path}: fetched again when an image needs it"
+    for chain in adoption.dirty_chains(layout):
+        yield f"{chain}  a chain that DUCC did not finish"
+    for link in adoption.dangling_links(layout):
+        yield f"{link}  the link leads nowhere"
+
+
+def _leftover(repository: Repository, tree: Path) -> str:
+    """`adoption.leftover`, remembered for as long as the tree is the same."""
+    remembered = _remembered(repository.name)
+    key, changed = str(tree.relative_to(repository.layout.root)), tree.stat().st_mtime_ns
+    known = remembered.get(key)
+    if known is None or known[0] != changed:
+        remembered[key] = known = (changed, adoption.leftover(tree))
+        content = json.dumps(remembered, indent=1).encode() + b"\n"
+        write_atomically(_memory(repository.name), content)
+    return known[1]
+
+
+def _memory(repository: str) -> Path:
+    return RESULTS / repository / "adoption.json"
+
+
+def _remembered(repository: str) -> dict[str, tuple[int, str]]:
+    try:
+        members = json.loads(_memory(repository).read_bytes())
+        return {str(key): (int(at), str(path)) for key, (at, path) in members.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
