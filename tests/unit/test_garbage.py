@@ -307,3 +307,14 @@ def test_links_for_another_platform_count(repository, staging):
     gc(repository, NOW, grace=0)
     assert flat_of(repository, image).is_dir()
     assert Layout(repository.path).layer(image.layers[0]).is_dir()
+
+
+def test_an_entry_of_duccs_in_which_a_layer_recurs_begins_its_time_of_grace(repository, staging):
+    publish(repository, stage(staging))
+    leave(repository, NAME)
+    (entry,) = json.loads(repository.layout.remove_schedule.read_bytes())
+    del entry["duccmake"]
+    entry["layers"] += entry["layers"][:1]
+    repository.layout.remove_schedule.write_text(json.dumps([entry]))
+    assert gc(repository, NOW).waiting == 3
+    assert gc(repository, NOW + 7 * DAY).flats == 1

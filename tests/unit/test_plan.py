@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from planned import NAME, REPOSITORY, image, layer, plan
 from staged_trees import digest_of
 
+from duccmake.maintenance import keeping
 from duccmake.plan import PUBLISHED, Plan, Problem
 from duccmake.reference import Digest
 
@@ -87,3 +90,11 @@ def test_images_are_found_by_what_they_share():
     assert made.with_config(REPOSITORY, made.key(one.config)) == [one, other]
     assert made.sources(made.key(layer().digest)) == [one, other]
     assert made.image(REPOSITORY, NAME) == one
+
+
+def test_a_wish_that_could_not_be_planned_stays_wished_for():
+    name = f"registry.example.org/team/app@{digest_of('x')}"
+    made = plan([image()], unplanned=((REPOSITORY, name), ("other.example.org", "a.b/c:1")))
+    config = made.config_in(Path())
+    assert keeping(made, config, REPOSITORY).wished == {NAME, name}
+    assert Plan.load(made.save()) == made

@@ -9,6 +9,7 @@ import pytest
 from staged_trees import digest_of
 
 from duccmake.departures import check_share
+from duccmake.entry import Wished
 from duccmake.errors import DuccmakeError, NotFound, RegistryUnavailable, Unauthorized
 from duccmake.plan import Departure
 from duccmake.recipe import parse
@@ -18,6 +19,7 @@ from duccmake.removal import Listings, leaving
 from duccmake.removal_settings import RemovalSettings
 from duccmake.resolve import Resolution, Resolved, Unresolved
 from duccmake.store import PollMemory
+from duccmake.tags import TagRules
 
 HOUR = 3600.0
 NOW = 1_800_000_000.0
@@ -213,6 +215,35 @@ def test_a_tag_that_is_listed_though_its_manifest_is_not_there_stays(case):
     wished = recipe(f"{APP}:1", f"{APP}:2")
     case.poll(wished, **polled)
     assert case.poll(wished, **polled, now=NOW + 100 * HOUR) == {}
+
+
+@pytest.mark.parametrize("passing", [True, False], ids=["503", "401"])
+def test_a_glob_that_failed_to_be_listed_and_is_listed_a_moment_later_keeps_all(case, passing):
+    wished, missed = recipe(f"{APP}:*"), [missing(f"{APP}:*", passing=passing)]
+    for now in (NOW, NOW + 100 * HOUR):
+        assert case.poll(wished, missed=missed, tags=["1", "2"], now=now) == {}
+
+
+def test_an_image_of_a_glob_that_cannot_be_read_stays(case):
+    polled = {"found": [resolved(f"{APP}:1")], "missed": [missing(f"{APP}:2")], "tags": ["1", "2"]}
+    for now in (NOW, NOW + 100 * HOUR):
+        assert case.poll(recipe(f"{APP}:*"), **polled, now=now) == {}
+
+
+def test_a_tag_that_rules_do_not_let_pass_any_more_leaves(case):
+    rules = TagRules(("*",), keep_last=1)
+    wished = recipe(f"{APP}:*")
+    wish = replace(wished.wishes[0], wished=Wished(tags=rules))
+    wished = replace(wished, wishes=(wish,))
+    assert case.poll(wished, found=[resolved(f"{APP}:2")], tags=["1", "2"]) == {
+        f"{APP}:1": "its tag is not among those that are wished for"
+    }
+
+
+def test_a_name_with_tag_and_digest_is_none_that_a_glob_brought(tmp_path):
+    name = f"{APP}:1@{digest_of('x')}"
+    case = Case(tmp_path, name)
+    assert case.poll(recipe(f"{APP}:*"), tags=["1"]) == {name: "not in the wish list any more"}
 
 
 def test_a_tag_that_vanished_from_a_globs_listing_is_confirmed_as_well(case):

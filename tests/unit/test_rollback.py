@@ -10,13 +10,19 @@ from staged_trees import TOP, file, flat_of, listing, open_repository, stage
 from staged_trees import publish as publish_changes
 
 from duccmake.collect import collect
+from duccmake.config import Config
 from duccmake.errors import DuccmakeError, RepositoryError
 from duccmake.pins import history, in_words, lift, pins, roll_back
+from duccmake.recipe import parse
+from duccmake.removal import Listings
 from duccmake.repository import ChangeSet, Keep, schedule
 from duccmake.repository.edits import Edits
 from duccmake.repository.rollback import Pin, read_pins
 from duccmake.repository.usage import Use, survey
 from duccmake.repository.withdraw import withdraw
+from duccmake.resolve import Resolution, Unresolved
+from duccmake.standing import Standing
+from duccmake.store import PollMemory
 
 TAG = "r.example.org/team/app:1"
 NOW = 1_800_000_000.0
@@ -207,3 +213,36 @@ def test_a_tag_that_leaves_takes_its_history_with_it(repository, move):
         withdraw(edits, repository.layout, {TAG: "gone"}, survey(repository.layout), NOW)
         repository.edit(edits)
     assert json.loads(repository.layout.history.read_bytes()) == {}
+
+
+@pytest.mark.parametrize("why", ["a tag that leaves", "a shorter history", "pinned"])
+def test_a_digest_that_is_wished_for_itself_stays_while_its_registry_cannot_say_what_it_is(
+    repository, move, tmp_path, why
+):
+    first = move("a", keep=1)
+    move("b", keep=1)
+    lines = ["version: 1", f"cvmfs_repo: {repository.name}", "user: x", "input:"]
+    wished = [f"https://{by_digest(first)}"] if why != "pinned" else []
+    wished += [f"https://{TAG}"] if why == "a shorter history" else []
+    lines += [f"  - {wish}" for wish in wished] or ["  []"]
+    recipe = parse(tmp_path / "recipe.yaml", "\n".join(lines).encode())
+    removal = {"policy": "schedule", "pinned": ["*@*"] if why == "pinned" else []}
+    members = {"repository": {"root": "root"}, "history": {"keep": 0}, "removal": removal}
+    missed = [Unresolved(by_digest(first), None, False, "404")] if wished else []
+    missed += [Unresolved(TAG, None, False, "404")] if why == "a shorter history" else []
+    config = Config.parse(members, workdir=tmp_path)
+    resolution = Resolution((), tuple(missed))
+    standing = Standing(recipe, resolution, repository, config, {}, {})
+    memory = PollMemory(tmp_path / "polls.json")
+    leaving = standing.leaving(Listings(Lists("1")), memory).departures
+    assert [item.name for item in leaving] == ([] if why == "a shorter history" else [TAG])
+
+
+class Lists:
+    """A registry that lists these tags."""
+
+    def __init__(self, *listed):
+        self.listed = list(listed)
+
+    def tags(self, reference):
+        return self.listed

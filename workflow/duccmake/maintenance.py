@@ -54,8 +54,9 @@ def spoken_for(plan: Plan, repository: str) -> Use:
 
 def keeping(plan: Plan, config: Config, repository: str) -> Keep:
     """What becomes of what tags of a repository stood for before."""
-    wished = (image.name for image in plan.images if image.repository == repository)
-    return Keep(config.history.keep, frozenset(wished))
+    wished = [(image.repository, image.name) for image in plan.images]
+    names = (name for where, name in (*wished, *plan.unplanned) if where == repository)
+    return Keep(config.history.keep, frozenset(names))
 
 
 def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:

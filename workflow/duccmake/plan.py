@@ -158,7 +158,8 @@ class Plan:
     ``missing`` names, by repository, the layers that are not published yet.
     ``in_force`` has lines that say which version of a fetched wish list is in force.
     ``departures`` are the images that are not wished for any more, ``thins`` the
-    thin images to be pushed.
+    thin images to be pushed.  ``unplanned`` are wished for and not among the images,
+    since their registries could not say what they are: repository and path.
     """
 
     images: tuple[PlannedImage, ...]
@@ -170,6 +171,7 @@ class Plan:
     in_force: tuple[str, ...] = ()
     departures: tuple[Departure, ...] = ()
     thins: tuple[PlannedThin, ...] = ()
+    unplanned: tuple[tuple[str, str], ...] = ()
 
     # --- what the rules ask ---------------------------------------------
 
@@ -331,6 +333,7 @@ class Plan:
                 PlannedThin(**{**entry, "images": tuple(entry["images"])})
                 for entry in members["thins"]
             ),
+            unplanned=tuple((repository, path) for repository, path in members["unplanned"]),
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -353,6 +356,7 @@ class Plan:
             "in_force": list(self.in_force),
             "departures": [asdict(departure) for departure in self.departures],
             "thins": [asdict(thin) for thin in self.thins],
+            "unplanned": list(self.unplanned),
         }
 
     def config_in(self, workdir: Path) -> Config:

@@ -62,6 +62,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     warnings = [*loaded.warnings]
     warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
     missing: dict[str, frozenset[Digest]] = {}
+    unplanned: list[tuple[str, str]] = []
     with _client(config, {}) as client:
         memory = PollMemory(RESULTS / "polls.json")
         resolver = Resolver(
@@ -110,11 +111,13 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 platform = wish.platform if len(wish.platforms) > 1 else None
-                damaged.append(Unresolved(name, platform, ignorable, str(error)))
+                damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
         images += planned
         missing[repository.name] = _missing_layers(planned, repository)
         kept: Counter[str] = Counter()
         for item in (*resolution.unresolved, *damaged):
+            if item.path:
+                unplanned.append((repository.name, item.path))
             if item.passing and item.path and repository.record(item.path) is not None:
                 kept[item.reason] += 1
                 continue
@@ -149,6 +152,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         members=members,
         departures=tuple(item for found in leavings for item in found.departures),
         thins=tuple(thins.planned),
+        unplanned=tuple(unplanned),
     )
 
 

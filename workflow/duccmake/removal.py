@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import DuccmakeError, NotFound
 from .plan import Departure
-from .recipe import Recipe
+from .recipe import Recipe, Wish
 from .reference import Reference
 from .registry.answers import matching
 from .removal_settings import RemovalSettings
@@ -22,6 +22,7 @@ from .repository.layout import split_variant
 from .repository.schedule import timestamp
 from .resolve import Resolution
 from .store import PollMemory
+from .tags import TagRules
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +50,15 @@ class Listings:
         """
         if reference.digest is not None or not reference.tag:
             return None
+        tags = self.tags(reference)
+        return None if tags is None else reference.tag in tags
+
+    def tags(self, reference: Reference) -> frozenset[str] | None:
+        """All tags of the repository; None where the registry does not say."""
         key = str(reference).removesuffix(reference.suffix)
         if key not in self._known:
             self._known[key] = self._list(reference)
-        tags = self._known[key]
-        return None if tags is None else reference.tag in tags
+        return self._known[key]
 
     def _list(self, reference: Reference) -> frozenset[str] | None:
         try:
@@ -160,7 +165,7 @@ def _why(
     now: float,
 ) -> str | None:
     """Why an image leaves; empty where it stays, None where its absence waits to be confirmed."""
-    reference, is_glob = _wish_for(recipe, name)
+    reference, globs = _wishes_for(recipe, name)
     if reference is None:
         return "not in the wish list any more"
     has = listings.has(reference)
@@ -168,7 +173,10 @@ def _why(
         return ""
     if has:
         memory.note_presence(name)
-        return "its tag is not among those that are wished for" if is_glob else ""
+        # That it was not resolved may be an error's doing: the listing decides.
+        if not globs or any(reference.tag in _chosen(glob, listings) for glob in globs):
+            return ""
+        return "its tag is not among those that are wished for"
     since = memory.absent_since(name)
     memory.note_absence(name, now)
     if since is None or not confirm <= now - since:
@@ -183,19 +191,31 @@ def _doubt(recipe: Recipe) -> str:
     return recipe.stale
 
 
-def _wish_for(recipe: Recipe, name: str) -> tuple[Reference | None, bool]:
-    """The wish that a published name came from, with its tag, and whether that is a glob."""
+def _wishes_for(recipe: Recipe, name: str) -> tuple[Reference | None, list[Wish]]:
+    """What a published name was wished for as, with its tag, and the globs that may bring it.
+
+    There are none where the wish list has the name itself.
+    """
+    found, globs = None, []
     for wish in recipe.wishes:
         reference = wish.reference
         if not reference.is_glob:
             if reference.name == name:
-                return reference, False
+                return reference, []
             continue
         base = f"{reference.registry}/{reference.repository}:"
         tag = name.removeprefix(base)
-        if name.startswith(base) and matching(reference.tag, [tag]):
-            return reference.with_tag(tag), True
-    return None, False
+        # What has a digest as well no glob ever brought.
+        if name.startswith(base) and "@" not in tag and matching(reference.tag, [tag]):
+            found = found or reference.with_tag(tag)
+            globs.append(wish)
+    return found, globs
+
+
+def _chosen(wish: Wish, listings: Listings) -> Collection[str]:
+    """The tags that a glob brings, of all that its registry lists."""
+    rules = wish.wished.tags or TagRules((wish.reference.tag,))
+    return rules.choose(sorted(listings.tags(wish.reference) or ()))
 
 
 def matches(glob: str, name: str) -> bool:

@@ -14,9 +14,10 @@ from .errors import DuccmakeError
 from .manifest import Manifest, parse_manifest
 from .plan import Departure, content_store
 from .recipe import Recipe
-from .removal import Leaving, Listings, leaving
+from .removal import Leaving, Listings, leaving, matches
 from .repository import Repository
 from .repository.history import kept, left_with
+from .repository.layout import split_variant
 from .repository.rollback import Pin
 from .resolve import Resolution, Resolved
 from .retention import given_up, seconds
@@ -75,6 +76,8 @@ class Standing:
         past = pins.history(self.repository)
         reachable = kept(past, self.config.history.keep)
         wanted = {item.path for item in self.resolution.resolved}
+        # What an error keeps from being resolved is wished for all the same.
+        wanted |= {item.path or item.name for item in self.resolution.unresolved}
         too_old = left_with(past, past) - reachable - wanted
         found = leaving(
             self.recipe,
@@ -90,6 +93,9 @@ class Standing:
         )
         going = {item.name for item in found.departures}
         for name in sorted(left_with(past, going) - going - wanted):
+            public = split_variant(name)[1]
+            if any(matches(glob, public) for glob in self.config.removal.pinned):
+                continue
             if manifest := published(self.repository, name):
                 departure = Departure(self.repository.name, name, manifest, "its tag leaves")
                 found.departures.append(departure)

@@ -95,7 +95,7 @@ def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> 
     listed = schedule.parse(edits.content(layout.remove_schedule))
     for entry in listed:
         # DUCC's own entries have no time.
-        covers = [thing for thing in _things(entry) if thing in wanted]
+        covers = {thing for thing in _things(entry) if thing in wanted}  # layers may recur
         if covers and not entry.since:
             entry = replace(entry, since=now, why=entry.why or "listed by DUCC")
             for thing in covers:
