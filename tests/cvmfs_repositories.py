@@ -91,6 +91,7 @@ class StandIn:
 
 
 _REPOSITORIES = Path("/etc/cvmfs/repositories.d")
+_ONE_AT_A_TIME = Path("/run/lock/duccmake-test-cvmfs")
 _SECONDS = 120
 _OURS = re.compile(r"duccmake-test-([0-9]+)-[0-9]+\.example\.org")
 _numbers = itertools.count()
@@ -143,8 +144,12 @@ class Real:
 
 
 def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["timeout", "--kill-after=10", str(_SECONDS), "cvmfs_server", *arguments]
+    if arguments[0] in ("mkfs", "rmfs"):
+        # Both edit /etc/fstab, and side by side each loses the other's lines.
+        command = ["flock", "--close", "--timeout", str(_SECONDS), str(_ONE_AT_A_TIME), *command]
     return subprocess.run(
-        ["timeout", "--kill-after=10", str(_SECONDS), "cvmfs_server", *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -176,18 +181,36 @@ class RealRepositories:
         self._made: dict[tuple[str, ...], Real] = {}
 
     def get(self, *settings: str) -> Real:
-        """An empty repository; ``settings`` are lines of its server.conf."""
+        """An empty repository; ``settings`` are lines of its server.conf.
+
+        Raises `OSError` where the server makes none, with what it said.
+        """
         known = self._made.get(settings)
         if known is not None:
-            known.empty()
-            return known
+            try:
+                known.empty()
+            except (OSError, AssertionError):
+                # A test, or somebody else on this machine, has broken it.
+                del self._made[settings]
+                _remove(known.name)
+            else:
+                return known
+        try:
+            made = self._make(settings)
+        except OSError:
+            made = self._make(settings)
+        self._made[settings] = made
+        return made
+
+    def _make(self, settings: tuple[str, ...]) -> Real:
         name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
-        made = self._made[settings] = Real(self._base, name)
+        made = Real(self._base, name)
         storage = self._base / name
         url = f"http://127.0.0.1:{self._web.server_port}/{name}"
         upstream = f"local,{storage}/data/txn,{storage}"
         done = _cvmfs_server("mkfs", "-o", "root", "-p", "-w", url, "-u", upstream, name)
         if done.returncode:
+            _remove(name)
             raise OSError(done.stdout)
         with (_REPOSITORIES / name / "server.conf").open("a") as config:
             # Nobody but the tests has files open there.
@@ -213,7 +236,15 @@ def real_repositories() -> RealRepositories:
 
 
 def _remove(name: str) -> None:
+    """Remove a repository, whatever state it is in and whoever has files open there."""
+    spool = Path("/var/spool/cvmfs") / name
+    if _cvmfs_server("rmfs", "-f", name).returncode == 0 and not spool.exists():
+        return
+    for mounted in (Path("/cvmfs") / name, spool / "rdonly"):
+        subprocess.run(["umount", "--lazy", mounted], capture_output=True)
     _cvmfs_server("rmfs", "-f", name)
+    if not os.path.ismount(spool / "rdonly"):
+        shutil.rmtree(spool, ignore_errors=True)
 
 
 @functools.cache
@@ -232,9 +263,12 @@ def why_not_real() -> str:
         made.server("transaction", made.name)
         made.server("abort", "-f", made.name)
     except (OSError, AssertionError) as error:
-        said = " ".join(str(error).split())
-        return f"cvmfs_server cannot make a repository here: {said[-300:]}"
+        return _said("cvmfs_server cannot make a repository here", error)
     return ""
+
+
+def _said(what: str, error: Exception) -> str:
+    return f"{what}: {' '.join(str(error).split())[-300:]}"
 
 
 def both(*settings: str) -> list[Any]:
@@ -253,7 +287,10 @@ def repository_for(
     if which == "real":
         if reason := why_not_real():
             pytest.skip(reason)
-        return real_repositories().get(*settings)
+        try:
+            return real_repositories().get(*settings)
+        except OSError as error:
+            pytest.skip(_said("cvmfs_server made no repository", error))
     repository = StandIn(base / "standin").make(*settings)
     for name, value in repository.environment.items():
         monkeypatch.setenv(name, value)

@@ -101,10 +101,15 @@ def _head(
 
 def _long(kind: bytes, name: bytes) -> bytes:
     size = len(name) + 1
+    return _long_head(kind, size) + name + bytes(_BLOCK - (size - 1) % _BLOCK)
+
+
+@functools.lru_cache(1024)
+def _long_head(kind: bytes, size: int) -> bytes:
     head = _pack(
         b"././@LongLink",
         *_LINK_NUMBERS[:3],
-        b"%011o\0" % size,
+        _number(size, 12),
         _LINK_NUMBERS[4],
         _NO_SUM,
         kind,
@@ -113,7 +118,7 @@ def _long(kind: bytes, name: bytes) -> bytes:
         *_LINK_REST,
         b"",
     )
-    return _summed(head) + name + bytes(_BLOCK - (size - 1) % _BLOCK)
+    return _summed(head)
 
 
 def _time(mtime_ns: int) -> bytes:
