@@ -248,6 +248,32 @@ def test_git_gets_credentials_unseen(
     assert "WISHES_TOKEN is not set" in warning
 
 
+def test_gits_credentials_do_not_follow_a_redirect_to_another_host(
+    project: GitProject, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    project.commit("recipe.yaml", recipe(APP))
+    monkeypatch.setenv("WISHES_USER", "reader")
+    monkeypatch.setenv("WISHES_TOKEN", "s3cret")
+    who = {"username_env": "WISHES_USER", "password_env": "WISHES_TOKEN"}
+    with serving() as front:
+        path = "/wishes.git/info/refs"
+        away = f"http://127.0.0.1:{server.server_port}{path}?service=git-upload-pack"
+        front.page(path, "", 302, Location=away)
+        place = f"git+{front.url}/wishes.git//recipe.yaml@main"
+        loaded = Store(tmp_path, {"source": place, **who}).load()
+    assert {given for _, _, given in server.asked} == {""}
+    assert images(loaded) == [APP]
+
+
+@pytest.mark.parametrize(
+    ("place", "allowed"),
+    [("https://git.example.org/a.git", "https"), ("http://git.example.org/a.git", "http:https")],
+)
+def test_git_follows_no_redirect_from_https_to_http(tmp_path: Path, place: str, allowed: str):
+    source = Source.parse(f"git+{place}//recipe.yaml", tmp_path)
+    assert git._environment(source)["GIT_ALLOW_PROTOCOL"] == allowed
+
+
 def test_git_asks_nobody_at_a_terminal(project: GitProject, server: Server, tmp_path: Path):
     server.authorization = "Basic never"
     place = f"git+{server.url}/wishes.git//recipe.yaml@main"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import shutil
@@ -90,6 +89,14 @@ _MEND = (
 )
 
 
+_USER, _PASSWORD = "DUCCMAKE_GIT_USER", "DUCCMAKE_GIT_PASSWORD"
+
+_HELPER = (
+    f"""!f() {{ test "$1" != get || printf 'username=%s\\npassword=%s\\n' """
+    f""""${_USER}" "${_PASSWORD}"; }}; f"""
+)
+
+
 def _environment(source: Source) -> dict[str, str]:
     """Git's environment: nothing that waits for a person, and credentials out of sight."""
     env = {
@@ -99,15 +106,21 @@ def _environment(source: Source) -> dict[str, str]:
     }
     env["GIT_TERMINAL_PROMPT"] = "0"
     env["LC_ALL"] = "C"
-    env["GIT_ALLOW_PROTOCOL"] = "http:https" if source.url.startswith("http") else "ssh:file"
+    scheme, _, rest = source.url.partition("://")
+    # A redirect never leads from https to http, where anybody may answer.
+    allowed = {"https": "https", "http": "http:https"}
+    env["GIT_ALLOW_PROTOCOL"] = allowed.get(scheme, "ssh:file")
     env.setdefault("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=20")
     if source.password_env:
-        user, password = credentials(source)
-        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        env[_USER], env[_PASSWORD] = credentials(source)
+        # A helper for this host alone: an extra header would go wherever a redirect leads.
+        # The empty one before it keeps what others know of the host, and may store, out.
+        key = f"credential.{scheme}://{rest.partition('/')[0]}.helper"
         count = int(env.get("GIT_CONFIG_COUNT", "0") or 0)
-        env[f"GIT_CONFIG_KEY_{count}"] = f"http.{source.url}.extraHeader"
-        env[f"GIT_CONFIG_VALUE_{count}"] = f"Authorization: Basic {token}"
-        env["GIT_CONFIG_COUNT"] = str(count + 1)
+        for number, helper in enumerate(("", _HELPER), start=count):
+            env[f"GIT_CONFIG_KEY_{number}"] = key
+            env[f"GIT_CONFIG_VALUE_{number}"] = helper
+        env["GIT_CONFIG_COUNT"] = str(count + 2)
     return env
 
 
