@@ -116,6 +116,9 @@ def test_docker_hub_tells_of_a_tag():
         {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": "../../x"}]}},
         {"type": "REPLICATION", "event_data": {"replication": {"successful_artifact": [[]]}}},
         {"push_data": [], "repository": {}}, {"object_kind": "push", "project": []},
+        {"object_kind": "push", "project": {"git_http_url": "http://[x/a.git"}},
+        {"events": [{"action": "push", "target": {
+            "repository": "a/b", "tag": "1", "mediaType": "manifest", "url": "http://[x/v2/"}}]},
     ],
 )  # fmt: skip
 def test_a_malformed_body_names_nothing(sender: str, body: Any):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from ..errors import InvalidReference
 from ..reference import Digest, Reference
@@ -68,7 +68,7 @@ def distribution(body: Any) -> Iterator[Notification]:
         target, action = _member(event, "target"), _text(event, "action")
         repository = _text(target, "repository")
         host = _text(_member(event, "request"), "host")
-        registry = host or urlsplit(_text(target, "url")).netloc
+        registry = host or _split(_text(target, "url")).netloc
         tag, digest = _text(target, "tag"), _text(target, "digest")
         if not repository or not registry:
             continue
@@ -123,10 +123,18 @@ def git_place(url: str) -> str:
     if "://" not in url:  # git@host:path
         host, colon, path = url.rpartition("@")[2].partition(":")
         return f"{host}/{path.strip('/')}".removesuffix(".git") if colon else ""
-    parts = urlsplit(url)
+    parts = _split(url)
     return (
         f"{parts.hostname}/{parts.path.strip('/')}".removesuffix(".git") if parts.hostname else ""
     )
+
+
+def _split(url: str) -> SplitResult:
+    """An address in its parts, which are empty where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _named(action: Action, text: str) -> Iterator[Notification]:
