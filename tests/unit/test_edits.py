@@ -96,3 +96,16 @@ def test_removals_are_finished_after_a_crash(repository, monkeypatch):
 def test_paths_outside_of_the_repository_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not in the subpath"):
         Edits(tmp_path / "repository").file(tmp_path / "elsewhere", b"x")
+
+
+def test_a_directory_in_the_way_of_a_link_is_found_before_the_commit(repository):
+    root = carry_out(repository, lambda edits: edits.directory(edits.root / "a/here"))
+
+    def edit(edits):
+        edits.file(edits.root / "other", b"x")
+        edits.symlink(edits.root / "a/here", "elsewhere")
+
+    with pytest.raises(RepositoryError, match="a/here is a directory in the way"):
+        carry_out(repository, edit)
+    with repository.lock():
+        assert names(root) == [".duccmake", "a"]

@@ -27,7 +27,7 @@ from .books import (
     note_flat_tree,
     publish_metadata,
 )
-from .edits import Edits, File, Put, Symlink
+from .edits import Directory, Edits, File, Put, Symlink
 from .failures import reported
 from .journal import Move, put_directory, remove_tree
 from .layout import Layout, temporary
@@ -225,6 +225,12 @@ class EditsAsRenames:
     def _prepare(self, path: Path, put: Put) -> Move:
         make_parents(self._root, path)
         new = temporary(path)
+        if not isinstance(put, Directory) and path.is_dir() and not path.is_symlink():
+            # Found now: after the commit point the rename would fail for ever.
+            raise RepositoryError(
+                f"{path} is a directory in the way of a file or a link",
+                mend="move it away and run again",
+            )
         if isinstance(put, File):
             new.write_bytes(put.content)
             new.chmod(0o644)
