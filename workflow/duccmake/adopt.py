@@ -24,7 +24,7 @@ def can_adopt(image: PlannedImage, layers: Sequence[PlannedLayer], repository: R
     A flat tree is looked through once; what was found is remembered.
     """
     layout = repository.layout
-    if image.variants or layout.record(image.name).exists():
+    if image.anew or image.variants or layout.record(image.name).exists():
         return False
     digests = [layer.digest for layer in layers]
     with repository.reading():

@@ -167,6 +167,7 @@ class Config:
     image: str = ""
     digest: str = ""
     scope: str = "pending"
+    adopt: bool = True
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
@@ -390,6 +391,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
         scope=plain.get("scope", default.scope),
+        adopt=plain.get("adopt", default.adopt),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),

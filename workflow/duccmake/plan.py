@@ -20,6 +20,7 @@ from .manifest import Descriptor
 from .products import IN_REPOSITORY
 from .reference import Digest, Platform, Reference
 from .repository import ANY_VARIANT, RECORD_FORMAT, Repository
+from .repository.adoption import UNMEASURED
 from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
@@ -60,7 +61,7 @@ class PlannedImage:
     to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
     has it.  ``prepared``: the repository has the layers and the flat tree as they are
     wished, only names or further products are to be made of them.  ``adopted``: so it
-    has, from DUCC.
+    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.
     """
 
     repository: str
@@ -77,6 +78,7 @@ class PlannedImage:
     source: Mapping[str, str] = field(default_factory=dict)
     prepared: bool = False
     adopted: bool = False
+    anew: bool = False
 
     @property
     def name(self) -> str:
@@ -397,6 +399,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "source": dict(image.source),
         "prepared": image.prepared,
         "adopted": image.adopted,
+        "anew": image.anew,
     }
 
 
@@ -416,6 +419,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         source=entry["source"],
         prepared=entry["prepared"],
         adopted=entry["adopted"],
+        anew=entry["anew"],
     )
 
 
@@ -470,6 +474,8 @@ def why_pending(image: PlannedImage, repository: Repository) -> str:
         return f"published without {', '.join(lacking)}"
     if record.format < RECORD_FORMAT:
         return f"published in the old format {record.format}"
+    if image.anew and UNMEASURED in record.losses:
+        return "adopted from DUCC, and to be converted now"
     return _why_hidden(image, repository)
 
 

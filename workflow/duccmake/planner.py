@@ -195,6 +195,7 @@ def _planned(
         source=origin,
         products=item.products or config.products,
         variants=variants if len(variants) > 1 else (),
+        anew=not config.adopt,
     )
     why = why_pending(image, repository)
     if not why and config.scope != "all":

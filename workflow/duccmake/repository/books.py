@@ -69,18 +69,23 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         whole = (record.manifest, record.format) == (image.manifest, RECORD_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
-    if whole and ("flat" not in image.products or flat_losses(layout, image.config) is not None):
+    adopted = whole and adoption.UNMEASURED in record.losses
+    if (
+        whole
+        and not adopted
+        and ("flat" not in image.products or flat_losses(layout, image.config) is not None)
+    ):
         return record.losses
-    if whole and adoption.UNMEASURED in record.losses and layout.flat(image.config).is_dir():
+    standing = standing_losses(layout, image.config, image.layers)
+    if standing is not None:
+        return standing
+    if adopted and layout.flat(image.config).is_dir():
         return record.losses
     if not layout.record(image.name).exists() and adoption.is_whole(
         layout, image.name, image.config, image.layers, image.products
     ):
         return {adoption.UNMEASURED: 1 + len(set(image.layers))}
-    standing = standing_losses(layout, image.config, image.layers)
-    if standing is None:
-        raise RepositoryError("it was published, but is not any more", mend="run again")
-    return standing
+    raise RepositoryError("it was published, but is not any more", mend="run again")
 
 
 def standing_losses(

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import InvalidReference
 from ..reference import MULTIARCH, Digest
 from . import ANY_VARIANT, ChangeSet, ImageRecord, StagedImage, podman
+from .adoption import UNMEASURED
 from .books import flat_losses, standing_losses, wished_record
 from .failures import reported
 from .layout import Layout, split_variant
@@ -172,6 +173,7 @@ class PublishedTree:
         record = self.record(image.name)
         return (
             record is not None
+            and UNMEASURED not in record.losses
             and replace(record, losses={}, source=image.source) == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
             and (
