@@ -128,3 +128,13 @@ def test_damaged_images_are_converted_again_and_adopted_ones_are_up_to_date(stag
 def test_after_that_nothing_is_left_to_do(stage: Stage) -> None:
     assert stage.again.counts == (0, 3, 0, 0)
     assert stage.again.blobs() == []
+
+
+def test_adopted_image_is_converted_where_that_is_not_good_enough(stage: Stage) -> None:
+    name = stage.work.named(WHOLE)
+    run = stage.work.run("--config", "adopt=false")
+    assert run.status == 0, run.said
+    assert run.outcomes[name] == ("converted", "")
+    assert stage.work.repository.verify(name) == []
+    again = stage.work.run("--config", "adopt=false")
+    assert again.counts == (0, 3, 0, 0)

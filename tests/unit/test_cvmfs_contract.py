@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from staged_trees import (
     stage,
     stage_image,
     stage_layer,
+    whiteout,
 )
 
 from cvmfs_repositories import both, repository_for
@@ -345,6 +347,32 @@ def test_what_another_program_left_in_the_places_is_put_right(cvmfs, staging, tm
     assert repository.verify(NAME) == []
     found = make.listing(make.flat_of(repository, image))
     assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
+    assert cvmfs.problems() == ""
+
+
+@pytest.mark.parametrize("odd", [False, True], ids=["plain", "odd"])
+def test_layer_that_ducc_ingested_with_whiteouts_as_files_is_put_right(
+    cvmfs, staging, tmp_path, odd
+):
+    """Within a transaction, cvmfs_server takes the removal of such a name for another's."""
+    repository = cvmfs.open()
+    top = [*TOP, directory("usr/share/g++"), whiteout("usr/share/g++/old")] if odd else TOP
+    changes = stage(staging, top=top)
+    layer = changes.images[0].layers[1]
+    base = Layout(repository.path).layerfs(layer).relative_to(repository.path)
+    left = tmp_path / "left" / base
+    for name in ("etc/.wh.old.conf", "etc/new.conf", *(["usr/share/g++/.wh.old"] if odd else [])):
+        (left / name).parent.mkdir(parents=True, exist_ok=True)
+        (left / name).touch()
+    with tarfile.open(tmp_path / "left.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.add(tmp_path / "left" / ".layers", ".layers")
+    cvmfs.server("ingest", "-t", str(tmp_path / "left.tar"), "-b", "/", "-k", cvmfs.name)
+    assert (repository.path / base / "etc/.wh.old.conf").exists()
+
+    publish(repository, changes)
+    assert repository.verify(NAME) == []
+    assert not (repository.path / base / "etc/.wh.old.conf").exists()
+    assert stat.S_ISCHR((repository.path / base / "etc/old.conf").lstat().st_mode)
     assert cvmfs.problems() == ""
 
 

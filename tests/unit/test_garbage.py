@@ -22,6 +22,7 @@ from staged_trees import (
     stage_layer,
 )
 
+from ducc_repository import leave_as_ducc
 from duccmake.collect import collect
 from duccmake.errors import RepositoryError
 from duccmake.repository import ChangeSet, schedule
@@ -318,3 +319,21 @@ def test_an_entry_of_duccs_in_which_a_layer_recurs_begins_its_time_of_grace(repo
     repository.layout.remove_schedule.write_text(json.dumps([entry]))
     assert gc(repository, NOW).waiting == 3
     assert gc(repository, NOW + 7 * DAY).flats == 1
+
+
+def test_what_images_of_ducc_use_stays_although_they_have_no_records(repository, staging):
+    publish(repository, stage(staging))
+    leave_as_ducc(repository.path)
+    found = survey(repository.layout)
+    assert found.unread == ()
+    assert found.present == found.used
+    assert garbage(repository).due == ()
+
+
+def test_what_ducc_lists_for_removal_is_known_by_its_own_names(repository, staging):
+    publish(repository, stage(staging))
+    leave_as_ducc(repository.path)
+    manifest = json.loads(repository.layout.manifest(NAME).read_bytes())
+    (entry,) = schedule.parse(json.dumps([manifest]).encode())
+    assert entry.config == manifest["Config"]["Digest"]
+    assert list(entry.layers) == [layer["Digest"] for layer in manifest["Layers"]]

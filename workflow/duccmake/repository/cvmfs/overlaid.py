@@ -20,7 +20,12 @@ from ..descriptors import Directories
 from ..journal import remove_tree
 from .catalogs import MARKER
 from .kept import keeps_name
+from .removal import delete, is_plain
 from .transaction import Transactions
+
+_WHITEOUT = b".wh."
+"""Removing such a name within a transaction, cvmfs_server takes it for the removal of the
+name without this; DUCC leaves such names in its layers."""
 
 
 @dataclass(slots=True)
@@ -30,9 +35,23 @@ class Overlaid:
     before: list[bytes] = field(default_factory=list)
     after: list[bytes] = field(default_factory=list)
     directories: dict[bytes, Entry] = field(default_factory=dict)
+    markers: list[bytes] = field(default_factory=list)
+    trees: list[bytes] = field(default_factory=list)
 
     def compare(self, published: Path, base: bytes, lines: Iterable[bytes]) -> None:
         """Find what is wrong with the tree ``base`` as it is published."""
+        found = Overlaid()
+        found._compare(published, base, lines)
+        if not all(map(is_plain, found.markers)):
+            # There is no way to remove that name alone.
+            self.trees.append(base)
+            return
+        self.before += found.before
+        self.after += found.after
+        self.directories |= found.directories
+        self.markers += found.markers
+
+    def _compare(self, published: Path, base: bytes, lines: Iterable[bytes]) -> None:
         tree = b"%b/%b" % (os.fsencode(published), base)
         if not stat.S_ISDIR(os.lstat(tree).st_mode):
             return
@@ -51,8 +70,14 @@ class Overlaid:
                     entry = wanted.get(path)
                     name = b"%b/%b" % (base, path)
                     if entry is None:
-                        if item.name != MARKER:
-                            self.after.append(name)
+                        if item.name == MARKER:
+                            continue
+                        (self.markers if item.name.startswith(_WHITEOUT) else self.after).append(
+                            name
+                        )
+                        # Its time changes with what is in it.
+                        at = above.rstrip(b"/")
+                        self.directories[b"%b/%b" % (base, at) if at else base] = wanted[at or b"."]
                     elif (entry.kind == mtree.DIR) != item.is_dir(follow_symlinks=False):
                         self.before.append(name)
                     elif entry.kind == mtree.DIR:
@@ -67,11 +92,13 @@ class Overlaid:
 
     def clear(self, transactions: Transactions) -> None:
         """Remove what is of another kind than what comes into its place."""
+        delete(transactions, self.trees)
         if self.before:
             transactions.write(lambda union: _remove(union, self.before))
 
     def settle(self, transactions: Transactions) -> None:
         """Remove what is too much, and give directories their attributes."""
+        delete(transactions, self.markers)
         if self.after or self.directories:
             transactions.write(self._settle)
 

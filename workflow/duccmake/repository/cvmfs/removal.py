@@ -24,7 +24,7 @@ _CALL_BYTES = 64 * 1024
 def remove(transactions: Transactions, edits: Edits) -> None:
     """Carry out the removals of ``edits``; what is not there is passed over."""
     there = [path for path in edits.removals if os.path.lexists(path)]
-    awkward = [path for path in there if not _is_plain(edits.root, path)]
+    awkward = [path for path in there if not is_plain(relative(edits.root, path))]
     if awkward:
 
         def change(union: Path) -> None:
@@ -33,13 +33,18 @@ def remove(transactions: Transactions, edits: Edits) -> None:
 
         # Names go before the trees that they lead to.
         transactions.write(change)
-    trees = [relative(edits.root, path) for path in there if _is_plain(edits.root, path)]
-    for together in _calls(trees, one_by_one=transactions.server.settings.gateway):
+    delete(transactions, filter(is_plain, (relative(edits.root, path) for path in there)))
+
+
+def delete(transactions: Transactions, paths: Iterable[bytes]) -> None:
+    """Delete paths that are plain, in as few calls as that can be done in."""
+    for together in _calls(paths, one_by_one=transactions.server.settings.gateway):
         transactions.delete(together)
 
 
-def _is_plain(root: Path, path: Path) -> bool:
-    return _PLAIN.fullmatch(relative(root, path)) is not None
+def is_plain(path: bytes) -> bool:
+    """Whether ``cvmfs_server ingest -d`` takes a path as it is."""
+    return _PLAIN.fullmatch(path) is not None
 
 
 def _calls(paths: Iterable[bytes], *, one_by_one: bool) -> Iterator[list[bytes]]:

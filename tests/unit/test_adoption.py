@@ -1,0 +1,124 @@
+"""Which of DUCC's images are whole, and what of a damaged one is named."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from staged_trees import NAME, open_repository, publish, stage
+
+from ducc_repository import leave_as_ducc
+from duccmake.errors import RepositoryError
+from duccmake.repository import ChangeSet
+from duccmake.repository.adoption import (
+    UNMEASURED,
+    dangling_links,
+    dirty_chains,
+    is_whole,
+    lacking,
+    leftover,
+)
+
+PRODUCTS = ("layers", "flat")
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return open_repository(tmp_path)
+
+
+@pytest.fixture
+def image(repository, tmp_path):
+    """An image that DUCC published, staged with nothing but its metadata."""
+    (image,) = publish(repository, stage(tmp_path / "staging"))
+    leave_as_ducc(repository.path)
+    (repository.layout.flat(image.config) / ".singularity.d").mkdir()
+    return image
+
+
+def said(repository, products=PRODUCTS):
+    return "; ".join(lacking(repository.layout, NAME, products))
+
+
+def whole(repository, image, **other):
+    wished = {"config": image.config, "layers": image.layers, **other}
+    return is_whole(repository.layout, NAME, wished["config"], wished["layers"], PRODUCTS)
+
+
+def test_whole_image_lacks_nothing(repository, image):
+    assert said(repository) == ""
+    assert whole(repository, image)
+
+
+def test_image_that_moved_on_is_not_what_ducc_has(repository, image):
+    assert not whole(repository, image, layers=image.layers[:1])
+    assert not whole(repository, image, config=image.layers[0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda layout, image: shutil.rmtree(layout.layerfs(image.layers[1])), "is missing"),
+        (lambda layout, image: shutil.rmtree(layout.flat(image.config)), "flat tree"),
+        (
+            lambda layout, image: (layout.flat(image.config) / ".singularity.d").rmdir(),
+            "no .singularity.d",
+        ),
+        (lambda layout, image: layout.link(NAME).unlink(), "its link is missing"),
+        (lambda layout, image: layout.manifest(NAME).write_text("{}"), "manifest is damaged"),
+    ],
+    ids=["layer", "flat", "singularity", "link", "manifest"],
+)
+def test_what_is_missing_is_named_and_the_image_not_adopted(repository, image, damage, words):
+    damage(repository.layout, image)
+    assert words in said(repository)
+    assert not whole(repository, image)
+
+
+def test_link_to_another_tree_is_not_the_image_s(repository, image):
+    link = repository.layout.link(NAME)
+    link.unlink()
+    link.symlink_to("../../.flat/ab/ab00")
+    assert said(repository) == "its link leads to something else"
+
+
+def test_flat_tree_counts_only_where_it_is_wished_for(repository, image):
+    shutil.rmtree(repository.layout.flat(image.config))
+    assert said(repository, ("layers",)) == ""
+
+
+def test_leftover_dirty_chain_and_dangling_link_are_found(repository, image):
+    root, flat = repository.path, repository.layout.flat(image.config)
+    assert (leftover(flat), dirty_chains(repository.layout)) == ("", [])
+    assert dangling_links(repository.layout) == []
+    (flat / "etc" / ".wh..wh..opq").touch()
+    (root / ".dirty-chains" / "0a").mkdir(parents=True)
+    (root / ".dirty-chains" / ".cvmfscatalog").touch()
+    (root / "gone.example.org").symlink_to(".flat/ab/ab00")
+    assert leftover(flat) == "etc/.wh..wh..opq"
+    assert dirty_chains(repository.layout) == [".dirty-chains/0a"]
+    assert dangling_links(repository.layout) == ["gone.example.org"]
+
+
+def adopted(repository, image):
+    """Publish the image with its metadata alone."""
+    with repository.lock():
+        repository.publish(ChangeSet((), (image,)))
+
+
+def test_adoption_writes_the_registry_s_manifest_and_says_that_nothing_was_measured(
+    repository, image
+):
+    adopted(repository, replace(image, path=None))
+    record = repository.record(NAME)
+    assert record is not None
+    assert record.losses == {UNMEASURED: 3}
+    assert repository.layout.manifest(NAME).read_bytes() == image.manifest_bytes
+
+
+def test_image_that_was_damaged_meanwhile_is_not_adopted(repository, image):
+    (repository.layout.flat(image.config) / ".singularity.d").rmdir()
+    with pytest.raises(RepositoryError, match="run again"):
+        adopted(repository, replace(image, path=None))
+    assert repository.record(NAME) is None
