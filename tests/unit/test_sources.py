@@ -211,6 +211,20 @@ def test_hooks_and_configuration_of_the_remote_repository_do_not_act(
     assert not (tmp_path / "hacked").exists()
 
 
+@pytest.mark.parametrize("lock", ["shallow.lock", "refs/duccmake/new.lock"])
+def test_locks_that_a_killed_git_left_keep_no_later_version_back(
+    project: GitProject, tmp_path: Path, lock: str
+):
+    project.commit("recipe.yaml", recipe(APP))
+    store = Store(tmp_path, f"git+file://{project.path}//recipe.yaml@main")
+    assert images(store.load()) == [APP]
+    [clone] = (tmp_path / "sources").glob("*/git")
+    (clone / lock).touch()
+    project.commit("recipe.yaml", recipe(OTHER))
+    loaded = store.load()
+    assert (images(loaded), loaded.warnings) == ([OTHER], ())
+
+
 def test_a_huge_file_is_refused_unread(project: GitProject, tmp_path: Path):
     project.commit("recipe.yaml", "#" * (MAX_BYTES + 1))
     [(_, problem)] = Store(tmp_path, f"git+file://{project.path}//recipe.yaml").load().problems

@@ -23,6 +23,17 @@ def fetch(source: Source, clone: Path) -> str:
 
     Raises `RecipeError`.
     """
+    try:
+        return _fetch(source, clone)
+    except RecipeError:
+        if not any(clone.rglob("*.lock")):
+            raise
+    # A git that was killed leaves its locks for ever; all that is here can be had again.
+    shutil.rmtree(clone, ignore_errors=True)
+    return _fetch(source, clone)
+
+
+def _fetch(source: Source, clone: Path) -> str:
     if not (clone / "HEAD").is_file():
         shutil.rmtree(clone, ignore_errors=True)
         clone.parent.mkdir(parents=True, exist_ok=True)
