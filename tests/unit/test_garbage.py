@@ -337,3 +337,25 @@ def test_what_ducc_lists_for_removal_is_known_by_its_own_names(repository, stagi
     (entry,) = schedule.parse(json.dumps([manifest]).encode())
     assert entry.config == manifest["Config"]["Digest"]
     assert list(entry.layers) == [layer["Digest"] for layer in manifest["Layers"]]
+
+
+def test_an_image_that_somebody_else_put_into_podmans_store_stays(repository, staging):
+    publish(repository, stage(staging))
+    leave(repository, NAME)
+    identity, layer = "ab" * 32, "cd" * 32
+    store = repository.path / "podmanStore"
+    for path, content in {
+        f"overlay-images/{identity}/manifest": "{}",
+        "overlay-images/images.json": json.dumps([{"id": identity, "layer": layer}]),
+        "overlay-layers/layers.json": json.dumps([{"id": layer}]),
+        f"overlay/{layer}/diff/file": "x",
+    }.items():
+        (store / path).parent.mkdir(parents=True, exist_ok=True)
+        (store / path).write_text(content)
+    for now in (NOW, NOW + 100 * DAY):
+        collected = gc(repository, now)
+    assert collected.strange == [f"podmanStore/overlay-images/{identity}"]
+    assert (store / f"overlay-images/{identity}/manifest").exists()
+    assert (store / f"overlay/{layer}/diff/file").exists()
+    assert json.loads((store / "overlay-images/images.json").read_bytes())[0]["id"] == identity
+    assert survey(repository.layout).present.layers == frozenset()

@@ -73,7 +73,7 @@ def survey(layout: Layout) -> Survey:
     flats = {
         *surveyor.shards(layout.flats),
         *surveyor.shards(layout.flat_metadata),
-        *(entry.name for entry in _entries(podman.images(layout)) if _KEY.match(entry.name)),
+        *surveyor.in_store(),
     }
     present = Use(frozenset(flats), frozenset(surveyor.shards(layout.layers)))
     return Survey(
@@ -131,6 +131,22 @@ class _Surveyor:
                     yield entry.name
                 else:
                     self._meet(entry.path)
+
+    def in_store(self) -> Iterator[str]:
+        """The images of podman's store that were published here; any other is strange.
+
+        Where it has a flat tree it is DUCC's, and goes with that.
+        """
+        ours = podman.published(self.layout)
+        used = {key for use in self.uses.values() for key in use.flats}
+        for entry in _entries(podman.images(self.layout)):
+            flat = self.layout.flats / entry.name[:2] / entry.name
+            if not _KEY.match(entry.name):
+                continue
+            if entry.name in ours:
+                yield entry.name
+            elif entry.name not in used and not flat.is_dir():
+                self._meet(entry.path)
 
     def _meet(self, path: str) -> None:
         name = os.path.relpath(path, self.layout.root)

@@ -8,11 +8,19 @@ the two index files alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `holds` says whether an image is there, `differences`
-whether it is whole, `images` where they all are, and `configuration` gives an image's
-own.
+whether it is whole, `images` where they all are, `published` which of them are ours,
+and `configuration` gives an image's own.
 """
 
 from .check import differences
-from .store import configuration, holds, images, publish, without
+from .store import configuration, holds, images, publish, published, without
 
-__all__ = ["configuration", "differences", "holds", "images", "publish", "without"]
+__all__ = [
+    "configuration",
+    "differences",
+    "holds",
+    "images",
+    "publish",
+    "published",
+    "without",
+]

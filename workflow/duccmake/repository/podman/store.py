@@ -96,6 +96,23 @@ def images(layout: Layout) -> Path:
     return Paths(layout).images.parent
 
 
+def published(layout: Layout) -> frozenset[str]:
+    """The images of the store that are or were published here, by their configurations' digits.
+
+    Others, that somebody else put there, are none of ours; nor is a damaged store.
+    """
+    path = Paths(layout).images
+    try:
+        entries = Index(path.read_bytes() if path.exists() else b"", path).entries
+    except RepositoryError:
+        return frozenset()
+    return frozenset(
+        identity
+        for identity, entry in entries.items()
+        if entry.get("published") or entry.get("retired")
+    )
+
+
 def configuration(layout: Layout, config: Digest) -> bytes:
     """An image's configuration as the store has it; empty where it has none."""
     try:
