@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 
+import planned
 import pytest
+from planned import REPOSITORY
 from staged_trees import NAME, open_repository, publish, stage
 
 from ducc_repository import leave_as_ducc
+from duccmake.adopt import adoption_in_words
 from duccmake.errors import RepositoryError
+from duccmake.plan import Problem
 from duccmake.repository import ChangeSet
 from duccmake.repository.adoption import (
     UNMEASURED,
@@ -122,3 +126,15 @@ def test_image_that_was_damaged_meanwhile_is_not_adopted(repository, image):
     with pytest.raises(RepositoryError, match="run again"):
         adopted(repository, replace(image, path=None))
     assert repository.record(NAME) is None
+
+
+def test_what_a_registry_did_not_tell_of_waits_and_is_not_said_to_be_unwished(
+    repository, image, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    problems = [Problem(REPOSITORY, NAME, "registry not reached", False, 1)]
+    for told, line in ((problems, "wait     {}  registry not reached"), ([], "leave    {}  not")):
+        plan = planned.plan(problems=told)
+        lines = adoption_in_words(plan, plan.config_in(tmp_path), REPOSITORY)
+        assert lines[0].startswith(line.format(NAME))
+        assert "1 image of DUCC's: 0 to adopt" in lines[-1]

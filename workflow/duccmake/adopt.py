@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -37,9 +38,10 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
     repository = open_repository(config, name)
     layout = repository.layout
-    wished = {image.name: image for image in plan.images if image.repository == name}
+    wished = {image.reference.name: image for image in plan.images if image.repository == name}
+    unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}
     lines: list[str] = []
-    adopted = again = 0
+    kinds: Counter[str] = Counter()
     layers: dict[Digest, None] = {}
     with repository.reading():
         for found in repository.names():
@@ -53,21 +55,17 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
             layers.update(dict.fromkeys(known[1] if known else ()))
             image = wished.get(found)
             damage = "; ".join(_damage(repository, found, image))
-            if image is not None and image.adopted:
-                adopted += 1
-                lines.append(f"adopt    {found}")
-            elif image is None:
-                lines.append(f"leave    {found}  not wished for{damage and '; '}{damage}")
-            else:
-                again += 1
-                lines.append(f"convert  {found}  {damage or 'it is not what is wished for now'}")
-        others = len(lines) - adopted - again
+            kind, why = _fate(image, unresolved.get(found, ""), damage)
+            kinds[kind] += 1
+            lines.append(f"{kind:7}  {found}  {why}".rstrip())
         lines += [f"damaged  {line}" for line in _damaged(repository, layers)]
-    first = (
-        f"duccmake: {name}: {counted(adopted + again + others, 'image')} of DUCC's: {adopted} to "
-        f"adopt, {again} to convert again, {others} not wished for"
+    unknown = f", {kinds['wait']} not resolved" if kinds["wait"] else ""
+    total = (
+        f"duccmake: {name}: {counted(kinds.total(), 'image')} of DUCC's: "
+        f"{kinds['adopt']} to adopt, {kinds['convert']} to convert again, "
+        f"{kinds['leave']} not wished for{unknown}"
     )
-    return [*lines, first]
+    return [*lines, total]
 
 
 def tell(plan: Plan, config: Config, stream: TextIO | None = None) -> None:
@@ -75,6 +73,16 @@ def tell(plan: Plan, config: Config, stream: TextIO | None = None) -> None:
     for name in sorted(plan.missing):
         for line in adoption_in_words(plan, config, name):
             print(line, file=stream or sys.stderr)
+
+
+def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str, str]:
+    """What becomes of an image of DUCC's, in a word, and why."""
+    if image is not None and image.adopted:
+        return "adopt", ""
+    if image is not None:
+        return "convert", damage or "it is not what is wished for now"
+    kind, why = ("wait", unresolved) if unresolved else ("leave", "not wished for")
+    return kind, f"{why}; {damage}" if damage else why
 
 
 def _damage(repository: Repository, name: str, image: PlannedImage | None) -> Iterator[str]:
