@@ -297,6 +297,18 @@ def test_the_recipe_s_password_is_not_handed_to_several_registries(closed, monke
     assert "DUCC_OUTPUT_REGISTRY_PASS is not used: " in thins.warnings[0]
 
 
+def test_the_recipe_s_password_is_not_handed_to_the_one_registry_that_answers(closed, monkeypatch):
+    closed.user = "me"
+    monkeypatch.setenv("DUCC_OUTPUT_REGISTRY_PASS", "secret")
+    closed.output_format = "http://$(registry)/thin/$(repository):$(tag)"
+    found = closed.add("a/one")
+    down = Reference.parse("http://down.example.org/a/two:v*")
+    closed.wishes = (Wish(found.reference, 1), Wish(down, 2))
+    thins = closed.plan()
+    assert {thin.user for thin in thins.planned} <= {""}
+    assert "leads to 2 registries" in thins.warnings[0]
+
+
 def test_a_registry_that_is_down_fails_what_was_never_pushed_once(here):
     for name in ("a/one", "a/two"):
         here.add(name)

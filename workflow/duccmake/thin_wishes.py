@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -159,9 +160,11 @@ def _with_accounts(wishes: Sequence[_Wish], recipes: Iterable[Recipe], thins: Th
     """The wishes with their recipe's account, where that is for one registry alone."""
     accounts: dict[str, str] = {}
     for recipe in recipes:
-        hosts = sorted({w.target.host for w in wishes if w.repository == recipe.repository})
         if not output_credentials(recipe.user):
             continue
+        hosts = {wish.target.host for wish in wishes if wish.repository == recipe.repository}
+        # Nor does a registry that is down make another the only one.
+        hosts |= set(_hosts_of(recipe))
         if len(hosts) > 1:
             thins.warnings.append(
                 f"{OUTPUT_VARIABLE} is not used: output_format of {recipe.path} leads to "
@@ -171,6 +174,15 @@ def _with_accounts(wishes: Sequence[_Wish], recipes: Iterable[Recipe], thins: Th
         else:
             accounts[recipe.repository] = recipe.user
     return [replace(wish, user=accounts.get(wish.repository, "")) for wish in wishes]
+
+
+def _hosts_of(recipe: Recipe) -> Iterator[str]:
+    """The registries that ``output_format`` leads to, for all that the recipe wishes for."""
+    for wish in recipe.wishes:
+        reference = wish.reference
+        tagged = replace(reference, tag="any") if reference.is_glob else reference
+        with suppress(InvalidReference):
+            yield target_of(recipe.output_format, tagged).host
 
 
 def _refuse(thins: Thins, group: Sequence[PlannedImage], reason: str) -> None:
