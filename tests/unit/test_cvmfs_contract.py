@@ -274,6 +274,20 @@ def test_through_a_gateway_what_takes_several_calls_is_done_in_several(cvmfs, st
 
 
 @pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
+def test_through_a_gateway_what_is_published_shows_although_others_publish_too(cvmfs, staging):
+    repository = cvmfs.open(prefix="containers")
+    publish(repository, stage(staging))
+    published = (cvmfs.spool / "rdonly").readlink()
+    theirs = published.with_name(str(int(published.name) + 1))
+    subprocess.run(["cp", "-a", published, theirs], check=True)
+    (theirs / "software").mkdir()
+
+    publish(repository, stage(staging, NAME + ".2", config="two"))
+    assert repository.verify(NAME + ".2") == []
+    assert (cvmfs.spool / "rdonly/software").is_dir()
+
+
+@pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
 def test_nothing_is_published_where_a_gateway_would_lose_whiteouts(cvmfs, staging):
     with pytest.raises(RepositoryError, match=r"no whiteouts.*set repository.prefix"):
         publish(cvmfs.open(), stage(staging))

@@ -28,6 +28,7 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@%+:,=-]+")
 _POLL_SECONDS = 0.01
 _WATCH_SECONDS = 0.1
 _WORKER = "cvmfs_swissknif"  # as the kernel has its name
+_PIN = b"CVMFS_ROOT_HASH="
 _PIPE_BYTES = 1024 * 1024
 _LAST_LINES = 12
 _BUSY = ("another transaction is already open", "lease path busy")
@@ -81,6 +82,25 @@ class Server:
             return "a transaction that has just ended"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.st_ctime))
         return f"a transaction open since {since}"
+
+    def show_newest(self) -> None:
+        """Have the mount show what is newest once the transaction that is open ends.
+
+        Opening one where another publisher has published meanwhile pins the mount to
+        the revision of that moment.  What is published through a gateway, unlike on a
+        stratum 0, leaves it pinned: it would not even show what we publish.
+        """
+        if not self.settings.gateway:
+            return
+        path = self.settings.spool / "client.local"
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if not line.startswith(_PIN)]
+            if kept != lines:
+                # In place, since cvmfs_server's user has to be its owner still.
+                path.write_bytes(b"".join(kept))
+        except OSError as error:
+            log.warning("the mount may show an old revision: %s", error)
 
     # --- calls ----------------------------------------------------------
 

@@ -215,6 +215,7 @@ class Transaction:
         if self.mark is None and (mark := self._server.transaction()) is not None:
             self.mark = mark
             self._note()
+            self._server.show_newest()
 
     def _note(self) -> None:
         mark = [self.mark.inode, self.mark.ctime_ns] if self.mark else None
