@@ -109,3 +109,19 @@ def test_a_directory_in_the_way_of_a_link_is_found_before_the_commit(repository)
         carry_out(repository, edit)
     with repository.lock():
         assert names(root) == [".duccmake", "a"]
+
+
+def test_what_is_put_below_a_removed_directory_is_there_and_nothing_else_of_it(repository):
+    def fill(edits):
+        for name in ("a/b/here", "a/b/gone", "a/gone/x"):
+            edits.file(edits.root / name, b"old")
+
+    def edit(edits):
+        edits.remove(edits.root / "a")
+        assert edits.content(edits.root / "a/b/here") == b""
+        edits.file(edits.root / "a/b/here", b"old")
+
+    carry_out(repository, fill)
+    root = carry_out(repository, edit)
+    assert sorted(str(p.relative_to(root)) for p in (root / "a").rglob("*")) == ["a/b", "a/b/here"]
+    assert (root / "a/b/here").read_bytes() == b"old"

@@ -61,13 +61,13 @@ class Edits:
     def symlink(self, path: Path, target: str) -> None:
         """Make a symlink, or point it elsewhere, unless it is there as it shall be."""
         have = self.puts.get(path)
-        if have is None and path not in self.removals and _link_text(path) == target:
+        if have is None and not self._is_removed(path) and _link_text(path) == target:
             return
         self._put(path, Symlink(target))
 
     def directory(self, path: Path) -> None:
         """Make a directory, unless it is there."""
-        if path in self.removals or not path.is_dir():
+        if self._is_removed(path) or not path.is_dir():
             self._put(path, Directory())
 
     def catalog(self, path: Path) -> None:
@@ -85,7 +85,7 @@ class Edits:
         have = self.puts.get(path)
         if have is not None:
             return have.content if isinstance(have, File) else b""
-        if path in self.removals:
+        if self._is_removed(path):
             return b""
         try:
             return path.read_bytes()
@@ -97,9 +97,18 @@ class Edits:
         have = self.puts.get(path)
         if have is not None:
             return isinstance(have, Symlink)
-        return path not in self.removals and path.is_symlink()
+        return not self._is_removed(path) and path.is_symlink()
+
+    def _is_removed(self, path: Path) -> bool:
+        return path in self.removals or not self.removals.keys().isdisjoint(path.parents)
 
     def _put(self, path: Path, put: Put) -> None:
+        # Of a directory that is removed all goes but what is put below it: removals come last.
+        for parent in reversed(path.parents):
+            if parent in self.removals:
+                del self.removals[parent]
+                if parent.is_dir() and not parent.is_symlink():
+                    self.removals |= dict.fromkeys(sorted(parent.iterdir()))
         self.removals.pop(path, None)
         self.puts.pop(path, None)
         self.puts[self._below_root(path)] = put
