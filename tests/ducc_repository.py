@@ -19,7 +19,7 @@ def leave_as_ducc(repository: Path) -> None:
         for name in ("tree.mtree", "layer.json"):
             (path / name).unlink(missing_ok=True)
     shutil.rmtree(metadata / ".flat", ignore_errors=True)
-    shutil.rmtree(repository / ".duccmake")
+    shutil.rmtree(repository / ".duccmake", ignore_errors=True)
 
 
 def ducc_manifest(members: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,9 +30,11 @@ from staged_trees import (
 )
 
 from cvmfs_repositories import both, repository_for
+from ducc_repository import leave_as_ducc
 from duccmake.errors import RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
 from duccmake.repository import ChangeSet
+from duccmake.repository.adoption import UNMEASURED
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.store import ContentStore
@@ -361,6 +364,29 @@ def test_what_another_program_left_in_the_places_is_put_right(cvmfs, staging, tm
     assert repository.verify(NAME) == []
     found = make.listing(make.flat_of(repository, image))
     assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
+    assert cvmfs.problems() == ""
+
+
+def test_image_of_ducc_is_taken_over_in_one_revision_with_its_trees_as_they_are(cvmfs, staging):
+    repository = cvmfs.open()
+    changes = stage(staging)
+    (image,) = publish(repository, changes)
+    layout = Layout(repository.path)
+    cvmfs.server("transaction", cvmfs.name)
+    union = cvmfs.mounts / cvmfs.name
+    leave_as_ducc(union)
+    (union / layout.flat(image.config).relative_to(repository.path) / ".singularity.d").mkdir()
+    cvmfs.server("publish", cvmfs.name)
+    assert repository.record(NAME) is None
+    before, revision = make.listing(layout.flat(image.config)), cvmfs.revision()
+
+    publish(repository, ChangeSet((), (replace(image, path=None),)))
+    record = repository.record(NAME)
+    assert record is not None
+    assert record.losses == {UNMEASURED: 3}
+    assert layout.manifest(NAME).read_bytes() == image.manifest_bytes
+    assert make.listing(layout.flat(image.config)) == before
+    assert cvmfs.revision() == revision + 1
     assert cvmfs.problems() == ""
 
 
