@@ -84,11 +84,14 @@ def lift_default_limit():
     """Start jobs on this machine without Snakemake's limit of 100 a second.
 
     It has a timer that each run which did something waits for, a second, before it
-    ends.  A limit that somebody has set stays.
+    ends.  A limit that somebody has set stays; so does the wait where a version of
+    Snakemake keeps the limit elsewhere.
     """
-    limit = workflow.scheduling_settings.max_jobs_per_timespan
-    if workflow.local_exec and limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
+    limit = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
+    scheduler = getattr(workflow, "scheduler", None)
+    is_default = limit and (limit.max_jobs, limit.timespan) == (100, 1)
+    if workflow.local_exec and is_default and hasattr(scheduler, "job_rate_limiter"):
+        scheduler.job_rate_limiter = None
 
 
 def end_run():
