@@ -24,7 +24,7 @@ from duccmake.registry.settings import RegistrySettings
 from duccmake.sources.location import Source
 
 ROOT = Path(__file__).parents[2]
-WORK = Path("/work/dir")
+WORK = Path("/srv/state")
 SCHEMA = yaml.safe_load(config.SCHEMA.read_bytes())
 
 
