@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from pathlib import Path
 
 import pytest
 import staged_trees as make
@@ -21,67 +19,18 @@ from staged_trees import (
     listing,
     open_repository,
     publish,
+    stage,
     stage_image,
     stage_layer,
     symlink,
     whiteout,
 )
 
+from crashes import copy_tree, crash_after, each_crash, each_stop, leftovers
 from duccmake import mtree
 from duccmake.errors import RepositoryLocked
-from duccmake.repository import ChangeSet, kernel
+from duccmake.repository import ChangeSet
 from duccmake.repository.layout import Layout
-
-
-class Crash(BaseException):
-    """The process is gone: nothing that it would do after this happens."""
-
-
-_CALLS = [
-    *("open", "mkdir", "link", "symlink", "mknod", "rename", "unlink", "rmdir", "utime"),
-    *("chmod", "chown", "ftruncate", "fsync", "fchmod"),
-]
-
-
-class CrashAt:
-    """Lets ``steps`` system calls pass; that one and all after it do not happen."""
-
-    def __init__(self, patch, steps):
-        self.calls = 0
-        self._steps = steps
-        for name in _CALLS:
-            patch.setattr(os, name, self._counted(getattr(os, name)))
-        patch.setattr(kernel, "exchange", self._counted(kernel.exchange))
-
-    def _counted(self, real):
-        def call(*arguments, **more):
-            self.calls += 1
-            if self.calls > self._steps:
-                raise Crash
-            return real(*arguments, **more)
-
-        return call
-
-
-def crash_after(monkeypatch, steps, work, *arguments):
-    """Whether ``work`` was done before the crash."""
-    with monkeypatch.context() as patch:
-        CrashAt(patch, steps)
-        try:
-            work(*arguments)
-        except Crash:
-            return False
-        return True
-
-
-@pytest.fixture
-def memory(tmp_path):
-    """A fast place for many short repositories."""
-    base = Path("/dev/shm")
-    path = base / f"duccmake-crash-{os.getpid()}" if os.access(base, os.W_OK) else tmp_path / "m"
-    path.mkdir()
-    yield path
-    shutil.rmtree(path)
 
 
 def states(path):
@@ -92,47 +41,35 @@ def states(path):
 
 def test_a_crash_at_any_step_leaves_the_old_or_the_new_image_whole(memory, monkeypatch):
     """The first publication, then a moved tag, each interrupted after every system call."""
-    template, new_state = memory / "template", None
-    first_layers, _ = amended_moves(template)
-    old_repository = open_repository(template)
-    publish(old_repository, first_layers)
+    template = memory / "template"
+    first, _ = amended_moves(template)
+    publish(open_repository(template), first)
     old_state = states(template)
-    outcomes = set()
-    for steps in count():
-        case = memory / "case"
-        copy_tree(template, case)
-        _, change = amended_moves(case)
-        repository = open_repository(case)
-        done = crash_after(monkeypatch, steps, publish, repository, change)
+    outcomes, crashes = set(), 0
+    for case in each_crash(template, monkeypatch):
+        _, change = amended_moves(case.path)
+        case.attempt(publish, open_repository(case.path), change)
 
-        seen = states(case)
+        seen = states(case.path)
         if seen != old_state:
             assert set(seen) == set(change_paths(change))
-        fresh = open_repository(case)
+        fresh = open_repository(case.path)
         with fresh.lock():
             pass
-        after = states(case)
+        after = states(case.path)
         assert after == old_state or set(after) == set(change_paths(change))
         assert seen == old_state or after == seen, "what readers saw was taken back"
         outcomes.add(after == old_state)
         assert leftovers(fresh.path) == []
         assert fresh.verify(NAME) == []
 
-        again = stage_missing(case, change)
-        publish(fresh, again)
-        assert set(states(case)) == set(change_paths(change))
+        publish(fresh, stage_missing(case.path, change))
+        assert set(states(case.path)) == set(change_paths(change))
         assert fresh.verify(NAME) == []
         assert leftovers(fresh.path) == []
-        new_state = new_state or set(states(case))
-        shutil.rmtree(case)
-        if done:
-            break
+        crashes += not case.done
     assert outcomes == {True, False}
-    assert steps > 100
-
-
-def copy_tree(source, target):
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+    assert crashes > 100
 
 
 OLD = [directory("."), directory("d", 0o750), file("d/f", b"old", 0o600), file("d/gone", b"g")]
@@ -173,12 +110,6 @@ def stage_missing(base, change):
         for layer in change.layers
     ]
     return replace(change, layers=tuple(layers))
-
-
-def leftovers(path):
-    return [str(entry) for entry in path.rglob("*") if entry.name.endswith((".new", ".old"))] + [
-        str(entry) for entry in path.glob(".duccmake/*") if entry.name != "lock"
-    ]
 
 
 def test_a_crash_while_recovering_is_recovered_from(memory, monkeypatch):
@@ -229,42 +160,10 @@ def interrupted(memory, monkeypatch, change, steps, recovery_steps):
         shutil.rmtree(case)
 
 
-CHILD = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-from test_directory_crashes import *
-
-base, stop_at = Path(sys.argv[1]), int(sys.argv[2])
-_, change = amended_moves(base)
-real = {name: getattr(os, name) for name in ("link", "rename", "symlink")}
-calls = 0
-
-def stopping(name):
-    def call(*arguments, **more):
-        global calls
-        calls += 1
-        if calls == stop_at:
-            print("here", flush=True)
-            sys.stdin.read()
-        return real[name](*arguments, **more)
-    return call
-
-repository = open_repository(base, durable=True)
-for name in real:
-    setattr(os, name, stopping(name))
-publish(repository, change)
-print("done", flush=True)
-"""
-
-
-def start(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments), *import_path()],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def moving(base):
+    """What moves the tag in a repository that another process has, too."""
+    _, change = amended_moves(base)
+    return partial(publish, open_repository(base, durable=True), change)
 
 
 def test_a_killed_publisher_leaves_neither_lock_nor_half_an_image(tmp_path):
@@ -273,60 +172,46 @@ def test_a_killed_publisher_leaves_neither_lock_nor_half_an_image(tmp_path):
     publish(open_repository(template), first)
     old_state = states(template)
     outcomes = []
-    for stop_at in count(1, 3):
-        case = tmp_path / f"case{stop_at}"
-        copy_tree(template, case)
-        with start(CHILD, case, stop_at) as child:
-            said = child.stdout.readline().strip()
-            if said == "here":
-                with pytest.raises(RepositoryLocked, match=f"process {child.pid} "):
-                    recover(case)
-            child.send_signal(signal.SIGKILL)
-        if said == "done":
-            break
-        assert said == "here"
-        repository = open_repository(case)
-        _, change = amended_moves(case)
+    for child in each_stop(template, moving, before=("link", "rename", "symlink"), every=3):
+        with pytest.raises(RepositoryLocked, match=f"process {child.pid} "):
+            recover(child.path)
+        child.kill()
+        repository = open_repository(child.path)
+        _, change = amended_moves(child.path)
         with repository.lock():
             pass
         assert repository.verify(NAME) == []
         assert leftovers(repository.path) == []
-        outcomes.append(states(case) == old_state)
+        outcomes.append(states(child.path) == old_state)
         publish(repository, change)
         assert repository.verify(NAME) == []
-        assert set(states(case)) == set(change_paths(change))
+        assert set(states(child.path)) == set(change_paths(change))
     assert True in outcomes
     assert False in outcomes
 
 
-PUBLISHER = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-from dataclasses import replace
-from staged_trees import *
-
-base, who = Path(sys.argv[1]), sys.argv[2]
-repository = open_repository(base, lock_seconds=300)
-changes = [stage(base / who, f"host/{who}:{n}", config=f"config {n}") for n in range(5)]
-print("ready", flush=True)
-sys.stdin.readline()
-for change in changes:
-    publish(repository, stage(base / who, change.images[0].name + "x", config=who))
-    publish(repository, stage(base / who, change.images[0].name, config=change.images[0].name))
-"""
+def publish_several(base, who, all_ready):
+    repository = open_repository(base, lock_seconds=300)
+    changes = [stage(base / who, f"host/{who}:{n}", config=f"config {n}") for n in range(5)]
+    all_ready.wait(300)
+    for change in changes:
+        name = change.images[0].name
+        publish(repository, stage(base / who, name + "x", config=who))
+        publish(repository, stage(base / who, name, config=name))
 
 
 def test_two_processes_publish_at_the_same_time(tmp_path):
-    children = [start(PUBLISHER, tmp_path, who) for who in ("one", "two")]
+    context = multiprocessing.get_context("spawn")
+    all_ready = context.Barrier(2)
+    children = [
+        context.Process(target=publish_several, args=(tmp_path, who, all_ready))
+        for who in ("one", "two")
+    ]
     for child in children:
-        assert child.stdout.readline() == "ready\n"
+        child.start()
     for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        child.communicate()
-        assert child.returncode == 0
+        child.join()
+        assert child.exitcode == 0
     repository = open_repository(tmp_path)
     names = list(repository.names())
     assert len(names) == 20
@@ -335,8 +220,3 @@ def test_two_processes_publish_at_the_same_time(tmp_path):
     layer = repository.record(names[0]).layers[0]
     origin = json.loads(Layout(repository.path).origin(layer).read_bytes())["origin"]
     assert sorted(origin) == sorted(configs)
-
-
-def import_path():
-    here = Path(__file__).parent
-    return [str(here), str(here.parents[1] / "workflow")]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-from itertools import count
+from functools import partial
 
 import pytest
 from staged_trees import TOP, file, listing, open_repository, publish, stage
-from test_directory_crashes import copy_tree, crash_after, leftovers, memory, start
 
+from crashes import each_crash, each_stop, leftovers
 from duccmake.collect import collect
 from duccmake.departures import prune
 from duccmake.errors import RepositoryLocked
@@ -17,8 +15,6 @@ from duccmake.pins import pins, roll_back
 from duccmake.plan import Departure
 from duccmake.repository import Keep, schedule
 from duccmake.repository.usage import Use, survey
-
-__all__ = ["memory"]
 
 NOW = 1_800_000_000.0
 STAYS, GOES = "host/a:stays", "host/b:goes"
@@ -73,13 +69,11 @@ def end(repository, before):
 def test_a_crash_at_any_step_of_the_first_phase_leaves_the_image_or_its_entry(memory, monkeypatch):
     repository = prepared(memory / "template", withdrawn=False)
     before = listing((repository.path / STAYS).resolve())
-    outcomes = set()
-    for steps in count():
-        case = memory / "case"
-        copy_tree(memory / "template", case)
-        repository = open_repository(case)
-        done = crash_after(monkeypatch, steps, pruned, repository, departures(repository))
-        repository = open_repository(case)
+    outcomes, crashes = set(), 0
+    for case in each_crash(memory / "template", monkeypatch):
+        repository = open_repository(case.path)
+        case.attempt(pruned, repository, departures(repository))
+        repository = open_repository(case.path)
         with repository.lock():
             pass
         check(repository, before)
@@ -90,30 +84,25 @@ def test_a_crash_at_any_step_of_the_first_phase_leaves_the_image_or_its_entry(me
         if there:
             pruned(repository, departures(repository))
         end(repository, before)
-        shutil.rmtree(case)
-        if done:
-            break
+        crashes += not case.done
     assert outcomes == {True, False}
-    assert steps > 20
+    assert crashes > 20
 
 
 def test_a_crash_at_any_step_of_the_second_phase_takes_nothing_from_another(memory, monkeypatch):
     repository = prepared(memory / "template", withdrawn=True)
     before = listing((repository.path / STAYS).resolve())
-    for steps in count():
-        case = memory / "case"
-        copy_tree(memory / "template", case)
-        done = crash_after(monkeypatch, steps, collected, open_repository(case))
-        repository = open_repository(case)
+    crashes = 0
+    for case in each_crash(memory / "template", monkeypatch):
+        case.attempt(collected, open_repository(case.path))
+        repository = open_repository(case.path)
         assert repository.verify(STAYS) == [], "before anything is recovered"
         with repository.lock():
             pass
         check(repository, before)
         end(repository, before)
-        shutil.rmtree(case)
-        if done:
-            break
-    assert steps > 40
+        crashes += not case.done
+    assert crashes > 40
 
 
 def test_a_crash_while_a_tag_is_pointed_back_leaves_one_image_or_the_other(memory, monkeypatch):
@@ -123,11 +112,9 @@ def test_a_crash_while_a_tag_is_pointed_back_leaves_one_image_or_the_other(memor
     top = [*TOP, file("usr/share/version", b"3")]
     publish(repository, stage(memory / "template/staging", tag, top=top, config="new"))
     outcomes = set()
-    for steps in count():
-        case = memory / "case"
-        copy_tree(memory / "template", case)
-        done = crash_after(monkeypatch, steps, roll_back, open_repository(case), tag, old, Keep(2))
-        repository = open_repository(case)
+    for case in each_crash(memory / "template", monkeypatch):
+        case.attempt(roll_back, open_repository(case.path), tag, old, Keep(2))
+        repository = open_repository(case.path)
         with repository.lock():
             pass
         assert repository.verify(tag) == []
@@ -135,57 +122,31 @@ def test_a_crash_while_a_tag_is_pointed_back_leaves_one_image_or_the_other(memor
         assert back == (tag in pins(repository))
         assert leftovers(repository.path) == []
         outcomes.add(back)
-        shutil.rmtree(case)
-        if done:
-            break
     assert outcomes == {True, False}
 
 
-CHILD = """
-import os, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[4:]
-from test_removal_crashes import collected, departures, open_repository, pruned
+def pruning(base):
+    repository = open_repository(base, durable=True)
+    return partial(pruned, repository, departures(repository))
 
-base, phase, stop_at = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-real = {name: getattr(os, name) for name in ("rename", "unlink", "rmdir", "mkdir")}
-calls = 0
 
-def stopping(name):
-    def call(*arguments, **more):
-        global calls
-        calls += 1
-        if calls == stop_at:
-            print("here", flush=True)
-            sys.stdin.read()
-        return real[name](*arguments, **more)
-    return call
-
-repository = open_repository(base, durable=True)
-leaving = departures(repository) if phase == "prune" else []
-for name in real:
-    setattr(os, name, stopping(name))
-pruned(repository, leaving) if phase == "prune" else collected(repository)
-print("done", flush=True)
-"""
+def collecting(base):
+    return partial(collected, open_repository(base, durable=True))
 
 
 @pytest.mark.parametrize("phase", ["prune", "gc"])
 def test_a_killed_removal_leaves_neither_lock_nor_half_a_tree(memory, phase):
-    repository = prepared(memory / "template", withdrawn=phase == "gc")
+    template = memory / "template"
+    repository = prepared(template, withdrawn=phase == "gc")
     before = listing((repository.path / STAYS).resolve())
-    for stop_at in count(1, 9):
-        case = memory / f"case{stop_at}"
-        copy_tree(memory / "template", case)
-        repository = open_repository(case)
-        with start(CHILD, case, phase, stop_at) as child:
-            said = child.stdout.readline().strip()
-            if said == "here":
-                assert repository.verify(STAYS) == []
-            child.send_signal(signal.SIGKILL)
-        if said == "done":
-            break
-        assert said == "here"
+    prepare = pruning if phase == "prune" else collecting
+    killed = 0
+    for child in each_stop(
+        template, prepare, before=("rename", "unlink", "rmdir", "mkdir"), every=9
+    ):
+        repository = open_repository(child.path)
+        assert repository.verify(STAYS) == []
+        child.kill()
         try:
             with repository.lock():
                 pass
@@ -195,4 +156,5 @@ def test_a_killed_removal_leaves_neither_lock_nor_half_a_tree(memory, phase):
         if (repository.path / GOES).is_symlink():
             pruned(repository, departures(repository))
         end(repository, before)
-    assert stop_at > 1
+        killed += 1
+    assert killed

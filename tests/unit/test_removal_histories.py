@@ -6,8 +6,6 @@ repository that no record leads to: looked up here without the project's own sur
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +18,7 @@ from hypothesis import strategies as st
 from staged_trees import BASE, TOP, file, open_repository, stage_image, stage_layer
 from staged_trees import publish as publish_changes
 
+from crashes import in_memory
 from duccmake.collect import collect
 from duccmake.departures import prune
 from duccmake.errors import DuccmakeError
@@ -126,14 +125,10 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    shared = Path("/dev/shm")
-    base = Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None, prefix="duccmake-"))
-    try:
+    with in_memory() as base:
         found = World(base)
         with patch("duccmake.repository.books.time", SimpleNamespace(time=found.clock)):
             yield found
-    finally:
-        shutil.rmtree(base)
 
 
 @settings(max_examples=60, deadline=None)
