@@ -16,8 +16,11 @@ from typing import Any
 
 import yaml
 
+from duccmake.demo.images import Image, host_platform, push, push_samples
 from duccmake.demo.registry import DemoRegistry, LoggedRequest
+from duccmake.reference import Digest
 from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.layout import Layout
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 REPOSITORY = "images.example.org"
@@ -117,14 +120,21 @@ class Work:
         path.write_text(yaml.safe_dump(members))
         return path
 
-    def run(self, *options: str) -> Run:
-        """Run ``snakemake --cores 2`` with options until it ends."""
+    def push(self, name: str, image: Image) -> Digest:
+        """Push an image to the registry by its repository and tag, ``team/app:1``."""
+        repository, _, tag = name.partition(":")
+        return push(image, self.host, repository, tag)
+
+    def run(self, *options: str, check: bool = False) -> Run:
+        """Run ``snakemake --cores 2`` with options until it ends; ``check`` that it ends well."""
         before = len(self.registry.requests) if self.registry else 0
         done = subprocess.run(
             self.command(*options), cwd=self.path, env=self.env(), capture_output=True, text=True
         )
         requests = self.registry.requests[before:] if self.registry else []
-        return Run(done.returncode, done.stdout, done.stderr, tuple(requests))
+        run = Run(done.returncode, done.stdout, done.stderr, tuple(requests))
+        assert run.status == 0 or not check, run.said
+        return run
 
     @contextmanager
     def started(self, *options: str) -> Iterator[Started]:
@@ -150,6 +160,21 @@ class Work:
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", f"{self.checkout}/Snakefile"]
         return [*self.prefix, *snakemake, "--cores", "2", *options]
 
+    @contextmanager
+    def deserted(self) -> Iterator[None]:
+        """Nobody answers at the registry's address for the time of the block."""
+        assert self.registry
+        down = self.registry
+        down.close()
+        yield
+        self.registry = type(down)(down.store.root, port=down.port).__enter__()
+
+    @property
+    def host(self) -> str:
+        """The registry's host and port."""
+        assert self.registry
+        return self.registry.host
+
     @property
     def repository(self) -> DirectoryRepository:
         """The repository that the configuration's defaults publish into."""
@@ -157,8 +182,7 @@ class Work:
 
     def named(self, image: str) -> str:
         """An image's name in the repository: its registry goes before it."""
-        assert self.registry
-        return f"{self.registry.host}/{image}"
+        return f"{self.host}/{image}"
 
     def logs(self, rule: str) -> dict[str, str]:
         """The logs of a rule's jobs, by their path below ``logs/<rule>``."""
@@ -176,6 +200,34 @@ class Work:
         }
         # Snakemake keeps a cache below it, which tests share with nobody.
         return {**inherited, "XDG_CACHE_HOME": f"{self.path}/.cache", **self.environment}
+
+
+@contextmanager
+def fresh_work(
+    base: Path, kind: type[DemoRegistry] = DemoRegistry, **options: Any
+) -> Iterator[Work]:
+    """A working directory below ``base`` and a registry of its own, both empty.
+
+    ``kind`` and ``options`` are the registry's.
+    """
+    with kind(base / "registry", **options) as registry:
+        work = Work(base / "work", registry)
+        work.path.mkdir(parents=True, exist_ok=True)
+        try:
+            yield work
+        finally:
+            if work.registry not in (registry, None):
+                work.registry.close()
+
+
+@contextmanager
+def sample_work(base: Path, **settings: Any) -> Iterator[Work]:
+    """The same with the demo's three images, all wished for; ``settings`` are the configuration."""
+    with fresh_work(base) as work:
+        push_samples(work.host)
+        work.wish("{host}/demo/hello:*", "{host}/demo/tools:2024")
+        work.configure(platforms=[str(host_platform())], **settings)
+        yield work
 
 
 def _hear_interrupts() -> None:
@@ -212,6 +264,25 @@ class Started:
         return self._process.returncode
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A run, and a copy of the repository as it was then, for tests to look at later."""
+
+    run: Run
+    repository: Path
+
+    @property
+    def layout(self) -> Layout:
+        """Where things are in the copy."""
+        return Layout(self.repository)
+
+
+def stage(work: Work, name: str, *options: str, check: bool = False) -> Stage:
+    """Run it, and keep the repository under a name."""
+    run = work.run(*options, check=check)
+    return Stage(run, kept(work, name))
+
+
 def days_later(work: Work, days: float) -> Work:
     """The same directory, for runs that take the time to be so many days later."""
     path = str(Path(__file__).parent / "later")
@@ -222,7 +293,7 @@ def days_later(work: Work, days: float) -> Work:
 
 
 def kept(work: Work, name: str) -> Path:
-    """A copy of the repository as it is now, for tests to look at later."""
+    """A copy of the repository as it is now."""
     copy = work.path.parent / name
     subprocess.run(["cp", "-a", str(work.repository.path), str(copy)], check=True)
     return copy

@@ -8,9 +8,8 @@ import pytest
 
 from cvmfs_repositories import both, repository_for
 from duccmake.demo import images
-from duccmake.demo.registry import DemoRegistry
 from duccmake.repository.layout import Layout
-from runs import Work
+from runs import Work, sample_work
 from trees import differences, snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -22,35 +21,23 @@ def cvmfs(request, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def registry(tmp_path):
-    with DemoRegistry(tmp_path / "registry") as running:
-        images.push_samples(running.host)
-        yield running
+def work(tmp_path, cvmfs):
+    backend = {
+        "backend": "cvmfs",
+        "mounts": str(cvmfs.mounts),
+        "server_config": str(cvmfs.server_config),
+    }
+    with sample_work(tmp_path, repository=backend) as work:
+        work.wish("{host}/demo/hello:*", "{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
+        yield work
 
 
-@pytest.fixture
-def work(tmp_path, registry, cvmfs):
-    work = Work(tmp_path / "work", registry)
-    work.wish("{host}/demo/hello:*", "{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
-    work.configure(
-        platforms=[str(images.host_platform())],
-        repository={
-            "backend": "cvmfs",
-            "mounts": str(cvmfs.mounts),
-            "server_config": str(cvmfs.server_config),
-        },
-    )
-    return work
-
-
-def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, registry, tmp_path):
+def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, tmp_path):
     before = cvmfs.revision()
-    preview = work.run("--dry-run")
-    assert preview.status == 0, preview.said
+    work.run("--dry-run", check=True)
     assert cvmfs.revision() == before
 
-    first = work.run()
-    assert first.status == 0, first.said
+    first = work.run(check=True)
     assert first.counts == (3, 0, 0, 0)
     repository = cvmfs.open()
     names = [work.named(f"demo/{image}") for image in ("hello:1.0", "hello:latest", "tools:2024")]
@@ -64,17 +51,16 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, registry,
     assert (again.status, again.counts) == (0, (0, 3, 0, 0))
     assert cvmfs.revision() == at
 
-    images.move_tag(registry.host)
-    moved = work.run()
-    assert moved.status == 0, moved.said
+    images.move_tag(work.host)
+    moved = work.run(check=True)
     assert moved.counts == (1, 2, 0, 0)
     assert cvmfs.revision() == at + 1
 
     # As the directory backend has it, entry by entry.
-    plain = Work(tmp_path / "plain", registry)
+    plain = Work(tmp_path / "plain", work.registry)
     plain.wish("{host}/demo/hello:*", "{host}/demo/tools:2024")
     plain.configure(platforms=[str(images.host_platform())])
-    assert plain.run().status == 0
+    plain.run(check=True)
     for name in names:
         wanted = snapshot(Layout(plain.repository.path).link(name).resolve())
         found = snapshot(Layout(repository.path).link(name).resolve())
@@ -82,8 +68,7 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, registry,
         assert differences(wanted, found, ignore=("group", "xattrs", "mtime_ns")) == []
 
     work.wish("{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
-    pruned = work.run("prune", "--config", "force_removal=true")
-    assert pruned.status == 0, pruned.said
+    work.run("prune", "--config", "force_removal=true", check=True)
     assert list(repository.names()) == names[2:]
     assert repository.verify(names[2]) == []
     assert cvmfs.problems() == ""

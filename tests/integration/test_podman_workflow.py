@@ -10,25 +10,17 @@ import pytest
 
 import podman_client
 from duccmake.demo import images
-from duccmake.demo.registry import DemoRegistry
 from podman_client import podman
-from runs import Run, Work
+from runs import Run, Work, sample_work
 
 HELLO = ("demo/hello:1.0", "demo/hello:latest")
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
-        images.push_samples(running.host)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Work:
-    work = Work(tmp_path_factory.mktemp("podman") / "work", registry)
-    work.wish("{host}/demo/hello:*")
-    return work
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    with sample_work(tmp_path_factory.mktemp("podman")) as work:
+        work.wish("{host}/demo/hello:*")
+        yield work
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +45,7 @@ def again(work: Work, added: Run) -> Run:
 
 def _run(work: Work, **settings: object) -> Run:
     work.configure(platforms=[str(images.host_platform())], **settings)
-    run = work.run()
-    assert run.status == 0, run.said
-    return run
+    return work.run(check=True)
 
 
 def _store(work: Work) -> Path:
@@ -108,14 +98,13 @@ def test_a_store_that_is_lost_is_written_anew_and_no_layer_fetched(work: Work, a
     names = _names(work)
     for path in sorted(_store(work).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    run = work.run()
-    assert run.status == 0, run.said
+    run = work.run(check=True)
     assert run.blobs() == []
     assert _names(work) == names
 
 
-def test_podman_is_among_what_is_made_unless_told_otherwise(registry: DemoRegistry, tmp_path: Path):
-    work = Work(tmp_path / "work", registry)
-    work.wish("{host}/demo/hello:latest")
-    _run(work)
-    assert _names(work) == {work.named("demo/hello:latest")}
+def test_podman_is_among_what_is_made_unless_told_otherwise(work: Work, tmp_path: Path):
+    other = Work(tmp_path / "work", work.registry)
+    other.wish("{host}/demo/hello:latest")
+    _run(other)
+    assert _names(other) == {other.named("demo/hello:latest")}

@@ -11,71 +11,47 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from duccmake.demo import images
-from duccmake.demo.registry import DemoRegistry
 from duccmake.repository.layout import Layout
 from pipeline import digest_of
-from runs import REPOSITORY, Run, Work, kept
+from runs import REPOSITORY, Run, Stage, Work, sample_work, stage
 from trees import snapshot
 
 NAMES = ("demo/hello:1.0", "demo/hello:latest", "demo/tools:2024")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A run, and the repository as it was then."""
-
-    run: Run
-    repository: Path
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.repository)
-
-
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
-        images.push_samples(running.host)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Work:
-    work = Work(tmp_path_factory.mktemp("life") / "work", registry)
-    work.wish("{host}/demo/hello:*", "{host}/demo/tools:2024")
-    work.configure(platforms=[str(images.host_platform())])
-    return work
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    with sample_work(tmp_path_factory.mktemp("life")) as work:
+        yield work
 
 
 @pytest.fixture(scope="module")
 def preview(work: Work) -> Run:
     """A dry run before anything else."""
-    run = work.run("--dry-run")
-    assert run.status == 0, run.said
+    run = work.run("--dry-run", check=True)
     assert not (work.path / "cvmfs").exists()
     return run
 
 
 @pytest.fixture(scope="module")
 def first(work: Work, preview: Run) -> Stage:
-    return _stage(work, "first")
+    return stage(work, "first", check=True)
 
 
 @pytest.fixture(scope="module")
 def second(work: Work, first: Stage) -> Stage:
-    return _stage(work, "second")
+    return stage(work, "second", check=True)
 
 
 @pytest.fixture(scope="module")
-def moved_preview(work: Work, registry: DemoRegistry, second: Stage) -> tuple[Run, list[str]]:
+def moved_preview(work: Work, second: Stage) -> tuple[Run, list[str]]:
     """A dry run after a tag moved, and what it changed in the repository and in ``results/``."""
-    images.move_tag(registry.host)
+    images.move_tag(work.host)
     before = _files(work)
     run = work.run("--dry-run")
     after = _files(work)
@@ -84,17 +60,14 @@ def moved_preview(work: Work, registry: DemoRegistry, second: Stage) -> tuple[Ru
 
 @pytest.fixture(scope="module")
 def moved(work: Work, moved_preview: tuple[Run, list[str]]) -> Stage:
-    return _stage(work, "moved")
+    return stage(work, "moved", check=True)
 
 
 @pytest.fixture(scope="module")
-def deserted(work: Work, registry: DemoRegistry, moved: Stage) -> Iterator[Stage]:
+def deserted(work: Work, moved: Stage) -> Stage:
     """Nobody answers at the registry's address for the time of this run."""
-    registry.close()
-    stage = _stage(work, "deserted")
-    with DemoRegistry(registry.store.root, registry.port) as again:
-        work.registry = again
-        yield stage
+    with work.deserted():
+        return stage(work, "deserted", check=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +76,8 @@ def mended(work: Work, deserted: Stage) -> Stage:
     layout = Layout(work.repository.path)
     shutil.rmtree(layout.link(work.named("demo/tools:2024")).resolve())
     layout.link(work.named("demo/hello:latest")).unlink()
-    assert work.registry
-    images.push(images.moved_hello(), work.registry.host, "demo/hello", "1.0")
-    return _stage(work, "mended")
+    work.push("demo/hello:1.0", images.moved_hello())
+    return stage(work, "mended", check=True)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +85,7 @@ def forgetful(work: Work, mended: Stage) -> Stage:
     """All that the workflow remembers is lost."""
     shutil.rmtree(work.path / "results")
     shutil.rmtree(work.path / ".snakemake")
-    return _stage(work, "forgetful")
-
-
-def _stage(work: Work, name: str) -> Stage:
-    run = work.run()
-    assert run.status == 0, run.said
-    return Stage(run, kept(work, name))
+    return stage(work, "forgetful", check=True)
 
 
 def _files(work: Work) -> dict[str, tuple[int, int]]:

@@ -15,12 +15,11 @@ from threading import Thread
 
 import pytest
 
+import runs
 from duccmake.demo import images
-from duccmake.demo.registry import DemoRegistry
 from duccmake.repository import schedule
-from duccmake.repository.layout import Layout
 from duccmake.repository.usage import survey
-from runs import Run, Work, days_later, kept
+from runs import Work, days_later, sample_work
 from trees import Node, snapshot
 
 TOOLS = "demo/tools:2024"
@@ -28,37 +27,21 @@ FORCE = ("--config", "force_removal=true")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A run, and copies of the repository before and after it."""
+class Stage(runs.Stage):
+    """A run, and what readers saw before it."""
 
-    run: Run
-    before: Path
-    after: Path
+    before: dict[bytes, Node]
 
     @property
     def unchanged(self) -> bool:
-        return published(self.before) == published(self.after)
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.after)
+        return self.before == published(self.repository)
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
-        images.push_samples(running.host)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Work:
-    work = Work(tmp_path_factory.mktemp("removal") / "work", registry)
-    work.wish("{host}/demo/hello:*", "{host}/" + TOOLS)
-    work.configure(platforms=[str(images.host_platform())], products=["layers", "flat"])
-    run = work.run()
-    assert run.status == 0, run.said
-    return work
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    with sample_work(tmp_path_factory.mktemp("removal"), products=["layers", "flat"]) as work:
+        work.run(check=True)
+        yield work
 
 
 def published(repository: Path) -> dict[bytes, Node]:
@@ -68,9 +51,9 @@ def published(repository: Path) -> dict[bytes, Node]:
 
 
 def stage(work: Work, name: str, *options: str) -> Stage:
-    before = kept(work, f"before-{name}")
-    run = work.run(*options)
-    return Stage(run, before, kept(work, f"after-{name}"))
+    before = published(work.repository.path)
+    after = runs.stage(work, name, *options)
+    return Stage(after.run, after.repository, before)
 
 
 @pytest.fixture(scope="module")
@@ -165,8 +148,7 @@ def test_an_image_that_comes_back_is_linked_again_and_nothing_is_fetched(
 def later(work: Work, returned: Stage) -> Work:
     """The same, a month and a day after it was pruned again."""
     work.wish("{host}/demo/hello:*")
-    run = work.run("prune", *FORCE)
-    assert run.status == 0, run.said
+    work.run("prune", *FORCE, check=True)
     return days_later(work, 31)
 
 
@@ -203,8 +185,7 @@ def test_gc_frees_what_it_said_and_leaves_no_orphan(
 
 
 def test_gc_is_done_once(collected: Stage, later: Work):
-    run = later.run("gc")
-    assert run.status == 0
+    run = later.run("gc", check=True)
     assert "Nothing to be done" in run.stderr
 
 
@@ -214,17 +195,10 @@ def test_gc_is_done_once(collected: Stage, later: Work):
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Work]:
     """Two images that are published, and the policy to remove what leaves."""
-    with DemoRegistry(tmp_path / "registry") as registry:
-        images.push_samples(registry.host)
-        work = Work(tmp_path / "work", registry)
+    removal = {"policy": "prune", "max_percent": 100, "grace_days": 1}
+    with sample_work(tmp_path, products=["layers", "flat"], removal=removal) as work:
         work.wish("{host}/demo/hello:1.0", "{host}/demo/hello:lat*")
-        work.configure(
-            platforms=[str(images.host_platform())],
-            products=["layers", "flat"],
-            removal={"policy": "prune", "max_percent": 100, "grace_days": 1},
-        )
-        run = work.run()
-        assert run.status == 0, run.said
+        work.run(check=True)
         yield work
 
 
@@ -257,22 +231,18 @@ class _NotFound(BaseHTTPRequestHandler):
 def test_a_registry_that_answers_404_to_everything_makes_nothing_leave(alone: Work):
     assert alone.registry
     port = alone.registry.port
-    before = published(kept(alone, "before"))
-    alone.registry.close()
-    server = HTTPServer(("127.0.0.1", port), _NotFound)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        for days in (0, 3):
-            later = days_later(alone, days)
-            later.registry = None
-            assert "removed" not in {outcome for outcome, _ in later.run().outcomes.values()}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-        alone.registry = None
-    assert published(kept(alone, "after")) == before
+    before = published(alone.repository.path)
+    with alone.deserted(), HTTPServer(("127.0.0.1", port), _NotFound) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            for days in (0, 3):
+                run = days_later(alone, days).run()
+                assert "removed" not in {outcome for outcome, _ in run.outcomes.values()}
+        finally:
+            server.shutdown()
+            thread.join()
+    assert published(alone.repository.path) == before
 
 
 # --- tags that moved ----------------------------------------------------
@@ -281,26 +251,21 @@ def test_a_registry_that_answers_404_to_everything_makes_nothing_leave(alone: Wo
 def test_a_tag_is_pointed_back_while_its_registry_is_down_and_held_until_the_pin_is_lifted(
     alone: Work,
 ):
-    assert alone.registry
     name = alone.named("demo/hello:latest")
     good = alone.repository.record(name).manifest
-    images.move_tag(alone.registry.host)
-    assert alone.run().status == 0
+    images.move_tag(alone.host)
+    alone.run(check=True)
     assert alone.repository.record(name).manifest != good
-    store, port = alone.registry.store.root, alone.registry.port
-    alone.registry.close()
-    alone.registry = None
-    nothing = alone.run("rollback", "--config", f"image={name}")
-    assert nothing.status != 0
-    assert f"still in the repository are: {good} (" in nothing.stderr
-    back = alone.run("rollback", "--config", f"image={name}", f"digest={good}")
-    assert back.status == 0, back.said
-    assert alone.repository.record(name).manifest == good
-    with DemoRegistry(store, port) as alone.registry:
-        held = alone.run()
-        assert held.outcomes[name][0] == "up to date"
-        assert f"pinned to {good.short} since" in held.outcomes[name][1]
-        assert alone.run("unpin", "--config", f"image={name}").status == 0
-        assert alone.run().outcomes[name][0] == "converted"
+    with alone.deserted():
+        nothing = alone.run("rollback", "--config", f"image={name}")
+        assert nothing.status != 0
+        assert f"still in the repository are: {good} (" in nothing.stderr
+        alone.run("rollback", "--config", f"image={name}", f"digest={good}", check=True)
+        assert alone.repository.record(name).manifest == good
+    held = alone.run()
+    assert held.outcomes[name][0] == "up to date"
+    assert f"pinned to {good.short} since" in held.outcomes[name][1]
+    alone.run("unpin", "--config", f"image={name}", check=True)
+    assert alone.run().outcomes[name][0] == "converted"
     assert json.loads(alone.repository.layout.pins.read_bytes()) == {}
     assert os.path.lexists(alone.repository.layout.link(name))
