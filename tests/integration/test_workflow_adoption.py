@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from ducc_repository import leave_as_ducc
-from duccmake.demo.images import Image, LayerBuilder, host_platform, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.adoption import UNMEASURED
 from pipeline import digest_of
-from runs import Run, Work
+from runs import Run, Work, fresh_work
 from trees import Node, snapshot
 
 WHOLE, MARKED, BARE, OTHER = "team/whole:1", "team/marked:1", "team/bare:1", "team/other:1"
@@ -31,24 +30,21 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
-        yield running
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    with fresh_work(tmp_path_factory.mktemp("adoption")) as work:
+        yield work
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Stage:
+def stage(work: Work) -> Stage:
     """DUCC's repository with three images, two of them damaged; looked at, then run."""
     common = LayerBuilder().file("etc/common", "common").file("etc/gone", "gone").layer()
     for name in (WHOLE, MARKED, BARE, OTHER):
         own = LayerBuilder().file("etc/name", name).whiteout("etc/gone").layer()
-        image = Image((common, own), platform=host_platform())
-        push(image, registry.host, *name.split(":"))
-    work = Work(tmp_path_factory.mktemp("adoption") / "work", registry)
+        work.push(name, Image((common, own)))
     work.wish(*("{host}/" + name for name in (WHOLE, MARKED, BARE, OTHER)))
     work.configure(products=["layers", "flat"])
-    first = work.run()
-    assert first.status == 0, first.said
+    work.run(check=True)
     shutil.rmtree(work.path / "results")
     work.wish(*("{host}/" + name for name in (WHOLE, MARKED, BARE)))
     repository = work.repository.path
@@ -132,8 +128,7 @@ def test_after_that_nothing_is_left_to_do(stage: Stage) -> None:
 
 def test_adopted_image_is_converted_where_that_is_not_good_enough(stage: Stage) -> None:
     name = stage.work.named(WHOLE)
-    run = stage.work.run("--config", "adopt=false")
-    assert run.status == 0, run.said
+    run = stage.work.run("--config", "adopt=false", check=True)
     assert run.outcomes[name] == ("converted", "")
     assert stage.work.repository.verify(name) == []
     again = stage.work.run("--config", "adopt=false")

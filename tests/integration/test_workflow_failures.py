@@ -16,7 +16,7 @@ from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST
 from duccmake.reference import Platform
-from runs import REPOSITORY, Run, Work
+from runs import REPOSITORY, Run, Work, fresh_work
 from servers import free_port
 
 AMD64 = Platform("linux", "amd64")
@@ -134,8 +134,9 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
-    base = tmp_path_factory.mktemp("failures")
-    with DemoRegistry(base / "registry") as registry:
+    with fresh_work(tmp_path_factory.mktemp("failures")) as work:
+        registry = work.registry
+        assert registry
         for name in GOOD:
             _push(registry, name, _layer("shared by the good"), _layer(name))
         for kind, (breakage, _) in BREAKAGES.items():
@@ -150,7 +151,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
         gone = _image(_layer("gone")).digest
         # As if it were deleted between the listing and the poll.
         (registry.store.root / "repositories/vanishing/manifests" / str(gone)).unlink()
-        work = Work(base / "work", registry)
         work.configure(platforms=[str(AMD64)])
         for name in ("broken/blocked:1", "quiet/blocked:1"):
             (work.repository.path / work.named(name)).mkdir(parents=True)
@@ -288,15 +288,13 @@ def test_a_covered_failure_is_tried_again_and_converted_once_it_is_mended(
     assert work.registry
     _push(work.registry, "quiet/missing-blob:1", _layer("quiet/missing-blob:1"))
     work.wish("{host}/quiet/missing-blob:1", ignoreErrors=["*/quiet/*"])
-    run = work.run()
-    assert run.status == 0
+    run = work.run(check=True)
     assert run.outcomes == {work.named("quiet/missing-blob:1"): ("converted", "")}
 
     # All that is left cannot even be tried: the run says so although it has no job.
     names = ("quiet/missing-blob:1", "quiet/no-manifest:1")
     work.wish(*(f"{{host}}/{name}" for name in names), ignoreErrors=["*/quiet/*"])
-    again = work.run()
-    assert again.status == 0
+    again = work.run(check=True)
     assert [outcome for outcome, _ in again.outcomes.values()] == ["up to date", "skipped"]
 
 

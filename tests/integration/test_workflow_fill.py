@@ -6,10 +6,9 @@ import re
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image, LayerBuilder
 from duccmake.reference import Platform
-from runs import Work
+from runs import fresh_work
 
 AMD64 = Platform("linux", "amd64")
 BASE = LayerBuilder().dir("etc").file("etc/base", "base").layer()
@@ -18,11 +17,10 @@ COUNT = 4
 
 @pytest.fixture
 def work(tmp_path):
-    with DemoRegistry(tmp_path / "registry") as registry:
+    with fresh_work(tmp_path) as work:
         for number in range(COUNT):
             own = LayerBuilder().dir("etc").file("etc/own", str(number)).layer()
-            push(Image((BASE, own), {}, platform=AMD64), registry.host, "team/app", str(number))
-        work = Work(tmp_path / "work", registry)
+            work.push(f"team/app:{number}", Image((BASE, own), {}, platform=AMD64))
         work.wish(*(f"{{host}}/team/app:{number}" for number in range(COUNT)))
         yield work
 

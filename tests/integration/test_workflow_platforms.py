@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import runs
 from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import (
     DOCKER_LIST,
@@ -21,9 +22,8 @@ from duccmake.manifest import (
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from duccmake.repository.layout import Layout
 from pipeline import digest_of
-from runs import Run, Work, kept
+from runs import Run, Stage, Work, fresh_work
 from servers import SampleImage, add_image, add_index, docker_registry, layer_of, skopeo
 
 AMD64, ARM64, ARM_V7, ARM_V6, S390X = (
@@ -87,32 +87,22 @@ TAGGED = {
 NAMES = ("m/docker:1", "m/oci:1", "m/nested:1")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A run, and the repository as it was then."""
-
-    run: Run
-    repository: Path
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.repository)
-
-    def machine(self, path: str) -> str:
-        """For which machine the image is that a path leads to."""
-        return (self.repository / path / "machine").read_text()
+def machine(stage: Stage, path: str) -> str:
+    """For which machine the image is that a path leads to."""
+    return (stage.repository / path / "machine").read_text()
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as registry:
+    with fresh_work(tmp_path_factory.mktemp("platforms")) as work:
+        registry = work.registry
+        assert registry
         for name, media_type in LISTS.items():
             add_list(registry, f"m/{name}", media_type)
         add_nested(registry, "m/nested")
         add_list(registry, "m/only", OCI_INDEX, AMD64)
         for tag in ("latest", "1.8", "1.9", "1.10", "1.11-rc1", "2.0"):
             add_image(registry.store, "m/tagged", tag)
-        work = Work(tmp_path_factory.mktemp("platforms") / "work", registry)
         host = f"http://{registry.host}"
         entries = [f"{host}/{name}" for name in NAMES]
         entries += [{"image": f"{host}/m/only:1"}, {"image": f"{host}/m/tagged", **TAGGED}]
@@ -120,11 +110,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
         yield work
 
 
-def stage(work: Work, name: str, *platforms: str, status: int = 0) -> Stage:
+def stage(work: Work, name: str, *platforms: str) -> Stage:
     work.configure(platforms=list(platforms))
-    run = work.run()
-    assert run.status == status, run.said
-    return Stage(run, kept(work, name))
+    return runs.stage(work, name, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +147,7 @@ def kinds(run: Run) -> set[str]:
 
 def test_of_one_platform_the_public_link_is_the_image(one: Stage, work: Work):
     for name in NAMES:
-        assert one.machine(work.named(name)) == "linux/amd64"
+        assert machine(one, work.named(name)) == "linux/amd64"
         assert not one.layout.multiarch.exists()
         assert "/.flat/" in str(one.layout.link(work.named(name)).readlink())
 
@@ -170,7 +158,7 @@ def test_of_several_platforms_those_that_are_wished_for_appear_and_no_other(
     assert sorted(path.name for path in several.layout.multiarch.iterdir()) == sorted(LABELS)
     for name in NAMES:
         for label, platform in LABELS.items():
-            assert several.machine(f".multiarch/{label}/{work.named(name)}") == platform
+            assert machine(several, f".multiarch/{label}/{work.named(name)}") == platform
     found = [path.read_text() for path in several.repository.glob(".layers/*/*/layerfs/machine")]
     assert set(found) == set(LABELS.values())
     assert not list(several.repository.glob(".layers/*/*/layerfs/attestation"))
@@ -180,15 +168,15 @@ def test_the_public_link_of_several_leads_to_the_first_that_is_wished_for(
     several: Stage, reordered: Stage, work: Work
 ):
     for name in NAMES:
-        assert several.machine(work.named(name)) == "linux/amd64"
-        assert reordered.machine(work.named(name)) == "linux/arm/v7"
+        assert machine(several, work.named(name)) == "linux/amd64"
+        assert machine(reordered, work.named(name)) == "linux/arm/v7"
 
 
 def test_a_platform_that_an_image_is_not_there_for_is_reported_alone(
     several: Stage, again: Stage, work: Work
 ):
     name = work.named("m/only:1")
-    assert several.machine(name) == several.machine(f".multiarch/amd64/{name}") == "linux/amd64"
+    assert machine(several, name) == machine(several, f".multiarch/amd64/{name}") == "linux/amd64"
     for platform in SEVERAL[1:]:
         outcome, remark = several.run.outcomes[f"{name} ({platform})"]
         assert outcome == "skipped"
@@ -250,7 +238,7 @@ def test_back_to_one_platform_nothing_is_converted_again(back: Stage, work: Work
     assert back.run.blobs() == []
     assert kinds(back.run) == {"Publish"}
     for name in NAMES:
-        assert back.machine(work.named(name)) == "linux/amd64"
+        assert machine(back, work.named(name)) == "linux/amd64"
         assert "/.flat/" in str(back.layout.link(work.named(name)).readlink())
     assert json.loads(back.layout.remove_schedule.read_bytes()) == []
 

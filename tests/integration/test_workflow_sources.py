@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image, LayerBuilder
 from duccmake.reference import Platform
 from duccmake.repository.layout import Layout
-from runs import REPOSITORY, Work
+from runs import REPOSITORY, Work, fresh_work
 from wishes import GitProject, recipe
 
 AMD64 = Platform("linux", "amd64")
@@ -20,17 +19,12 @@ AMD64 = Platform("linux", "amd64")
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
-    with DemoRegistry(tmp_path / "registry") as registry:
-        work = Work(tmp_path / "work", registry)
-        work.path.mkdir()
+    with fresh_work(tmp_path) as work:
         yield work
 
 
-def _push(work: Work, name: str, content: str) -> None:
-    layer = LayerBuilder().file("content", content).layer()
-    repository, _, tag = name.partition(":")
-    assert work.registry
-    push(Image((layer,), {}, platform=AMD64), work.registry.host, repository, tag)
+def _image(content: str) -> Image:
+    return Image((LayerBuilder().file("content", content).layer(),), {}, platform=AMD64)
 
 
 def _record(work: Work, name: str) -> dict[str, object]:
@@ -40,27 +34,24 @@ def _record(work: Work, name: str) -> dict[str, object]:
 
 
 def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp_path: Path):
-    assert work.registry
-    host = f"http://{work.registry.host}"
+    host = f"http://{work.host}"
     project = GitProject(tmp_path / "wishes.git")
     place = f"git+file://{project.path}//recipe.yaml@main"
     work.configure(platforms=[str(AMD64)], recipe=place)
-    _push(work, "team/app:1", "one")
-    _push(work, "team/other:1", "one")
+    work.push("team/app:1", _image("one"))
+    work.push("team/other:1", _image("one"))
 
     first = project.commit("recipe.yaml", recipe(f"{host}/team/app:1", repository=REPOSITORY))
-    preview = work.run("--dry-run")
-    assert preview.status == 0 and f"commit {first[:12]}" in preview.stderr
-    run = work.run()
-    assert run.status == 0, run.said
+    preview = work.run("--dry-run", check=True)
+    assert f"commit {first[:12]}" in preview.stderr
+    run = work.run(check=True)
     assert f"duccmake: wish list {place}: commit {first[:12]}" in run.stderr
     assert _record(work, "team/app:1")["source"] == {"recipe": place, "commit": first}
 
     second = project.commit(
         "recipe.yaml", recipe(f"{host}/team/app:1", f"{host}/team/other:*", repository=REPOSITORY)
     )
-    run = work.run()
-    assert run.status == 0, run.said
+    run = work.run(check=True)
     assert run.outcomes == {
         work.named("team/app:1"): ("up to date", ""),
         work.named("team/other:1"): ("converted", ""),
@@ -69,7 +60,7 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
     assert _record(work, "team/other:1")["source"] == {"recipe": place, "commit": second}
 
     bad = project.commit("recipe.yaml", "version: 1\ninput: none at all\n")
-    _push(work, "team/app:1", "two")
+    work.push("team/app:1", _image("two"))
     run = work.run()
     assert run.status != 0
     outcome, reason = run.outcomes[place]
@@ -79,8 +70,7 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
     assert _record(work, "team/app:1")["source"] == {"recipe": place, "commit": second}
 
     project.path.rename(tmp_path / "away")
-    run = work.run()
-    assert run.status == 0, run.said
+    run = work.run(check=True)
     assert "stays in force" in run.stderr
     assert run.counts == (0, 2, 0, 0)
 
@@ -88,13 +78,13 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
 def test_a_run_for_some_images_asks_for_no_other_and_finds_what_a_glob_has_now(work: Work):
     work.wish("{host}/team/app:*", "{host}/team/other:1")
     work.configure(platforms=[str(AMD64)])
-    _push(work, "team/app:1", "one")
-    _push(work, "team/other:1", "one")
-    assert work.run().status == 0
-    _push(work, "team/app:2", "two")
-    _push(work, "team/other:1", "moved")
-    run = work.run("--config", f"resolve={{only: ['{work.named('team/app:2')}']}}")
-    assert run.status == 0, run.said
+    work.push("team/app:1", _image("one"))
+    work.push("team/other:1", _image("one"))
+    work.run(check=True)
+    work.push("team/app:2", _image("two"))
+    work.push("team/other:1", _image("moved"))
+    only = f"resolve={{only: ['{work.named('team/app:2')}']}}"
+    run = work.run("--config", only, check=True)
     assert run.outcomes == {
         work.named("team/app:1"): ("up to date", ""),
         work.named("team/app:2"): ("converted", ""),

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
 from duccmake.reference import Digest, Platform
 from duccmake.repository.layout import Layout
 from pipeline import digest_of
-from runs import REPOSITORY, Run, Work
+from runs import REPOSITORY, Run, Work, fresh_work
 from servers import (
     DockerRegistry,
     add_image,
@@ -46,7 +45,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, target: DockerRegistry) -> Iterator[Work]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as registry:
+    with fresh_work(tmp_path_factory.mktemp("thin")) as work:
+        registry = work.registry
+        assert registry
         for tag in ("1", "2"):
             add_image(registry.store, "a/app", tag, layers=(BASE, TOP, layer(tag)))
         entries = [
@@ -54,8 +55,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, target: DockerRegistry) -> It
             for platform in (AMD64, ARM64)
         ]
         add_index(registry.store, "a/list", "1", [entry.manifest for entry in entries])
-        work = Work(tmp_path_factory.mktemp("thin") / "work", registry)
-        host = f"http://{registry.host}"
+        host = f"http://{work.host}"
         work.wish(
             version=2,
             output_format=f"http://{target.host}/thin/$(repository):$(tag)",
@@ -70,16 +70,12 @@ def work(tmp_path_factory: pytest.TempPathFactory, target: DockerRegistry) -> It
 
 @pytest.fixture(scope="module")
 def first(work: Work) -> Run:
-    run = work.run()
-    assert run.status == 0, run.said
-    return run
+    return work.run(check=True)
 
 
 @pytest.fixture(scope="module")
 def again(work: Work, first: Run) -> Run:
-    run = work.run()
-    assert run.status == 0, run.said
-    return run
+    return work.run(check=True)
 
 
 def inspect(target: DockerRegistry, name: str, *options: str) -> Any:
@@ -196,10 +192,9 @@ def poor(
 ) -> Iterator[Work]:
     """Somebody without credentials for the registry of the thin images."""
     home = tmp_path_factory.mktemp("poor")
-    assert work.registry
     poor = Work(home / "work", work.registry, environment={"HOME": str(home)})
     poor.wish(
-        f"http://{work.registry.host}/a/app:1",
+        "{host}/a/app:1",
         user="me",
         output_format=f"http://{closed.host}/thin/$(repository):$(tag)",
     )
@@ -210,8 +205,7 @@ def test_without_credentials_images_are_converted_and_a_line_says_that_nothing_i
     poor: Work, closed: DockerRegistry
 ):
     poor.configure(thin={"push": "auto"})
-    run = poor.run()
-    assert run.status == 0, run.said
+    run = poor.run(check=True)
     assert run.counts == (1, 0, 0, 0)
     assert "1 thin image is not pushed: " in run.said
     assert f"registry {closed.host} takes no anonymous pushes" in run.said
@@ -236,8 +230,7 @@ def test_the_recipe_s_user_pushes_with_the_password_of_ducc_s_variable(
         environment={**poor.environment, "DUCC_OUTPUT_REGISTRY_PASS": "secret"},
     )
     rich.configure(thin={"push": "auto"})
-    run = rich.run()
-    assert run.status == 0, run.said
+    run = rich.run(check=True)
     assert run.outcomes[f"http://{closed.host}/thin/a/app:1"][0] == "pushed"
     name = f"docker://{closed.host}/thin/a/app:1"
     skopeo("copy", "--src-tls-verify=false", "--src-creds=me:secret", name, f"dir:{tmp_path}/copy")
@@ -256,16 +249,14 @@ def test_the_recipe_s_user_pushes_with_the_password_of_ducc_s_variable(
 def test_a_registry_that_turns_out_to_take_no_pushes_is_left_alone(
     work: Work, tmp_path: Path, target: DockerRegistry
 ):
-    assert work.registry
     with docker_registry(tmp_path / "proxy", proxy_of=f"http://{target.host}") as proxy:
         reader = Work(tmp_path / "work", work.registry, environment={"HOME": str(tmp_path)})
         reader.wish(
-            f"http://{work.registry.host}/a/app:1",
+            "{host}/a/app:1",
             output_format=f"http://{proxy.host}/thin/new:$(tag)",
         )
         reader.configure(thin={"push": "auto"})
-        run = reader.run()
-        assert run.status == 0, run.said
+        run = reader.run(check=True)
         assert run.outcomes[f"http://{proxy.host}/thin/new:1"][0] == "skipped"
         again = reader.run()
     assert again.jobs == []

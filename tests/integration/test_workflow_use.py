@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.reference import Platform
 from duccmake.repository.directory import DirectoryRepository
 from pipeline import digest_of
-from runs import REPOSITORY, Run, Work, checkout_copy
+from runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
 from servers import need
 
 AMD64 = Platform("linux", "amd64")
@@ -31,16 +30,10 @@ def _layer(text: str) -> Layer:
 BASE = _layer("base")
 
 
-def _push(registry: DemoRegistry, repository: str, tag: str) -> Image:
-    image = Image((BASE, _layer(f"{repository}:{tag}")), {}, platform=AMD64)
-    push(image, registry.host, repository, tag)
+def _push(work: Work, name: str) -> Image:
+    image = Image((BASE, _layer(name)), {}, platform=AMD64)
+    work.push(name, image)
     return image
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRegistry]:
-    with DemoRegistry(tmp_path_factory.mktemp("registry")) as running:
-        yield running
 
 
 # --- one run that has it all --------------------------------------------
@@ -61,24 +54,20 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry) -> Site:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     base = tmp_path_factory.mktemp("site")
-    images = {
-        f"{repository}:{tag}": _push(registry, repository, tag)
-        for repository, tag in (
-            ("team/app", "1.0"),
-            ("team/app", "1.1"),
-            ("team/app", "1x0"),
-            ("team/app", "2.0"),
-            ("team/pinned", "old"),
-            ("team/both", "1"),
-        )
-    }
+    with fresh_work(base) as work:
+        yield _converted(base, work)
+
+
+def _converted(base: Path, work: Work) -> Site:
+    tags = ("app:1.0", "app:1.1", "app:1x0", "app:2.0", "pinned:old", "both:1")
+    images = {f"team/{tag}": _push(work, f"team/{tag}") for tag in tags}
     pinned, both = images["team/pinned:old"].digest, images["team/both:1"].digest
-    for repository in ("team/pinned", "team/both"):
-        _push(registry, repository, "1")
-    checkout = checkout_copy(base / "checkout")
-    work = Work(base / "work", registry, checkout=checkout, prefix=_without_power_to_write())
+    for name in ("team/pinned:1", "team/both:1"):
+        _push(work, name)
+    work.checkout = checkout = checkout_copy(base / "checkout")
+    work.prefix = _without_power_to_write()
     first = work.wish("{host}/team/app:1.*", f"{{host}}/team/pinned@{pinned}", file="one.yaml")
     second = work.wish(
         "{host}/team/app:2.0", f"{{host}}/team/both:1@{both}", file="two.yaml", cvmfs_repo=OTHER
@@ -176,14 +165,14 @@ def test_an_image_by_digest_is_that_one_whatever_its_tag_says_now(site: Site):
 
 @pytest.fixture(scope="module")
 def pictures(
-    tmp_path_factory: pytest.TempPathFactory, registry: DemoRegistry
-) -> tuple[dict[str, Run], Image, Work]:
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[dict[str, Run], Image, Work]]:
     """Of one image that is to be converted."""
-    image = _push(registry, "drawn/image", "1")
-    work = Work(tmp_path_factory.mktemp("pictures") / "work", registry)
-    work.wish("{host}/drawn/image:1")
-    work.configure(platforms=[str(AMD64)])
-    return {option: work.run(option) for option in OPTIONS}, image, work
+    with fresh_work(tmp_path_factory.mktemp("pictures")) as work:
+        image = _push(work, "drawn/image:1")
+        work.wish("{host}/drawn/image:1")
+        work.configure(platforms=[str(AMD64)])
+        yield {option: work.run(option) for option in OPTIONS}, image, work
 
 
 @pytest.mark.parametrize("option", OPTIONS[:3])
