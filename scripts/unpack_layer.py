@@ -21,6 +21,7 @@ with running(name, log=snakemake.log[0], output=output) as job:
             Path(output),
             digest=layer.digest,
             diff_id=layer.diff_id,
+            packed=job.config.repository.packs_layers,
             limits=job.config.limits,
             progress=progress,
         )

@@ -24,12 +24,16 @@ def digest_of(content: bytes) -> Digest:
     return Digest("sha256", hashlib.sha256(content).hexdigest())
 
 
-def unpack(layer: Layer, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:
+def unpack(
+    layer: Layer, base: Path, limits: UnpackLimits | None = None, *, packed: bool = False
+) -> UnpackedLayer:
     """Unpack a layer into ``base/layer``."""
     base.mkdir(parents=True, exist_ok=True)
     blob = base / "blob"
     blob.write_bytes(layer.blob)
-    return unpack_layer(blob, base, digest=layer.digest, diff_id=layer.diff_id, limits=limits)
+    return unpack_layer(
+        blob, base, digest=layer.digest, diff_id=layer.diff_id, packed=packed, limits=limits
+    )
 
 
 def unpack_blob(
@@ -43,13 +47,13 @@ def unpack_blob(
     )
 
 
-def flattened(layers: Sequence[Layer], base: Path) -> FlatTree:
+def flattened(layers: Sequence[Layer], base: Path, *, packed: bool = False) -> FlatTree:
     """Unpack layers and flatten them, with nothing generated."""
     trees = []
     for layer in layers:
         directory = base / layer.digest.hex
         if not directory.exists():
-            unpack(layer, directory)
+            unpack(layer, directory, packed=packed)
         manifest = directory / "layer" / ".metadata" / "tree.mtree"
         trees.append(LayerTree(layer.digest, manifest.read_bytes()))
     return flatten(trees)
@@ -68,11 +72,19 @@ class Published:
 
 
 def stage(
-    name: str, image: Image, staging: Path, products: tuple[str, ...] = ("layers", "flat")
+    name: str,
+    image: Image,
+    staging: Path,
+    products: tuple[str, ...] = ("layers", "flat"),
+    *,
+    packed: bool = False,
 ) -> StagedImage:
-    """An image of that name that is ready to be published, its layers in ``staging`` too."""
+    """An image of that name that is ready to be published, its layers in ``staging`` too.
+
+    CernVM-FS takes layers that are packed.
+    """
     path = staging / image.digest.hex
-    flattened(image.layers, staging).write(path)
+    flattened(image.layers, staging, packed=packed).write(path)
     return StagedImage(
         name=name,
         platform=image.platform,

@@ -143,7 +143,10 @@ def test_the_publishing_step_against_a_bare_ingest(
     """Everything is staged: layers and flat trees of three images, in one commit."""
     tar = _distinct_bytes(layers, tmp_path)
     staging = tmp_path / "staging"
-    staged = [stage(f"localhost/team/{name}:1", _image(layers, name), staging) for name in IMAGES]
+    staged = [
+        stage(f"localhost/team/{name}:1", _image(layers, name), staging, packed=True)
+        for name in IMAGES
+    ]
     ours, bare = [], []
     for _ in range(ROUNDS):
         bare.append(_bare_ingest(tar))

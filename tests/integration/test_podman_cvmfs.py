@@ -69,7 +69,7 @@ def test_podman_uses_the_store_of_a_repository_in_cernvm_fs(
     images = {APP: Image((base, top)), REPEATED: Image((base, top, base))}
     repository = cvmfs.open(clients_root=clients)
     staged = [
-        pipeline.stage(name, image, tmp_path / "staging", ("layers", "flat", "podman"))
+        pipeline.stage(name, image, tmp_path / "staging", ("layers", "flat", "podman"), packed=True)
         for name, image in images.items()
     ]
     with repository.lock():

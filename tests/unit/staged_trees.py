@@ -83,7 +83,7 @@ def split(specs: Sequence[Spec]) -> tuple[list[Entry], dict[bytes, bytes]]:
 
 
 def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
-    """A layer with these entries, staged below ``base`` under its digest."""
+    """A layer with these entries, staged below ``base`` under its digest: tree and pack."""
     digest = digest_of(name)
     path = base / digest.prefix / digest.hex / "layer"
     shutil.rmtree(path, ignore_errors=True)
@@ -96,6 +96,7 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
         if entry.kind == mtree.DIR:
             _finish(path / "layerfs" / os.fsdecode(entry.path), entry)
     mtree.write(path / ".metadata" / "tree.mtree", entries)
+    pack(path, contents)
     summary = {
         "digest": str(digest),
         "diff_id": str(digest_of(f"diff {name}")),
@@ -104,6 +105,16 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
     }
     (path / ".metadata" / "layer.json").write_text(json.dumps(summary))
     return StagedLayer(digest, path)
+
+
+def pack(path: Path, contents: Mapping[bytes, bytes]) -> None:
+    """The files' content as one file, and an index of it."""
+    (path / "content").write_bytes(b"".join(contents.values()))
+    offset = 0
+    with (path / "index").open("wb") as index:
+        for name, content in contents.items():
+            index.write(b"%d %b\0" % (offset, name))
+            offset += len(content)
 
 
 def _make(tree: Path, entry: Entry, contents: Mapping[bytes, bytes]) -> None:

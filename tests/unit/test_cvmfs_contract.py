@@ -31,7 +31,7 @@ from staged_trees import (
 
 from cvmfs_repositories import both, repository_for
 from ducc_repository import leave_as_ducc
-from duccmake.errors import RepositoryError, RepositoryLocked
+from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
 from duccmake.repository import ChangeSet
 from duccmake.repository.adoption import UNMEASURED
@@ -218,11 +218,13 @@ def test_an_open_file_below_the_mount_is_no_hindrance(cvmfs, staging):
 def test_an_ingest_that_fails_leaves_nothing_open_and_its_words_in_the_error(cvmfs, staging):
     repository = cvmfs.open()
     changes = stage(staging)
-    (changes.layers[1].path / "layerfs/etc/new.conf").write_bytes(b"longer than it says")
+    content = changes.layers[1].path / "content"
+    whole = content.read_bytes()
+    content.write_bytes(whole[:-1])
     before = cvmfs.revision()
-    with pytest.raises(RepositoryError, match=r"app:1: publish the layer .* another size"):
+    with pytest.raises(DuccmakeError, match=r"app:1: publish the layer .* has not all of"):
         publish(repository, changes)
-    (changes.layers[1].path / "layerfs/etc/new.conf").write_bytes(b"new")
+    content.write_bytes(whole)
     manifest = changes.images[0].path / "tree.mtree"
     text = manifest.read_bytes()
     lines = text.splitlines(keepends=True)

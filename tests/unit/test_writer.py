@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from duccmake import unpack, writers
+from duccmake import mtree, writers
 from duccmake.disk import ROOT, Disk
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
+from duccmake.pack import Packed
 from duccmake.reference import Digest
 from duccmake.unpack import unpack_layer
 from duccmake.writer import PIECE, Writer
@@ -174,7 +175,8 @@ def test_name_too_long_comes_back_as_the_same_error(tmp_path: Path) -> None:
     assert caught.value.filename == b"n" * 256
 
 
-def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["tree", "packed"])
+def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, form: str) -> None:
     content = archive([(f"f{n}", bytes(100_000), {}) for n in range(50)])
     (tmp_path / "blob").write_bytes(content)
     (tmp_path / "small").mkdir()
@@ -196,11 +198,11 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path) -> 
             sys.exit(28)
     """)
     command = ["unshare", "-rm", sys.executable, "-c", program]
-    environment = {**os.environ, "PYTHONPATH": str(Path(unpack.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(writers.__file__).parents[1])}
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare")
     done = subprocess.run(
-        [*command, tmp_path / "blob", tmp_path / "small"],
+        [*command, tmp_path / "blob", tmp_path / "small", form],
         capture_output=True,
         env=environment,
         check=False,
@@ -242,7 +244,7 @@ def test_process_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
         os.write(1, b"up")
         time.sleep(600)
     """)
-    package = str(Path(unpack.__file__).parents[1])
+    package = str(Path(writers.__file__).parents[1])
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path],
         stdout=subprocess.PIPE,
@@ -368,23 +370,10 @@ class InProcess:
     def ask(self, order: Any, *args: Any) -> Any:
         return order(self._disk, *args)
 
-    def of(self, directory: int) -> InProcess:
-        return self
-
     def settle(self) -> None:
         return
 
-    def make_directory(self, *args: Any) -> None:
-        self._disk.make_directory(*args)
-
-    def remove_directory(self, *args: Any) -> None:
-        self._disk.remove_directory(*args)
-
-    def make_hard_link(self, *args: Any) -> None:
-        self._disk.make_hard_link(*args)
-
-    def losses(self) -> dict[str, int]:
-        return self._disk.losses()
+    flush = settle
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -395,12 +384,30 @@ def test_random_layers_come_out_the_same_as_without_a_process(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     here = unpacked(tmp_path / "a", blob)
-    monkeypatch.setattr(unpack, "Writers", InProcess)
+    monkeypatch.setattr(writers, "Writer", InProcess)
     there = unpacked(tmp_path / "b", blob)
     assert (here / ".metadata/tree.mtree").read_bytes() == (
         there / ".metadata/tree.mtree"
     ).read_bytes()
     assert facts(here / "layerfs") == facts(there / "layerfs")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_pack_has_what_the_tree_has(tmp_path: Path, seed: int) -> None:
+    blob = random_archive(seed)
+    tree, packed = tmp_path / "tree", tmp_path / "pack"
+    tree.mkdir()
+    packed.mkdir()
+    tree, packed = unpacked(tree, blob), unpacked(packed, blob, packed=True)
+    manifest = (tree / ".metadata/tree.mtree").read_bytes()
+    assert manifest == (packed / ".metadata/tree.mtree").read_bytes()
+    entries = list(mtree.read(tree / ".metadata/tree.mtree"))
+    files = [entry for entry in entries if entry.kind == mtree.FILE and b"lower" not in entry.flags]
+    with Packed(packed) as pack:
+        for entry in files:
+            path = tree / "layerfs" / os.fsdecode(entry.path)
+            assert pack.read(entry.path, entry.size) == path.read_bytes()
+    assert sorted(path.name for path in packed.iterdir()) == [".metadata", "content", "index"]
 
 
 def random_archive(seed: int) -> bytes:
@@ -447,11 +454,11 @@ def archive(members: list[tuple[str, bytes, dict[str, Any]]]) -> bytes:
     return out.getvalue()
 
 
-def unpacked(place: Path, content: bytes) -> Path:
+def unpacked(place: Path, content: bytes, *, packed: bool = False) -> Path:
     blob = place / "blob"
     blob.write_bytes(content)
     digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-    return unpack_layer(blob, place / "stage", digest=digest, diff_id=digest).path
+    return unpack_layer(blob, place / "stage", digest=digest, diff_id=digest, packed=packed).path
 
 
 def facts(root: Path) -> list[tuple[object, ...]]:

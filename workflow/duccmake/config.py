@@ -84,6 +84,11 @@ class RepositorySettings:
     prefix: str = ""
     batch: BatchSettings = field(default_factory=BatchSettings)
 
+    @property
+    def packs_layers(self) -> bool:
+        """Whether layers are staged as packs (`duccmake.pack`), not as trees."""
+        return self.backend == "cvmfs"
+
 
 @dataclass(frozen=True, slots=True)
 class ResolveSettings:

@@ -1,26 +1,21 @@
-"""A private directory that a layer is unpacked into, entry by entry.
+"""What a layer is unpacked into, entry by entry: its tree, in memory and in a `Place`.
 
-All names are resolved in memory, against what was made here, and what is to be
-made is ordered from `Writers`, whose system calls work on one name in a
-directory that was opened without following links.  So nothing outside is touched,
+All names are resolved in memory, against what was made here; a place is told one
+name in a directory that it knows by a number.  So nothing outside is touched,
 whatever a layer says and whatever another process does meanwhile.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from . import mtree
-from .disk import ROOT, Disk, Lost, is_safe_owner, is_safe_time
+from .disk import ROOT, Lost, Xattrs, is_safe_owner, is_safe_time
 from .errors import LayerError, LimitExceeded, UnsafeLayer
 from .limits import UnpackLimits
 from .tar import Member
-from .writer import PIECE, Writer
-from .writers import Writers
 
 _SPELLINGS = 8192
 _SYMLINK_HOPS = 40
@@ -38,7 +33,7 @@ class Attributes:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    xattrs: Xattrs = ()
 
 
 IMPLIED = Attributes(0o755)
@@ -68,11 +63,10 @@ class LowerLink:
 
 @dataclass(slots=True, eq=False)
 class Directory:
-    """A directory, what this layer has in it, and who writes there."""
+    """A directory and what this layer has in it."""
 
     number: int
     parent: Directory | None
-    writer: Writer
     depth: int = 0
     entries: dict[bytes, Node] = field(default_factory=dict)
     whiteouts: set[bytes] | None = None
@@ -86,22 +80,95 @@ Node = Directory | Inode | LowerLink | bytes
 """Bytes are the line of an entry with one name: a file, a device, a FIFO."""
 
 
-class Staging:
-    """The tree being made, in the directory that ``writers`` write to.
+class Place(Protocol):
+    """Where a layer's entries are made, in directories that are known by number.
 
-    What makes an entry returns what the file system could not keep of it.
+    Orders may raise `OSError`, also that of an order before.  What makes an entry
+    returns what could not be kept of it; that of plain files never is asked for.
+    """
+
+    def settle(self, directory: int) -> None:
+        """Wait until all that was ordered in a directory is done."""
+        ...
+
+    def make_directory(self, parent: int, name: bytes, number: int) -> None:
+        """Make a directory, which is ``number`` from now on."""
+        ...
+
+    def remove_directory(self, number: int) -> None:
+        """Remove a directory, once everything in it is removed."""
+        ...
+
+    def make_file(
+        self, parent: int, name: bytes, member: Member, content: bytes | memoryview
+    ) -> None:
+        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
+        ...
+
+    def open_file(self, parent: int, name: bytes, member: Member) -> None:
+        """Make an empty file for `write` and `seek`, up to `close_file`."""
+        ...
+
+    def write(self, content: memoryview) -> None:
+        """Append to the open file."""
+        ...
+
+    def seek(self, offset: int) -> None:
+        """Leave a hole in the open file."""
+        ...
+
+    def close_file(self, member: Member) -> Lost:
+        """Give the open file its size and attributes."""
+        ...
+
+    def make_symlink(self, parent: int, name: bytes, member: Member) -> Lost:
+        """Make a symlink."""
+        ...
+
+    def make_node(self, parent: int, name: bytes, member: Member) -> Lost | None:
+        """Make a device or a FIFO; None where it cannot be made."""
+        ...
+
+    def make_hard_link(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> None:
+        """Give a name that is no directory a second name."""
+        ...
+
+    def remove_name(self, parent: int, name: bytes) -> None:
+        """Remove a name that is no directory."""
+        ...
+
+    def finish_directory(
+        self, number: int, attributes: Attributes, whiteouts: tuple[bytes, ...], *, opaque: bool
+    ) -> Lost:
+        """Make the whiteouts and set the attributes, once nothing else comes below."""
+        ...
+
+    def losses(self) -> dict[str, int]:
+        """Wait until everything is made; how often something could not be kept."""
+        ...
+
+
+class Staging:
+    """The tree being made, in ``place``.
+
+    What makes an entry returns what could not be kept of it.
     ``spelled`` is the caller's to fill: directories by what led to them, in any
     spelling.  It is emptied when a removal may have made it wrong, or it is full.
     """
 
-    def __init__(self, writers: Writers, limits: UnpackLimits) -> None:
-        self.root = Directory(ROOT, None, writers.of(ROOT))
-        self._writers = writers
-        self._open = self.root.writer
+    def __init__(self, place: Place, limits: UnpackLimits) -> None:
+        self.root = Directory(ROOT, None)
+        self._place = place
         self._limits = limits
         self.spelled: dict[bytes, Directory] = {}
         self._directories = 0
         self._implied = 0
+        self.write = place.write
+        self.seek = place.seek
+        self.close_file = place.close_file
+        self.losses = place.losses
 
     # --- names ----------------------------------------------------------
 
@@ -182,7 +249,7 @@ class Staging:
             replaced = directory is not None
             if replaced:
                 self.remove(parent, name)
-                parent.writer.settle()
+                self._place.settle(parent.number)
             depth = parent.depth + 1
             if self._limits.path_depth and depth > self._limits.path_depth:
                 raise LimitExceeded(
@@ -191,8 +258,8 @@ class Staging:
                 )
             self._directories += 1
             number = self._directories
-            self._writers.make_directory(parent.number, name, number)
-            directory = Directory(number, parent, self._writers.of(number), depth)
+            self._place.make_directory(parent.number, name, number)
+            directory = Directory(number, parent, depth)
             # What was here in between has removed the lower layers' directory.
             directory.opaque = replaced
             parent.entries[name] = directory
@@ -207,47 +274,13 @@ class Staging:
         """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         if name in parent.entries:
             self.remove(parent, name)
-        writer = parent.writer
-        start = writer.put(content)
-        writer.do(
-            Disk.make_file,
-            parent.number,
-            name,
-            member.mode,
-            member.uid,
-            member.gid,
-            member.mtime_ns,
-            start,
-            len(content),
-        )
+        self._place.make_file(parent.number, name, member, content)
 
     def open_file(self, parent: Directory, name: bytes, member: Member) -> None:
         """Make an empty file for `write` and `seek`, up to `close_file`."""
         if name in parent.entries:
             self.remove(parent, name)
-        self._open = parent.writer
-        self._open.do(Disk.open_file, parent.number, name, member.mode)
-
-    def write(self, content: memoryview) -> None:
-        """Append to the open file."""
-        for at in range(0, len(content), PIECE):
-            piece = content[at : at + PIECE]
-            start = self._open.put(piece)
-            self._open.do(Disk.write, start, len(piece))
-
-    def seek(self, offset: int) -> None:
-        """Leave a hole in the open file."""
-        self._open.do(Disk.seek, offset)
-
-    def close_file(self, member: Member) -> Lost:
-        """Give the open file its size and attributes."""
-        if member.extents is not None:
-            self._open.do(Disk.truncate, member.size)
-        attributes = (member.mode, member.uid, member.gid, member.mtime_ns, member.xattrs)
-        if may_lose(member):
-            return self._open.ask(Disk.close_file, *attributes)
-        self._open.do(Disk.close_file, *attributes)
-        return ()
+        self._place.open_file(parent.number, name, member)
 
     def make_symlink(self, parent: Directory, name: bytes, member: Member) -> Lost:
         """Make a symlink."""
@@ -255,30 +288,13 @@ class Staging:
             self.remove(parent, name)
         if not member.target:
             raise UnsafeLayer(f"the symlink {name!r} has an empty target")
-        attributes = (member.uid, member.gid, member.mtime_ns, member.xattrs)
-        order = (parent.number, name, member.target, *attributes)
-        if may_lose(member):
-            return parent.writer.ask(Disk.make_symlink, *order)
-        parent.writer.do(Disk.make_symlink, *order)
-        return ()
+        return self._place.make_symlink(parent.number, name, member)
 
     def make_node(self, parent: Directory, name: bytes, member: Member) -> Lost | None:
-        """Make a device or a FIFO; None where the system does not let us."""
+        """Make a device or a FIFO; None where that cannot be made."""
         if name in parent.entries:
             self.remove(parent, name)
-        kind = member.kind
-        file_type = {mtree.CHAR: stat.S_IFCHR, mtree.BLOCK: stat.S_IFBLK}.get(kind, stat.S_IFIFO)
-        return parent.writer.ask(
-            Disk.make_node,
-            parent.number,
-            name,
-            member.mode | file_type,
-            os.makedev(*member.device) if kind != mtree.FIFO else 0,
-            member.uid,
-            member.gid,
-            member.mtime_ns,
-            member.xattrs,
-        )
+        return self._place.make_node(parent.number, name, member)
 
     def make_hard_link(
         self, source: tuple[Directory, bytes], parent: Directory, name: bytes
@@ -295,7 +311,7 @@ class Staging:
         if isinstance(node, bytes):
             node = source_parent.entries[source_name] = Inode(node)
         if not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            self._writers.make_hard_link(source_parent.number, source_name, parent.number, name)
+            self._place.make_hard_link(source_parent.number, source_name, parent.number, name)
         parent.entries[name] = node
 
     def remove(self, parent: Directory, name: bytes) -> None:
@@ -305,9 +321,9 @@ class Staging:
         if isinstance(node, Directory):
             for child in list(node.entries):
                 self.remove(node, child)
-            self._writers.remove_directory(node.number)
+            self._place.remove_directory(node.number)
         elif not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            parent.writer.do(Disk.remove_name, parent.number, name)
+            self._place.remove_name(parent.number, name)
 
     # --- the end --------------------------------------------------------
 
@@ -334,19 +350,11 @@ class Staging:
                 (node, False) for node in directory.entries.values() if isinstance(node, Directory)
             ]
 
-    def losses(self) -> dict[str, int]:
-        """Wait until everything is made; how often something could not be kept."""
-        return self._writers.losses()
-
     def _finish_directory(self, directory: Directory) -> None:
-        at = directory.attributes
         hidden = _missing(directory.whiteouts or (), directory.entries)
-        attributes = (at.mode, at.uid, at.gid, at.mtime_ns, at.xattrs)
-        order = (directory.number, *attributes, hidden, directory.opaque)
-        if may_lose(at):
-            directory.lost = directory.writer.ask(Disk.finish_directory, *order)
-        else:
-            directory.writer.do(Disk.finish_directory, *order)
+        directory.lost = self._place.finish_directory(
+            directory.number, directory.attributes, hidden, opaque=directory.opaque
+        )
 
 
 def may_lose(entry: Member | Attributes) -> bool:

@@ -26,8 +26,18 @@ from .disk import Lost
 from .errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
 from .limits import UnpackLimits
 from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
+from .pack import Pack
 from .reference import Digest
-from .staging import Attributes, Directory, Inode, LowerLink, Staging, describe, may_lose
+from .staging import (
+    Attributes,
+    Directory,
+    Inode,
+    LowerLink,
+    Place,
+    Staging,
+    describe,
+    may_lose,
+)
 from .stream import LayerStream, StreamResult
 from .tar import HARDLINK, Member, TarReader
 from .writer import PIECE
@@ -35,7 +45,7 @@ from .writers import Writers
 
 logger = logging.getLogger(__name__)
 
-LAYER_FORMAT = 1
+LAYER_FORMAT = 2
 """Version of what a staged layer looks like."""
 
 _WHITEOUT = b".wh."
@@ -69,11 +79,14 @@ def unpack_layer(
     *,
     digest: Digest,
     diff_id: Digest,
+    packed: bool = False,
     limits: UnpackLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
-    """Unpack ``blob`` into ``destination/layer`` (``layerfs/`` and ``.metadata/``).
+    """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or a pack.
 
+    The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; where
+    the layer shall be ``packed``, the content of its files is in a `duccmake.pack`.
     Checks the blob's digest and the diff_id on the way; the directory appears
     only when everything was right, and nothing remains when it was not.
     ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
@@ -86,10 +99,11 @@ def unpack_layer(
         # Private: what a layer says of setuid files and devices counts once it is published.
         destination.mkdir(mode=0o700, parents=True, exist_ok=True)
         destination.chmod(0o700)
-        for directory in (partial, partial / ".metadata", partial / "layerfs"):
+        for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
-        with _modes_as_given():
-            unpacked = _unpack(blob, partial, digest, diff_id, limits, progress)
+        place = _packed(partial) if packed else _tree(partial / "layerfs")
+        with place as made:
+            unpacked = _unpack(blob, partial, made, digest, diff_id, limits, progress)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -106,36 +120,43 @@ def unpack_layer(
 
 
 @contextmanager
-def _modes_as_given() -> Iterator[None]:
-    mask = os.umask(0)
+def _packed(directory: Path) -> Iterator[Pack]:
+    with Pack(directory) as pack:
+        yield pack
+        pack.finish()
+
+
+@contextmanager
+def _tree(directory: Path) -> Iterator[Writers]:
+    directory.mkdir(mode=0o755)
+    root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    mask = os.umask(0)  # modes are as the layer gives them
     try:
-        yield
+        with Writers(root_fd) as writers:
+            yield writers
     finally:
         os.umask(mask)
+        os.close(root_fd)
 
 
 def _unpack(
     blob: Path,
     partial: Path,
+    place: Place,
     digest: Digest,
     diff_id: Digest,
     limits: UnpackLimits,
     progress: Callable[[int], None] | None,
 ) -> UnpackedLayer:
-    root_fd = os.open(partial / "layerfs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     algorithms = (digest.algorithm, diff_id.algorithm)
-    try:
-        with Writers(root_fd) as writers:
-            staging = Staging(writers, limits)
-            with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
-                _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
-            result = stream.result
-            result.verify(blob=digest, diff_id=diff_id)
-            staging.finish()
-            entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
-            lost = staging.losses()
-    finally:
-        os.close(root_fd)
+    staging = Staging(place, limits)
+    with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
+        _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
+    result = stream.result
+    result.verify(blob=digest, diff_id=diff_id)
+    staging.finish()
+    entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
+    lost = staging.losses()
     summary = {
         "format": LAYER_FORMAT,
         "digest": str(digest),

@@ -258,6 +258,12 @@ def get_diff_id(wildcards):
     return str(plan.layer(wildcards.layer).diff_id)
 
 
+@functools.cache
+def is_packed():
+    """Whether layers are staged as packs, as the backend wants them."""
+    return plan.config_in(Path.cwd()).repository.packs_layers
+
+
 def get_config_digest(wildcards):
     """The whole digest behind a flat tree's key."""
     image = plan.with_config(wildcards.repository, wildcards.config)[0]

@@ -48,6 +48,7 @@ rule unpack_layer:
         diff_id=get_diff_id,
         boot=boot_id(),
         format=LAYER_FORMAT,
+        packed=is_packed(),
     message:
         "Unpack layer {wildcards.layer}"
     script:

@@ -26,7 +26,10 @@ ANY_VARIANT = "*"
 
 @dataclass(frozen=True, slots=True)
 class StagedLayer:
-    """A layer that `duccmake.unpack` made whole: ``path`` holds ``layerfs/`` and ``.metadata/``."""
+    """A layer that `duccmake.unpack` made whole: ``path`` has its manifest in ``.metadata/``.
+
+    The directory backend takes trees (``layerfs/``), CernVM-FS packs (`duccmake.pack`).
+    """
 
     digest: Digest
     path: Path

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ... import mtree
 from ...errors import RepositoryError
+from ...pack import CONTENT, Packed
 from ...reference import Digest
 from .. import StagedImage, StagedLayer, ducc
 from ..amend import amendments, chain_wants, warn_of
@@ -32,7 +33,7 @@ from ..failures import reported
 from ..layout import Layout
 from .amendments import Completed
 from .catalogs import standing
-from .contents import Clones, StagedFiles, relative
+from .contents import Clones, LayerFiles, relative
 from .kept import Keeping
 from .large import LargeFiles
 from .members import Members
@@ -125,7 +126,7 @@ class Changes:
         found = LargeFiles(limit)
         for digest, layer in self._layers.items():
             with self._manifest(digest).open("rb") as lines:
-                found.of_layer(self._base(digest), lines, layer.path / "layerfs")
+                found.of_layer(self._base(digest), lines, layer.path)
         for digest, completed in self._completed.items():
             links = ((completed.added[path], at) for path, at in completed.links.items())
             found.of_links(self._base(digest), links)
@@ -174,10 +175,10 @@ class Changes:
                 members.catalog(os.fsencode(directory))
             for digest, layer in self._layers.items():
                 with reported(f"publish the layer {digest.short}", self._user_of(digest)):
-                    self._write_layer(members, directories, layer)
+                    self._write_layer(members, layer)
             for digest, completed in self._completed.items():
                 if not completed.new and completed.added:
-                    self._write_additions(members, directories, digest, completed)
+                    self._write_additions(members, digest, completed)
             losses = self._write_flat_trees(members, directories)
         publish_metadata(self.edits, self._layout, self._images, losses, self._others)
         members.edits(self.edits)
@@ -186,14 +187,11 @@ class Changes:
     def _user_of(self, digest: Digest) -> str:
         return next((image.name for image in self._images if digest in image.layers), "")
 
-    def _write_layer(self, members: Members, directories: Directories, layer: StagedLayer) -> None:
+    def _write_layer(self, members: Members, layer: StagedLayer) -> None:
         layout, digest = self._layout, layer.digest
         base = self._base(digest)
         members.catalog(relative(layout.root, layout.layer(digest).parent))
         completed = self._completed.get(digest)
-        files = StagedFiles(
-            directories, layer.path / "layerfs", base, completed.links if completed else None
-        )
         summary = layer.path / ".metadata" / "layer.json"
         if summary.is_file():
             created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -202,17 +200,17 @@ class Changes:
                 listing = layout.layer_manifest(digest).with_name("layers.json")
                 members.file(relative(layout.root, listing), content)
         manifest = relative(layout.root, layout.layer_manifest(digest))
-        if completed is not None:
-            members.tree(base, completed.lines(), files, manifest, skip=self._skip)
-            return
-        with self._manifest(digest).open("rb") as lines:
-            members.tree(base, lines, files, manifest, skip=self._skip)
+        with Packed(layer.path) as packed:
+            if completed is not None:
+                files = LayerFiles(packed, base, completed.links)
+                members.tree(base, completed.lines(), files, manifest, skip=self._skip)
+                return
+            with self._manifest(digest).open("rb") as lines:
+                members.tree(base, lines, LayerFiles(packed, base), manifest, skip=self._skip)
 
-    def _write_additions(
-        self, members: Members, directories: Directories, digest: Digest, completed: Completed
-    ) -> None:
+    def _write_additions(self, members: Members, digest: Digest, completed: Completed) -> None:
         layout, base = self._layout, self._base(digest)
-        files = StagedFiles(directories, layout.layerfs(digest), base, completed.links)
+        files = LayerFiles(None, base, completed.links)
         members.additions(base, completed.additions(), files, skip=self._skip)
         lines = map(self._keeping.relabelled_line, completed.lines())
         manifest = relative(layout.root, layout.layer_manifest(digest))
@@ -254,7 +252,7 @@ class Changes:
 
 def _check_staged(layer: StagedLayer) -> None:
     metadata = layer.path / ".metadata"
-    if not (layer.path / "layerfs").is_dir() or not (metadata / "tree.mtree").is_file():
+    if not (layer.path / CONTENT).is_file() or not (metadata / "tree.mtree").is_file():
         raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
 
 

@@ -1,17 +1,17 @@
-"""Where the files of a tree have their content from: a staged layer, or other published files."""
+"""Where a tree's files have their content from: a staged layer, or other published files."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from ... import mtree
 from ...errors import RepositoryError
 from ...mtree import Entry
+from ...pack import Packed
 from ..descriptors import Directories, split
 from . import tarstream
 from .tarstream import TarStream, header, link_header
@@ -33,22 +33,17 @@ class Contents(Protocol):
         ...
 
 
-class StagedFiles:
-    """The files of a layer that is staged in ``tree`` and published below ``base``.
+class LayerFiles:
+    """The files of a layer that is published below ``base``, their content in ``packed``.
 
     ``links`` are files that other layers of a chain provide: the published path by
     the path here.
     """
 
     def __init__(
-        self,
-        directories: Directories,
-        tree: Path,
-        base: bytes,
-        links: Mapping[bytes, bytes] | None = None,
+        self, packed: Packed | None, base: bytes, links: Mapping[bytes, bytes] | None = None
     ) -> None:
-        self._directories = directories
-        self._tree = os.fsencode(tree)
+        self._packed = packed
         self._base = base
         self._links = links or {}
 
@@ -81,11 +76,9 @@ class StagedFiles:
             self._add_content(stream, head, entry.path, entry.size)
 
     def _add_content(self, stream: TarStream, head: bytes, path: bytes, size: int) -> None:
-        descriptor = open_staged(self._directories, self._tree, path)
-        try:
-            stream.add_open(head, descriptor, size)
-        finally:
-            os.close(descriptor)
+        if self._packed is None:
+            raise RepositoryError(f"{path!r} is added to a layer, and no other layer has it")
+        stream.add_pieces(head, self._packed.pieces(path, size), size)
 
 
 class Clones:
@@ -112,7 +105,9 @@ class Clones:
             target = self._target(entry.path, entry.layer, entry.content_path)
             stream.add(link_header(name, target))
             return
-        descriptor = open_staged(self._directories, self._generated, entry.path)
+        parent, last = split(entry.path)
+        directory = self._directories.get(self._generated, parent)
+        descriptor = os.open(last, _FLAGS, dir_fd=directory)
         try:
             head = entry_header(name, tarstream.FILE, entry, size=entry.size)
             stream.add_open(head, descriptor, entry.size)
@@ -143,18 +138,6 @@ def entry_header(
         link=link,
         device=entry.device,
     )
-
-
-def open_staged(directories: Directories, tree: bytes, path: bytes) -> int:
-    """Open a staged file, also one that its mode keeps from its owner (without root)."""
-    parent, name = split(path)
-    directory = directories.get(tree, parent)
-    try:
-        return os.open(name, _FLAGS, dir_fd=directory)
-    except PermissionError:
-        with suppress(OSError):
-            os.chmod(name, 0o600, dir_fd=directory)
-        return os.open(name, _FLAGS, dir_fd=directory)
 
 
 def relative(root: Path, path: Path) -> bytes:

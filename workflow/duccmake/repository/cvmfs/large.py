@@ -23,9 +23,9 @@ from typing import Any
 from ... import mtree
 from ...errors import RepositoryError
 from ...mtree import Entry
+from ...pack import Packed
 from ..attributes import Attributes
 from ..descriptors import Directories, split
-from .contents import open_staged
 from .kept import keeps_name
 from .transaction import Transactions
 
@@ -38,13 +38,13 @@ _PIECE = 8 * 1024 * 1024
 class Large:
     """A large file: its ``entry`` below the tree ``base``, and its content.
 
-    ``staged`` is the staged tree that has it, ``source`` the published path of the
+    ``staged`` is the staged layer that has it, ``source`` the published path of the
     file that it is the same as; one of the two.
     """
 
     base: bytes
     entry: Entry
-    staged: bytes = b""
+    staged: Path | None = None
     source: bytes = b""
 
     @property
@@ -69,7 +69,7 @@ class LargeFiles:
                 source = b"%b/%b" % (base, entry.hardlink)
                 self.copies.append(Large(base, entry, source=source))
             elif b"lower" not in entry.flags:
-                self.contents.append(Large(base, entry, staged=os.fsencode(staged)))
+                self.contents.append(Large(base, entry, staged=staged))
 
     def of_links(self, base: bytes, entries: Iterable[tuple[Entry, bytes]]) -> None:
         """Add files of a layer that are other layers' published files."""
@@ -149,16 +149,14 @@ class _Writer:
     def contents(self, files: Sequence[Large]) -> None:
         """Copy files from where they are staged."""
         for file in files:
-            source = open_staged(self._directories, file.staged, file.entry.path)
+            assert file.staged is not None
+            target = self._create(file.path)
             try:
-                target = self._create(file.path)
-                try:
-                    _copy(source, target, file)
-                    self._attributes.on_descriptor(target, _plain(file.entry))
-                finally:
-                    os.close(target)
+                with Packed(file.staged) as packed:
+                    _copy(packed, target, file)
+                self._attributes.on_descriptor(target, _plain(file.entry))
             finally:
-                os.close(source)
+                os.close(target)
         self._settle()
 
     def grafts(self, files: Sequence[tuple[Large, str]]) -> None:
@@ -216,15 +214,14 @@ def _plain(entry: Entry) -> Entry:
     )
 
 
-def _copy(source: int, target: int, file: Large) -> None:
-    digest, size = hashlib.sha256(), 0
-    while piece := os.read(source, _PIECE):
+def _copy(source: Packed, target: int, file: Large) -> None:
+    digest = hashlib.sha256()
+    for piece in source.pieces(file.entry.path, file.entry.size, _PIECE):
         digest.update(piece)
-        size += len(piece)
         view = memoryview(piece)
         while view:
             view = view[os.write(target, view) :]
-    if size != file.entry.size or (file.entry.sha256 and digest.hexdigest() != file.entry.sha256):
+    if file.entry.sha256 and digest.hexdigest() != file.entry.sha256:
         raise RepositoryError(
             f"{file.entry.path!r} is staged with another content than its layer's manifest says",
             mend="remove the staged layer and run again",

@@ -16,12 +16,12 @@ import functools
 import os
 import struct
 import zlib
+from collections.abc import Iterable, Iterator
 
 from ...errors import RepositoryError
 
 _BLOCK = 512
 _PIECE = 1024 * 1024
-_WHOLE = 128 * 1024
 _NAME = 100
 _RECORD = 20 * _BLOCK
 
@@ -212,31 +212,36 @@ class TarStream:
 
         Raises `RepositoryError` where there are fewer or more.
         """
-        if size <= _WHOLE:
-            content = _read_up_to(source, size + 1)
-            if len(content) != size:
-                raise _changed()
-            self.add_file(head, content)
-            return
+        self.add_pieces(head, _read(source), size)
+
+    def add_pieces(self, head: bytes, pieces: Iterable[bytes], size: int) -> None:
+        """A file with ``size`` bytes of content, in pieces.
+
+        Raises `RepositoryError` where there are fewer or more.
+        """
         self.members += 1
         self._parts.append(head)
         self._pending += len(head)
         left = size
-        while left:
-            content = os.read(source, min(left, _PIECE))
-            if not content:
-                raise _changed()
+        for content in pieces:
+            left -= len(content)
+            if left < 0:
+                break
             self._parts.append(content)
             self._pending += len(content)
-            left -= len(content)
             if self._pending >= _PIECE:
                 self._flush()
-        if os.read(source, 1):
-            raise _changed()
+        if left:
+            raise RepositoryError(
+                "a staged file has another size than its manifest says",
+                mend="remove what is staged and run again",
+            )
         if size % _BLOCK:
             padding = _BLOCK - size % _BLOCK
             self._parts.append(_PADDING[:padding])
             self._pending += padding
+        if self._pending >= _PIECE:
+            self._flush()
 
     def close(self) -> None:
         """End the archive and hand everything over."""
@@ -263,18 +268,6 @@ class TarStream:
             view = view[sent:]
 
 
-def _read_up_to(source: int, size: int) -> bytes:
-    content = os.read(source, size)
-    while len(content) < size:
-        more = os.read(source, size - len(content))
-        if not more:
-            break
-        content += more
-    return content
-
-
-def _changed() -> RepositoryError:
-    return RepositoryError(
-        "a staged file has another size than its layer's manifest says",
-        mend="remove the staged layer and run again",
-    )
+def _read(source: int) -> Iterator[bytes]:
+    while content := os.read(source, _PIECE):
+        yield content
