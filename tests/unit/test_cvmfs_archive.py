@@ -32,7 +32,7 @@ def written(work, pieces=None) -> bytes:
 
     reader = threading.Thread(target=read)
     reader.start()
-    stream = TarStream(writing)
+    stream = TarStream(lambda content: os.write(writing, content))
     try:
         work(stream)
     finally:

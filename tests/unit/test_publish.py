@@ -70,9 +70,9 @@ def commits(here, monkeypatch) -> list[list[str]]:
     found: list[list[str]] = []
     publish = here.repository.publish
 
-    def counted(changes):
+    def counted(changes, more=tuple):
         found.append([staged.name.rpartition(":")[2] for staged in changes.images])
-        publish(changes)
+        publish(changes, more)
 
     monkeypatch.setattr(here.repository, "publish", counted)
     return found
@@ -176,3 +176,20 @@ def test_images_that_did_not_fit_are_published_by_their_own_jobs(here, monkeypat
     for planned in images:
         here.publish(planned, BatchSettings(images=1))
     assert asked == [["a"], ["b"], ["c"]]
+
+
+def test_what_gets_ready_during_a_commit_is_offered_once_and_within_the_limits(here, monkeypatch):
+    wanted = here.add("a")
+    later = [here.add(tag) for tag in "bcd"]
+    ready, here.flats = here.flats, {str(wanted.config): here.flats[str(wanted.config)]}
+    publish, offered = here.repository.publish, []
+
+    def slow(changes, more):
+        for planned in later:
+            here.flats[str(planned.config)] = ready[str(planned.config)]
+            offered.append([staged.name[-1] for meanwhile in more() for staged in meanwhile.images])
+        publish(changes)
+
+    monkeypatch.setattr(here.repository, "publish", slow)
+    here.publish(wanted, BatchSettings(images=3))
+    assert offered == [["b"], ["c"], []]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ def publish_ready(
 ) -> ImageRecord:
     """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
 
+    Others that get ready while it is written may be taken along.
     ``layers`` and ``flats`` say where, by digest, things are staged if they are;
     ``limits`` how much one commit takes at most, ``keep`` what becomes of what is superseded.
     When the commit fails, its images are tried one by one, so that none of them
@@ -44,19 +45,36 @@ def publish_ready(
             return record
         images = [wanted, *(image for image in others if image.name != wanted.name)]
         batch = Batch(limits or BatchSettings(), layers)
-        staged = {
-            image.name: item
-            for image in images
-            if _published(image, repository) is None
-            and (item := _staged(image, repository, layers, flats, store)) is not None
-            and batch.take(item)
-        }
-        staged = {name: replace(item, keep=keep or Keep()) for name, item in staged.items()}
+        staged: dict[str, StagedImage] = {}
+
+        def ready() -> Iterator[StagedImage]:
+            for image in images:
+                if (
+                    image.name not in staged
+                    and (item := _staged(image, repository, layers, flats, store)) is not None
+                    and _published(image, repository) is None
+                    and batch.take(item)
+                ):
+                    staged[image.name] = replace(item, keep=keep or Keep())
+                    yield staged[image.name]
+
+        def more() -> Iterator[ChangeSet]:
+            return (_change_set([image], repository, layers) for image in ready())
+
+        first = tuple(ready())
         if wanted.name not in staged:
             raise DuccmakeError(
                 "what was staged is not there any more", step="publish", mend="run again"
             )
-        _commit(wanted, staged, repository, layers)
+        try:
+            repository.publish(_change_set(first, repository, layers), more)
+        except RepositoryLocked:
+            raise
+        except DuccmakeError as error:
+            if len(staged) == 1:
+                raise
+            logger.warning("%s; trying the %d images one by one", error, len(staged))
+            _publish_singly(wanted, staged, repository, layers)
         record = _published(wanted, repository)
     if record is None:
         raise DuccmakeError(
@@ -67,28 +85,20 @@ def publish_ready(
     return record
 
 
-def _commit(
+def _publish_singly(
     wanted: PlannedImage,
     staged: Mapping[str, StagedImage],
     repository: Repository,
     layers: Mapping[str, Path],
 ) -> None:
-    try:
-        repository.publish(_change_set(staged.values(), repository, layers))
-    except RepositoryLocked:
-        raise
-    except DuccmakeError as error:
-        if len(staged) == 1:
-            raise
-        logger.warning("%s; trying the %d images one by one", error, len(staged))
-        # The image that this is about comes last: its error is the one to report.
-        for name, image in sorted(staged.items(), key=lambda item: item[0] == wanted.name):
-            try:
-                repository.publish(_change_set([image], repository, layers))
-            except DuccmakeError as single:
-                if name == wanted.name:
-                    raise
-                logger.warning("%s: %s", name, single)
+    # The image that this is about comes last: its error is the one to report.
+    for name, image in sorted(staged.items(), key=lambda item: item[0] == wanted.name):
+        try:
+            repository.publish(_change_set([image], repository, layers))
+        except DuccmakeError as error:
+            if name == wanted.name:
+                raise
+            logger.warning("%s: %s", name, error)
 
 
 def _published(image: PlannedImage, repository: Repository) -> ImageRecord | None:

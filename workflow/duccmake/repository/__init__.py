@@ -6,7 +6,7 @@ and, later, CernVM-FS itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,8 +209,11 @@ class Repository(Protocol):
         """
         ...
 
-    def publish(self, changes: ChangeSet) -> None:
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
         """Publish a change set: all of it or, when this raises, none of its images.
+
+        Where publishing takes its time, it may ask ``more`` what has got ready
+        meanwhile, an image at a time, and take that along.
 
         Only under `lock`.  What is published already is skipped, so publishing
         twice is harmless.  Staged layers are used up (moved) where that is cheaper.

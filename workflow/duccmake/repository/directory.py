@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,9 +82,10 @@ class DirectoryRepository(PublishedTree):
             finally:
                 self._locked = False
 
-    def publish(self, changes: ChangeSet) -> None:
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
         """Publish a change set: all of it or, when this raises, none of its images.
 
+        That is too quick to ask for ``more``.
         Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
         """
         if not self._locked:

@@ -7,7 +7,7 @@ implies, and what another chain has put in a place stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,30 +44,45 @@ class Completed:
 
         ``is_there`` tells whether a path of the layer is published.
         """
-        fresh = self.new and self._chains == 0
+        for entry, link in self._missing(wanted, layers, is_there):
+            if link:
+                self.links[entry.path] = link
+            self._add(entry)
         self._chains += 1
+
+    def lacks(
+        self, wanted: Iterable[Entry], layers: Sequence[bytes], is_there: Callable[[bytes], bool]
+    ) -> bool:
+        """Whether `complete` would add something."""
+        return any(True for _ in self._missing(wanted, layers, is_there))
+
+    def _missing(
+        self, wanted: Iterable[Entry], layers: Sequence[bytes], is_there: Callable[[bytes], bool]
+    ) -> Iterator[tuple[Entry, bytes]]:
+        """What is to be added, and the published path of what is a link."""
+        fresh = self.new and self._chains == 0
         for entry in wanted:
             have = self._entry(entry.path)
             if entry.kind == mtree.DIR:
                 if have is None:
-                    self._add(entry)
+                    yield entry, b""
                 elif fresh and have.kind == mtree.DIR and b"implied" in have.flags:
                     # The layer's own word on whether it is opaque stands.
-                    self._add(replace(entry, flags=entry.flags | have.flags))
+                    yield replace(entry, flags=entry.flags | have.flags), b""
             elif b"whiteout" in entry.flags:
                 if have is None:
-                    self._add(entry)
+                    yield entry, b""
             elif have is None or (
                 b"lower" in have.flags and entry.path not in self.links and not is_there(entry.path)
             ):
                 if entry.layer is None or entry.layer >= len(layers):
                     raise RepositoryError(f"{entry.path!r} of a layer's amendments names no layer")
-                self.links[entry.path] = b"%b/%b" % (layers[entry.layer], entry.content_path)
+                link = b"%b/%b" % (layers[entry.layer], entry.content_path)
                 if have is not None:
                     # Another chain has another file there: what the layer says is kept.
                     flags = entry.flags | have.flags
                     entry = replace(entry, flags=flags, hardlink=have.hardlink)
-                self._add(entry)
+                yield entry, link
 
     def _entry(self, path: bytes) -> Entry | None:
         line = self._lines.get(encode_path(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -165,9 +165,10 @@ class CvmfsRepository(PublishedTree):
 
             transactions.ingest(write, at_root=True)
 
-    def publish(self, changes: ChangeSet) -> None:
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
         """Publish a change set: all of it or, when this raises, none of its images.
 
+        What ``more`` says has got ready while layers are written is taken along.
         Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
         """
         transactions = self._locked("publish")
@@ -175,27 +176,28 @@ class CvmfsRepository(PublishedTree):
         if not lacking.images and not lacking.layers:
             return
         started = time.monotonic()
+        settings = transactions.server.settings
         with reported("publish"):
             whole = Changes(
                 self._layout,
                 self._keeping(transactions),
-                lacking.layers,
-                lacking.images,
-                lambda: self._configs(without=lacking.images),
+                lacking,
+                lambda images: self._configs(without=images),
+                limit=settings.max_chunk if settings.chunking else 0,
             )
-            settings = transactions.server.settings
             if settings.chunking:
-                large = whole.large_files(settings.max_chunk)
-                whole.leave_out(large.publish(transactions, self._path))
+                whole.leave_out(whole.large_files().publish(transactions, self._path))
             overlaid = whole.overlaid()
             overlaid.clear(transactions)
-            transactions.ingest(whole.write)
+            transactions.ingest(
+                lambda stream: whole.write(stream, lambda: map(self._lacking, more()))
+            )
             overlaid.settle(transactions)
             remove(transactions, whole.edits)
         log.info(
             "published %d images and %d layers",
-            len(lacking.images),
-            len(lacking.layers),
+            len(whole.images),
+            len(whole.layers),
             extra={"seconds": time.monotonic() - started},
         )
 

@@ -10,14 +10,16 @@ import datetime
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ... import mtree
-from ...errors import RepositoryError
+from ...errors import DuccmakeError, RepositoryError
+from ...mtree import Entry
 from ...pack import CONTENT, Packed
 from ...reference import Digest
-from .. import StagedImage, StagedLayer, ducc
+from .. import ChangeSet, StagedImage, StagedLayer, ducc
 from ..amend import amendments, chain_wants, warn_of
 from ..books import (
     check_link,
@@ -46,51 +48,72 @@ _STEP = "publish"
 
 
 class Changes:
-    """``layers`` and ``images``, none of them published yet, as members of an archive.
+    """Layers and images, none of them published yet, as members of an archive.
 
-    ``others`` tells the configurations of the images that stay, by name.
+    ``others`` tells the configurations of the images that stay when some are
+    published, by name.  Files of more than ``limit`` bytes, where there is a limit,
+    need a transaction ahead of the archive: see `large_files`.
     """
 
     def __init__(
         self,
         layout: Layout,
         keeping: Keeping,
-        layers: Sequence[StagedLayer],
-        images: Sequence[StagedImage],
-        others: Callable[[], Mapping[str, str]],
+        changes: ChangeSet,
+        others: Callable[[Sequence[StagedImage]], Mapping[str, str]],
+        *,
+        limit: int = 0,
     ) -> None:
         self._layout = layout
         self._keeping = keeping
-        self._layers = {layer.digest: layer for layer in layers}
-        self._images = images
         self._others = others
+        self._limit = limit
+        self._layers: dict[Digest, StagedLayer] = {}
+        self._images: list[StagedImage] = []
         self.edits = Edits(layout.root)
         self._completed: dict[Digest, Completed] = {}
         self._lost: dict[str, Counter[str]] = {}
         self._skip: frozenset[bytes] = frozenset()
-        for layer in layers:
-            _check_staged(layer)
-        for image in images:
+        self._written: set[Digest] = set()
+        self._check(changes)
+        self._add(changes)
+
+    @property
+    def images(self) -> list[StagedImage]:
+        """The images, with those that were taken along."""
+        return self._images
+
+    @property
+    def layers(self) -> Collection[StagedLayer]:
+        """The layers, with those that were taken along."""
+        return self._layers.values()
+
+    def _add(self, changes: ChangeSet) -> None:
+        self._layers |= {layer.digest: layer for layer in changes.layers}
+        for image in changes.images:
             with reported(_STEP, image.name):
-                self._check(image)
                 self._complete_layers(image)
+        self._images += changes.images
 
     # --- before anything is written -------------------------------------
 
-    def _check(self, image: StagedImage) -> None:
-        for digest in image.layers:
-            if digest not in self._layers and not is_there(self._layout, image, digest):
-                raise RepositoryError(
-                    f"its layer {digest} is neither published nor staged", mend="run again"
-                )
-        check_link(self._layout, image.name)
+    def _check(self, changes: ChangeSet) -> None:
+        for layer in changes.layers:
+            _check_staged(layer)
+        staged = self._layers.keys() | {layer.digest for layer in changes.layers}
+        for image in changes.images:
+            with reported(_STEP, image.name):
+                for digest in image.layers:
+                    if digest not in staged and not is_there(self._layout, image, digest):
+                        raise RepositoryError(
+                            f"its layer {digest} is neither published nor staged", mend="run again"
+                        )
+                check_link(self._layout, image.name)
 
     def _complete_layers(self, image: StagedImage) -> None:
         bases = self._bases(image)
-        chained = amendments(image.path, image.layers) if image.path is not None else {}
         total = self._lost[image.name] = Counter()
-        for digest in dict.fromkeys(image.layers):
-            wanted, lost = chain_wants(chained.get(digest, ()))
+        for digest, wanted, lost in self._wants(image):
             warn_of(digest.hex, lost)
             total += lost
             if not wanted:
@@ -102,6 +125,13 @@ class Changes:
                 completed = Completed(self._manifest(digest), new=digest in self._layers)
                 self._completed[digest] = completed
             completed.complete(wanted, bases, self._is_published(bases[image.layers.index(digest)]))
+
+    @staticmethod
+    def _wants(image: StagedImage) -> Iterator[tuple[Digest, list[Entry], Counter[str]]]:
+        """What the image's chain wants added to each of its layers, and what cannot be."""
+        chained = amendments(image.path, image.layers) if image.path is not None else {}
+        for digest in dict.fromkeys(image.layers):
+            yield digest, *chain_wants(chained.get(digest, ()))
 
     def _is_published(self, base: bytes) -> Callable[[bytes], bool]:
         tree = b"%b/%b" % (os.fsencode(self._layout.root), base)
@@ -119,26 +149,30 @@ class Changes:
     def _base(self, digest: Digest) -> bytes:
         return relative(self._layout.root, self._layout.layerfs(digest))
 
-    # --- the archive ----------------------------------------------------
-
-    def large_files(self, limit: int) -> LargeFiles:
-        """The files of more than ``limit`` bytes; see `leave_out`."""
-        found = LargeFiles(limit)
-        for digest, layer in self._layers.items():
-            with self._manifest(digest).open("rb") as lines:
-                found.of_layer(self._base(digest), lines, layer.path)
+    def large_files(self) -> LargeFiles:
+        """The files that are too large for the archive; see `leave_out`."""
+        found = self._large_files(self._layers.values(), self._images)
         for digest, completed in self._completed.items():
             links = ((completed.added[path], at) for path, at in completed.links.items())
             found.of_links(self._base(digest), links)
-        for image, staged in self._to_flatten():
+        return found
+
+    def _large_files(
+        self, layers: Iterable[StagedLayer], images: Iterable[StagedImage]
+    ) -> LargeFiles:
+        found = LargeFiles(self._limit)
+        for layer in layers:
+            with (layer.path / ".metadata" / "tree.mtree").open("rb") as lines:
+                found.of_layer(self._base(layer.digest), lines, layer.path)
+        for image, staged in self._to_flatten(images):
             with (staged / "tree.mtree").open("rb") as lines:
                 base = relative(self._layout.root, self._layout.flat(image.config))
                 found.of_flat_tree(base, lines, self._bases(image))
         return found
 
-    def _to_flatten(self) -> list[tuple[StagedImage, Path]]:
+    def _to_flatten(self, images: Iterable[StagedImage]) -> list[tuple[StagedImage, Path]]:
         """One image for each flat tree that is not there yet, and where it is staged."""
-        wanted = {image.config: image for image in self._images if "flat" in image.products}
+        wanted = {image.config: image for image in images if "flat" in image.products}
         return [
             (image, image.path)
             for config, image in wanted.items()
@@ -154,7 +188,7 @@ class Changes:
                 completed = self._completed.get(digest)
                 lines = completed.lines() if completed else _lines(self._manifest(digest))
                 found.compare(root, self._base(digest), lines)
-        for image, staged in self._to_flatten():
+        for image, staged in self._to_flatten(self._images):
             flat = self._layout.flat(image.config)
             if flat.is_dir():
                 found.compare(root, relative(root, flat), _lines(staged / "tree.mtree"))
@@ -164,8 +198,58 @@ class Changes:
         """Say which files are published already, by another way than the archive."""
         self._skip = paths
 
-    def write(self, stream: TarStream) -> None:
-        """Write all members; `OSError` and `RepositoryError` name the image."""
+    # --- what gets ready meanwhile --------------------------------------
+
+    def _joins(self, changes: ChangeSet) -> bool:
+        """Whether a change set can be taken along in an archive that is begun already.
+
+        That is so unless it needs a transaction of its own ahead, or something more
+        in a layer that is written.
+        """
+        layout = self._layout
+        places = [layout.layerfs(layer.digest) for layer in changes.layers]
+        places += [layout.flat(image.config) for image, _ in self._to_flatten(changes.images)]
+        if any(map(os.path.lexists, places)):
+            return False
+        if self._limit and self._large_files(changes.layers, changes.images):
+            return False
+        for image in changes.images:
+            bases = self._bases(image)
+            for digest, wanted, _ in self._wants(image):
+                if digest in self._written and wanted:
+                    completed = self._completed.get(digest)
+                    if completed is None:
+                        completed = Completed(self._manifest(digest), new=True)
+                        completed.complete((), bases, _nothing)
+                    if completed.lacks(wanted, bases, _nothing):
+                        return False
+        return True
+
+    def _take_along(self, changes: ChangeSet) -> None:
+        layers = [layer for layer in changes.layers if layer.digest not in self._layers]
+        changes = replace(changes, layers=tuple(layers))
+        names = ", ".join(image.name for image in changes.images)
+        try:
+            self._check(changes)
+            if not self._joins(changes):
+                log.info("%s got ready meanwhile, and goes into a commit of its own", names)
+                return
+        except DuccmakeError as error:
+            # Its own job will say so; here it must not stand in others' way.
+            log.info("%s got ready meanwhile, and is not taken along: %s", names, error)
+            return
+        log.info("%s got ready meanwhile, and is taken along", names)
+        self._add(changes)
+
+    # --- the archive ----------------------------------------------------
+
+    def write(self, stream: TarStream, more: Callable[[], Iterable[ChangeSet]]) -> None:
+        """Write all members; `OSError` and `RepositoryError` name the image.
+
+        ``more`` tells what has got ready meanwhile, an image at a time.
+        """
+        self.edits = Edits(self._layout.root)
+        self._written.clear()
         published = os.fsencode(self._layout.root)
         members = Members(
             stream, self._keeping, lambda path: os.path.lexists(b"%b/%b" % (published, path))
@@ -173,14 +257,21 @@ class Changes:
         with Directories() as directories:
             for directory in standing(self._layout):
                 members.catalog(os.fsencode(directory))
-            for digest, layer in self._layers.items():
-                with reported(f"publish the layer {digest.short}", self._user_of(digest)):
-                    self._write_layer(members, layer)
+            while missing := [each for each in self._layers if each not in self._written]:
+                for digest in missing:
+                    with reported(f"publish the layer {digest.short}", self._user_of(digest)):
+                        self._write_layer(members, self._layers[digest])
+                    self._written.add(digest)
+                for changes in more():
+                    if changes.images:
+                        self._take_along(changes)
             for digest, completed in self._completed.items():
                 if not completed.new and completed.added:
                     self._write_additions(members, digest, completed)
             losses = self._write_flat_trees(members, directories)
-        publish_metadata(self.edits, self._layout, self._images, losses, self._others)
+        publish_metadata(
+            self.edits, self._layout, self._images, losses, lambda: self._others(self._images)
+        )
         members.edits(self.edits)
         log.info("an archive of %d members and %d bytes", stream.members, stream.size)
 

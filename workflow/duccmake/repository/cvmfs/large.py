@@ -62,6 +62,9 @@ class LargeFiles:
     copies: list[Large] = field(default_factory=list)
     _directories: dict[bytes, Entry] = field(default_factory=dict)
 
+    def __bool__(self) -> bool:
+        return bool(self.contents or self.copies)
+
     def of_layer(self, base: bytes, lines: Iterable[bytes], staged: Path) -> None:
         """Find those of a layer that is to be published below ``base``."""
         for entry in self._found(base, lines):

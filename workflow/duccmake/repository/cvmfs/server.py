@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from ...errors import RepositoryError
 from .settings import ServerSettings
@@ -30,6 +32,10 @@ _WATCH_SECONDS = 0.1
 _WORKER = "cvmfs_swissknif"  # as the kernel has its name
 _PIN = b"CVMFS_ROOT_HASH="
 _PIPE_BYTES = 1024 * 1024
+_AHEAD_BYTES = 64 * 1024 * 1024
+_JUNK = b"\xff" * 100
+"""Less than a block, and nothing that is read as one."""
+
 _LAST_LINES = 12
 _BUSY = ("another transaction is already open", "lease path busy")
 
@@ -133,6 +139,7 @@ class Server:
     ) -> str:
         """Ingest what ``write`` writes, below ``base``; returns the output.
 
+        It may be written, up to a point, before cvmfs_server has opened its transaction.
         ``opened`` is called once it is certain that the transaction that is open is
         its own, ``ending`` before the last piece is handed over, which starts the commit.
         What ``write`` raises makes the ingest fail, and is raised then.
@@ -141,24 +148,25 @@ class Server:
         self._make_fifo(fifo)
         arguments = ["ingest", "-k", "-b", base, "-t", str(fifo), self.settings.name]
         failure: BaseException | None = None
+        # Opening a transaction through a gateway may change what is read from the mount.
+        ahead = 0 if self.settings.gateway else _AHEAD_BYTES
         try:
-            with self._started(arguments, token) as process:
-                descriptor = _reader_of(fifo, process)
-                if descriptor is not None:
-                    try:
-                        # Who reads the archive has opened its transaction.
-                        opened()
-                        stream = TarStream(descriptor)
-                        write(stream)
-                        ending()
-                        stream.close()
-                    except BrokenPipeError:
-                        pass
-                    except BaseException as error:
-                        failure = error
-                        _spoil(descriptor)
-                    finally:
-                        os.close(descriptor)
+            with (
+                self._started(arguments, token) as process,
+                Feed(fifo, process, opened, ahead=ahead) as feed,
+            ):
+                try:
+                    stream = TarStream(feed.write)
+                    write(stream)
+                    feed.connect()
+                    ending()
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+                except BaseException as error:
+                    failure = error
+                    feed.spoil()
+                feed.close()
                 status = process.wait()
         finally:
             fifo.unlink(missing_ok=True)
@@ -258,22 +266,96 @@ def processes(token: str) -> dict[int, str]:
     return found
 
 
-def _reader_of(fifo: Path, process: subprocess.Popen[bytes]) -> int | None:
-    """Open the FIFO once the process reads it; None where it ends before."""
-    while True:
+class Feed:
+    """The writing end of a FIFO that ``process`` is going to read.
+
+    cvmfs_server takes its time to open a transaction.  Up to ``ahead`` bytes are
+    kept until it reads; so long the rest need not wait.  ``opened`` is called then.
+    `BrokenPipeError` where the process has ended, or reads no more.
+    """
+
+    def __init__(
+        self,
+        fifo: Path,
+        process: subprocess.Popen[bytes],
+        opened: Callable[[], None],
+        *,
+        ahead: int = 0,
+    ) -> None:
+        self._fifo = fifo
+        self._process = process
+        self._opened = opened
+        self._ahead = ahead
+        self._kept: list[bytes | memoryview] = []
+        self._size = 0
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Hand content over, or keep it until that is possible."""
+        if self._descriptor < 0 and self._size + len(content) > self._ahead:
+            self.connect()
+        elif self._descriptor < 0:
+            self._try_to_connect()
+        if self._descriptor < 0:
+            self._kept.append(content)
+            self._size += len(content)
+        else:
+            self._write(content)
+
+    def connect(self) -> None:
+        """Wait until the process reads, and hand over what was kept."""
+        while not self._try_to_connect():
+            if self._process.poll() is not None:
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), str(self._fifo))
+            time.sleep(_POLL_SECONDS)
+
+    def spoil(self) -> None:
+        """Leave the archive ending within a header, whatever it ended with: it cannot pass then."""
+        self._kept.clear()
+        with suppress(OSError):
+            self.connect()
+            self._write(_JUNK)
+
+    def close(self) -> None:
+        """Leave the FIFO; the process sees its end."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _try_to_connect(self) -> bool:
+        if self._descriptor >= 0:
+            return True
         try:
-            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            break
+            self._descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
-        if process.poll() is not None:
-            return None
-        time.sleep(_POLL_SECONDS)
-    os.set_blocking(descriptor, True)
-    with suppress(OSError):  # beyond what an unprivileged user may have
-        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    return descriptor
+            return False
+        os.set_blocking(self._descriptor, True)
+        with suppress(OSError):  # beyond what an unprivileged user may have
+            fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # Who reads the archive has opened its transaction.
+        self._opened()
+        for content in self._kept:
+            self._write(content)
+        self._kept.clear()
+        return True
+
+    def _write(self, content: bytes | memoryview) -> None:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(self._descriptor, view) :]
 
 
 def spoil_archive(fifo: Path) -> bool:
@@ -282,12 +364,7 @@ def spoil_archive(fifo: Path) -> bool:
         descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
-    _spoil(descriptor)
+    with suppress(OSError):
+        os.write(descriptor, _JUNK)
     os.close(descriptor)
     return True
-
-
-def _spoil(descriptor: int) -> None:
-    """Leave the archive ending within a header, whatever it ended with: it cannot pass then."""
-    with suppress(OSError):
-        os.write(descriptor, b"\xff" * 100)

@@ -16,7 +16,7 @@ import functools
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ...errors import RepositoryError
 
@@ -167,14 +167,14 @@ _LINK_REST = (b"root", b"root", _number(0, 8), _number(0, 8))
 
 
 class TarStream:
-    """Writes members to a descriptor (a FIFO) in large pieces.
+    """Hands members over to ``write`` (which takes all it is given) in large pieces.
 
     ``size`` and ``members`` count what was written.  Nothing but `close` ends
-    the archive properly.  `BrokenPipeError` when the reader is gone.
+    the archive properly.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
+        self._hand_over = write
         self._parts: list[bytes | memoryview] = []
         self._pending = 0
         self._written = 0
@@ -261,11 +261,8 @@ class TarStream:
         self._pending = len(joined) - ready
 
     def _write(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
-        while view:
-            sent = os.write(self._descriptor, view)
-            self._written += sent
-            view = view[sent:]
+        self._hand_over(content)
+        self._written += len(content)
 
 
 def _read(source: int) -> Iterator[bytes]:

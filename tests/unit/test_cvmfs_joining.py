@@ -1,0 +1,137 @@
+"""What gets ready while an archive is written, on the real CernVM-FS and on its stand-in."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+from staged_trees import BASE, TOP, directory, file, publish, stage, stage_image, stage_layer
+
+from cvmfs_repositories import both, repository_for
+from duccmake.repository import ChangeSet
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
+
+FIRST = "registry.example.org/tools/app:1"
+SECOND = "registry.example.org/tools/app:2"
+THIRD = "registry.example.org/tools/other:1"
+LARGEST = 16384
+CHUNKS = (
+    "CVMFS_MIN_CHUNK_SIZE=4096",
+    "CVMFS_AVG_CHUNK_SIZE=8192",
+    f"CVMFS_MAX_CHUNK_SIZE={LARGEST}",
+)
+
+
+@pytest.fixture(params=both(*CHUNKS))
+def cvmfs(request, tmp_path, monkeypatch):
+    return repository_for(request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def staging(tmp_path):
+    return tmp_path / "staging"
+
+
+def published_with(repository, first, *later):
+    """Publish; each time that is asked what has got ready, it is the next of ``later``."""
+    turns = iter(later)
+
+    def more() -> Iterator[ChangeSet]:
+        if (changes := next(turns, None)) is not None:
+            yield changes
+
+    with repository.lock():
+        repository.publish(first, more)
+
+
+def test_what_gets_ready_meanwhile_is_taken_along_in_the_same_revision(cvmfs, staging):
+    repository = cvmfs.open()
+    before = cvmfs.revision()
+    second = stage(staging, SECOND, [directory("."), file("etc2", b"second")])
+    third = stage(staging, THIRD, [directory("."), file("etc3", b"third")])
+    published_with(repository, stage(staging, FIRST), second, third)
+
+    assert cvmfs.revision() == before + 1
+    assert list(repository.names()) == [FIRST, SECOND, THIRD]
+    assert [repository.verify(name) for name in repository.names()] == [[], [], []]
+    assert cvmfs.problems() == ""
+
+
+def test_another_tag_of_the_same_image_needs_nothing_but_its_name(cvmfs, staging):
+    repository = cvmfs.open()
+    before = cvmfs.revision()
+    first = stage(staging, FIRST, config="the same")
+    published_with(repository, first, stage(staging, SECOND, config="the same"))
+    assert cvmfs.revision() == before + 1
+    assert repository.verify(FIRST) == repository.verify(SECOND) == []
+
+
+def an_addition_to_a_written_layer(staging):
+    base = stage_layer(staging, "base", BASE)
+    own = stage_layer(staging, "own", TOP)
+    wanted = {base.digest: [directory("usr/added")]}
+    image = stage_image(staging / "images", SECOND, [(base, BASE), (own, TOP)], amendments=wanted)
+    return ChangeSet((base, own), (image,))
+
+
+def a_file_that_is_cut_into_chunks(staging):
+    return stage(staging, SECOND, [directory("."), file("large", os.urandom(LARGEST + 1))])
+
+
+@pytest.mark.parametrize("needs", [an_addition_to_a_written_layer, a_file_that_is_cut_into_chunks])
+def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, staging, needs, caplog):
+    caplog.set_level(logging.INFO)
+    repository = cvmfs.open()
+    first, second = stage(staging, FIRST), needs(staging)
+    published_with(repository, first, second)
+    assert list(repository.names()) == [FIRST]
+    assert repository.verify(FIRST) == []
+    assert f"{SECOND} got ready meanwhile, and goes into a commit of its own" in caplog.text
+
+    publish(repository, second)
+    assert repository.verify(FIRST) == repository.verify(SECOND) == []
+    assert cvmfs.problems() == ""
+
+
+def test_the_same_addition_as_the_first_image_has_is_none(cvmfs, staging):
+    repository = cvmfs.open()
+    base, before = stage_layer(staging, "base", BASE), cvmfs.revision()
+    changes = []
+    for name in (FIRST, SECOND):
+        specs = [directory("."), file("name", name.encode())]
+        own = stage_layer(staging, name, specs)
+        wanted = {base.digest: [directory("usr/added")]}
+        layers = [(base, BASE), (own, specs)]
+        image = stage_image(staging / "images", name, layers, amendments=wanted)
+        changes.append(ChangeSet((base, own), (image,)))
+    published_with(repository, *changes)
+    assert cvmfs.revision() == before + 1
+    assert repository.verify(FIRST) == repository.verify(SECOND) == []
+
+
+def test_what_is_in_the_place_of_a_layer_already_is_left_to_a_commit_of_its_own(cvmfs, staging):
+    repository = cvmfs.open()
+    first = stage(staging, FIRST)
+    second = stage(staging, SECOND, [directory("."), file("own", b"own")])
+    place = repository.layout.layerfs(second.layers[1].digest).relative_to(repository.path)
+    cvmfs.server("transaction", cvmfs.name)
+    (cvmfs.mounts / cvmfs.name / place / "surplus").mkdir(parents=True)
+    cvmfs.server("publish", cvmfs.name)
+    published_with(repository, first, second)
+    assert list(repository.names()) == [FIRST]
+    publish(repository, second)
+    assert repository.verify(SECOND) == []
+
+
+def test_a_damaged_image_that_gets_ready_stands_in_no_others_way(cvmfs, staging, caplog):
+    caplog.set_level(logging.INFO)
+    repository = cvmfs.open()
+    second = stage(staging, SECOND, [directory("."), file("own", b"own")])
+    (second.layers[1].path / "content").unlink()
+    published_with(repository, stage(staging, FIRST), second)
+    assert list(repository.names()) == [FIRST]
+    assert repository.verify(FIRST) == []
+    assert f"{SECOND} got ready meanwhile, and is not taken along" in caplog.text
