@@ -168,6 +168,13 @@ class FaultyHandler(Handler):
         """Headers that announce ``length`` bytes, and nothing yet of them."""
         super().reply(answer.status, b"", {**answer.headers, "Content-Length": str(length)})
 
+    def send_half(self, answer: Answer) -> bytes:
+        """Announce all of the body and send half of it; returns the rest."""
+        half = len(answer.body) // 2
+        self.send_head(answer, len(answer.body))
+        self.wfile.write(answer.body[:half])
+        return answer.body[half:]
+
     def break_connection(self) -> None:
         """Reset, as a firewall or a crashed server does."""
         self.close_connection = True
@@ -236,23 +243,20 @@ def reset(handler: FaultyHandler, answer: Answer) -> None:
 
 def reset_in_body(handler: FaultyHandler, answer: Answer) -> None:
     """The connection is reset after half of the body."""
-    handler.send_head(answer, len(answer.body))
-    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.send_half(answer)
     handler.break_connection()
 
 
 def stall(handler: FaultyHandler, answer: Answer) -> None:
     """Half of the body comes, and then nothing any more."""
-    handler.send_head(answer, len(answer.body))
-    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.send_half(answer)
     handler.registry.closing.wait(30)
     handler.close_connection = True
 
 
 def short(handler: FaultyHandler, answer: Answer) -> None:
     """The connection is closed after half of what was announced."""
-    handler.send_head(answer, len(answer.body))
-    handler.wfile.write(answer.body[: len(answer.body) // 2])
+    handler.send_half(answer)
     handler.close_connection = True
 
 
@@ -402,6 +406,26 @@ def _send_chunked(
             piece = body[start : start + 65536]
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         handler.wfile.write(b"0\r\n\r\n")
+
+
+class Held:
+    """Sends half of a body, and the rest only when it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def again(self) -> None:
+        """Hold the next one, too."""
+        self.reached.clear()
+        self.released.clear()
+
+    def __call__(self, handler: FaultyHandler, answer: Answer) -> None:
+        rest = handler.send_half(answer)
+        handler.wfile.flush()
+        self.reached.set()
+        self.released.wait(120)
+        handler.wfile.write(rest)
 
 
 class PullLimit:

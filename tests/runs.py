@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,12 @@ class Work:
     def named(self, image: str) -> str:
         """An image's name in the repository: its registry goes before it."""
         return f"{self.host}/{image}"
+
+    def content(self, image: str) -> str | None:
+        """What a reader finds in the file ``content`` of an image, if that is there."""
+        with suppress(FileNotFoundError):
+            return (self.repository.path / self.named(image) / "content").read_text()
+        return None
 
     def logs(self, rule: str) -> dict[str, str]:
         """The logs of a rule's jobs, by their path below ``logs/<rule>``."""

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,9 @@ from typing import TypeVar
 import psutil
 import requests
 
-from runs import CHECKOUT, Work
+from duccmake.demo.images import Layer
+from faulty_registry import FaultyRegistry, Held
+from runs import CHECKOUT, REPOSITORY, Work
 from servers import free_port
 
 T = TypeVar("T")
@@ -131,6 +134,57 @@ def listening(work: Work, *, env: Mapping[str, str] | None = None) -> Iterator[W
         yield webhook
     finally:
         webhook.kill()
+
+
+def storm(
+    webhook: Webhook, host: str, names: Sequence[str], notices: int, move: Callable[[str], object]
+) -> None:
+    """Tell of so many pushes of the tag 1 of images, eight at a time.
+
+    Each image is really moved once, all along the storm.
+    """
+
+    def send(number: int) -> int:
+        name = names[number % len(names)]
+        if number % len(names) == number * len(names) // notices:
+            move(name)
+        event = {
+            "action": "push",
+            "target": {
+                "repository": name,
+                "tag": "1",
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            },
+            "request": {"host": host},
+        }
+        return webhook.post("/distribution", {"events": [event]}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(send, range(notices))) == {200}
+
+
+def deaths(work: Work, name: str, layer: Layer) -> Iterator[str]:
+    """Kill the watcher in each phase of an image with a slow layer; the phases, one after each."""
+    assert isinstance(work.registry, FaultyRegistry)
+    held = Held()
+    staged = work.path / "results" / REPOSITORY / "layers" / layer.digest.short
+    journal = work.repository.path / ".duccmake/journal.json"
+    requests = {
+        "poll": f"{name.partition(':')[0]}/manifests",
+        "fetch": f"blobs/.*{layer.digest.hex}",
+    }
+    for phase in ("poll", "fetch", "unpack", "publish"):
+        held.again()
+        if phase in requests:
+            work.registry.break_next(requests[phase], held)
+        reached = {"unpack": staged.exists, "publish": journal.exists}.get(
+            phase, held.reached.is_set
+        )
+        with watching(work) as watch:
+            eventually(reached, phase, watch)
+            watch.kill()
+        held.released.set()
+        yield phase
 
 
 def events(work: Work, action: str = "") -> list[dict[str, str]]:

@@ -134,9 +134,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, debian: Debian) -> Iterat
 
 @pytest.fixture(scope="module")
 def run(work: Work) -> Run:
-    run = work.run()
-    assert run.status == 0, run.said
-    return run
+    return work.run(check=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 import faulty_registry as faults
-from duccmake.demo.registry import DemoRegistry
 from faulty_registry import FaultyRegistry, PullLimit
-from runs import Work
+from runs import Work, fresh_work
 from servers import add_image, free_port, layer_of, skopeo
 from trees import snapshot
 
@@ -21,15 +20,14 @@ def layers(text: str) -> tuple[bytes, ...]:
 
 
 @pytest.fixture
-def registry(tmp_path):
-    with FaultyRegistry(tmp_path / "registry") as running:
-        yield running
+def work(tmp_path):
+    with fresh_work(tmp_path, FaultyRegistry) as work:
+        yield work
 
 
 @pytest.fixture
-def work(tmp_path, registry) -> Work:
-    (tmp_path / "work").mkdir()
-    return Work(tmp_path / "work", registry)
+def registry(work) -> FaultyRegistry:
+    return work.registry
 
 
 def put(registry: FaultyRegistry, text: str, *targets: str) -> None:
@@ -60,12 +58,11 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
         f"docker-archive{archive}/team/app:2",
     ]
 
-    preview = work.run("--dry-run")
-    assert preview.status == 0 and not work.repository.path.exists()
+    preview = work.run("--dry-run", check=True)
+    assert not work.repository.path.exists()
     assert sum(job.startswith("Publish") for job in preview.jobs) == 3
 
-    first = work.run()
-    assert first.status == 0, first.said
+    first = work.run(check=True)
     assert first.counts == (3, 0, 0, 0)
     assert first.requests == ()
     assert [text_of(work, name) for name in names] == ["first"] * 3
@@ -102,10 +99,9 @@ def test_a_registry_that_is_down_is_told_once_and_fails_only_what_was_never_publ
     for name in names:
         add_image(registry.store, name, "1", layers=layers(name))
     work.wish(*(f"{{host}}/{name}:1" for name in names))
-    assert work.run().status == 0
+    work.run(check=True)
     registry.close()
-    quiet = work.run()
-    assert quiet.status == 0, quiet.said
+    quiet = work.run(check=True)
     assert quiet.counts == (0, 3, 0, 0)
     lines = [line for line in quiet.stderr.splitlines() if "not reached" in line]
     told = [line for line in lines if line.startswith("duccmake:")]
@@ -134,14 +130,13 @@ def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_fi
     for name in ("team/old1", "team/old2"):
         add_image(registry.store, name, "1", layers=layers(f"{name} first"))
     work.wish("{host}/team/old1:1", "{host}/team/old2:1")
-    assert work.run().status == 0
+    work.run(check=True)
     for name in ("team/old1", "team/old2", "team/new"):
         add_image(registry.store, name, "1", layers=layers(f"{name} second"))
     work.wish("{host}/team/old1:1", "{host}/team/old2:1", "{host}/team/new:1")
     limit = PullLimit(1)
     registry.break_next("/manifests/", limit, times=9999)
-    run = work.run()
-    assert run.status == 0, run.said
+    run = work.run(check=True)
     assert run.counts == (1, 2, 0, 0)
     assert limit.refused == 0
     waits = f"waits until registry {registry.host} allows more requests"
@@ -158,11 +153,10 @@ def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_fi
 def test_a_login_page_in_the_place_of_a_registry_changes_nothing(work, registry):
     add_image(registry.store, "team/app", "1", layers=layers("first"))
     work.wish("{host}/team/app:1")
-    assert work.run().status == 0
+    work.run(check=True)
     before = snapshot(work.repository.path)
     registry.break_next("", faults.html, times=9999)
-    run = work.run()
-    assert run.status == 0, run.said
+    run = work.run(check=True)
     assert "page" in run.said and "what is published stays in force" in run.said
     assert snapshot(work.repository.path) == before
 
@@ -171,11 +165,11 @@ def test_a_login_page_in_the_place_of_a_registry_changes_nothing(work, registry)
 @pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
 def test_credentials_serve_all_jobs_and_are_found_nowhere_afterwards(tmp_path, tokens, right):
     password = "open-sesame-4711"
-    (tmp_path / "work").mkdir()
-    with DemoRegistry(tmp_path / "registry", users={"me": password}, tokens=tokens) as registry:
+    with fresh_work(tmp_path, users={"me": password}, tokens=tokens) as work:
+        registry = work.registry
         add_image(registry.store, "team/app", "1")
         given = password if right else "wrong-sesame-4712"
-        work = Work(tmp_path / "work", registry, environment={"USER_IS": "me", "WORD_IS": given})
+        work.environment = {"USER_IS": "me", "WORD_IS": given}
         work.wish("{host}/team/app:1")
         known = {"username_env": "USER_IS", "password_env": "WORD_IS"}
         work.configure(registries={registry.host: known})

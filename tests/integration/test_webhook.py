@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder, push
-from duccmake.reference import Platform
+from duccmake.demo.images import push
 from runs import Work
+from samples import text_image
 from servers import docker_registry, need
 from watching import Webhook, events, eventually, listening
 
-AMD64 = Platform("linux", "amd64")
 SECRETS = {"harbor": "HARBOR", "distribution": "REGISTRY", "dockerhub": "HUB", "gitlab": "GITLAB"}
-
-
-def image(text: str) -> Image:
-    return Image((LayerBuilder().file("content", text).layer(),), {}, platform=AMD64)
 
 
 def harbor(*urls: str) -> dict[str, object]:
@@ -158,9 +153,9 @@ def test_debians_registry_sends_and_is_heard(tmp_path: Path):
         with docker_registry(tmp_path / "registry", notify=notify) as registry:
             host = registry.host
             work.wish(f"http://{host}/team/app:1", f"http://{host}/team/glob:v*")
-            push(image("other"), host, "team/unwished", "1")
-            push(image("one"), host, "team/app", "1")
-            push(image("two"), host, "team/app", "2")
-            push(image("glob"), host, "team/glob", "v7")
+            push(text_image("other"), host, "team/unwished", "1")
+            push(text_image("one"), host, "team/app", "1")
+            push(text_image("two"), host, "team/app", "2")
+            push(text_image("glob"), host, "team/glob", "v7")
             wanted = [f"{host}/team/app:1", f"{host}/team/glob:v7"]
             eventually(lambda: webhook.waiting() == wanted or None, "hears both", webhook)

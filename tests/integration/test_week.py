@@ -9,25 +9,21 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_watch import Held, noise
 
-from duccmake.demo.images import Image, Layer, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.pins import history
-from duccmake.reference import Platform
 from duccmake.repository.history import kept
 from duccmake.repository.usage import survey
 from faulty_registry import FaultyRegistry
 from orphans import unreachable
-from runs import REPOSITORY, Run, Work, days_later
-from watching import eventually, listening, polls, watching
+from runs import REPOSITORY, Run, Work, days_later, fresh_work
+from samples import AMD64, slow_layer
+from watching import deaths, eventually, listening, polls, storm, watching
 
-AMD64 = Platform("linux", "amd64")
 APPS = [f"team/app{number:02}" for number in range(8)]
 LEAVES, GONE, MISSPELT = APPS[7], APPS[6], APPS[5]
 NOTICES = 400
@@ -93,32 +89,25 @@ class Week:
         self.base = LayerBuilder().dir("etc").file("etc/base", "base" * 100).layer()
         self.wished = {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:*", f"{SLOW}:1"}
 
-    @property
-    def registry(self) -> DemoRegistry:
-        assert self.work.registry
-        return self.work.registry
-
     def push(self, name: str, text: str, tag: str = "1", *layers: Layer) -> None:
-        push(image(text, self.base, *layers), self.registry.host, name, tag)
+        self.work.push(f"{name}:{tag}", image(text, self.base, *layers))
 
     def wish(self, *, without: str = "", but: str = "") -> None:
         self.work.wish(
             *(f"{{host}}/{wish}" for wish in sorted(self.wished - {without})), *[but] * bool(but)
         )
 
-    def on_day(self, day: float, *options: str) -> Run:
-        return days_later(self.work, day).run(*options)
+    def on_day(self, day: float, *options: str, check: bool = False) -> Run:
+        return days_later(self.work, day).run(*options, check=check)
 
     def content(self, name: str) -> str | None:
-        with suppress(FileNotFoundError):
-            return (self.work.repository.path / self.work.named(name) / "content").read_text()
-        return None
+        return self.work.content(name)
 
     def published(self) -> set[str]:
         """Names with a link and all that belongs to it, without those of the history."""
         repository = self.work.repository
         past = kept(history(repository), 100)
-        host = f"{self.registry.host}/"
+        host = f"{self.work.host}/"
         names = {name for name in repository.names() if repository.record(name) is not None}
         return {name.removeprefix(host) for name in names - past}
 
@@ -129,9 +118,7 @@ class Week:
 
 @pytest.fixture
 def week(tmp_path: Path) -> Iterator[Week]:
-    with FaultyRegistry(tmp_path / "registry") as registry:
-        work = Work(tmp_path / "work", registry)
-        work.path.mkdir()
+    with fresh_work(tmp_path, FaultyRegistry) as work:
         work.configure(
             platforms=[str(AMD64)],
             products=["layers", "flat"],
@@ -145,10 +132,7 @@ def week(tmp_path: Path) -> Iterator[Week]:
                 "retention": [{"images": f"*/{NIGHTLY}:*", "keep_last": 3}],
             },
         )
-        week = Week(work)
-        yield week
-        if week.registry is not registry:
-            week.registry.close()
+        yield Week(work)
 
 
 def test_a_week_in_the_life(week: Week):
@@ -175,25 +159,10 @@ def the_first_day(week: Week) -> None:
         with watching(week.work) as watch:
             eventually(lambda: len(polls(week.work)) == 1, "the first poll", watch)
 
-            def send(number: int) -> int:
-                name = APPS[number % len(APPS)]
-                if (
-                    number % len(APPS) == number * len(APPS) // NOTICES
-                ):  # at least once for each image, all along the storm
-                    week.push(name, f"{name} moved")
-                event = {
-                    "action": "push",
-                    "target": {
-                        "repository": name,
-                        "tag": "1",
-                        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                    },
-                    "request": {"host": week.registry.host},
-                }
-                return webhook.post("/distribution", {"events": [event]}).status_code
+            def move(name: str) -> None:
+                week.push(name, f"{name} moved")
 
-            with ThreadPoolExecutor(8) as pool:
-                assert set(pool.map(send, range(NOTICES))) == {200}
+            storm(webhook, week.work.host, APPS, NOTICES, move)
 
             def moved() -> bool:
                 return not webhook.waiting() and all(
@@ -202,35 +171,16 @@ def the_first_day(week: Week) -> None:
 
             eventually(moved, "all images", watch, webhook)
         assert len(polls(week.work)) <= 12
-    upper = noise("upper", 600)
+    upper = slow_layer("upper", 600)
     week.push(SLOW, "slow", "1", upper)
     week.wished.add(f"{SLOW}:1")
     week.wish()
-    die_in_each_phase(week, upper)
+    assert len(list(deaths(week.work, f"{SLOW}:1", upper))) == 4
     with watching(week.work) as watch:
         eventually(lambda: week.content(f"{SLOW}:1") == "slow", "the slow one", watch)
         assert watch.stop() == 0
     assert week.whole()
     assert week.published() == {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:2026.1", f"{SLOW}:1"}
-
-
-def die_in_each_phase(week: Week, upper: Layer) -> None:
-    held = Held()
-    staged = week.work.path / "results" / REPOSITORY / "layers" / upper.digest.short
-    journal = week.work.repository.path / ".duccmake/journal.json"
-    assert isinstance(week.registry, FaultyRegistry)
-    requests = {"poll": f"{SLOW}/manifests", "fetch": f"blobs/.*{upper.digest.hex}"}
-    for phase in ("poll", "fetch", "unpack", "publish"):
-        held.again()
-        if phase in requests:
-            week.registry.break_next(requests[phase], held)
-        reached = {"unpack": staged.exists, "publish": journal.exists}.get(
-            phase, held.reached.is_set
-        )
-        with watching(week.work) as watch:
-            eventually(reached, phase, watch)
-            watch.kill()
-        held.released.set()
 
 
 def growing_and_leaving(week: Week) -> None:
@@ -239,7 +189,7 @@ def growing_and_leaving(week: Week) -> None:
         week.push(NIGHTLY, f"n{number}", f"2026.{number}")
     week.wished.discard(f"{LEAVES}:1")
     week.wish()
-    assert week.registry.store.delete_manifest(GONE, "1")
+    assert week.work.registry and week.work.registry.store.delete_manifest(GONE, "1")
     run = week.on_day(1)
     assert run.outcomes[week.work.named(f"{LEAVES}:1")][0] == "removed"
     assert run.outcomes[week.work.named(f"{NIGHTLY}:2026.1")][0] == "removed"
@@ -254,12 +204,10 @@ def growing_and_leaving(week: Week) -> None:
 def nothing_is_known(week: Week) -> None:
     """Days 2 and 3: the registry is down, then the wish list is broken in two ways."""
     before = week.published()
-    store, port = week.registry.store.root, week.registry.port
-    week.registry.close()
-    down = week.on_day(2)
-    assert "what is published stays in force" in down.stderr
-    assert week.published() == before
-    week.work.registry = DemoRegistry(store, port).__enter__()
+    with week.work.deserted():
+        down = week.on_day(2)
+        assert "what is published stays in force" in down.stderr
+        assert week.published() == before
     recipe = week.work.path / "config/recipe.yaml"
     recipe.write_text("version: 1\ninput: [unfinished")
     assert week.on_day(3).status != 0
@@ -285,8 +233,7 @@ def back_again(week: Week) -> None:
     assert week.content(f"{LEAVES}:1") == f"{LEAVES} moved"
     week.wished.discard(f"{GONE}:1")
     week.wish()
-    collected = week.on_day(6)
-    assert collected.status == 0, collected.said
+    collected = week.on_day(6, check=True)
     assert collected.outcomes[REPOSITORY][0] == "freed"
     assert week.content(f"{LEAVES}:1") == f"{LEAVES} moved"
     assert week.whole()
@@ -299,21 +246,19 @@ def a_bad_move(week: Week) -> None:
     week.push(APPS[0], "bad")
     assert week.on_day(6.1).outcomes[path][0] == "converted"
     assert week.content(name) == "bad"
-    back = week.on_day(6.2, "rollback", "--config", f"image={path}", f"digest={good}")
-    assert back.status == 0, back.said
+    week.on_day(6.2, "rollback", "--config", f"image={path}", f"digest={good}", check=True)
     assert week.content(name) == f"{APPS[0]} moved"
     assert "pinned to" in week.on_day(6.3).outcomes[path][1]
     week.push(APPS[0], "mended")
-    assert week.on_day(6.4, "unpin", "--config", f"image={path}").status == 0
-    assert week.on_day(6.5).status == 0
+    week.on_day(6.4, "unpin", "--config", f"image={path}", check=True)
+    week.on_day(6.5, check=True)
     assert week.content(name) == "mended"
 
 
 def the_end(week: Week) -> None:
     """Two weeks later all times of grace are over."""
-    assert week.on_day(20).status == 0
-    last = week.on_day(30)
-    assert last.status == 0, last.said
+    week.on_day(20, check=True)
+    week.on_day(30, check=True)
     nightly = {f"{NIGHTLY}:2026.{number}" for number in (3, 4, 5)}
     apps = {f"{name}:1" for name in APPS} - {f"{GONE}:1"}
     assert week.published() == {*apps, *nightly, f"{SLOW}:1"}

@@ -8,23 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
-from duccmake.reference import Platform
 from duccmake.repository.layout import Layout
 from runs import REPOSITORY, Work, fresh_work
+from samples import AMD64, text_image
 from wishes import GitProject, recipe
-
-AMD64 = Platform("linux", "amd64")
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
     with fresh_work(tmp_path) as work:
         yield work
-
-
-def _image(content: str) -> Image:
-    return Image((LayerBuilder().file("content", content).layer(),), {}, platform=AMD64)
 
 
 def _record(work: Work, name: str) -> dict[str, object]:
@@ -38,8 +31,8 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
     project = GitProject(tmp_path / "wishes.git")
     place = f"git+file://{project.path}//recipe.yaml@main"
     work.configure(platforms=[str(AMD64)], recipe=place)
-    work.push("team/app:1", _image("one"))
-    work.push("team/other:1", _image("one"))
+    work.push("team/app:1", text_image("one"))
+    work.push("team/other:1", text_image("one"))
 
     first = project.commit("recipe.yaml", recipe(f"{host}/team/app:1", repository=REPOSITORY))
     preview = work.run("--dry-run", check=True)
@@ -60,7 +53,7 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
     assert _record(work, "team/other:1")["source"] == {"recipe": place, "commit": second}
 
     bad = project.commit("recipe.yaml", "version: 1\ninput: none at all\n")
-    work.push("team/app:1", _image("two"))
+    work.push("team/app:1", text_image("two"))
     run = work.run()
     assert run.status != 0
     outcome, reason = run.outcomes[place]
@@ -78,11 +71,11 @@ def test_a_list_in_git_is_followed_and_a_bad_commit_of_it_is_not(work: Work, tmp
 def test_a_run_for_some_images_asks_for_no_other_and_finds_what_a_glob_has_now(work: Work):
     work.wish("{host}/team/app:*", "{host}/team/other:1")
     work.configure(platforms=[str(AMD64)])
-    work.push("team/app:1", _image("one"))
-    work.push("team/other:1", _image("one"))
+    work.push("team/app:1", text_image("one"))
+    work.push("team/other:1", text_image("one"))
     work.run(check=True)
-    work.push("team/app:2", _image("two"))
-    work.push("team/other:1", _image("moved"))
+    work.push("team/app:2", text_image("two"))
+    work.push("team/other:1", text_image("moved"))
     only = f"resolve={{only: ['{work.named('team/app:2')}']}}"
     run = work.run("--config", only, check=True)
     assert run.outcomes == {
