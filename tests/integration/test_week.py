@@ -177,6 +177,8 @@ def the_first_day(week: Week) -> None:
     week.wish()
     assert len(list(deaths(week.work, f"{SLOW}:1", upper))) == 4
     with watching(week.work) as watch:
+        # The image may be there already, and before this a signal would just kill it.
+        watch.says("watching, with a poll every")
         eventually(lambda: week.content(f"{SLOW}:1") == "slow", "the slow one", watch)
         assert watch.stop() == 0
     assert week.whole()
