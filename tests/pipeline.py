@@ -85,6 +85,11 @@ def stage(
     """
     path = staging / image.digest.hex
     flattened(image.layers, staging, packed=packed).write(path)
+    return staged(name, image, path, products)
+
+
+def staged(name: str, image: Image, path: Path | None, products: tuple[str, ...]) -> StagedImage:
+    """An image of that name whose flat tree is described in ``path``, if it is to have one."""
     return StagedImage(
         name=name,
         platform=image.platform,
@@ -109,16 +114,16 @@ def change_set(images: Sequence[StagedImage], staging: Path) -> ChangeSet:
 def publish(layers: Sequence[Layer], base: Path) -> Published:
     """Unpack, flatten and publish an image into a fresh repository below ``base``."""
     staging = base / "staging"
-    staged = stage(NAME, Image(tuple(layers)), staging)
+    image = stage(NAME, Image(tuple(layers)), staging)
     repository = DirectoryRepository(base / "cvmfs", "odd.example.org", durable=False)
     with repository.lock():
-        repository.publish(change_set([staged], staging))
+        repository.publish(change_set([image], staging))
     layout = Layout(repository.path)
     record = json.loads(layout.record(NAME).read_bytes())
     return Published(
-        flat=layout.flat(staged.config),
+        flat=layout.flat(image.config),
         layers=tuple(layout.layerfs(layer.digest) for layer in layers),
-        flat_manifest=layout.flat_manifest(staged.config),
+        flat_manifest=layout.flat_manifest(image.config),
         layer_manifests=tuple(layout.layer_manifest(layer.digest) for layer in layers),
         problems=tuple(repository.verify(NAME)),
         losses=record["losses"],

@@ -17,7 +17,7 @@ from duccmake.demo.images import Image, Layer
 from duccmake.repository import StagedImage, podman
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
-from pipeline import digest_of
+from pipeline import staged
 
 SIZES = (1, 100, 1000)
 BASES, SHARED, OWN = 20, 5, 5
@@ -41,18 +41,8 @@ class Growing:
         image = Image(tuple(Layer(text.encode(), "none") for text in texts))
         for layer in image.layers:
             self.repository.layout.layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
-        return StagedImage(
-            name=f"registry.example.org/team/app:{number}",
-            platform=image.platform,
-            manifest=image.digest,
-            manifest_bytes=image.manifest_bytes,
-            config=digest_of(image.config_bytes),
-            layers=tuple(layer.digest for layer in image.layers),
-            path=None,
-            products=("layers", "podman"),
-            config_bytes=image.config_bytes,
-            diff_bytes=(1,) * len(image.layers),
-        )
+        name = f"registry.example.org/team/app:{number}"
+        return staged(name, image, None, ("layers", "podman"))
 
     def add(self, *images: StagedImage) -> Edits:
         edits = Edits(self.repository.path)

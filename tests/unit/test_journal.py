@@ -78,8 +78,8 @@ def test_after_the_commit_point_the_rest_is_carried_out(root, journal):
     assert names(root) == [".private", "first", "link", "second"]
 
 
-@pytest.mark.parametrize("swapped", [False, True])
-def test_a_directory_is_swapped_once_however_often_it_is_recovered(root, journal, swapped):
+def committed_directory(root, journal):
+    """A directory with ``old`` in it, in whose place one with ``new`` is to come."""
     final = root / "tree"
     final.mkdir()
     (final / "old").touch()
@@ -87,6 +87,12 @@ def test_a_directory_is_swapped_once_however_often_it_is_recovered(root, journal
     temporary(final).mkdir()
     (temporary(final) / "new").touch()
     journal.commit([move(root, final, temporary(final).stat().st_ino)], [])
+    return final
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_directory_is_swapped_once_however_often_it_is_recovered(root, journal, swapped):
+    final = committed_directory(root, journal)
     if swapped:
         put_directory(temporary(final), final)
 
@@ -97,13 +103,7 @@ def test_a_directory_is_swapped_once_however_often_it_is_recovered(root, journal
 
 def test_directories_are_replaced_where_the_kernel_cannot_swap(root, journal, monkeypatch):
     monkeypatch.setattr(kernel, "exchange", lambda one, other: False)
-    final = root / "tree"
-    final.mkdir()
-    (final / "old").touch()
-    journal.begin([temporary(final)])
-    temporary(final).mkdir()
-    (temporary(final) / "new").touch()
-    journal.commit([move(root, final, temporary(final).stat().st_ino)], [])
+    final = committed_directory(root, journal)
 
     journal.recover()
     assert names(final) == ["new"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from staged_trees import digest_of
 
+import pipeline
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import DuccmakeError, ManifestError, RepositoryError
 from duccmake.reference import Digest
@@ -36,19 +37,7 @@ class Store:
         self.root = self.repository.path / "podmanStore"
 
     def staged(self, name: str, image: Image, **members) -> StagedImage:
-        wished = StagedImage(
-            name=name,
-            platform=image.platform,
-            manifest=image.digest,
-            manifest_bytes=image.manifest_bytes,
-            config=digest_of(image.config_bytes),
-            layers=tuple(one.digest for one in image.layers),
-            path=None,
-            products=("layers", "podman"),
-            config_bytes=image.config_bytes,
-            diff_bytes=tuple(len(one.tar) for one in image.layers),
-        )
-        return replace(wished, **members)
+        return replace(pipeline.staged(name, image, None, ("layers", "podman")), **members)
 
     def publish(self, *staged: StagedImage) -> None:
         for digest in {digest for one in staged for digest in one.layers}:
