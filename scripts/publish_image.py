@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from duccmake.job import running
-from duccmake.maintenance import keeping
-from duccmake.plan import content_store, open_repository
+from duccmake.plan import content_store, keeping, open_repository
 from duccmake.publish import publish_ready
 
 repository, name = snakemake.wildcards.repository, snakemake.wildcards.image

@@ -1,8 +1,9 @@
 """Point a tag back to a digest that it left, and hold it there."""
 
 from duccmake.job import running
-from duccmake.maintenance import keeping, repositories_with
+from duccmake.maintenance import repositories_with
 from duccmake.pins import roll_back
+from duccmake.plan import keeping
 
 with running("rollback", log=snakemake.log[0]) as job:
     image = job.config.image

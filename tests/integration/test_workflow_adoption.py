@@ -11,7 +11,7 @@ import pytest
 
 from ducc_repository import leave_as_ducc
 from duccmake.demo.images import Image, LayerBuilder
-from duccmake.repository.adoption import UNMEASURED
+from duccmake.repository import UNMEASURED
 from pipeline import digest_of
 from runs import Run, Work, fresh_work
 from trees import Node, snapshot

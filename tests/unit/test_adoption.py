@@ -14,9 +14,8 @@ from ducc_repository import leave_as_ducc
 from duccmake.adopt import adoption_in_words
 from duccmake.errors import RepositoryError
 from duccmake.plan import Problem
-from duccmake.repository import ChangeSet
+from duccmake.repository import UNMEASURED, ChangeSet
 from duccmake.repository.adoption import (
-    UNMEASURED,
     dangling_links,
     dirty_chains,
     is_whole,

@@ -33,8 +33,7 @@ from cvmfs_repositories import both, repository_for
 from ducc_repository import leave_as_ducc
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
-from duccmake.repository import ChangeSet
-from duccmake.repository.adoption import UNMEASURED
+from duccmake.repository import UNMEASURED, ChangeSet
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.store import ContentStore

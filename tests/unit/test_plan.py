@@ -6,8 +6,7 @@ import pytest
 from planned import NAME, REPOSITORY, image, layer, plan
 from staged_trees import digest_of
 
-from duccmake.maintenance import keeping
-from duccmake.plan import PUBLISHED, Plan, Problem
+from duccmake.plan import PUBLISHED, Plan, Problem, keeping
 from duccmake.reference import Digest
 
 

@@ -20,8 +20,7 @@ from .plan import (
     open_repository,
     why_pending,
 )
-from .repository import ImageRecord
-from .repository.adoption import UNMEASURED
+from .repository import UNMEASURED, ImageRecord
 from .status import Status, of_this_process
 from .thin_wishes import manifest_of
 

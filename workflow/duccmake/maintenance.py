@@ -14,7 +14,7 @@ from .console import counted, in_bytes
 from .departures import check_share, freed_later
 from .errors import DuccmakeError
 from .plan import RESULTS, Departure, Plan, open_repository
-from .repository import Keep, Repository
+from .repository import Repository
 from .repository.garbage import FLAT, Garbage, Thing, find, freed_bytes
 from .repository.layout import split_variant
 from .repository.schedule import timestamp
@@ -50,13 +50,6 @@ def spoken_for(plan: Plan, repository: str) -> Use:
     images = [image for image in plan.images if image.repository == repository]
     layers = [layer.digest for image in images for layer in image.layers]
     return Use.of([image.config for image in images], layers)
-
-
-def keeping(plan: Plan, config: Config, repository: str) -> Keep:
-    """What becomes of what tags of a repository stood for before."""
-    wished = [(image.repository, image.name) for image in plan.images]
-    names = (name for where, name in (*wished, *plan.unplanned) if where == repository)
-    return Keep(config.history.keep, frozenset(names))
 
 
 def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:

@@ -19,8 +19,7 @@ from .config import Config
 from .manifest import Descriptor
 from .products import IN_REPOSITORY
 from .reference import Digest, Platform, Reference
-from .repository import ANY_VARIANT, RECORD_FORMAT, Repository
-from .repository.adoption import UNMEASURED
+from .repository import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, Keep, Repository
 from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
@@ -453,6 +452,13 @@ def open_repository(config: Config, name: str) -> Repository:
         lock_seconds=settings.lock_seconds,
         clients_root=settings.clients_root,
     )
+
+
+def keeping(plan: Plan, config: Config, repository: str) -> Keep:
+    """What becomes of what tags of a repository stood for before."""
+    wished = [(image.repository, image.name) for image in plan.images]
+    names = (name for where, name in (*wished, *plan.unplanned) if where == repository)
+    return Keep(config.history.keep, frozenset(names))
 
 
 def content_store() -> ContentStore:

@@ -30,8 +30,7 @@ from .registry.anywhere import Anywhere
 from .registry.client import Client
 from .registry.credentials import Credentials
 from .removal import Listings
-from .repository import Repository
-from .repository.adoption import UNMEASURED
+from .repository import UNMEASURED, Repository
 from .resolve import Resolved, Resolver, Unresolved
 from .sources.load import Loaded, Origin, load_sources
 from .standing import Standing

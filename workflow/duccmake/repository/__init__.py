@@ -19,6 +19,8 @@ from .layout import Layout
 RECORD_FORMAT = 1
 """Version of what a conversion makes; raising it has every image converted again."""
 
+UNMEASURED = "unmeasured"
+"""The member of a record's ``losses`` that counts trees of which nothing is known."""
 
 ANY_VARIANT = "*"
 """What a public link leads to that leads each machine to its own platform."""

@@ -16,9 +16,6 @@ from . import ducc
 from .layout import Layout
 from .usage import links
 
-UNMEASURED = "unmeasured"
-"""The member of a record's ``losses`` that counts trees of which nothing is known."""
-
 _WHITEOUT = ".wh."
 
 

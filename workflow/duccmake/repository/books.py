@@ -16,6 +16,7 @@ from ..errors import RepositoryError
 from ..reference import Digest
 from . import (
     RECORD_FORMAT,
+    UNMEASURED,
     ImageRecord,
     StagedImage,
     adoption,
@@ -69,7 +70,7 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         whole = (record.manifest, record.format) == (image.manifest, RECORD_FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
-    adopted = whole and adoption.UNMEASURED in record.losses
+    adopted = whole and UNMEASURED in record.losses
     if (
         whole
         and not adopted
@@ -84,7 +85,7 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
     if not layout.record(image.name).exists() and adoption.is_whole(
         layout, image.name, image.config, image.layers, image.products
     ):
-        return {adoption.UNMEASURED: 1 + len(set(image.layers))}
+        return {UNMEASURED: 1 + len(set(image.layers))}
     raise RepositoryError("it was published, but is not any more", mend="run again")
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ..errors import InvalidReference
 from ..reference import MULTIARCH, Digest
-from . import ANY_VARIANT, ChangeSet, ImageRecord, StagedImage, podman
-from .adoption import UNMEASURED
+from . import ANY_VARIANT, UNMEASURED, ChangeSet, ImageRecord, StagedImage, podman
 from .books import flat_losses, standing_losses, wished_record
 from .failures import reported
 from .layout import Layout, split_variant
