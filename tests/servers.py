@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from duccmake.demo.registry import Store
+from duccmake.demo.registry import DemoRegistry, Store
 from duccmake.manifest import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
@@ -35,7 +35,7 @@ from duccmake.manifest import (
     OCI_MANIFEST,
     Descriptor,
 )
-from duccmake.reference import Digest, Platform
+from duccmake.reference import Digest, Platform, Reference
 
 AMD64 = Platform("linux", "amd64")
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -221,6 +221,11 @@ def docker_registry(
         finally:
             process.terminate()
             process.wait(30)
+
+
+def reference(registry: DemoRegistry | DockerRegistry, name: str = "team/app:1") -> Reference:
+    """An image of a registry, by plain HTTP."""
+    return Reference.parse(f"http://{registry.host}/{name}")
 
 
 class TokenServer:

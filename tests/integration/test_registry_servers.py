@@ -71,11 +71,11 @@ def test_what_we_push_skopeo_reads_and_what_skopeo_copies_we_read(tmp_path, dock
     with docker_registry(tmp_path / "registry") as registry:
         settings = {registry.host: RegistrySettings(scheme="http")}
         with Client(settings, chunk_bytes=100_000) as client:
-            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            reference = servers.reference(registry)
             pushed = push(client, store, "team/app", reference)
             raw = skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{reference.name}")
             assert raw.encode() == pushed.raw
-            copy = Reference.parse(f"http://{registry.host}/copied/by/skopeo:2")
+            copy = servers.reference(registry, "copied/by/skopeo:2")
             skopeo(
                 "copy", "--src-tls-verify=false", "--dest-tls-verify=false",
                 f"docker://{reference.name}", f"docker://{copy.name}",
@@ -87,10 +87,10 @@ def test_blobs_are_mounted_from_another_repository_and_not_sent_twice(tmp_path, 
     with docker_registry(tmp_path / "registry") as registry:
         settings = {registry.host: RegistrySettings(scheme="http")}
         with Client(settings) as client:
-            first = Reference.parse(f"http://{registry.host}/team/app:1")
+            first = servers.reference(registry)
             manifest = push(client, store, "team/app", first)
             layer = manifest.layers[0]
-            second = Reference.parse(f"http://{registry.host}/team/other:1")
+            second = servers.reference(registry, "team/other:1")
             # Nothing to read from: only a mount can succeed.
             nothing = tmp_path / "nothing"
             assert not client.push_blob(second, layer, nothing, mount_from="team/app")
@@ -104,7 +104,7 @@ def test_pushing_wrong_bytes_is_refused(tmp_path, store):
     with docker_registry(tmp_path / "registry") as registry:
         settings = {registry.host: RegistrySettings(scheme="http")}
         with Client(settings) as client:
-            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            reference = servers.reference(registry)
             wrong = Descriptor("x", sha256(b"right"), 5)
             with pytest.raises(RegistryError):
                 client.push_blob(reference, wrong, b"wrong")
@@ -149,7 +149,7 @@ def test_an_auth_file_as_skopeo_writes_it_serves(tmp_path, store):
             json.loads(auth_file.read_text())
         )
         settings = {registry.host: RegistrySettings(scheme="http", auth_file=auth_file)}
-        reference = Reference.parse(f"http://{registry.host}/team/app:1")
+        reference = servers.reference(registry)
         with Client(settings, environment={}) as client:
             check_pull(client, reference, push(client, store, "team/app", reference), tmp_path)
 
@@ -160,11 +160,11 @@ def test_token_authentication_with_a_realm_of_its_own(tmp_path, store):
         tokens.running() as auth,
         docker_registry(tmp_path / "r", auth=auth) as registry,
     ):
-        reference = Reference.parse(f"http://{registry.host}/team/app:1")
+        reference = servers.reference(registry)
         known = RegistrySettings(scheme="http", username_env="U", password_env="P")
         with Client({registry.host: known}, environment=USER) as client:
             pushed = push(client, store, "team/app", reference)
-            other = Reference.parse(f"http://{registry.host}/team/other:1")
+            other = servers.reference(registry, "team/other:1")
             client.push_blob(other, pushed.layers[0], b"", mount_from="team/app")
         tokens.requests.clear()
         public = RegistrySettings(scheme="http")
@@ -182,12 +182,10 @@ def test_all_tags_of_docker_registry_are_listed(tmp_path, store):
     with docker_registry(tmp_path / "registry") as registry:
         settings = {registry.host: RegistrySettings(scheme="http")}
         with Client(settings) as client:
-            manifest = push(
-                client, store, "team/app", Reference.parse(f"http://{registry.host}/team/app:1")
-            )
+            manifest = push(client, store, "team/app", servers.reference(registry))
             names = [f"v{number}" for number in range(30)]
             for name in names:
-                tagged = Reference.parse(f"http://{registry.host}/team/app:{name}")
+                tagged = servers.reference(registry, f"team/app:{name}")
                 client.push_manifest(tagged, manifest.raw, manifest.media_type)
             assert sorted(client.tags(tagged)) == sorted(["1", *names])
 
@@ -208,7 +206,7 @@ def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
                 f"docker://{registry.host}/team/app:all", f"docker://{second.host}/here/it:is",
             )  # fmt: skip
             settings = {second.host: RegistrySettings(scheme="http")}
-            reference = Reference.parse(f"http://{second.host}/here/it:is")
+            reference = servers.reference(second, "here/it:is")
             with Client(settings) as client:
                 top = client.manifest(reference)
                 assert isinstance(top, Index) and top.digest == index.digest
@@ -235,7 +233,7 @@ def test_an_upload_that_breaks_goes_on(tmp_path, store):
         registry.break_next("^PUT .*/uploads/", faults.status(503))
         settings = {registry.host: RegistrySettings(scheme="http")}
         with Client(settings, chunk_bytes=100_000, backoff_seconds=0.001) as client:
-            reference = Reference.parse(f"http://{registry.host}/team/app:1")
+            reference = servers.reference(registry)
             pushed = push(client, store, "team/app", reference)
             check_pull(client, reference, pushed, tmp_path)
 
@@ -299,7 +297,7 @@ def _push_many(registry: servers.DockerRegistry, root: Path) -> dict[str, Manife
             name = "a/b" if not number else f"team/app{number}"
             own = layer_of({"f": random.Random(number).randbytes(200_000)})[0]
             add_image(store, name, "1", layers=(own, LAYERS[0]))
-            reference = Reference.parse(f"http://{registry.host}/{name}:1")
+            reference = servers.reference(registry, f"{name}:1")
             pushed[name] = push(client, store, name, reference)
     return pushed
 

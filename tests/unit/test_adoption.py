@@ -8,7 +8,7 @@ from dataclasses import replace
 import planned
 import pytest
 from planned import REPOSITORY
-from staged_trees import NAME, open_repository, publish, stage
+from staged_trees import NAME, publish, stage
 
 from ducc_repository import leave_as_ducc
 from duccmake.adopt import adoption_in_words
@@ -24,11 +24,6 @@ from duccmake.repository.adoption import (
 )
 
 PRODUCTS = ("layers", "flat")
-
-
-@pytest.fixture
-def repository(tmp_path):
-    return open_repository(tmp_path)
 
 
 @pytest.fixture

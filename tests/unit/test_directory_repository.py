@@ -66,18 +66,6 @@ EXPECTED_PATHS = {
 }
 
 
-@pytest.fixture
-def staging(tmp_path):
-    path = tmp_path / "staging"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def repository(tmp_path):
-    return open_repository(tmp_path)
-
-
 def expected(entries, contents):
     kinds = {
         mtree.DIR: stat.S_IFDIR,

@@ -15,7 +15,6 @@ from staged_trees import (
     file,
     flat_of,
     listing,
-    open_repository,
     publish,
     stage,
     stage_image,
@@ -36,16 +35,6 @@ DAY = 86400.0
 NOW = 1_800_000_000.0
 NOTHING = Use()
 OTHER_TOP = [*TOP, file("usr/share/version", b"2")]
-
-
-@pytest.fixture
-def repository(tmp_path):
-    return open_repository(tmp_path)
-
-
-@pytest.fixture
-def staging(tmp_path):
-    return tmp_path / "staging"
 
 
 def leave(repository, *names, now=NOW):

@@ -18,14 +18,10 @@ from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
-from servers import ConnectProxy, add_image, layer_of
+from servers import ConnectProxy, add_image, layer_of, reference
 
 AMD64 = Platform("linux", "amd64")
 CONTENT = layer_of({"noise": random.Random(3).randbytes(1_500_000)})[0]
-
-
-def reference(registry: FaultyRegistry, name: str = "team/app:1") -> Reference:
-    return Reference.parse(f"http://{registry.host}/{name}")
 
 
 def client(registry: FaultyRegistry, environment: dict[str, str], **more: object) -> Client:

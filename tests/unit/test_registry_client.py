@@ -16,12 +16,12 @@ from duccmake.errors import (
     UnsupportedImage,
 )
 from duccmake.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
-from duccmake.reference import Digest, Platform, Reference
+from duccmake.reference import Digest, Platform
 from duccmake.registry.answers import matching
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
-from servers import add_image, add_index, sha256
+from servers import add_image, add_index, reference, sha256
 
 AMD64 = Platform("linux", "amd64")
 SECRETS = {"U": "me", "P": "hunter2"}
@@ -35,10 +35,6 @@ def settings(registry: FaultyRegistry, **more: object) -> dict[str, RegistrySett
 def client(registry: FaultyRegistry, **more: object) -> Client:
     known = {"username_env": "U", "password_env": "P"} if registry.users else {}
     return Client(settings(registry, **known, **more), backoff_seconds=0.001, environment=SECRETS)
-
-
-def reference(registry: FaultyRegistry, name: str = "team/app:1") -> Reference:
-    return Reference.parse(f"http://{registry.host}/{name}")
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ import pytest
 import faulty_registry as faults
 from duccmake.errors import DigestMismatch, DuccmakeError, NotFound, RegistryUnavailable
 from duccmake.manifest import Descriptor
-from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
-from servers import add_image, layer_of
+from servers import add_image, layer_of, reference
 
 CONTENT = layer_of({"noise": random.Random(1).randbytes(2_000_000)})[0]
 
@@ -28,7 +27,7 @@ class Setting:
         self.registry = registry
         self.image = add_image(registry.store, "team/app", "1", layers=(CONTENT,))
         self.layer = self.image.layers[0]
-        self.reference = Reference.parse(f"http://{registry.host}/team/app:1")
+        self.reference = reference(registry)
         self.path = tmp_path / "blobs" / "layer"
         self.part = tmp_path / "blobs" / "layer.part"
         self.settings = {registry.host: RegistrySettings(scheme="http", timeout_seconds=1.0)}

@@ -13,7 +13,7 @@ from duccmake.registry.client import Client
 from duccmake.registry.retry import RegistryLeftAlone, backoff_seconds, retry_after_seconds
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
-from servers import add_image
+from servers import add_image, reference
 
 
 @pytest.fixture
@@ -26,10 +26,6 @@ def registry(tmp_path):
 def client(registry, **more) -> Client:
     settings = {registry.host: RegistrySettings(scheme="http", timeout_seconds=1.0)}
     return Client(settings, **{"backoff_seconds": 0.001, **more})
-
-
-def reference(registry, name="team/app:1") -> Reference:
-    return Reference.parse(f"http://{registry.host}/{name}")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from staged_trees import TOP, file, flat_of, listing, open_repository, stage
+from staged_trees import TOP, file, flat_of, listing, stage
 from staged_trees import publish as publish_changes
 
 from duccmake.collect import collect
@@ -26,11 +26,6 @@ from duccmake.store import PollMemory
 
 TAG = "r.example.org/team/app:1"
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture
-def repository(tmp_path):
-    return open_repository(tmp_path)
 
 
 @pytest.fixture
