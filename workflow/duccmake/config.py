@@ -19,14 +19,12 @@ import yaml
 from .errors import ConfigError, InvalidReference
 from .eventlog import EventSettings
 from .limits import UnpackLimits
+from .nodes import Loader
 from .products import PRODUCTS, in_order
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
 from .removal_settings import HistorySettings, RemovalSettings, Rule
 from .sources.location import Source
-
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The fast one where PyYAML has it: every job reads the schema."""
 
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
 
@@ -202,7 +200,7 @@ class Config:
 
 @functools.cache
 def _schema() -> Any:
-    return yaml.load(SCHEMA.read_bytes(), Loader=_Loader)
+    return yaml.load(SCHEMA.read_bytes(), Loader=Loader)
 
 
 Key = tuple[str | int, ...]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .errors import InvalidReference
+from .nodes import line_of, plain_scalar
 from .products import in_order
 from .reference import Platform
 from .tags import TagRules
@@ -187,7 +188,7 @@ class _Members:
                 if name in found:
                     raise EntryError(
                         f"the key {name[:80]!r} stands twice in the entry",
-                        line=_line(key),
+                        line=line_of(key),
                         mend="join the two",
                     )
                 plain = self._value(value)
@@ -195,31 +196,22 @@ class _Members:
                 if plain is not None:
                     found[name] = plain
             return found
-        if node.tag == "tag:yaml.org,2002:str":
-            return node.value
-        try:
-            return yaml.constructor.SafeConstructor().construct_object(node)
-        except (yaml.YAMLError, ValueError, ArithmeticError):
-            return node
+        return plain_scalar(node)
 
     def _line(self, path: Sequence[str | int]) -> int:
         node: yaml.Node = self._node
-        line = _line(node)
+        line = line_of(node)
         for part in path:
             if isinstance(node, yaml.MappingNode):
                 pairs = {getattr(key, "value", None): (key, value) for key, value in node.value}
                 if part not in pairs:
                     break
                 key, node = pairs[part]
-                line = _line(key)
+                line = line_of(key)
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
                 node = node.value[part]
-                line = _line(node)
+                line = line_of(node)
         return line
-
-
-def _line(node: yaml.Node) -> int:
-    return node.start_mark.line + 1 if node.start_mark else 1
 
 
 def _found(value: Any) -> str:

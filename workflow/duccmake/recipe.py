@@ -20,6 +20,7 @@ import yaml
 
 from .entry import NOTHING_SPECIAL, EntryError, Wished, parse_entry
 from .errors import InvalidReference, RecipeError
+from .nodes import Loader, line_of, plain_scalar
 from .reference import DOCKER_HUB, Reference, is_local
 from .tags import TagRules
 
@@ -33,8 +34,6 @@ MAX_BYTES = 8 * 1024**2
 _MAX_DEPTH = 32
 _MAX_ALIASES = 1000
 _MAX_SHOWN = 200
-
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ def parse(path: Path, raw: bytes) -> Recipe:
         try:
             wishes.append(_wish(path, node, id(node) in faulty))
         except InvalidReference as error:
-            line = error.line if isinstance(error, EntryError) else _line(node)
+            line = error.line if isinstance(error, EntryError) else line_of(node)
             bad.append(BadEntry(_shown(node), line, error.found, error.mend, path))
     recipe = Recipe(
         path=path,
@@ -217,7 +216,7 @@ def read(path: Path) -> bytes:
 def _compose(path: Path, raw: bytes) -> yaml.MappingNode:
     try:
         _refuse_bombs(path, raw)
-        node = yaml.compose(raw, Loader=_Loader)
+        node = yaml.compose(raw, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}"
@@ -234,7 +233,7 @@ def _compose(path: Path, raw: bytes) -> yaml.MappingNode:
     if not isinstance(node, yaml.MappingNode):
         found = "empty" if node is None else _kind(node)
         raise RecipeError(
-            f"{path}:{_line(node) if node else 1}: the recipe is {found}, not a mapping",
+            f"{path}:{line_of(node) if node else 1}: the recipe is {found}, not a mapping",
             mend="it begins with the line 'version: 1', and the images stand below 'input:'",
         )
     return node
@@ -243,7 +242,7 @@ def _compose(path: Path, raw: bytes) -> yaml.MappingNode:
 def _refuse_bombs(path: Path, raw: bytes) -> None:
     """Refuse what no wish list needs, before the parser recurses into it."""
     depth = aliases = 0
-    for event in yaml.parse(raw, Loader=_Loader):
+    for event in yaml.parse(raw, Loader=Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -253,7 +252,7 @@ def _refuse_bombs(path: Path, raw: bytes) -> None:
         if depth > _MAX_DEPTH or aliases > _MAX_ALIASES:
             what = "is nested too deeply" if depth > _MAX_DEPTH else "has too many aliases"
             raise RecipeError(
-                f"{path}:{_line(event)}: the recipe {what}",
+                f"{path}:{line_of(event)}: the recipe {what}",
                 mend="write the images as a plain list below 'input:'",
             )
 
@@ -273,11 +272,11 @@ def _members(path: Path, root: yaml.MappingNode) -> dict[str, _Member]:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _kind(key_node)
         if key in members:
             raise RecipeError(
-                f"{path}:{_line(key_node)}: the key {key!r} stands here a second time, "
+                f"{path}:{line_of(key_node)}: the key {key!r} stands here a second time, "
                 f"first in line {members[key].line}",
                 mend="join the two",
             )
-        members[key] = _Member(_line(key_node), node)
+        members[key] = _Member(line_of(key_node), node)
     return members
 
 
@@ -311,7 +310,7 @@ def _validate(path: Path, members: dict[str, _Member]) -> set[int]:
 
 @functools.cache
 def _schema() -> Any:
-    return yaml.load(SCHEMA.read_bytes(), Loader=_Loader)
+    return yaml.load(SCHEMA.read_bytes(), Loader=Loader)
 
 
 @functools.cache
@@ -402,23 +401,13 @@ def _entries(members: dict[str, _Member], key: str) -> list[yaml.Node]:
 # Nodes.
 
 
-def _line(marked: yaml.Node | yaml.Event) -> int:
-    mark = marked.start_mark
-    return mark.line + 1 if mark else 1
-
-
 def _plain(node: yaml.Node, depth: int = 1) -> Any:
     """The node's value, as deep as the schema looks; what JSON has no type for stays a node."""
     if isinstance(node, yaml.SequenceNode):
         return [_plain(child, depth - 1) for child in node.value] if depth else []
     if isinstance(node, yaml.MappingNode):
         return {}
-    if node.tag == "tag:yaml.org,2002:str":
-        return node.value
-    try:
-        return yaml.constructor.SafeConstructor().construct_object(node)
-    except (yaml.YAMLError, ValueError, ArithmeticError):
-        return node
+    return plain_scalar(node)
 
 
 def _kind(node: yaml.Node) -> str:
@@ -479,7 +468,7 @@ _NO_CREDENTIALS = (
 
 def _wish(path: Path, node: yaml.Node, faulty: bool) -> Wish:
     if faulty or not isinstance(node, yaml.MappingNode):
-        return Wish(_reference(node, faulty), _line(node), path=path)
+        return Wish(_reference(node, faulty), line_of(node), path=path)
     if len(node.value) == 1 and not _image_of(node):
         # An image whose tag YAML takes for a value; or a key that is misspelled.
         fault = _fault(node, _shown(node))
@@ -489,7 +478,7 @@ def _wish(path: Path, node: yaml.Node, faulty: bool) -> Wish:
     reference = _reference(image, False)
     if wished.tags is not None and not reference.is_glob:
         reference = replace(reference, tag="*")
-    return Wish(reference, _line(node), path=path, wished=wished)
+    return Wish(reference, line_of(node), path=path, wished=wished)
 
 
 def _reference(node: yaml.Node, faulty: bool) -> Reference:
@@ -548,7 +537,7 @@ def _bad_glob(path: Path, node: yaml.Node) -> BadEntry:
     error = _fault(node, _shown(node))
     return BadEntry(
         _shown(node),
-        _line(node),
+        line_of(node),
         f"ignoreErrors: {error.found}",
         f"write globs over image names as texts, like {_example('ignoreErrors')}",
         path,
