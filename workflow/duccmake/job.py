@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from .config import Config
 from .errors import DuccmakeError
 from .eventlog import EventLog
 from .plan import Plan, PlannedImage
-from .store import write_atomically
+from .store import remove_tree, write_atomically
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -80,7 +79,7 @@ class Job:
             if failure is None:
                 continue
             if not self.ignorable:
-                _discard(path)
+                remove_tree(path)
             raise DuccmakeError(**failure)
 
     def report(self, event: str, **members: Any) -> None:
@@ -176,10 +175,3 @@ def _handed_on(path: Path) -> Mapping[str, str] | None:
             return failure
     except FileNotFoundError:
         return None
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

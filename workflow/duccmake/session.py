@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from . import presence
 from .config import Config
 from .plan import RESULTS, Plan
 from .planner import make_plan
+from .store import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +81,7 @@ def tidy(plan: Plan, session_plan: Path) -> None:
 
 def _remove(path: Path) -> None:
     logger.info("removing %s of an earlier run", path)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    remove_tree(path)
 
 
 def boot_id() -> str:

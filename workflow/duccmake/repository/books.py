@@ -123,14 +123,25 @@ def _check_link(layout: Layout, link: Path) -> None:
         raise RepositoryError(
             f"{link} is in the way of its link", mend="move it away and run again"
         )
-    for parent in link.parents:
-        if parent == layout.root:
+    checked_parents(layout.root, link)
+
+
+def checked_parents(root: Path, path: Path) -> list[Path]:
+    """What lies between a path and ``root``, the nearest first; none may be a symlink.
+
+    Raises `RepositoryError` where one is.
+    """
+    parents = []
+    for parent in path.parents:
+        if parent == root:
             break
         if parent.is_symlink():
             raise RepositoryError(
                 f"{parent} is a symlink where a directory is needed",
                 mend="no image's name can lead through another image",
             )
+        parents.append(parent)
+    return parents
 
 
 def note_flat_tree(

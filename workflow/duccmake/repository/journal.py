@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RepositoryError
+from ..store import remove_tree as remove_tree
 from . import kernel
 from .layout import temporary
 
@@ -166,11 +166,3 @@ def put_directory(new: Path, final: Path) -> None:
 
 def _aside(new: Path) -> Path:
     return new.with_suffix(".old")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it, a file or a symlink; nothing is fine as well."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
+from ..store import remove_tree
 from . import StagedImage, StagedLayer, ducc
 from .amend import amend, amendments
 from .books import (
     check_link,
+    checked_parents,
     flat_losses,
     is_there,
     known_losses,
@@ -29,7 +31,7 @@ from .books import (
 )
 from .edits import Directory, Edits, File, Put, Symlink
 from .failures import reported
-from .journal import Move, put_directory, remove_tree
+from .journal import Move, put_directory
 from .layout import Layout, temporary
 from .plant import FlatMode, plant
 
@@ -250,17 +252,7 @@ def move(root: Path, final: Path, *, inode: int = 0) -> Move:
 
 def make_parents(root: Path, path: Path) -> None:
     """Make the directories above ``path``, readable for all; none may be a symlink."""
-    missing = []
-    for parent in path.parents:
-        if parent == root:
-            break
-        if parent.is_symlink():
-            raise RepositoryError(
-                f"{parent} is a symlink where a directory is needed",
-                mend="no image's name can lead through another image",
-            )
-        if not parent.is_dir():
-            missing.append(parent)
+    missing = [parent for parent in checked_parents(root, path) if not parent.is_dir()]
     for parent in reversed(missing):
         parent.mkdir()
         parent.chmod(0o755)
