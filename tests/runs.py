@@ -21,6 +21,7 @@ from duccmake.demo.registry import DemoRegistry, LoggedRequest
 from duccmake.reference import Digest
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.layout import Layout
+from servers import without_proxies
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 REPOSITORY = "images.example.org"
@@ -201,8 +202,8 @@ class Work:
         """The environment of all that runs here."""
         inherited = {
             name: value
-            for name, value in os.environ.items()
-            if not name.lower().endswith("_proxy") and not name.startswith("DUCCMAKE_")
+            for name, value in without_proxies().items()
+            if not name.startswith("DUCCMAKE_")
         }
         # Snakemake keeps a cache below it, which tests share with nobody.
         return {**inherited, "XDG_CACHE_HOME": f"{self.path}/.cache", **self.environment}

@@ -36,8 +36,8 @@ from duccmake.manifest import (
     Descriptor,
 )
 from duccmake.reference import Digest, Platform, Reference
+from samples import AMD64
 
-AMD64 = Platform("linux", "amd64")
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
@@ -213,7 +213,7 @@ def docker_registry(
     log = root / "registry.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [program, "serve", str(config)], stdout=output, stderr=output, env=_environment()
+            [program, "serve", str(config)], stdout=output, stderr=output, env=without_proxies()
         )
         try:
             _wait_for(port, process, log)
@@ -391,7 +391,7 @@ def htpasswd(path: Path, user: str, password: str) -> Path:
 def skopeo(*arguments: str) -> str:
     """Run skopeo and return what it prints; skips the test where it is missing."""
     done = subprocess.run(
-        [need("skopeo"), *arguments], capture_output=True, text=True, env=_environment()
+        [need("skopeo"), *arguments], capture_output=True, text=True, env=without_proxies()
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -423,8 +423,8 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"docker-registry does not start: {log.read_text()[-2000:]}")
 
 
-def _environment() -> dict[str, str]:
-    """Without proxies: all servers are on this machine."""
+def without_proxies() -> dict[str, str]:
+    """The environment without proxies: all servers are on this machine."""
     return {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     }

@@ -10,12 +10,11 @@ from pathlib import Path
 import psutil
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
-from duccmake.reference import Platform
 from runs import Work
+from samples import AMD64
 from servers import docker_registry
 from watching import events, eventually, listening, polls, watching
 
-AMD64 = Platform("linux", "amd64")
 ROUNDS = 4
 GOAL_SECONDS = 5.0
 OTHERS = 5

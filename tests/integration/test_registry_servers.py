@@ -21,15 +21,15 @@ from duccmake.fetch import fetch_layer
 from duccmake.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.plan import PENDING, PlannedImage, PlannedLayer
 from duccmake.recipe import Recipe, Wish
-from duccmake.reference import Platform, Reference
+from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.resolve import Resolved, Resolver
 from duccmake.store import ContentStore, PollMemory
 from faulty_registry import FaultyProxy, FaultyRegistry
+from samples import AMD64
 from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
-AMD64 = Platform("linux", "amd64")
 USER = {"U": "me", "P": "hunter2"}
 LAYERS = tuple(layer_of({f"f{n}": random.Random(n).randbytes(300_000)})[0] for n in range(3))
 

@@ -17,9 +17,9 @@ from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST
 from duccmake.reference import Platform
 from runs import REPOSITORY, Run, Work, fresh_work
+from samples import AMD64
 from servers import free_port
 
-AMD64 = Platform("linux", "amd64")
 GOOD = ("good/one:1", "good/two:1")
 
 

@@ -7,10 +7,9 @@ import re
 import pytest
 
 from duccmake.demo.images import Image, LayerBuilder
-from duccmake.reference import Platform
 from runs import fresh_work
+from samples import AMD64
 
-AMD64 = Platform("linux", "amd64")
 BASE = LayerBuilder().dir("etc").file("etc/base", "base").layer()
 COUNT = 4
 

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.reference import Platform
 from duccmake.repository.directory import DirectoryRepository
 from pipeline import digest_of
 from runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
+from samples import AMD64
 from servers import need
 
-AMD64 = Platform("linux", "amd64")
 OTHER = "other.example.org"
 OPTIONS = ("--dag", "--rulegraph", "--filegraph", "--lint")
 

@@ -24,11 +24,11 @@ from duccmake.manifest import (
     parse_manifest,
 )
 from duccmake.reference import Digest, Platform
+from samples import AMD64
 
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
-AMD64 = Platform("linux", "amd64")
 
 
 def descriptor(media_type: str, **more: object) -> dict[str, object]:

@@ -14,13 +14,13 @@ import faulty_registry as faults
 import servers
 from duccmake.errors import DuccmakeError, NotFound, Unauthorized
 from duccmake.manifest import Descriptor
-from duccmake.reference import Platform, Reference
+from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
+from samples import AMD64
 from servers import ConnectProxy, add_image, layer_of, reference
 
-AMD64 = Platform("linux", "amd64")
 CONTENT = layer_of({"noise": random.Random(3).randbytes(1_500_000)})[0]
 
 

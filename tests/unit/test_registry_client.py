@@ -21,9 +21,9 @@ from duccmake.registry.answers import matching
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from faulty_registry import FaultyRegistry
+from samples import AMD64
 from servers import add_image, add_index, reference, sha256
 
-AMD64 = Platform("linux", "amd64")
 SECRETS = {"U": "me", "P": "hunter2"}
 
 

@@ -31,9 +31,9 @@ from duccmake.registry.anywhere import Anywhere
 from duccmake.registry.client import Client
 from duccmake.registry.selection import select_image
 from duccmake.repository.layout import check_name
+from samples import AMD64
 from servers import SampleImage, add_image, add_index, layer_of, sha256, skopeo
 
-AMD64 = Platform("linux", "amd64")
 LAYERS = tuple(layer_of({name: name.encode() * 9})[0] for name in ("one", "two"))
 PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)
 

@@ -18,9 +18,8 @@ from duccmake.resolve import Resolution, Resolved, Resolver, Unresolved
 from duccmake.store import ContentStore, PollMemory
 from duccmake.tags import TagRules
 from faulty_registry import FaultyRegistry, PullLimit
+from samples import AMD64
 from servers import add_image, add_index
-
-AMD64 = Platform("linux", "amd64")
 
 
 class Setting:
