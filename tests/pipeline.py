@@ -15,6 +15,7 @@ from duccmake.reference import Digest
 from duccmake.repository import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.layout import Layout
+from duccmake.repository.podman.layers import chain
 from duccmake.unpack import UnpackedLayer, unpack_layer
 
 NAME = "registry.example.org/odd/image:1"
@@ -61,7 +62,10 @@ def flattened(layers: Sequence[Layer], base: Path, *, packed: bool = False) -> F
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An image in a repository: its flat tree, its layers' trees (lowest first), manifests."""
+    """An image in a repository: its flat tree, its layers' trees (lowest first), manifests.
+
+    ``store`` are the trees that podman's store has for it, lowest first.
+    """
 
     flat: Path
     layers: tuple[Path, ...]
@@ -69,6 +73,7 @@ class Published:
     layer_manifests: tuple[Path, ...]
     problems: tuple[str, ...]
     losses: dict[str, int]
+    store: tuple[Path, ...] = ()
 
 
 def stage(
@@ -111,10 +116,12 @@ def change_set(images: Sequence[StagedImage], staging: Path) -> ChangeSet:
     return ChangeSet(tuple(layers), tuple(images))
 
 
-def publish(layers: Sequence[Layer], base: Path) -> Published:
+def publish(
+    layers: Sequence[Layer], base: Path, products: tuple[str, ...] = ("layers", "flat")
+) -> Published:
     """Unpack, flatten and publish an image into a fresh repository below ``base``."""
     staging = base / "staging"
-    image = stage(NAME, Image(tuple(layers)), staging)
+    image = stage(NAME, Image(tuple(layers)), staging, products)
     repository = DirectoryRepository(base / "cvmfs", "odd.example.org", durable=False)
     with repository.lock():
         repository.publish(change_set([image], staging))
@@ -127,4 +134,24 @@ def publish(layers: Sequence[Layer], base: Path) -> Published:
         layer_manifests=tuple(layout.layer_manifest(layer.digest) for layer in layers),
         problems=tuple(repository.verify(NAME)),
         losses=record["losses"],
+        store=store_layers(layout, layers) if "podman" in products else (),
+    )
+
+
+def store_layers(layout: Layout, layers: Sequence[Layer]) -> tuple[Path, ...]:
+    """What podman mounts of an image of the store, lowest first, as its driver finds it.
+
+    In the repository as it is published, not as clients see it.
+    """
+    if not layers:
+        return ()
+    overlay = layout.root / "podmanStore" / "overlay"
+    top = overlay / chain([layer.diff_id for layer in layers])[-1].id
+    lower = top / "lower"
+    links = lower.read_text().split(":")[::-1] if lower.exists() else []
+    tops = [overlay / "l" / (overlay / link).readlink() for link in links] + [top / "diff"]
+    seen = layout.seen(layout.root)
+    return tuple(
+        layout.root / diff.readlink().relative_to(seen) if diff.is_symlink() else diff
+        for diff in tops
     )

@@ -18,8 +18,8 @@ class Case:
     """A stack of layers, lowest first, and its tree.
 
     ``differs`` says of an oracle (``umoci``, ``extracted``, ``podman``, ``overlay``
-    for the kernel's overlayfs over the published layers) why it shows another
-    tree; tests hold it to that.
+    for the kernel's overlayfs over the published layers, ``store`` for that over
+    podman's store) why it shows another tree; tests hold it to that.
     """
 
     name: str

@@ -21,6 +21,8 @@ from .case import (
 _LINK_BEFORE_TARGET = "wants a hard link's target before the link"
 _SEQUENTIAL = "links what is there at that moment, which the layer then replaces"
 _MAKES_PARENTS = "makes the directories that a whiteout stands in"
+_DEVICE_OF_WHITEOUTS = "overlayfs takes any device 0:0 for a whiteout"
+_PUBLISHES_PARENTS = "a layer is published with the directories of its whiteouts, lower ones or not"
 SYMLINK_UNKNOWN = (
     "a layer is published as it is, without knowing that a lower one has a symlink there: "
     "its directory covers that"
@@ -234,7 +236,8 @@ def _whiteouts() -> list[Case]:
             _layer().file("x"),
             _layer().whiteout("y").whiteout("d/z"),
             tree={"x": file()},
-            overlay="a layer is published with the directories of its whiteouts, lower ones or not",
+            overlay=_PUBLISHES_PARENTS,
+            store=_PUBLISHES_PARENTS,
             podman=_MAKES_PARENTS,
         ),
         case(
@@ -730,7 +733,8 @@ def _metadata() -> list[Case]:
             _layer().file("x", "lower"),
             _layer().device("x", 0, 0, mode=0o600).device("y", 0, 0),
             tree={"x": char(0, 0, 0o600), "y": char(0, 0)},
-            overlay="overlayfs takes any device 0:0 for a whiteout",
+            overlay=_DEVICE_OF_WHITEOUTS,
+            store=_DEVICE_OF_WHITEOUTS,
             extracted="overlayfs does not let one make a device 0:0",
         ),
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
@@ -114,38 +115,56 @@ def test_names_that_come_twice_in_a_layer_end_as_with_the_others(stack: list[lis
     _check_against_others(stack)
 
 
-def _both_views(stack: list[list[Change]]) -> tuple[Tree, Tree, Mapping[str, int]]:
-    """The flat tree, what the kernel makes of the published layers, and the losses on record."""
+@dataclass(frozen=True)
+class _Views:
+    """A flat tree, what the kernel makes of the layers and of podman's store, and the losses."""
+
+    flat: Tree
+    layers: Tree
+    store: Tree
+    losses: Mapping[str, int]
+
+
+def _views(stack: list[list[Change]]) -> _Views:
     layers = [layer_of(changes) for changes in stack]
     assume(len({layer.digest for layer in layers}) == len(layers))
     with tempfile.TemporaryDirectory(prefix="stack") as directory:
         base = Path(directory)
         try:
-            published = pipeline.publish(layers, base / "ours")
+            published = pipeline.publish(layers, base / "ours", ("layers", "flat", "podman"))
         except LayerError:
             assume(False)
         flat = trees.snapshot(published.flat)
-        with oracles.overlay(published.layers, base) as merged:
-            overlay = _without_empty_parents(trees.snapshot(merged), flat)
+        overlays = []
+        for lower in (published.layers, published.store):
+            with oracles.overlay(lower, base) as merged:
+                overlays.append(_without_empty_parents(trees.snapshot(merged), flat))
     assert list(published.problems) == []
-    return flat, overlay, published.losses
+    return _Views(flat, *overlays, published.losses)
 
 
 @needs_overlay
 @_SETTINGS
 @given(PLAIN)
 def test_kernel_overlay_of_published_layers_is_the_flat_tree(stack: list[list[Change]]):
-    flat, overlay, _ = _both_views(stack)
-    assert trees.differences(flat, overlay) == []
+    views = _views(stack)
+    assert trees.differences(views.flat, views.layers) == []
 
 
 @needs_overlay
 @_SETTINGS
 @given(ANY)
-def test_kernel_overlay_shows_another_tree_only_where_the_images_record_says_so(
+def test_kernel_overlay_shows_another_tree_only_where_the_record_says_so_and_podmans_store_never(
     stack: list[list[Change]],
 ):
-    flat, overlay, losses = _both_views(stack)
-    noted = bool({"covered", "whiteouts"} & losses.keys())
+    views = _views(stack)
+    noted = bool({"covered", "whiteouts"} & views.losses.keys())
     event("noted" if noted else "the same")
-    assert noted or trees.differences(flat, overlay) == []
+    assert noted or trees.differences(views.flat, views.layers) == []
+    # Trees of the store's own take nothing but files from other layers: the rest is made anew.
+    passed_over = {
+        path: ("group",)
+        for path, node in views.flat.items()
+        if noted and node.kind not in ("file", "dir")
+    }
+    assert trees.differences(views.flat, views.store, ignore_on=passed_over) == []

@@ -65,6 +65,16 @@ def test_kernel_overlay_of_published_layers_is_the_image(case, tmp_path):
     assert bool(noted) == (case.differs.get("overlay") == SYMLINK_UNKNOWN)
 
 
+@needs_overlay
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_overlay_of_podmans_store_is_the_image(case, tmp_path):
+    """Also where that of the published layers is not: a layer there belongs to its chain."""
+    published = pipeline.publish(case.layers, tmp_path, ("layers", "flat", "podman"))
+    with oracles.overlay(published.store, tmp_path) as merged:
+        _hold(case, "store", _compare(case, "store", merged))
+    assert list(published.problems) == []
+
+
 @needs_umoci
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_umoci_agrees(case, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import oracles
 import pipeline
 import podman_client
 from duccmake.demo.images import Image, Layer, LayerBuilder, write_oci_layout
@@ -30,8 +31,9 @@ APP, OTHER_TAG, HUB = (
     "registry.example.org/team/app:one",
     ("registry.hub.docker.com/library/app:1"),
 )
-BASE, REPEATED, EMPTY, NOTHING = (
-    f"registry.example.org/team/{name}:1" for name in ("base", "repeated", "empty", "nothing")
+BASE, REPEATED, EMPTY, NOTHING, THROUGH = (
+    f"registry.example.org/team/{name}:1"
+    for name in ("base", "repeated", "empty", "nothing", "through")
 )
 ZSTD = "registry.example.org/team/app:zstd"
 
@@ -43,6 +45,8 @@ def images() -> Mapping[str, Image]:
         podman_client.top_layer().layer(),
         Layer(bytes(1024)),
     )
+    link = LayerBuilder().symlink("link", "opt").layer()
+    through = LayerBuilder().whiteout("link/a").file("link/d", "d\n").layer()
     app = Image((base, top), {"Cmd": ["/bin/busybox", "echo", "it runs"], "Env": ["A=b"]})
     return {
         BASE: Image((base,)),
@@ -53,6 +57,7 @@ def images() -> Mapping[str, Image]:
         REPEATED: Image((base, top, base)),
         EMPTY: Image((empty, base, empty, top, empty, empty)),
         NOTHING: Image(()),
+        THROUGH: Image((base, link, through)),
     }
 
 
@@ -218,6 +223,25 @@ def test_a_layer_that_comes_again_further_up_shows_again(client: Podman):
 def test_empty_layers_change_nothing_wherever_they_stand(client: Podman):
     command = ("/bin/busybox", "find", "/etc/new", "/opt", "/srv")
     assert client.run(EMPTY, *command) == client.run(APP, *command)
+
+
+def test_what_a_layer_does_through_a_lower_layers_symlink_is_where_that_leads(client: Podman):
+    found = client.run(THROUGH, "/bin/busybox", "find", "/opt", "/link")
+    assert _tree(found) == {"/opt", "/opt/b", "/opt/d", "/link"}
+    assert client.run(THROUGH, "/bin/busybox", "cat", "/link/d") == "d"
+
+
+def test_podman_that_pulls_has_a_layer_that_goes_through_a_symlink_right_with_vfs_alone(
+    images: Mapping[str, Image], tmp_path: Path
+):
+    """What it shows with the driver that everybody has is no measure for such an image."""
+    layers = images[THROUGH].layers
+    with oracles.podman(layers, tmp_path / "vfs", "vfs") as tree:
+        assert sorted(path.name for path in (tree / "opt").iterdir()) == ["b", "d"]
+        assert (tree / "link").is_symlink()
+    with oracles.podman(layers, tmp_path / "overlay", "overlay") as tree:
+        assert sorted(path.name for path in (tree / "opt").iterdir()) == ["a", "b"]
+        assert not (tree / "link").is_symlink()
 
 
 def _tree(said: str) -> set[str]:

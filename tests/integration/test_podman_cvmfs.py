@@ -14,13 +14,15 @@ import pytest
 import pipeline
 import podman_client
 from cvmfs_repositories import Real, StandIn, both, repository_for
-from duccmake.demo.images import Image
+from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.edits import Edits
 from duccmake.repository.usage import survey
 from duccmake.repository.withdraw import withdraw
 from podman_client import Podman, podman
 
-APP, REPEATED = "registry.example.org/team/app:1", "registry.example.org/team/repeated:1"
+APP, REPEATED, THROUGH = (
+    f"registry.example.org/team/{name}:1" for name in ("app", "repeated", "through")
+)
 
 
 @pytest.fixture(params=both())
@@ -54,10 +56,16 @@ def mounted(cvmfs: StandIn | Real, clients: Path) -> Iterator[Path]:
 
 def look_at(client: Podman) -> None:
     """What the store has is there, and nothing that is deleted."""
-    assert {name for names in client.images().values() for name in names} == {APP, REPEATED}
+    assert {name for names in client.images().values() for name in names} == {
+        APP,
+        REPEATED,
+        THROUGH,
+    }
     assert client.run(APP, "/bin/busybox", "find", "/opt").split() == ["/opt", "/opt/c"]
     again = client.run(REPEATED, "/bin/busybox", "find", "/opt").split()
     assert sorted(again) == ["/opt", "/opt/a", "/opt/b", "/opt/c"]
+    through = client.run(THROUGH, "/bin/busybox", "find", "/opt", "/link").split()
+    assert sorted(through) == ["/link", "/opt", "/opt/b", "/opt/d"]
     if not client.rootless:
         assert {"A /etc/new", "D /etc/old", "A /opt/c"} <= client.diff(APP)
 
@@ -66,7 +74,13 @@ def test_podman_uses_the_store_of_a_repository_in_cernvm_fs(
     cvmfs: StandIn | Real, clients: Path, tmp_path: Path
 ):
     base, top = podman_client.base_layer(), podman_client.top_layer().layer()
-    images = {APP: Image((base, top)), REPEATED: Image((base, top, base))}
+    link = LayerBuilder().symlink("link", "opt").layer()
+    through = LayerBuilder().whiteout("link/a").file("link/d", "d\n").layer()
+    images = {
+        APP: Image((base, top)),
+        REPEATED: Image((base, top, base)),
+        THROUGH: Image((base, link, through)),
+    }
     repository = cvmfs.open(clients_root=clients)
     staged = [
         pipeline.stage(name, image, tmp_path / "staging", ("layers", "flat", "podman"), packed=True)
@@ -84,5 +98,9 @@ def test_podman_uses_the_store_of_a_repository_in_cernvm_fs(
         repository.edit(edits)
     with mounted(cvmfs, clients) as store, podman(store) as client:
         pinned = f"registry.example.org/team/app@{images[APP].digest}"
-        assert {name for names in client.images().values() for name in names} == {REPEATED, pinned}
+        assert {name for names in client.images().values() for name in names} == {
+            REPEATED,
+            THROUGH,
+            pinned,
+        }
     assert cvmfs.problems() == ""

@@ -8,7 +8,7 @@ import pytest
 
 from duccmake import mtree
 from duccmake.errors import LayerError
-from duccmake.flatten import LayerTree, flatten, flatten_image
+from duccmake.flatten import LayerTree, chain_changes, flatten, flatten_image
 from duccmake.manifest import ImageConfig
 from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
 from duccmake.repository import amend
@@ -200,6 +200,73 @@ def test_a_symlink_that_the_layer_replaces_is_not_covered():
     base = layer("1", d("usr"), symlink("lib", "usr"))
     _, found = amendments(base, layer("2", d("lib"), f("lib/y")))
     assert not any(b"lost:covered" in entry.flags for entry in found.values())
+
+
+# --- what a layer changes in its chain --------------------------------------
+
+
+def changes(*layers: LayerTree) -> dict[int, dict[str, Entry]]:
+    return {
+        number: {
+            (entry := Entry.parse(line)).path.decode(): entry
+            for line in listing.removeprefix(mtree.FORMAT).splitlines()
+        }
+        for number, listing in chain_changes(layers).items()
+    }
+
+
+LINKED = layer(
+    "linked", d("usr", 0o711), d("usr/lib", 0o750), f("usr/lib/x"), symlink("lib", "usr/lib")
+)
+
+
+def test_changes_through_a_symlink_are_where_it_leads_with_the_directories_on_the_way():
+    top = layer("top", implied("lib"), f("lib/y", "y"), whiteout("lib/x"), f("z"))
+    found = changes(LINKED, top)
+    assert list(found) == [1]
+    assert list(found[1]) == [".", "usr", "usr/lib", "usr/lib/x", "usr/lib/y", "z"]
+    assert (found[1]["usr"].mode, found[1]["usr/lib"].mode) == (0o711, 0o750)
+    assert b"whiteout" in found[1]["usr/lib/x"].flags
+    assert (found[1]["usr/lib/y"].layer, found[1]["usr/lib/y"].source) == (1, b"lib/y")
+
+
+def test_no_changes_are_asked_for_where_an_overlay_of_the_layers_is_right():
+    assert changes(LINKED, layer("top", implied("usr"), implied("usr/lib"), f("usr/lib/y"))) == {}
+    assert changes() == {}
+
+
+def test_a_layer_that_only_covers_a_symlink_changes_nothing():
+    found = changes(LINKED, layer("top", implied("lib"), whiteout("lib/nothing")))
+    assert list(found[1]) == ["."]
+
+
+def test_hard_links_through_a_symlink_are_one_file_and_those_to_lower_layers_name_that():
+    top = layer(
+        "top",
+        implied("lib"),
+        f("lib/a", "a"),
+        f("lib/b", "a", hardlink=b"lib/a"),
+        lower("lib/c", "usr/lib/x"),
+    )
+    found = changes(LINKED, top)[1]
+    assert "usr/lib/x" not in found
+    assert (found["usr/lib/a"].source, found["usr/lib/b"].source) == (b"lib/a", b"lib/a")
+    assert found["usr/lib/b"].hardlink == b"usr/lib/a"
+    assert (found["usr/lib/c"].layer, found["usr/lib/c"].source) == (0, b"usr/lib/x")
+
+
+def test_what_takes_the_place_of_another_kind_needs_no_whiteout():
+    base = layer("base", d("d"), f("d/x"), f("e"), d("t"), symlink("s", "t"))
+    top = layer("top", f("d", "file"), d("e"), f("e/y"), implied("s"), f("s/z"))
+    found = changes(base, top)[1]
+    assert {path: entry.kind for path, entry in found.items()} == {
+        ".": DIR,
+        "d": FILE,
+        "e": DIR,
+        "e/y": FILE,
+        "t": DIR,
+        "t/z": FILE,
+    }
 
 
 # --- what is generated -----------------------------------------------------

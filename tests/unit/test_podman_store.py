@@ -48,7 +48,8 @@ class Store:
         self.edit(lambda edits: podman.without(edits, self.repository.layout, **what))
 
     def differences(self, staged: StagedImage) -> list[str]:
-        return list(podman.differences(self.repository.layout, wished_record(staged, {})))
+        record = wished_record(staged, {})
+        return list(podman.differences(self.repository.layout, record, lambda *trees: iter(())))
 
     def edit(self, change) -> None:
         with self.repository.lock():

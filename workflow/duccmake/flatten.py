@@ -11,6 +11,7 @@ it, so whiteouts for what an opaque directory hides, attributes of directories
 that it does not mention and hard links to lower layers are only known here.
 Where a layer goes through a lower layer's symlink, no overlay of the layers can be
 right, since another chain may have a directory there: that is noted as lost.
+`chain_changes` gives what such a layer changes in this one chain.
 """
 
 from __future__ import annotations
@@ -183,6 +184,25 @@ def flatten(
         amendments.append(merge.amendments)
     contents = _add_generated(root, extra, mtime_ns)
     return FlatTree(tuple(layer.digest for layer in layers), root, tuple(amendments), contents)
+
+
+def chain_changes(layers: Sequence[LayerTree]) -> dict[int, bytes]:
+    """What layers change in this chain: those that no overlay shows as they are, by number.
+
+    Each is a manifest of what the layer puts and removes (whiteouts), in the places
+    where that is, with the directories on the way, and as in an image's manifest the
+    layer that provides each entry.  Trees of these in the place of the layers make an
+    overlay that is the image.  Raises `LayerError` as `flatten` does.
+    """
+    beyond = [number for number, noted in enumerate(flatten(layers).amendments) if _is_lost(noted)]
+    root = _Dir(_IMPLIED, 0)
+    found = {}
+    for number, layer in enumerate(layers[: max(beyond, default=-1) + 1]):
+        before = _copy(root) if number in beyond else None
+        _Merge(root, number).apply(layer.manifest.splitlines())
+        if before is not None:
+            found[number] = mtree.FORMAT + b"".join(_changes(before, root))
+    return found
 
 
 class _Merge:
@@ -499,6 +519,72 @@ def _shared_below(root: _Dir) -> Iterator[_Shared]:
                 stack.append(node)
             elif isinstance(node, _Shared):
                 yield node
+
+
+# --- what a layer changes in its chain ----------------------------------
+
+
+def _is_lost(amendments: dict[bytes, bytes]) -> bool:
+    return any(_COVERED in rest or _UNHIDDEN in rest for rest in amendments.values())
+
+
+def _copy(root: _Dir) -> _Dir:
+    copied = _Dir(root.rest, root.layer, dict(root.children))
+    stack = [copied]
+    while stack:
+        children = stack.pop().children
+        for name, node in list(children.items()):
+            if isinstance(node, _Dir):
+                below = children[name] = _Dir(node.rest, node.layer, dict(node.children))
+                stack.append(below)
+    return copied
+
+
+def _changes(before: _Dir, after: _Dir) -> Iterator[bytes]:
+    """The lines of what is another afterwards, or new, or gone, parents first."""
+    changed: dict[bytes, _Node | None] = {}
+    directories: dict[bytes, _Dir] = {}
+    stack: list[tuple[bytes, _Node | None, _Dir]] = [(b".", before, after)]
+    while stack:
+        path, old, new = stack.pop()
+        directories[path] = new
+        there = old.children if isinstance(old, _Dir) else {}
+        if not isinstance(old, _Dir) or old.rest != new.rest:
+            changed[path] = new
+        for name in there.keys() - new.children.keys():
+            changed[b"%b/%b" % (path, name)] = None
+        for name, node in new.children.items():
+            at, known = b"%b/%b" % (path, name), there.get(name)
+            if isinstance(node, _Dir):
+                stack.append((at, known, node))
+            elif known is None or isinstance(known, _Dir) or _at(node, at) != _at(known, at):
+                changed[at] = node
+    on_the_way = {b"."}
+    for path in changed:
+        while (path := path.rpartition(b"/")[0]) and path not in on_the_way:
+            on_the_way.add(path)
+    changed |= {path: directories[path] for path in on_the_way}
+    firsts: dict[_Shared, bytes] = {}
+    for path in sorted(changed):
+        yield _changed_line(path, changed[path], firsts)
+
+
+def _at(node: _Shared | _Plain, path: bytes) -> _Plain:
+    """What a node at ``path`` is, whether or not it is known to have other names."""
+    rest, layer, source = node if isinstance(node, tuple) else (node.rest, node.layer, node.source)
+    return rest, layer, source or path
+
+
+def _changed_line(path: bytes, node: _Node | None, firsts: dict[_Shared, bytes]) -> bytes:
+    if node is None:
+        return b"%b %b\n" % (path, _WHITEOUT)
+    if isinstance(node, tuple):
+        return _output(path, *node)
+    if isinstance(node, _Dir):
+        return _output(path, node.rest, node.layer, b"")
+    first = firsts.setdefault(node, path)
+    rest = node.rest if first == path else _tagged(node.rest, b"link:" + first[2:])
+    return _output(path, rest, node.layer, node.source)
 
 
 # --- what no layer has --------------------------------------------------

@@ -25,7 +25,7 @@ from . import (
     podman,
     schedule,
 )
-from .edits import Edits
+from .edits import Edits, Tree
 from .layout import Layout, split_variant
 
 Losses = Mapping[str, int]
@@ -168,11 +168,12 @@ def publish_metadata(
     images: Sequence[StagedImage],
     losses: Mapping[str, Losses],
     others: Callable[[], Mapping[str, str]],
+    trees: Mapping[Path, Tree] | None = None,
 ) -> None:
     """Manifests and records of ``images``, DUCC's books, podman's store, and last the public links.
 
     ``losses`` are each image's, by name; ``others`` tells the configurations of
-    the images that stay as they are, by name.
+    the images that stay as they are, by name; ``trees`` are those of podman's store.
     """
     now = time.time()
     superseded = [
@@ -204,7 +205,7 @@ def publish_metadata(
         edits.file(layout.record(image.name), dump(record.to_json()))
     _note_origins(edits, layout, images)
     _schedule(edits, layout, superseded, wished, staying)
-    podman.publish(edits, layout, images)
+    podman.publish(edits, layout, images, trees)
     for image in images:
         link = layout.link(image.name)
         if "flat" in image.products:

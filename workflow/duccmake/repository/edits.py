@@ -32,7 +32,21 @@ class Directory:
     """A directory, mode 0755, that is there also when nothing is in it."""
 
 
-Put = File | Symlink | Directory
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory with what a manifest lists, made of files of published layers.
+
+    ``listing`` is the manifest's text, whose entries name the layer that provides them
+    (`duccmake.mtree`); ``layers`` are their trees, lowest first.  It is published under
+    the path ``manifest``, after all else of the tree.
+    """
+
+    listing: bytes
+    layers: tuple[Path, ...]
+    manifest: Path
+
+
+Put = File | Symlink | Directory | Tree
 
 
 @dataclass(slots=True)
@@ -69,6 +83,10 @@ class Edits:
         """Make a directory, unless it is there."""
         if self._is_removed(path) or not path.is_dir():
             self._put(path, Directory())
+
+    def tree(self, path: Path, tree: Tree) -> None:
+        """Make a directory anew, with all that is in it."""
+        self._put(path, tree)
 
     def catalog(self, path: Path) -> None:
         """Begin a CernVM-FS catalog in a directory."""

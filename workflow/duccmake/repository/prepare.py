@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from ..store import remove_tree
-from . import StagedImage, StagedLayer, ducc
+from . import StagedImage, StagedLayer, ducc, podman
 from .amend import amend, amendments
 from .books import (
     check_link,
@@ -29,7 +30,7 @@ from .books import (
     note_flat_tree,
     publish_metadata,
 )
-from .edits import Directory, Edits, File, Put, Symlink
+from .edits import Directory, Edits, File, Put, Symlink, Tree
 from .failures import reported
 from .journal import Move, put_directory
 from .layout import Layout, temporary
@@ -86,7 +87,13 @@ class Preparation:
                     if image.path is None
                     else self._make(edits, image, image.path)
                 )
-        publish_metadata(edits, self._layout, self._images, losses, others)
+        trees = podman.own_trees(
+            self._layout,
+            self._images,
+            lambda image: losses[image.name],
+            self._layout.layer_manifest,
+        )
+        publish_metadata(edits, self._layout, self._images, losses, others, trees)
         return self._moves
 
     def _make(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
@@ -218,16 +225,23 @@ class EditsAsRenames:
 
     def temporaries(self) -> list[Path]:
         """Every temporary name that `prepare` makes."""
-        return [temporary(path) for path in self._edits.puts]
+        puts = self._edits.puts
+        manifests = (put.manifest for put in puts.values() if isinstance(put, Tree))
+        return [temporary(path) for path in (*puts, *manifests)]
 
     def prepare(self) -> list[Move]:
         """Make them; returns the renames that the commit has to do."""
-        return [self._prepare(path, put) for path, put in self._edits.puts.items()]
+        moves = []
+        for path, put in self._edits.puts.items():
+            moves.append(self._prepare(path, put))
+            if isinstance(put, Tree):
+                moves.append(move(self._root, put.manifest))
+        return moves
 
     def _prepare(self, path: Path, put: Put) -> Move:
         make_parents(self._root, path)
         new = temporary(path)
-        if not isinstance(put, Directory) and path.is_dir() and not path.is_symlink():
+        if not isinstance(put, Directory | Tree) and path.is_dir() and not path.is_symlink():
             # Found now: after the commit point the rename would fail for ever.
             raise RepositoryError(
                 f"{path} is a directory in the way of a file or a link",
@@ -238,11 +252,28 @@ class EditsAsRenames:
             new.chmod(0o644)
         elif isinstance(put, Symlink):
             new.symlink_to(put.target)
+        elif isinstance(put, Tree):
+            _plant_listing(put, new)
+            return move(self._root, path, inode=new.stat().st_ino)
         else:
             new.mkdir()
             new.chmod(0o755)
             return move(self._root, path, inode=new.stat().st_ino)
         return move(self._root, path)
+
+
+def _plant_listing(tree: Tree, new: Path) -> None:
+    with tempfile.NamedTemporaryFile() as listing:
+        listing.write(tree.listing)
+        listing.flush()
+        plant(
+            Path(listing.name),
+            new,
+            layers=tree.layers,
+            generated=new,
+            mode="hardlink",
+            published=temporary(tree.manifest),
+        )
 
 
 def move(root: Path, final: Path, *, inode: int = 0) -> Move:

@@ -138,7 +138,11 @@ class PublishedTree:
             for digest in dict.fromkeys(record.layers):
                 tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
                 lines += self._differences(tree, manifest, digests)
-            return lines + list(podman.differences(layout, record))
+
+            def compare(tree: Path, manifest: Path) -> Iterator[str]:
+                return self._differences(tree, manifest, digests)
+
+            return lines + list(podman.differences(layout, record, compare))
 
     def _read_record(self, name: str) -> ImageRecord | None:
         path = self._layout.record(name)

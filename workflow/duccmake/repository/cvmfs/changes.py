@@ -19,7 +19,7 @@ from ...errors import DuccmakeError, RepositoryError
 from ...mtree import Entry
 from ...pack import CONTENT, Packed
 from ...reference import Digest
-from .. import ChangeSet, StagedImage, StagedLayer, ducc
+from .. import ChangeSet, StagedImage, StagedLayer, ducc, podman
 from ..amend import amendments, chain_wants, warn_of
 from ..books import (
     check_link,
@@ -30,7 +30,7 @@ from ..books import (
     publish_metadata,
 )
 from ..descriptors import Directories
-from ..edits import Edits
+from ..edits import Edits, Tree
 from ..failures import reported
 from ..layout import Layout
 from .amendments import Completed
@@ -74,6 +74,7 @@ class Changes:
         self._completed: dict[Digest, Completed] = {}
         self._lost: dict[str, Counter[str]] = {}
         self._skip: frozenset[bytes] = frozenset()
+        self._trees: dict[Path, Tree] = {}
         self._written: set[Digest] = set()
         self._check(changes)
         self._add(changes)
@@ -93,6 +94,7 @@ class Changes:
         for image in changes.images:
             with reported(_STEP, image.name):
                 self._complete_layers(image)
+        self._trees |= self._trees_in_store(changes)
         self._images += changes.images
 
     # --- before anything is written -------------------------------------
@@ -140,7 +142,7 @@ class Changes:
     def _manifest(self, digest: Digest) -> Path:
         layer = self._layers.get(digest)
         if layer is not None:
-            return layer.path / ".metadata" / "tree.mtree"
+            return _staged_manifest(layer)
         return self._layout.layer_manifest(digest)
 
     def _bases(self, image: StagedImage) -> list[bytes]:
@@ -151,24 +153,45 @@ class Changes:
 
     def large_files(self) -> LargeFiles:
         """The files that are too large for the archive; see `leave_out`."""
-        found = self._large_files(self._layers.values(), self._images)
+        found = self._large_files(self._layers.values(), self._images, self._trees)
         for digest, completed in self._completed.items():
             links = ((completed.added[path], at) for path, at in completed.links.items())
             found.of_links(self._base(digest), links)
         return found
 
     def _large_files(
-        self, layers: Iterable[StagedLayer], images: Iterable[StagedImage]
+        self,
+        layers: Iterable[StagedLayer],
+        images: Iterable[StagedImage],
+        trees: Mapping[Path, Tree],
     ) -> LargeFiles:
         found = LargeFiles(self._limit)
         for layer in layers:
-            with (layer.path / ".metadata" / "tree.mtree").open("rb") as lines:
+            with _staged_manifest(layer).open("rb") as lines:
                 found.of_layer(self._base(layer.digest), lines, layer.path)
         for image, staged in self._to_flatten(images):
             with (staged / "tree.mtree").open("rb") as lines:
                 base = relative(self._layout.root, self._layout.flat(image.config))
                 found.of_flat_tree(base, lines, self._bases(image))
+        for path, tree in trees.items():
+            bases = [relative(self._layout.root, layer) for layer in tree.layers]
+            base = relative(self._layout.root, path)
+            found.of_flat_tree(base, tree.listing.splitlines(keepends=True), bases)
         return found
+
+    def _trees_in_store(self, changes: ChangeSet) -> dict[Path, Tree]:
+        """What layers of podman's store need of their own, by their paths there."""
+        staged = {layer.digest: layer for layer in changes.layers}
+
+        def losses(image: StagedImage) -> Mapping[str, int]:
+            if image.path is None:
+                return known_losses(self._layout, image)
+            return sum((lost for _, _, lost in self._wants(image)), Counter())
+
+        def manifest(digest: Digest) -> Path:
+            return _staged_manifest(staged[digest]) if digest in staged else self._manifest(digest)
+
+        return podman.own_trees(self._layout, changes.images, losses, manifest)
 
     def _to_flatten(self, images: Iterable[StagedImage]) -> list[tuple[StagedImage, Path]]:
         """One image for each flat tree that is not there yet, and where it is staged."""
@@ -192,6 +215,9 @@ class Changes:
             flat = self._layout.flat(image.config)
             if flat.is_dir():
                 found.compare(root, relative(root, flat), _lines(staged / "tree.mtree"))
+        for path, tree in self._trees.items():
+            if path.is_dir():
+                found.compare(root, relative(root, path), tree.listing.splitlines(keepends=True))
         return found
 
     def leave_out(self, paths: frozenset[bytes]) -> None:
@@ -209,9 +235,11 @@ class Changes:
         layout = self._layout
         places = [layout.layerfs(layer.digest) for layer in changes.layers]
         places += [layout.flat(image.config) for image, _ in self._to_flatten(changes.images)]
+        trees = self._trees_in_store(changes)
+        places += trees
         if any(map(os.path.lexists, places)):
             return False
-        if self._limit and self._large_files(changes.layers, changes.images):
+        if self._limit and self._large_files(changes.layers, changes.images, trees):
             return False
         for image in changes.images:
             bases = self._bases(image)
@@ -270,9 +298,14 @@ class Changes:
                     self._write_additions(members, digest, completed)
             losses = self._write_flat_trees(members, directories)
         publish_metadata(
-            self.edits, self._layout, self._images, losses, lambda: self._others(self._images)
+            self.edits,
+            self._layout,
+            self._images,
+            losses,
+            lambda: self._others(self._images),
+            self._trees,
         )
-        members.edits(self.edits)
+        members.edits(self.edits, skip=self._skip)
         log.info("an archive of %d members and %d bytes", stream.members, stream.size)
 
     def _user_of(self, digest: Digest) -> str:
@@ -345,6 +378,10 @@ def _check_staged(layer: StagedLayer) -> None:
     metadata = layer.path / ".metadata"
     if not (layer.path / CONTENT).is_file() or not (metadata / "tree.mtree").is_file():
         raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
+
+
+def _staged_manifest(layer: StagedLayer) -> Path:
+    return layer.path / ".metadata" / "tree.mtree"
 
 
 def _nothing(path: bytes) -> bool:

@@ -13,16 +13,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 from ... import mtree
 from ...errors import RepositoryError
 from ...mtree import Entry
-from ..descriptors import split
-from ..edits import Directory, Edits, File, Symlink
+from ..descriptors import Directories, split
+from ..edits import Directory, Edits, File, Symlink, Tree
 from ..plant import LOST
 from . import tarstream
 from .catalogs import MARKER, nested
-from .contents import Contents, entry_header, relative
+from .contents import Clones, Contents, entry_header, relative
 from .kept import Keeping, keeps_name, plain
 from .tarstream import TarStream, header
 
@@ -95,8 +96,11 @@ class Members:
     def _file_header(self, path: bytes, size: int) -> bytes:
         return header(path, tarstream.FILE, mode=0o644, size=size, mtime_ns=self._now_ns)
 
-    def edits(self, edits: Edits) -> None:
-        """What edits put, in their order; catalogs first."""
+    def edits(self, edits: Edits, *, skip: Collection[bytes] = ()) -> None:
+        """What edits put, in their order; catalogs first.
+
+        Files of trees whose paths are in ``skip`` are published already.
+        """
         for directory in edits.catalogs:
             self.catalog(relative(edits.root, directory))
         for path, put in edits.puts.items():
@@ -108,6 +112,15 @@ class Members:
             elif isinstance(put, Directory):
                 self.parents(name)
                 self.directory(name)
+            elif isinstance(put, Tree):
+                self._put_tree(edits.root, name, put, skip)
+
+    def _put_tree(self, root: Path, name: bytes, tree: Tree, skip: Collection[bytes]) -> None:
+        layers = [relative(root, layer) for layer in tree.layers]
+        with Directories() as directories:
+            files = Clones(directories, layers, root)  # none of them is generated
+            lines = tree.listing.splitlines(keepends=True)
+            self.tree(name, lines, files, relative(root, tree.manifest), skip=skip)
 
     # --- trees ----------------------------------------------------------
 

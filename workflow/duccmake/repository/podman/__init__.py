@@ -2,9 +2,10 @@
 
 The store is one of containers/storage's, for its overlay driver: index files of
 images and layers, each image's manifest and configuration, and for each layer a
-directory of links.  It holds no content: the layers are the published ones.  All
-of it is `Edits`, made in the transaction that publishes or removes an image, from
-the two index files alone, whatever else the store holds.
+directory of links.  It holds no content: the layers are the published ones, or trees
+of links to their files where a chain needs that (`own_trees`).  All of it is `Edits`,
+made in the transaction that publishes or removes an image, from the two index files
+alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `holds` says whether an image is there, `differences`
@@ -14,12 +15,14 @@ and `configuration` gives an image's own.
 
 from .check import differences
 from .store import configuration, holds, images, publish, published, without
+from .trees import own_trees
 
 __all__ = [
     "configuration",
     "differences",
     "holds",
     "images",
+    "own_trees",
     "publish",
     "published",
     "without",

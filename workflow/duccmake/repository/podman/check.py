@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ...errors import DuccmakeError
 from ...reference import Digest
@@ -11,11 +12,16 @@ from .. import ImageRecord
 from ..layout import Layout
 from .index import Entry, Index
 from .paths import Paths, big_data
-from .store import PRODUCT
+from .store import PRODUCT, has_own_tree
+
+Compare = Callable[[Path, Path], Iterator[str]]
 
 
-def differences(layout: Layout, record: ImageRecord) -> Iterator[str]:
-    """One line for each thing that is not as it should be with an image of the store."""
+def differences(layout: Layout, record: ImageRecord, compare: Compare) -> Iterator[str]:
+    """One line for each thing that is not as it should be with an image of the store.
+
+    ``compare`` gives those between a tree and its manifest.
+    """
     if PRODUCT not in record.products:
         return
     paths = Paths(layout)
@@ -33,7 +39,7 @@ def differences(layout: Layout, record: ImageRecord) -> Iterator[str]:
         identity = image.get("layer", "")
         for _ in record.layers:
             layer = layers.entries[identity]
-            yield from _layer_differences(layout, paths, layer)
+            yield from _layer_differences(layout, paths, layer, compare)
             identity = layer.get("parent", "")
     except FileNotFoundError as error:
         yield f"podmanStore: {error.filename} is missing"
@@ -43,11 +49,16 @@ def differences(layout: Layout, record: ImageRecord) -> Iterator[str]:
         yield f"podmanStore: {error.found}"
 
 
-def _layer_differences(layout: Layout, paths: Paths, layer: Entry) -> Iterator[str]:
+def _layer_differences(
+    layout: Layout, paths: Paths, layer: Entry, compare: Compare
+) -> Iterator[str]:
     tree = layout.layerfs(Digest.parse(layer["compressed-diff-digest"]))
-    directory = paths.layer(layer["id"])
-    target = (directory / "diff").readlink()
-    if target != layout.seen(tree) or not tree.is_dir():
+    directory, diff = paths.layer(layer["id"]), paths.diff(layer["id"])
+    if has_own_tree(paths, layer["id"]):
+        yield from compare(diff, paths.manifest(layer["id"]))
+    elif diff.is_dir() and not diff.is_symlink():
+        yield f"podmanStore: {paths.manifest(layer['id'])} is missing"
+    elif (target := diff.readlink()) != layout.seen(tree) or not tree.is_dir():
         yield f"podmanStore: the layer {layer['id']} leads to {target}"
     link = paths.overlay / "l" / (directory / "link").read_text()
     if str(link.readlink()) != f"../{layer['id']}/diff":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...reference import Digest
@@ -30,22 +30,28 @@ class ChainLayer:
         return link_of(self.id)
 
 
-def chain(diff_ids: Sequence[Digest]) -> list[ChainLayer]:
+def chain(
+    diff_ids: Sequence[Digest], has_own_tree: Callable[[str], bool] = lambda identity: False
+) -> list[ChainLayer]:
     """An image's layers, lowest first.
 
     A layer that occurs again further up is left out of the lower layers: all that
     it has shows there, and the kernel mounts no directory twice in one overlay.
+    ``has_own_tree`` tells which ids stand for another directory than the others of
+    their layer.
     """
     ids: list[str] = []
+    trees: list[str] = []
     found = []
     for number, diff_id in enumerate(diff_ids):
         parent = ids[-1] if ids else ""
         ids.append(layer_id(parent, diff_id))
-        above = {diff_id}
+        trees.append(ids[-1] if has_own_tree(ids[-1]) else str(diff_id))
+        above = {trees[-1]}
         lowers = []
         for below in reversed(range(number)):
-            if diff_ids[below] not in above:
-                above.add(diff_ids[below])
+            if trees[below] not in above:
+                above.add(trees[below])
                 lowers.append(f"l/{link_of(ids[below])}")
         found.append(ChainLayer(ids[-1], parent, tuple(lowers)))
     return found

@@ -30,6 +30,14 @@ class Paths:
         """The directory of a layer's links."""
         return self.overlay / identity
 
+    def diff(self, identity: str) -> Path:
+        """What a layer has: a link to a published layer, or a tree of its own."""
+        return self.layer(identity) / "diff"
+
+    def manifest(self, identity: str) -> Path:
+        """What a layer's own tree has in it; there is none where it is a link."""
+        return self.layer(identity) / "tree.mtree"
+
     def link(self, identity: str) -> Path:
         """A layer's short name."""
         return self.overlay / "l" / link_of(identity)

@@ -17,7 +17,7 @@ from ...errors import DuccmakeError, InvalidReference, RepositoryError
 from ...manifest import Descriptor, ImageConfig, Manifest, parse_manifest
 from ...reference import Digest
 from .. import ImageRecord, StagedImage
-from ..edits import Edits
+from ..edits import Edits, Tree
 from ..layout import Layout, split_variant
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain
@@ -32,9 +32,15 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)
 _COMPRESSIONS = {"gzip": 2, "zstd": 4}
 
 
-def publish(edits: Edits, layout: Layout, images: Sequence[StagedImage]) -> None:
+def publish(
+    edits: Edits,
+    layout: Layout,
+    images: Sequence[StagedImage],
+    trees: Mapping[Path, Tree] | None = None,
+) -> None:
     """Put those of ``images`` into the store that shall be there.
 
+    ``trees`` are those that their layers need there, by path (`own_trees`).
     Names that stood for other images move; an image that is left without any is
     found by its digest until it is taken `without`.  Raises `RepositoryError`, or
     `ManifestError` with the image.
@@ -42,7 +48,7 @@ def publish(edits: Edits, layout: Layout, images: Sequence[StagedImage]) -> None
     paths = Paths(layout)
     if not any(PRODUCT in image.products for image in images) and not paths.images.exists():
         return
-    store = _Store(edits, layout)
+    store = _Store(edits, layout, trees or {})
     for image in images:
         try:
             store.release(image.name)
@@ -124,9 +130,12 @@ def configuration(layout: Layout, config: Digest) -> bytes:
 class _Store:
     """The store as it is after the edits so far, and the further edits."""
 
-    def __init__(self, edits: Edits, layout: Layout) -> None:
+    def __init__(
+        self, edits: Edits, layout: Layout, trees: Mapping[Path, Tree] | None = None
+    ) -> None:
         self._edits = edits
         self._layout = layout
+        self._trees = trees or {}
         self._paths = Paths(layout)
         self._images = Index(edits.content(self._paths.images), self._paths.images)
         self._layers = Index(edits.content(self._paths.layers), self._paths.layers)
@@ -144,7 +153,7 @@ class _Store:
         if not isinstance(manifest, Manifest):
             raise RepositoryError("its manifest is an index")
         config = ImageConfig.parse(image.config_bytes, layers=len(manifest.layers))
-        layers = chain(config.diff_ids)
+        layers = chain(config.diff_ids, self._has_own_tree)
         created = _time(config.created)
         for layer, blob, diff_id, size in zip(
             layers, manifest.layers, config.diff_ids, image.diff_bytes, strict=True
@@ -231,6 +240,9 @@ class _Store:
             }
             self._layers.entries[layer.id] = {key: value for key, value in known.items() if value}
         directory = self._paths.layer(layer.id)
+        tree = self._trees.get(self._paths.diff(layer.id))
+        if tree is not None:
+            self._edits.tree(self._paths.diff(layer.id), tree)
         self._point(layer.id, Digest.parse(known["compressed-diff-digest"]))
         self._edits.file(directory / "link", layer.link.encode())
         if layer.lowers:
@@ -251,13 +263,17 @@ class _Store:
         return self._layout.layerfs(digest).is_dir()
 
     def _point(self, identity: str, digest: Digest) -> None:
-        """Have a layer of the store lead to a published one.
+        """Have a layer of the store lead to a published one, unless it has a tree of its own.
 
         The link is absolute: containers/storage refuses others when it compares a
         container with the image that it was made of.
         """
-        target = self._layout.seen(self._layout.layerfs(digest))
-        self._edits.symlink(self._paths.layer(identity) / "diff", str(target))
+        if not self._has_own_tree(identity):
+            target = self._layout.seen(self._layout.layerfs(digest))
+            self._edits.symlink(self._paths.diff(identity), str(target))
+
+    def _has_own_tree(self, identity: str) -> bool:
+        return self._paths.diff(identity) in self._trees or has_own_tree(self._paths, identity)
 
     def lose_layers(self, gone: Collection[str]) -> None:
         """Lead past published layers that go; images go where there is nothing to lead to."""
@@ -335,6 +351,12 @@ class _Store:
         ):
             self._edits.catalog(directory)
         self._edits.catalog(self._paths.root)
+
+
+def has_own_tree(paths: Paths, identity: str) -> bool:
+    """Whether a layer is there, whole, as a tree of its own."""
+    diff = paths.diff(identity)
+    return paths.manifest(identity).is_file() and diff.is_dir() and not diff.is_symlink()
 
 
 def _config_digest(identity: str) -> str:
