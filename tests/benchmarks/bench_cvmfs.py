@@ -22,6 +22,7 @@ import yaml
 
 from cvmfs_repositories import Real, real_repositories, why_not_real
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.repository.cvmfs.backend import CvmfsRepository
 from pipeline import change_set, stage
 from runs import Work
 from servers import DockerRegistry, docker_registry
@@ -99,6 +100,13 @@ def _image(layers: dict[str, Layer], name: str, *more: Layer) -> Image:
     return Image((*(layers[layer] for layer in IMAGES[name]), *more), media="docker")
 
 
+def _with_one_more(layer: Layer) -> Layer:
+    raw = io.BytesIO(layer.tar)
+    with tarfile.open(fileobj=raw, mode="a", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("opt/built"), io.BytesIO())
+    return Layer(raw.getvalue())
+
+
 def _repository() -> Real:
     """A repository that nothing was ever stored in."""
     return real_repositories().get(f"# {next(_fresh)}")
@@ -158,6 +166,29 @@ def test_the_publishing_step_against_a_bare_ingest(
 
         ours.append(_timed(publish))
     _told("Publishing three images that are staged", ours, {"bare ingest": bare})
+
+
+def test_an_image_that_is_built_anew_against_a_bare_ingest(
+    layers: dict[str, Layer], tmp_path: Path
+) -> None:
+    """One file was added to each of its layers, which so have other digests."""
+    staging, name = tmp_path / "staging", "localhost/team/one:1"
+    before = stage(name, _image(layers, "one"), staging, packed=True)
+    anew = {each: _with_one_more(layers[each]) for each in IMAGES["one"]}
+    after = stage(name, _image(anew, "one"), staging, packed=True)
+    tar = _distinct_bytes({each: layers[each] for each in IMAGES["one"]}, tmp_path)
+    ours, bare = [], []
+    for _ in range(ROUNDS):
+        bare.append(_bare_ingest(tar))
+        repository = _repository().open()
+        with repository.lock():
+            repository.publish(change_set([before], staging))
+
+            def publish(repository: CvmfsRepository = repository) -> None:
+                repository.publish(change_set([after], staging))
+
+            ours.append(_timed(publish))
+    _told("Publishing an image that was built anew", ours, {"bare ingest": bare})
 
 
 def test_whole_runs_against_ducc_and_a_bare_ingest(

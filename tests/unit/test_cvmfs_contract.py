@@ -54,13 +54,6 @@ def cvmfs(request, tmp_path, monkeypatch):
     return repository_for(request.param, tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def staging(tmp_path):
-    path = tmp_path / "staging"
-    path.mkdir()
-    return path
-
-
 def seconds(listed):
     """A listing with times in whole seconds, as CernVM-FS keeps them, without markers.
 

@@ -30,11 +30,6 @@ def cvmfs(request, tmp_path, monkeypatch):
     return repository_for(request.param, tmp_path, monkeypatch)
 
 
-@pytest.fixture
-def staging(tmp_path):
-    return tmp_path / "staging"
-
-
 def published_with(repository, first, *later):
     """Publish; each time that is asked what has got ready, it is the next of ``later``."""
     turns = iter(later)

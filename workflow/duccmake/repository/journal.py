@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RepositoryError
-from ..store import remove_tree as remove_tree
+from ..store import remove_tree
 from . import kernel
 from .layout import temporary
 

@@ -27,7 +27,7 @@ from .kept import Keeping
 from .members import Members
 from .mount import Mount
 from .removal import remove
-from .server import Server
+from .server import Server, ServerFailed
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .tarstream import TarStream
 from .transaction import Transactions
@@ -189,9 +189,7 @@ class CvmfsRepository(PublishedTree):
                 whole.leave_out(whole.large_files().publish(transactions, self._path))
             overlaid = whole.overlaid()
             overlaid.clear(transactions)
-            transactions.ingest(
-                lambda stream: whole.write(stream, lambda: map(self._lacking, more()))
-            )
+            self._ingest(transactions, whole, lambda: map(self._lacking, more()))
             overlaid.settle(transactions)
             remove(transactions, whole.edits)
         log.info(
@@ -200,6 +198,20 @@ class CvmfsRepository(PublishedTree):
             len(whole.layers),
             extra={"seconds": time.monotonic() - started},
         )
+
+    @staticmethod
+    def _ingest(
+        transactions: Transactions, whole: Changes, more: Callable[[], Iterable[ChangeSet]]
+    ) -> None:
+        try:
+            transactions.ingest(lambda stream: whole.write(stream, more))
+        except ServerFailed as error:
+            if not whole.has_links:
+                raise
+            # What a manifest says is published need not be there: somebody may have removed it.
+            log.warning("%s; trying without links to other layers' files", error)
+            whole.link_no_more()
+            transactions.ingest(lambda stream: whole.write(stream, more))
 
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""

@@ -37,6 +37,7 @@ from .amendments import Completed
 from .catalogs import standing
 from .contents import Clones, LayerFiles, relative
 from .kept import Keeping
+from .known import KnownFiles, layers_before
 from .large import LargeFiles
 from .members import Members
 from .overlaid import Overlaid
@@ -45,6 +46,8 @@ from .tarstream import TarStream
 log = logging.getLogger(__name__)
 
 _STEP = "publish"
+_WORTH_A_LOOK = 16 * 1024 * 1024
+"""Bytes in new layers from which on it pays to read the manifests of earlier ones."""
 
 
 class Changes:
@@ -76,6 +79,8 @@ class Changes:
         self._skip: frozenset[bytes] = frozenset()
         self._trees: dict[Path, Tree] = {}
         self._written: set[Digest] = set()
+        self._known: KnownFiles | None = None
+        self._links = True
         self._check(changes)
         self._add(changes)
 
@@ -268,6 +273,31 @@ class Changes:
             return
         log.info("%s got ready meanwhile, and is taken along", names)
         self._add(changes)
+        self._learn(changes.images)
+
+    # --- what is published already --------------------------------------
+
+    @property
+    def has_links(self) -> bool:
+        """Whether the archive had links in place of files that others are known to be."""
+        return self._known is not None and self._known.used > 0
+
+    def link_no_more(self) -> None:
+        """Have the archive be written with all content of its own."""
+        self._links = False
+
+    def _learn(self, images: Iterable[StagedImage]) -> None:
+        """Know the files that tags have had before, where new layers are worth a look."""
+        missing = [layer for each, layer in self._layers.items() if each not in self._written]
+        size = sum((layer.path / CONTENT).stat().st_size for layer in missing)
+        if self._known is None or size < _WORTH_A_LOOK:
+            return
+        digests = [digest for image in images for digest in layers_before(self._layout, image)]
+        for digest in dict.fromkeys(digests):
+            manifest = self._layout.layer_manifest(digest)
+            if digest not in self._layers and manifest.is_file():
+                with manifest.open("rb") as lines:
+                    self._known.add_published(self._base(digest), lines)
 
     # --- the archive ----------------------------------------------------
 
@@ -278,6 +308,8 @@ class Changes:
         """
         self.edits = Edits(self._layout.root)
         self._written.clear()
+        self._known = KnownFiles(self._layout.root) if self._links else None
+        self._learn(self._images)
         published = os.fsencode(self._layout.root)
         members = Members(
             stream, self._keeping, lambda path: os.path.lexists(b"%b/%b" % (published, path))
@@ -307,6 +339,8 @@ class Changes:
         )
         members.edits(self.edits, skip=self._skip)
         log.info("an archive of %d members and %d bytes", stream.members, stream.size)
+        if self._known is not None and self._known.used:
+            log.info("%d files are links to the same ones of other layers", self._known.used)
 
     def _user_of(self, digest: Digest) -> str:
         return next((image.name for image in self._images if digest in image.layers), "")
@@ -324,13 +358,14 @@ class Changes:
                 listing = layout.layer_manifest(digest).with_name("layers.json")
                 members.file(relative(layout.root, listing), content)
         manifest = relative(layout.root, layout.layer_manifest(digest))
+        links = completed.links if completed is not None else {}
         with Packed(layer.path) as packed:
+            files = LayerFiles(packed, base, links, self._known)
             if completed is not None:
-                files = LayerFiles(packed, base, completed.links)
                 members.tree(base, completed.lines(), files, manifest, skip=self._skip)
                 return
             with self._manifest(digest).open("rb") as lines:
-                members.tree(base, lines, LayerFiles(packed, base), manifest, skip=self._skip)
+                members.tree(base, lines, files, manifest, skip=self._skip)
 
     def _write_additions(self, members: Members, digest: Digest, completed: Completed) -> None:
         layout, base = self._layout, self._base(digest)

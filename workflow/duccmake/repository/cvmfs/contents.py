@@ -14,7 +14,8 @@ from ...mtree import Entry
 from ...pack import Packed
 from ..descriptors import Directories, split
 from . import tarstream
-from .tarstream import TarStream, header, link_header
+from .known import KnownFiles
+from .tarstream import TarStream, header
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -37,21 +38,31 @@ class LayerFiles:
     """The files of a layer that is published below ``base``, their content in ``packed``.
 
     ``links`` are files that other layers of a chain provide: the published path by
-    the path here.
+    the path here.  Files that are ``known`` under another path become links too.
     """
 
     def __init__(
-        self, packed: Packed | None, base: bytes, links: Mapping[bytes, bytes] | None = None
+        self,
+        packed: Packed | None,
+        base: bytes,
+        links: Mapping[bytes, bytes],
+        known: KnownFiles | None = None,
     ) -> None:
         self._packed = packed
         self._base = base
-        self._links = links or {}
+        self._links = links
+        self._known = known
 
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
-        """Add a file with its content."""
+        """Add a file with its content, or as a link to one that is the same."""
         size = int(match["size"])
+        if self._known is not None and size:
+            if same := self._known.find(match.string, size):
+                stream.add_same(name, same)
+                return
+            self._known.add_written(match.string, name)
         head = header(
             name,
             tarstream.FILE,
@@ -66,11 +77,11 @@ class LayerFiles:
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
         """Add a file with its content, or as a link where it is one."""
         if (target := self._links.get(entry.path)) is not None:
-            stream.add(link_header(name, target))
+            stream.add_link(name, target)
         elif b"lower" in entry.flags:
             return
         elif entry.hardlink:
-            stream.add(link_header(name, b"%b/%b" % (self._base, entry.hardlink)))
+            stream.add_link(name, b"%b/%b" % (self._base, entry.hardlink))
         else:
             head = entry_header(name, tarstream.FILE, entry, size=entry.size)
             self._add_content(stream, head, entry.path, entry.size)
@@ -97,13 +108,12 @@ class Clones:
     ) -> None:
         """Add a link to a layer's file."""
         source = mtree.decode(match["source"]) if match["source"] else path
-        stream.add(link_header(name, self._target(path, match["layer"], source)))
+        stream.add_link(name, self._target(path, match["layer"], source))
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
         """Add a link to a layer's file, or a generated file."""
         if b"generated" not in entry.flags:
-            target = self._target(entry.path, entry.layer, entry.content_path)
-            stream.add(link_header(name, target))
+            stream.add_link(name, self._target(entry.path, entry.layer, entry.content_path))
             return
         parent, last = split(entry.path)
         directory = self._directories.get(self._generated, parent)

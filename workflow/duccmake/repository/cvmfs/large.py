@@ -267,6 +267,14 @@ def _chunks(published: Path, path: bytes) -> str | None:
     )
 
 
+def is_in_chunks(path: bytes) -> bool:
+    """Whether a published file is stored in chunks, or cannot be asked."""
+    try:
+        return len(_rows(path)) > 1
+    except OSError:
+        return True
+
+
 def _rows(path: bytes) -> list[str]:
     """The list of a file's chunks: ``hash,offset,size``; long ones come in several pages."""
     rows: list[str] = []

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ... import mtree
 from ...mtree import Entry
+from ...store import remove_tree
 from ..attributes import Attributes
 from ..descriptors import Directories
-from ..journal import remove_tree
 from .catalogs import MARKER
 from .kept import keeps_name
 from .removal import delete, is_plain

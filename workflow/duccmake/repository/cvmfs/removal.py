@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...store import remove_tree
 from ..edits import Edits
-from ..journal import remove_tree
 from .contents import relative
 from .transaction import Transactions
 
