@@ -84,7 +84,7 @@ def mounted(repository, image, base):
     layers = pipeline.store_layers(repository.layout, image.layers)
     upper = base / "mounted" / "upper"
     upper.mkdir(parents=True)
-    with oracles.overlay(layers, base / "mounted", upper=upper) as merged:
+    with repository.reading(), oracles.overlay(layers, base / "mounted", upper=upper) as merged:
         yield merged
     shutil.rmtree(base / "mounted")
 

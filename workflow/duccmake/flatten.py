@@ -186,15 +186,17 @@ def flatten(
     return FlatTree(tuple(layer.digest for layer in layers), root, tuple(amendments), contents)
 
 
-def chain_changes(layers: Sequence[LayerTree]) -> dict[int, bytes]:
-    """What layers change in this chain: those that no overlay shows as they are, by number.
+def chain_changes(layers: Sequence[LayerTree], more: Iterable[int] = ()) -> dict[int, bytes]:
+    """What layers change in this chain, by number: those that no overlay shows as they are.
 
     Each is a manifest of what the layer puts and removes (whiteouts), in the places
     where that is, with the directories on the way, and as in an image's manifest the
     layer that provides each entry.  Trees of these in the place of the layers make an
-    overlay that is the image.  Raises `LayerError` as `flatten` does.
+    overlay that is the image.  ``more`` are further layers that are asked for.
+    Raises `LayerError` as `flatten` does.
     """
-    beyond = [number for number, noted in enumerate(flatten(layers).amendments) if _is_lost(noted)]
+    beyond = {number for number, noted in enumerate(flatten(layers).amendments) if _is_lost(noted)}
+    beyond.update(more)
     root = _Dir(_IMPLIED, 0)
     found = {}
     for number, layer in enumerate(layers[: max(beyond, default=-1) + 1]):

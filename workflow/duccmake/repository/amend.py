@@ -4,7 +4,8 @@ A layer as it was unpacked says what it changes; overlayfs wants more in some
 chains: a whiteout for each hidden path, attributes of the directories that the
 layer only passes through, hard links to files of lower layers.  Amending adds
 these and takes nothing away, so that other chains with the layer stay right.
-What a chain cannot be given in this way is flagged ``lost:`` among its amendments.
+What a chain cannot be given in this way is flagged ``lost:`` among its amendments, or
+counted where another chain has put its own file.
 It may be interrupted and repeated: the layer's manifest is written last.
 """
 
@@ -87,6 +88,18 @@ def chain_wants(wanted: Iterable[Entry]) -> tuple[list[Entry], Counter[str]]:
     return additions, lost
 
 
+def is_taken(entry: Entry, have: Entry) -> bool:
+    """Whether another chain has put another file where this one's is to be a link.
+
+    A layer says of a hard link to a lower layer where it leads, and ``have`` says
+    more only once a chain has put its file there.
+    """
+    if b"lower" not in have.flags or (have.kind == mtree.FILE and not have.sha256):
+        return False
+    plain = replace(entry, flags=have.flags, hardlink=have.hardlink, layer=None, source=b"")
+    return plain != have
+
+
 def warn_of(layer: str, lost: Counter[str]) -> None:
     """Log what an overlay of a chain with this layer (a digest in hex) does not show as it is."""
     if lost:
@@ -140,6 +153,8 @@ class _Amender:
             elif b"whiteout" in entry.flags:
                 if have is None or b"whiteout" in have.flags:
                     self._leaf(entry, have, b"whiteouts", self._make_whiteout)
+            elif have is not None and is_taken(entry, have):
+                self.lost["links"] += 1
             elif have is None or b"lower" in have.flags:
                 self._leaf(entry, have, b"links", self._make_link)
         parents = {split(entry.path)[0] for entry in wanted if entry.path != b"."}
@@ -167,7 +182,7 @@ class _Amender:
             if have is None:
                 self.entries[entry.path] = _plain(entry)
             elif b"lower" in have.flags:
-                # Another chain has another file there: what the layer says is kept.
+                # Another chain may have another file there: what the layer says is kept.
                 self.entries[entry.path] = replace(
                     _plain(entry), flags=entry.flags | have.flags, hardlink=have.hardlink
                 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from ... import mtree
 from ...errors import RepositoryError
 from ...mtree import Entry, decode_path, encode_path
-from ..amend import tree_order
+from ..amend import is_taken, tree_order
 
 
 class Completed:
@@ -50,6 +50,11 @@ class Completed:
             self._add(entry)
         self._chains += 1
 
+    def taken(self, wanted: Iterable[Entry]) -> int:
+        """In how many places of its links another chain has another file."""
+        pairs = ((entry, self._entry(entry.path)) for entry in wanted)
+        return sum(have is not None and is_taken(entry, have) for entry, have in pairs)
+
     def lacks(
         self, wanted: Iterable[Entry], layers: Sequence[bytes], is_there: Callable[[bytes], bool]
     ) -> bool:
@@ -79,7 +84,7 @@ class Completed:
                     raise RepositoryError(f"{entry.path!r} of a layer's amendments names no layer")
                 link = b"%b/%b" % (layers[entry.layer], entry.content_path)
                 if have is not None:
-                    # Another chain has another file there: what the layer says is kept.
+                    # Another chain may have another file there: what the layer says is kept.
                     flags = entry.flags | have.flags
                     entry = replace(entry, flags=flags, hardlink=have.hardlink)
                 yield entry, link

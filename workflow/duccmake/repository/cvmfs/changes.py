@@ -121,17 +121,16 @@ class Changes:
         bases = self._bases(image)
         total = self._lost[image.name] = Counter()
         for digest, wanted, lost in self._wants(image):
-            warn_of(digest.hex, lost)
-            total += lost
-            if not wanted:
-                if digest in self._completed:
-                    self._completed[digest].complete((), bases, _nothing)
-                continue
             completed = self._completed.get(digest)
-            if completed is None:
+            if wanted and completed is None:
                 completed = Completed(self._manifest(digest), new=digest in self._layers)
                 self._completed[digest] = completed
-            completed.complete(wanted, bases, self._is_published(bases[image.layers.index(digest)]))
+            if completed is not None:
+                lost += Counter(links=completed.taken(wanted))
+                base = bases[image.layers.index(digest)]
+                completed.complete(wanted, bases, self._is_published(base))
+            warn_of(digest.hex, lost)
+            total += lost
 
     @staticmethod
     def _wants(image: StagedImage) -> Iterator[tuple[Digest, list[Entry], Counter[str]]]:
@@ -191,7 +190,8 @@ class Changes:
         def losses(image: StagedImage) -> Mapping[str, int]:
             if image.path is None:
                 return known_losses(self._layout, image)
-            return sum((lost for _, _, lost in self._wants(image)), Counter())
+            known = self._lost.get(image.name)
+            return known or sum((lost for _, _, lost in self._wants(image)), Counter())
 
         def manifest(digest: Digest) -> Path:
             return _staged_manifest(staged[digest]) if digest in staged else self._manifest(digest)
@@ -238,6 +238,7 @@ class Changes:
         in a layer that is written.
         """
         layout = self._layout
+        staged = {layer.digest for layer in changes.layers}
         places = [layout.layerfs(layer.digest) for layer in changes.layers]
         places += [layout.flat(image.config) for image, _ in self._to_flatten(changes.images)]
         trees = self._trees_in_store(changes)
@@ -249,6 +250,9 @@ class Changes:
         for image in changes.images:
             bases = self._bases(image)
             for digest, wanted, _ in self._wants(image):
+                if digest not in staged and any(entry.layer is not None for entry in wanted):
+                    # Another chain may have other files where it wants links.
+                    return False
                 if digest in self._written and wanted:
                     completed = self._completed.get(digest)
                     if completed is None:

@@ -2,13 +2,15 @@
 
 A published layer serves every image that has it, whatever is below it there.  One that
 goes through a symlink of a lower layer would cover that in an overlay, and leave
-visible what it removes.  A layer of the store belongs to one chain: here it can have a
-tree of its own, in which all is where the link leads.  Its files are those of the
+visible what it removes; one with hard links to a lower layer has the files of the
+image that was published first.  A layer of the store belongs to one chain: here it can have a
+tree of its own, in which all is where and what it is there.  Its files are those of the
 published layers, as in a flat tree.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +25,10 @@ from .layers import chain
 from .paths import Paths
 from .store import PRODUCT, has_own_tree
 
-_BEYOND = frozenset({"covered", "whiteouts"})
+_BEYOND = frozenset({"covered", "whiteouts", "links"})
 """The losses that say that an overlay of the published layers shows another tree."""
+
+_LOWER_LINK = re.compile(rb" tags=(?:\S+,)?lower[,\s]")
 
 
 def own_trees(
@@ -44,8 +48,10 @@ def own_trees(
         if PRODUCT not in image.products:
             continue
         try:
-            if not _BEYOND.isdisjoint(losses(image)):
-                found.update(_of_image(layout, image, found, manifest))
+            lacking = _BEYOND.intersection(losses(image))
+            if lacking:
+                trees = _of_image(layout, image, manifest, linked="links" in lacking)
+                found |= {path: tree for path, tree in trees if path not in found}
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
     return found
@@ -54,21 +60,25 @@ def own_trees(
 def _of_image(
     layout: Layout,
     image: StagedImage,
-    known: Mapping[Path, Tree],
     manifest: Callable[[Digest], Path],
+    *,
+    linked: bool,
 ) -> Iterator[tuple[Path, Tree]]:
+    """Those of one image; ``linked``: a layer's hard links lead to another image's files."""
     paths = Paths(layout)
     config = ImageConfig.parse(image.config_bytes, layers=len(image.layers))
     missing = {
         number: layer.id
         for number, layer in enumerate(chain(config.diff_ids))
-        if paths.diff(layer.id) not in known and not _stands(paths, layer.id)
+        if not _stands(paths, layer.id)
     }
     if not missing:
         return
     layers = [LayerTree(digest, manifest(digest).read_bytes()) for digest in image.layers]
     layerfs = tuple(map(layout.layerfs, image.layers))
-    for number, listing in chain_changes(layers).items():
+    # Which layer that is has not been noted; a tree is right for each that has such links.
+    more = [number for number, layer in enumerate(layers) if _LOWER_LINK.search(layer.manifest)]
+    for number, listing in chain_changes(layers, more if linked else ()).items():
         if identity := missing.get(number):
             yield paths.diff(identity), Tree(listing, layerfs, paths.manifest(identity))
 
