@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from staged_trees import BASE, TOP, directory, file, publish, stage, stage_image, stage_layer
@@ -64,6 +65,35 @@ def test_another_tag_of_the_same_image_needs_nothing_but_its_name(cvmfs, staging
     assert repository.verify(FIRST) == repository.verify(SECOND) == []
 
 
+def link_to_a_lower_file_in_chunks(staging):
+    """An image without flat tree whose upper layer has a second name of its lower one's file."""
+    content = os.urandom(4 * LARGEST)
+    lower = [directory("."), file("big", content)]
+    base = stage_layer(staging, "large base", lower)
+    again = replace(lower[1][0], path=b"again", layer=0, source=b"big")
+    upper = [
+        directory("."),
+        replace(again, size=0, sha256="", layer=None, hardlink=b"big", flags=frozenset({b"lower"})),
+    ]
+    own = stage_layer(staging, "own", upper)
+    layers = [(base, lower), (own, [directory(".")])]
+    amendments = {own.digest: [again]}
+    image = stage_image(
+        staging / "images", SECOND, layers, amendments=amendments, products=("layers",)
+    )
+    return ChangeSet((base, own), (image,)), content
+
+
+def test_a_link_to_a_lower_layers_file_in_chunks_can_be_read(cvmfs, staging):
+    repository = cvmfs.open()
+    changes, content = link_to_a_lower_file_in_chunks(staging)
+    publish(repository, changes)
+    layer = repository.layout.layerfs(changes.layers[1].digest)
+    assert (layer / "again").read_bytes() == content
+    assert repository.verify(SECOND) == []
+    assert cvmfs.problems() == ""
+
+
 def an_addition_to_a_written_layer(staging):
     base = stage_layer(staging, "base", BASE)
     own = stage_layer(staging, "own", TOP)
@@ -72,11 +102,23 @@ def an_addition_to_a_written_layer(staging):
     return ChangeSet((base, own), (image,))
 
 
+def a_link_to_a_file_that_is_in_chunks(staging):
+    changes, _ = link_to_a_lower_file_in_chunks(staging)
+    return changes
+
+
 def a_file_that_is_cut_into_chunks(staging):
     return stage(staging, SECOND, [directory("."), file("large", os.urandom(LARGEST + 1))])
 
 
-@pytest.mark.parametrize("needs", [an_addition_to_a_written_layer, a_file_that_is_cut_into_chunks])
+@pytest.mark.parametrize(
+    "needs",
+    [
+        an_addition_to_a_written_layer,
+        a_file_that_is_cut_into_chunks,
+        a_link_to_a_file_that_is_in_chunks,
+    ],
+)
 def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, staging, needs, caplog):
     caplog.set_level(logging.INFO)
     repository = cvmfs.open()
@@ -121,11 +163,13 @@ def test_what_is_in_the_place_of_a_layer_already_is_left_to_a_commit_of_its_own(
     assert repository.verify(SECOND) == []
 
 
-def test_a_damaged_image_that_gets_ready_stands_in_no_others_way(cvmfs, staging, caplog):
+@pytest.mark.parametrize("lost", ["content", "index", "tree.mtree"])
+def test_a_damaged_image_that_gets_ready_stands_in_no_others_way(cvmfs, staging, caplog, lost):
     caplog.set_level(logging.INFO)
     repository = cvmfs.open()
     second = stage(staging, SECOND, [directory("."), file("own", b"own")])
-    (second.layers[1].path / "content").unlink()
+    place = second.images[0].path if lost == "tree.mtree" else second.layers[1].path
+    (place / lost).unlink()
     published_with(repository, stage(staging, FIRST), second)
     assert list(repository.names()) == [FIRST]
     assert repository.verify(FIRST) == []

@@ -22,6 +22,7 @@ from staged_trees import (
 from cvmfs_repositories import both, repository_for
 from duccmake.repository import ChangeSet
 from duccmake.repository.cvmfs import changes
+from duccmake.repository.cvmfs.known import layers_before
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -49,8 +50,9 @@ def whole(spec):
     return (entry, *content) if content else entry
 
 
+DATA_BYTES = b"data" * 2000
 LIBRARY = whole(file("usr/lib/library", b"library" * 100, 0o755))
-DATA = whole(file("usr/data", b"data", 0o4711, uid=5, gid=6))
+DATA = whole(file("usr/data", DATA_BYTES, 0o4711, uid=5, gid=6))
 SPECS = [
     directory("."),
     directory("usr"),
@@ -59,7 +61,7 @@ SPECS = [
     hard_link("usr/lib/same", LIBRARY),
     whole(symlink("usr/lib/link", "library")),
     DATA,
-    whole(file("usr/again", b"data", 0o4711, uid=5, gid=6)),
+    whole(file("usr/again", DATA_BYTES, 0o4711, uid=5, gid=6)),
     whole(file("usr/empty", b"")),
 ]
 
@@ -103,8 +105,7 @@ def test_an_image_that_is_built_anew_has_links_to_what_it_had(
     first = built(staging, FIRST, labels[0], SPECS)
     second = built(staging, name, labels[1], [*SPECS, whole(file("usr/new", b"new"))])
     publish(repository, first)
-    # The second name of what the layer has twice.
-    assert linked(caplog) == [1]
+    assert linked(caplog) == [1]  # what the layer itself has twice
     publish(repository, second)
     assert linked(caplog) == [1, 3]
     assert cvmfs.revision() == before + 2
@@ -114,9 +115,9 @@ def test_an_image_that_is_built_anew_has_links_to_what_it_had(
 @pytest.mark.parametrize(
     "other",
     [
-        file("usr/data", b"data", 0o711, uid=5, gid=6),
-        file("usr/data", b"data", 0o4711, uid=7, gid=6),
-        file("usr/data", b"DATA", 0o4711, uid=5, gid=6),
+        file("usr/data", DATA_BYTES, 0o711, uid=5, gid=6),
+        file("usr/data", DATA_BYTES, 0o4711, uid=7, gid=6),
+        file("usr/data", DATA_BYTES.upper(), 0o4711, uid=5, gid=6),
     ],
 )
 def test_what_differs_in_anything_is_no_link(cvmfs, staging, tmp_path, caplog, other):
@@ -164,6 +165,20 @@ def test_where_a_published_file_is_gone_the_image_is_published_without_links(
     assert "trying without links to other layers' files" in caplog.text
     assert repository.verify(SECOND) == []
     assert cvmfs.problems() == ""
+
+
+def test_a_new_tag_is_compared_with_the_tag_that_was_published_last(tmp_path, staging):
+    """Directories keep the time at which a tag appeared first."""
+    repository = make.open_repository(tmp_path)
+    tags = {tag: f"registry.example.org/tools/app:{tag}" for tag in ("latest", "1", "2")}
+    images = {tag: built(staging, name, tag, SPECS).images[0] for tag, name in tags.items()}
+    for when, tag in enumerate(("latest", "1"), 100):
+        path = repository.layout.manifest(tags[tag])
+        path.parent.mkdir(parents=True)
+        path.write_bytes(images[tag].manifest_bytes)
+        os.utime(path, (300 - when, 300 - when))
+        os.utime(path.parent, (when, when))
+    assert layers_before(repository.layout, images["2"]) == [images["latest"].layers[1]]
 
 
 def test_small_layers_are_not_worth_a_look(cvmfs, staging, monkeypatch, caplog):

@@ -193,3 +193,11 @@ def test_what_gets_ready_during_a_commit_is_offered_once_and_within_the_limits(h
     monkeypatch.setattr(here.repository, "publish", slow)
     here.publish(wanted, BatchSettings(images=3))
     assert offered == [["b"], ["c"], []]
+
+
+def test_another_image_that_is_damaged_does_not_stop_the_one_that_is_wanted(here, caplog):
+    wanted, other = here.add("1"), here.add("2")
+    (here.flats[str(other.config)] / "tree.mtree").unlink()
+    here.publish(wanted)
+    assert here.published() == ["1"]
+    assert f"{other.name} is not taken along" in caplog.text

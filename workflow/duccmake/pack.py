@@ -167,12 +167,12 @@ class Packed:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._fd = os.open(directory / CONTENT, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._offsets: dict[bytes, int] = {}
         for item in (directory / INDEX).read_bytes().split(b"\0"):
             offset, _, path = item.partition(b" ")
             if path:
                 self._offsets[path] = int(offset)
+        self._fd = os.open(directory / CONTENT, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def __enter__(self) -> Self:
         return self
@@ -184,10 +184,6 @@ class Packed:
         traceback: TracebackType | None,
     ) -> None:
         os.close(self._fd)
-
-    def read(self, path: bytes, size: int) -> bytes:
-        """The content of a file of ``size`` bytes."""
-        return b"".join(self.pieces(path, size))
 
     def pieces(self, path: bytes, size: int, piece: int = _BUFFER) -> Iterator[bytes]:
         """The content of a file of ``size`` bytes, in pieces."""

@@ -47,16 +47,25 @@ def publish_ready(
         batch = Batch(limits or BatchSettings(), layers)
         staged: dict[str, StagedImage] = {}
 
+        def is_ready(image: PlannedImage) -> bool:
+            item = _staged(image, repository, layers, flats, store)
+            if item is None or _published(image, repository) is not None or not batch.take(item):
+                return False
+            staged[image.name] = replace(item, keep=keep or Keep())
+            return True
+
         def ready() -> Iterator[StagedImage]:
             for image in images:
-                if (
-                    image.name not in staged
-                    and (item := _staged(image, repository, layers, flats, store)) is not None
-                    and _published(image, repository) is None
-                    and batch.take(item)
-                ):
-                    staged[image.name] = replace(item, keep=keep or Keep())
-                    yield staged[image.name]
+                try:
+                    if image.name in staged or not is_ready(image):
+                        continue
+                except (OSError, DuccmakeError) as error:
+                    if image is wanted:
+                        raise
+                    # Its own job will say so; here it must not stand in others' way.
+                    logger.warning("%s is not taken along: %s", image.name, error)
+                    continue
+                yield staged[image.name]
 
         def more() -> Iterator[ChangeSet]:
             return (_change_set([image], repository, layers) for image in ready())

@@ -76,7 +76,8 @@ class _Comparison:
             directory, name = self._place(entry.path)
             found = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            if not lost and b"lower" not in entry.flags:
+            # A hard link to a lower layer is there once a chain has put its file there.
+            if not lost and (b"lower" not in entry.flags or entry.sha256):
                 yield f"cannot be read: {error.strerror}"
             return
         kind = _KINDS[stat.S_IFMT(found.st_mode)]

@@ -34,6 +34,9 @@ from .transaction import Transactions
 
 log = logging.getLogger(__name__)
 
+_NOT_THERE = "cannot be found, aborting"
+"""What cvmfs_server says of a link to nothing."""
+
 
 class CvmfsRepository(PublishedTree):
     """The repository ``name``; keeps to `Repository`.
@@ -206,7 +209,7 @@ class CvmfsRepository(PublishedTree):
         try:
             transactions.ingest(lambda stream: whole.write(stream, more))
         except ServerFailed as error:
-            if not whole.has_links:
+            if not whole.has_links or _NOT_THERE not in error.output:
                 raise
             # What a manifest says is published need not be there: somebody may have removed it.
             log.warning("%s; trying without links to other layers' files", error)

@@ -17,7 +17,7 @@ from pathlib import Path
 from ... import mtree
 from ...errors import DuccmakeError, RepositoryError
 from ...mtree import Entry
-from ...pack import CONTENT, Packed
+from ...pack import CONTENT, INDEX, Packed
 from ...reference import Digest
 from .. import ChangeSet, StagedImage, StagedLayer, ducc, podman
 from ..amend import amendments, chain_wants, warn_of
@@ -250,6 +250,8 @@ class Changes:
         for image in changes.images:
             bases = self._bases(image)
             for digest, wanted, _ in self._wants(image):
+                if self._limit and any(entry.size > self._limit for entry in wanted):
+                    return False
                 if digest not in staged and any(entry.layer is not None for entry in wanted):
                     # Another chain may have other files where it wants links.
                     return False
@@ -267,10 +269,11 @@ class Changes:
         changes = replace(changes, layers=tuple(layers))
         names = ", ".join(image.name for image in changes.images)
         try:
-            self._check(changes)
-            if not self._joins(changes):
-                log.info("%s got ready meanwhile, and goes into a commit of its own", names)
-                return
+            with reported(_STEP, names):
+                self._check(changes)
+                if not self._joins(changes):
+                    log.info("%s got ready meanwhile, and goes into a commit of its own", names)
+                    return
         except DuccmakeError as error:
             # Its own job will say so; here it must not stand in others' way.
             log.info("%s got ready meanwhile, and is not taken along: %s", names, error)
@@ -283,8 +286,8 @@ class Changes:
 
     @property
     def has_links(self) -> bool:
-        """Whether the archive had links in place of files that others are known to be."""
-        return self._known is not None and self._known.used > 0
+        """Whether the archive had links to files of layers that were published before."""
+        return self._known is not None and self._known.used_published > 0
 
     def link_no_more(self) -> None:
         """Have the archive be written with all content of its own."""
@@ -299,9 +302,15 @@ class Changes:
         digests = [digest for image in images for digest in layers_before(self._layout, image)]
         for digest in dict.fromkeys(digests):
             manifest = self._layout.layer_manifest(digest)
-            if digest not in self._layers and manifest.is_file():
+            if digest in self._layers:
+                continue
+            try:
                 with manifest.open("rb") as lines:
                     self._known.add_published(self._base(digest), lines)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("%s cannot be read, and nothing is linked to: %s", manifest, error)
 
     # --- the archive ----------------------------------------------------
 
@@ -333,6 +342,9 @@ class Changes:
                 if not completed.new and completed.added:
                     self._write_additions(members, digest, completed)
             losses = self._write_flat_trees(members, directories)
+        # Opening the transaction mends a mount that shows an old revision; books that are
+        # made of that one would lose what came since.
+        stream.settle()
         publish_metadata(
             self.edits,
             self._layout,
@@ -415,7 +427,8 @@ class Changes:
 
 def _check_staged(layer: StagedLayer) -> None:
     metadata = layer.path / ".metadata"
-    if not (layer.path / CONTENT).is_file() or not (metadata / "tree.mtree").is_file():
+    needed = (layer.path / CONTENT, layer.path / INDEX, metadata / "tree.mtree")
+    if not all(path.is_file() for path in needed):
         raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
 
 

@@ -62,7 +62,7 @@ class LayerFiles:
             if same := self._known.find(match.string, size):
                 stream.add_same(name, same)
                 return
-            self._known.add_written(match.string, name)
+            self._known.add_written(match.string, name, size)
         head = header(
             name,
             tarstream.FILE,

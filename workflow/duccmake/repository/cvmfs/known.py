@@ -7,8 +7,10 @@ each of them to find that it has it.  A link to the published file says so at on
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from ... import mtree
@@ -21,17 +23,23 @@ from .large import is_in_chunks
 _LOOK_FROM = 64 * 1024
 """What is stored in chunks cannot be linked to: files of so many bytes are asked first."""
 
-_MOST = 1_000_000
+_MOST = 200_000
+"""Files that are known at most: some 60 MB."""
+
+_WORTH_KEEPING = 4096
+"""Bytes from which on a file of the archive itself is known: smaller ones cost little."""
 
 
 class KnownFiles:
     """Paths of files by what a manifest says of them behind the path.
 
-    ``root`` is where the repository is read.  ``used`` counts what was found.
+    ``root`` is where the repository is read.  ``used`` counts what was found, and
+    ``used_published`` how much of that was published before.
     """
 
     def __init__(self, root: Path) -> None:
         self.used = 0
+        self.used_published = 0
         self._root = os.fsencode(root)
         self._paths: dict[bytes, bytes] = {}
         self._written: set[bytes] = set()
@@ -42,29 +50,25 @@ class KnownFiles:
             match = plain(line)
             if len(self._paths) >= _MOST:
                 return
-            if match is not None and match["size"] and match["layer"] is None:
+            if match is not None and b" sha256=" in line and match["size"] != b"0":
                 path = b"%b/%b" % (base, mtree.decode(match["path"]))
                 self._paths.setdefault(_facts(line), path)
 
     def find(self, line: bytes, size: int) -> bytes:
         """The path of a file that is the same as the one of a plain line; empty if unknown."""
         facts = _facts(line)
-        path = self._paths.get(facts)
-        if path is None:
-            return b""
-        if (
-            size >= _LOOK_FROM
-            and path not in self._written
-            and is_in_chunks(b"%b/%b" % (self._root, path))
-        ):
-            del self._paths[facts]
-            return b""
-        self.used += 1
+        path = self._paths.get(facts, b"")
+        if path and path not in self._written:
+            if size >= _LOOK_FROM and is_in_chunks(b"%b/%b" % (self._root, path)):
+                del self._paths[facts]
+                return b""
+            self.used_published += 1
+        self.used += bool(path)
         return path
 
-    def add_written(self, line: bytes, path: bytes) -> None:
+    def add_written(self, line: bytes, path: bytes, size: int) -> None:
         """Know a file of a plain line that is in the archive now."""
-        if len(self._paths) < _MOST:
+        if size >= _WORTH_KEEPING and b" sha256=" in line and len(self._paths) < _MOST:
             self._paths[_facts(line)] = path
             self._written.add(path)
 
@@ -87,17 +91,19 @@ def _last_sibling(layout: Layout, name: str) -> str:
     stem = own.partition(":")[0] + ":"
     last, when = "", 0.0
     try:
-        with os.scandir(layout.metadata / base) as entries:
-            for entry in entries:
-                if (
-                    entry.name.startswith(stem)
-                    and entry.stat(follow_symlinks=False).st_mtime > when
-                ):
-                    last, when = entry.name, entry.stat(follow_symlinks=False).st_mtime
+        names = [path.name for path in (layout.metadata / base).iterdir()]
     except OSError:
         return ""
+    for found in names:
+        if found.startswith(stem):
+            with suppress(OSError):
+                # Its directory's time is that of its first publication.
+                at = layout.manifest(f"{base}{slash}{found}").stat().st_mtime
+                if at > when:
+                    last, when = found, at
     return f"{base}{slash}{last}" if last else ""
 
 
 def _facts(line: bytes) -> bytes:
-    return line.partition(b" ")[2]
+    """A short stand-in for all that the line says behind the path."""
+    return hashlib.blake2b(line.partition(b" ")[2], digest_size=16).digest()

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -151,15 +151,16 @@ class _Writer:
 
     def contents(self, files: Sequence[Large]) -> None:
         """Copy files from where they are staged."""
-        for file in files:
-            assert file.staged is not None
-            target = self._create(file.path)
-            try:
-                with Packed(file.staged) as packed:
-                    _copy(packed, target, file)
-                self._attributes.on_descriptor(target, _plain(file.entry))
-            finally:
-                os.close(target)
+        for staged, of_layer in groupby(files, lambda file: file.staged):
+            assert staged is not None
+            with Packed(staged) as packed:
+                for file in of_layer:
+                    target = self._create(file.path)
+                    try:
+                        _copy(packed, target, file)
+                        self._attributes.on_descriptor(target, _plain(file.entry))
+                    finally:
+                        os.close(target)
         self._settle()
 
     def grafts(self, files: Sequence[tuple[Large, str]]) -> None:

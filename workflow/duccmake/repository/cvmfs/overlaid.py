@@ -58,7 +58,8 @@ class Overlaid:
         wanted = {
             entry.path: entry
             for entry in map(Entry.parse, (line for line in lines if not line.startswith(b"#")))
-            if keeps_name(entry) and b"lower" not in entry.flags
+            # A hard link to a lower layer is there once a chain has put its file there.
+            if keeps_name(entry) and (b"lower" not in entry.flags or entry.sha256)
         }
         self._directory(base, tree, wanted[b"."])
         pending = [b""]

@@ -148,7 +148,7 @@ class Server:
         self._make_fifo(fifo)
         arguments = ["ingest", "-k", "-b", base, "-t", str(fifo), self.settings.name]
         failure: BaseException | None = None
-        # Opening a transaction through a gateway may change what is read from the mount.
+        # Through a gateway, opening a transaction mostly changes what the mount shows.
         ahead = 0 if self.settings.gateway else _AHEAD_BYTES
         try:
             with (
@@ -156,7 +156,7 @@ class Server:
                 Feed(fifo, process, opened, ahead=ahead) as feed,
             ):
                 try:
-                    stream = TarStream(feed.write)
+                    stream = TarStream(feed.write, feed.connect)
                     write(stream)
                     feed.connect()
                     ending()

@@ -170,11 +170,16 @@ class TarStream:
     """Hands members over to ``write`` (which takes all it is given) in large pieces.
 
     ``size`` and ``members`` count what was written.  Nothing but `close` ends
-    the archive properly.
+    the archive properly.  ``settle`` waits until the archive is read.
     """
 
-    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes | memoryview], object],
+        settle: Callable[[], object] = lambda: None,
+    ) -> None:
         self._hand_over = write
+        self.settle = settle
         self._parts: list[bytes | memoryview] = []
         self._pending = 0
         self._written = 0
@@ -204,7 +209,7 @@ class TarStream:
         CernVM-FS makes links in the order of their targets' names: one to a link might
         come before what it leads to, so it gets that link's target.
         """
-        self._first[name] = self._first.get(target, target)
+        self._first[name] = target
         self.add_link(name, target)
 
     def add_file(self, head: bytes, content: bytes) -> None:
