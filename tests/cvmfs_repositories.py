@@ -23,6 +23,8 @@ from duccmake.repository.cvmfs.backend import CvmfsRepository
 
 STAND_IN = Path(__file__).parent / "cvmfs_standin"
 NAME = "unpacked.example.org"
+GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
+"""The setting of a release manager with a gateway."""
 
 
 @dataclass

@@ -29,7 +29,7 @@ from staged_trees import (
     whiteout,
 )
 
-from cvmfs_repositories import both, repository_for
+from cvmfs_repositories import GATEWAY, both, repository_for
 from ducc_repository import leave_as_ducc
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
@@ -249,9 +249,6 @@ def test_everything_can_be_put_below_a_directory(cvmfs, staging):
     assert not any(os.path.lexists(path) for path in edits.removals)
     assert repository.verify(NAME + ".2") == []
     assert cvmfs.problems() == ""
-
-
-GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
 
 
 @pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)

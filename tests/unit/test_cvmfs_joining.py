@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from staged_trees import BASE, TOP, directory, file, publish, stage, stage_image, stage_layer
 
-from cvmfs_repositories import both, repository_for
+from cvmfs_repositories import GATEWAY, both, repository_for
 from duccmake.repository import ChangeSet
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -54,6 +54,17 @@ def test_what_gets_ready_meanwhile_is_taken_along_in_the_same_revision(cvmfs, st
     assert list(repository.names()) == [FIRST, SECOND, THIRD]
     assert [repository.verify(name) for name in repository.names()] == [[], [], []]
     assert cvmfs.problems() == ""
+
+
+@pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
+def test_through_a_gateway_what_gets_ready_meanwhile_is_taken_along_too(cvmfs, staging):
+    repository = cvmfs.open(prefix="containers")
+    with repository.lock():  # makes the directory
+        before = cvmfs.revision()
+    second = stage(staging, SECOND, [directory("."), file("etc2", b"second")])
+    published_with(repository, stage(staging, FIRST), second)
+    assert cvmfs.revision() == before + 1
+    assert repository.verify(FIRST) == repository.verify(SECOND) == []
 
 
 def test_another_tag_of_the_same_image_needs_nothing_but_its_name(cvmfs, staging):
