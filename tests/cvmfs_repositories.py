@@ -25,6 +25,13 @@ STAND_IN = Path(__file__).parent / "cvmfs_standin"
 NAME = "unpacked.example.org"
 GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
 """The setting of a release manager with a gateway."""
+LARGEST = 16384
+CHUNKS = (
+    "CVMFS_MIN_CHUNK_SIZE=4096",
+    "CVMFS_AVG_CHUNK_SIZE=8192",
+    f"CVMFS_MAX_CHUNK_SIZE={LARGEST}",
+)
+"""Settings that have files of more than `LARGEST` bytes stored in chunks."""
 
 
 @dataclass

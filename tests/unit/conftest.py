@@ -9,6 +9,7 @@ import pytest
 from staged_trees import open_repository
 
 from crashes import in_memory
+from cvmfs_repositories import Real, StandIn, both, repository_for
 from duccmake.repository.directory import DirectoryRepository
 
 
@@ -16,6 +17,14 @@ from duccmake.repository.directory import DirectoryRepository
 def repository(tmp_path: Path) -> DirectoryRepository:
     """A repository with nothing in it."""
     return open_repository(tmp_path)
+
+
+@pytest.fixture(params=both())
+def cvmfs(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StandIn | Real:
+    """A repository of CernVM-FS with nothing in it: the stand-in's, and a real one."""
+    return repository_for(request.param, tmp_path, monkeypatch)
 
 
 @pytest.fixture

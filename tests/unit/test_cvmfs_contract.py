@@ -29,7 +29,7 @@ from staged_trees import (
     whiteout,
 )
 
-from cvmfs_repositories import GATEWAY, both, repository_for
+from cvmfs_repositories import CHUNKS, GATEWAY, both
 from ducc_repository import leave_as_ducc
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
@@ -42,16 +42,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs ro
 
 
 LARGE = 40_000
-CHUNKS = (
-    "CVMFS_MIN_CHUNK_SIZE=4096",
-    "CVMFS_AVG_CHUNK_SIZE=8192",
-    "CVMFS_MAX_CHUNK_SIZE=16384",
-)
-
-
-@pytest.fixture(params=both())
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
 
 
 def seconds(listed):

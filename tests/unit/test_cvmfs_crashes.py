@@ -14,7 +14,6 @@ from contextlib import suppress
 import pytest
 from staged_trees import TOP, file, publish, stage
 
-from cvmfs_repositories import both, repository_for
 from duccmake.errors import RepositoryLocked
 from duccmake.repository.cvmfs.server import processes
 
@@ -89,11 +88,6 @@ CHILD = """
     cvmfs, changes = pickle.loads(open(sys.argv[1], "rb").read())
     publish(cvmfs.open(), changes)
 """
-
-
-@pytest.fixture(params=both())
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
 
 
 def run_child(tmp_path, cvmfs, changes, patch) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from staged_trees import BASE, TOP, directory, file, publish, stage, stage_image, stage_layer
 
-from cvmfs_repositories import GATEWAY, both, repository_for
+from cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
 from duccmake.repository import ChangeSet
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -18,12 +18,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs ro
 FIRST = "registry.example.org/tools/app:1"
 SECOND = "registry.example.org/tools/app:2"
 THIRD = "registry.example.org/tools/other:1"
-LARGEST = 16384
-CHUNKS = (
-    "CVMFS_MIN_CHUNK_SIZE=4096",
-    "CVMFS_AVG_CHUNK_SIZE=8192",
-    f"CVMFS_MAX_CHUNK_SIZE={LARGEST}",
-)
 
 
 @pytest.fixture(params=both(*CHUNKS))

@@ -19,7 +19,7 @@ from staged_trees import (
     symlink,
 )
 
-from cvmfs_repositories import both, repository_for
+from cvmfs_repositories import CHUNKS, both
 from duccmake.repository import ChangeSet
 from duccmake.repository.cvmfs import changes
 from duccmake.repository.cvmfs.known import layers_before
@@ -29,12 +29,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs ro
 FIRST = "registry.example.org/tools/app:1"
 SECOND = "registry.example.org/tools/app:2"
 WHOLE_SECONDS = 1_600_000_000_000_000_000
-CHUNKS = ("CVMFS_MIN_CHUNK_SIZE=4096", "CVMFS_AVG_CHUNK_SIZE=8192", "CVMFS_MAX_CHUNK_SIZE=16384")
-
-
-@pytest.fixture(params=both())
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -22,11 +22,6 @@ STAYS, GOES, MOVES = (f"registry.example.org/{name}:1" for name in ("stays", "te
 NOW = 1_800_000_000.0
 
 
-@pytest.fixture(params=both())
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
-
-
 def other(text):
     return [*TOP, file("usr/share/version", text.encode())]
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import pipeline
-from cvmfs_repositories import both, repository_for
+from cvmfs_repositories import both
 from duccmake.demo.images import Image, LayerBuilder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -17,11 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs ro
 ONE, TWO, THREE = (f"registry.example.org/team/{name}:1" for name in ("one", "two", "three"))
 
 
-@pytest.fixture(params=both()[1:])
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
-
-
+@pytest.mark.parametrize("cvmfs", both()[1:], indirect=True)
 def test_books_are_made_of_the_newest_revision(cvmfs, staging):
     """A machine died after it had signed a manifest and before it had noted which."""
     repository = cvmfs.open()

@@ -15,7 +15,7 @@ import oracles
 import pipeline
 import trees
 from crashes import each_crash, leftovers
-from cvmfs_repositories import both, repository_for
+from cvmfs_repositories import CHUNKS, both, repository_for
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.repository import ChangeSet
 from duccmake.repository.directory import DirectoryRepository
@@ -32,11 +32,6 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, m
 APP, OTHER = "registry.example.org/team/app:1", "registry.example.org/team/app:2"
 PRODUCTS = ("layers", "flat", "podman")
 LARGE = os.urandom(40_000)
-CHUNKS = (
-    "CVMFS_MIN_CHUNK_SIZE=4096",
-    "CVMFS_AVG_CHUNK_SIZE=8192",
-    "CVMFS_MAX_CHUNK_SIZE=16384",
-)
 
 
 def linked() -> LayerBuilder:
