@@ -14,7 +14,7 @@ import sys
 import tarfile
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -403,7 +403,7 @@ def test_a_pack_has_what_the_tree_has(tmp_path: Path, seed: int) -> None:
     assert manifest == (packed / ".metadata/tree.mtree").read_bytes()
     entries = list(mtree.read(tree / ".metadata/tree.mtree"))
     files = [entry for entry in entries if entry.kind == mtree.FILE and b"lower" not in entry.flags]
-    with Packed(packed) as pack:
+    with closing(Packed(packed)) as pack:
         for entry in files:
             path = tree / "layerfs" / os.fsdecode(entry.path)
             assert b"".join(pack.pieces(entry.path, entry.size)) == path.read_bytes()

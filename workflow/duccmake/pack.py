@@ -15,8 +15,6 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from .disk import ROOT, Lost
 from .errors import LayerError
@@ -32,7 +30,7 @@ _TARGET_BYTES = 4095
 
 
 class Pack:
-    """Makes a pack in ``directory``; a context manager around its open files.
+    """Makes a pack in ``directory``; close it.
 
     Keeps to `duccmake.staging.Place`, and nothing is ever lost.  Raises `OSError`,
     with ``ENAMETOOLONG`` for what no Linux file system takes as a name or a target.
@@ -46,15 +44,8 @@ class Pack:
         self._places: dict[int, tuple[int, bytes]] = {}
         self._offsets: dict[int, dict[bytes, int]] = {ROOT: {}}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open; `finish` it before."""
         self._file.close()
 
     def finish(self) -> None:
@@ -160,7 +151,7 @@ def _check_name(name: bytes) -> None:
 
 
 class Packed:
-    """Reads the pack in ``directory``; a context manager around its open file.
+    """Reads the pack in ``directory``; close it.
 
     Raises `OSError`, and `LayerError` where the pack has not what the layer's
     manifest says.
@@ -174,15 +165,8 @@ class Packed:
                 self._offsets[path] = int(offset)
         self._fd = os.open(directory / CONTENT, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close what is open."""
         os.close(self._fd)
 
     def pieces(self, path: bytes, size: int, piece: int = _BUFFER) -> Iterator[bytes]:

@@ -102,7 +102,7 @@ class Place(Protocol):
     def make_file(
         self, parent: int, name: bytes, member: Member, content: bytes | memoryview
     ) -> None:
-        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `duccmake.writer.PIECE` bytes, without holes and xattrs."""
         ...
 
     def open_file(self, parent: int, name: bytes, member: Member) -> None:
@@ -271,7 +271,7 @@ class Staging:
     def make_file(
         self, parent: Directory, name: bytes, member: Member, content: bytes | memoryview
     ) -> None:
-        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `duccmake.writer.PIECE` bytes, without holes and xattrs."""
         if name in parent.entries:
             self.remove(parent, name)
         self._place.make_file(parent.number, name, member, content)

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -121,7 +121,7 @@ def unpack_layer(
 
 @contextmanager
 def _packed(directory: Path) -> Iterator[Pack]:
-    with Pack(directory) as pack:
+    with closing(Pack(directory)) as pack:
         yield pack
         pack.finish()
 

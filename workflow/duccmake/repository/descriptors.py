@@ -6,6 +6,8 @@ import os
 from types import TracebackType
 from typing import Self
 
+from ..beneath import open_directory
+
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = b"."
 
@@ -45,19 +47,16 @@ class Directories:
             missing.append(name)
         if not missing:
             return os.open(tree, _FLAGS)
-        descriptor, owned = self._open.get((tree, path)), False
-        if descriptor is None:
-            descriptor, owned = os.open(tree, _FLAGS), True
-        for name in reversed(missing):
+        for name in missing:
             if name in (b"", b".", b".."):
                 raise ValueError(f"{name!r} is no name in a tree")
-            try:
-                deeper = os.open(name, _FLAGS, dir_fd=descriptor)
-            finally:
-                if owned:
-                    os.close(descriptor)
-            descriptor, owned = deeper, True
-        return descriptor
+        known = self._open.get((tree, path))
+        above = os.open(tree, _FLAGS) if known is None else known
+        try:
+            return open_directory(above, missing[::-1])
+        finally:
+            if known is None:
+                os.close(above)
 
     def __enter__(self) -> Self:
         return self

@@ -159,9 +159,10 @@ class CvmfsRepository(PublishedTree):
         """
         if self._prefix and not (self._path / os.fsdecode(MARKER)).exists():
             prefix = os.fsencode(self._prefix)
+            mounted = transactions.server.settings.published
 
             def write(stream: TarStream) -> None:
-                members = Members(stream, self._keeping(transactions), lambda path: False)
+                members = Members(stream, self._keeping(transactions), mounted)
                 members.parents(prefix)
                 members.directory(prefix)
                 members.catalog(prefix)
@@ -213,8 +214,7 @@ class CvmfsRepository(PublishedTree):
                 raise
             # What a manifest says is published need not be there: somebody may have removed it.
             log.warning("%s; trying without links to other layers' files", error)
-            whole.link_no_more()
-            transactions.ingest(lambda stream: whole.write(stream, more))
+            transactions.ingest(lambda stream: whole.write(stream, more, linking=False))
 
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
@@ -230,13 +230,9 @@ class CvmfsRepository(PublishedTree):
         transactions = self._locked("edit")
         with reported("edit"):
             if edits.puts or edits.catalogs:
-                root = os.fsencode(self._path)
 
                 def write(stream: TarStream) -> None:
-                    keeping = self._keeping(transactions)
-                    Members(
-                        stream, keeping, lambda path: os.path.lexists(b"%b/%b" % (root, path))
-                    ).edits(edits)
+                    Members(stream, self._keeping(transactions), self._path).edits(edits)
 
                 transactions.ingest(write)
             remove(transactions, edits)

@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +81,6 @@ class Changes:
         self._trees: dict[Path, Tree] = {}
         self._written: set[Digest] = set()
         self._known: KnownFiles | None = None
-        self._links = True
         self._check(changes)
         self._add(changes)
 
@@ -190,8 +190,9 @@ class Changes:
         def losses(image: StagedImage) -> Mapping[str, int]:
             if image.path is None:
                 return known_losses(self._layout, image)
-            known = self._lost.get(image.name)
-            return known or sum((lost for _, _, lost in self._wants(image)), Counter())
+            if image.name in self._lost:
+                return self._lost[image.name]
+            return sum((lost for _, _, lost in self._wants(image)), Counter())
 
         def manifest(digest: Digest) -> Path:
             return _staged_manifest(staged[digest]) if digest in staged else self._manifest(digest)
@@ -289,15 +290,12 @@ class Changes:
         """Whether the archive had links to files of layers that were published before."""
         return self._known is not None and self._known.used_published > 0
 
-    def link_no_more(self) -> None:
-        """Have the archive be written with all content of its own."""
-        self._links = False
-
     def _learn(self, images: Iterable[StagedImage]) -> None:
         """Know the files that tags have had before, where new layers are worth a look."""
+        if self._known is None:
+            return
         missing = [layer for each, layer in self._layers.items() if each not in self._written]
-        size = sum((layer.path / CONTENT).stat().st_size for layer in missing)
-        if self._known is None or size < _WORTH_A_LOOK:
+        if sum((layer.path / CONTENT).stat().st_size for layer in missing) < _WORTH_A_LOOK:
             return
         digests = [digest for image in images for digest in layers_before(self._layout, image)]
         for digest in dict.fromkeys(digests):
@@ -314,19 +312,23 @@ class Changes:
 
     # --- the archive ----------------------------------------------------
 
-    def write(self, stream: TarStream, more: Callable[[], Iterable[ChangeSet]]) -> None:
+    def write(
+        self,
+        stream: TarStream,
+        more: Callable[[], Iterable[ChangeSet]],
+        *,
+        linking: bool = True,
+    ) -> None:
         """Write all members; `OSError` and `RepositoryError` name the image.
 
-        ``more`` tells what has got ready meanwhile, an image at a time.
+        ``more`` tells what has got ready meanwhile, an image at a time; with ``linking``
+        files that are known elsewhere are links.
         """
         self.edits = Edits(self._layout.root)
         self._written.clear()
-        self._known = KnownFiles(self._layout.root) if self._links else None
+        self._known = KnownFiles(self._layout.root) if linking else None
         self._learn(self._images)
-        published = os.fsencode(self._layout.root)
-        members = Members(
-            stream, self._keeping, lambda path: os.path.lexists(b"%b/%b" % (published, path))
-        )
+        members = Members(stream, self._keeping, self._layout.root)
         with Directories() as directories:
             for directory in standing(self._layout):
                 members.catalog(os.fsencode(directory))
@@ -375,7 +377,7 @@ class Changes:
                 members.file(relative(layout.root, listing), content)
         manifest = relative(layout.root, layout.layer_manifest(digest))
         links = completed.links if completed is not None else {}
-        with Packed(layer.path) as packed:
+        with closing(Packed(layer.path)) as packed:
             files = LayerFiles(packed, base, links, self._known)
             if completed is not None:
                 members.tree(base, completed.lines(), files, manifest, skip=self._skip)

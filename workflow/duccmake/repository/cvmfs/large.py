@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import count, groupby
 from pathlib import Path
@@ -153,7 +153,7 @@ class _Writer:
         """Copy files from where they are staged."""
         for staged, of_layer in groupby(files, lambda file: file.staged):
             assert staged is not None
-            with Packed(staged) as packed:
+            with closing(Packed(staged)) as packed:
                 for file in of_layer:
                     target = self._create(file.path)
                     try:

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from ... import mtree
@@ -38,17 +38,12 @@ _PATH_BYTES = 3900
 
 
 class Members:
-    """Adds members to ``stream``; paths are relative to the repository's root.
+    """Adds members to ``stream``; paths are relative to ``root``, where the repository is read."""
 
-    ``published`` tells whether a path is in the repository already.
-    """
-
-    def __init__(
-        self, stream: TarStream, keeping: Keeping, published: Callable[[bytes], bool]
-    ) -> None:
+    def __init__(self, stream: TarStream, keeping: Keeping, root: Path) -> None:
         self._stream = stream
         self._keeping = keeping
-        self._published = published
+        self._root = os.fsencode(root)
         self._now_ns = int(time.time()) * 1_000_000_000
         self._made: set[bytes] = set()
 
@@ -71,10 +66,13 @@ class Members:
     def catalog(self, path: bytes) -> None:
         """Have a catalog begin in a directory, unless one does."""
         marker = b"%b/%b" % (path, MARKER)
-        if marker not in self._made and not self._published(marker):
+        if marker not in self._made and not self._is_published(marker):
             self._made.add(marker)
             self.parents(marker)
             self._stream.add(self._file_header(marker, 0))
+
+    def _is_published(self, path: bytes) -> bool:
+        return os.path.lexists(b"%b/%b" % (self._root, path))
 
     def file(self, path: bytes, content: bytes) -> None:
         """A small file of the repository's own: mode 0644, root's."""

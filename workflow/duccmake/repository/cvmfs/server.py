@@ -11,11 +11,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ...errors import RepositoryError
 from .settings import ServerSettings
@@ -153,7 +151,7 @@ class Server:
         try:
             with (
                 self._started(arguments, token) as process,
-                Feed(fifo, process, opened, ahead=ahead) as feed,
+                closing(Feed(fifo, process, opened, ahead=ahead)) as feed,
             ):
                 try:
                     stream = TarStream(feed.write, feed.connect)
@@ -290,28 +288,15 @@ class Feed:
         self._size = 0
         self._descriptor = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def write(self, content: bytes | memoryview) -> None:
         """Hand content over, or keep it until that is possible."""
-        if self._descriptor < 0 and self._size + len(content) > self._ahead:
+        if self._size + len(content) > self._ahead:
             self.connect()
-        elif self._descriptor < 0:
-            self._try_to_connect()
-        if self._descriptor < 0:
+        if self._try_to_connect():
+            self._write(content)
+        else:
             self._kept.append(content)
             self._size += len(content)
-        else:
-            self._write(content)
 
     def connect(self) -> None:
         """Wait until the process reads, and hand over what was kept."""

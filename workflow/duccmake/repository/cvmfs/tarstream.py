@@ -214,17 +214,7 @@ class TarStream:
 
     def add_file(self, head: bytes, content: bytes) -> None:
         """A file whose content is at hand."""
-        self.members += 1
-        self._parts.append(head)
-        self._parts.append(content)
-        size = len(content)
-        self._pending += len(head) + size
-        if size % _BLOCK:
-            padding = _BLOCK - size % _BLOCK
-            self._parts.append(_PADDING[:padding])
-            self._pending += padding
-        if self._pending >= _PIECE:
-            self._flush()
+        self.add_pieces(head, (content,), len(content))
 
     def add_open(self, head: bytes, source: int, size: int) -> None:
         """A file with ``size`` bytes of content, read from the descriptor ``source``.
