@@ -169,6 +169,7 @@ def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 class _Quiet(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a head and a body are two writes, 40 ms apart otherwise
 
     def log_message(self, *arguments: object) -> None:
         pass
