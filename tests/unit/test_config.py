@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from duccmake import config
-from duccmake.config import Config, InvalidConfig, RepositorySettings, WebhookSettings
+from duccmake.config import Config, RepositorySettings, WebhookSettings
+from duccmake.config_schema import SCHEMA as SCHEMA_FILE
 from duccmake.errors import ConfigError
 from duccmake.eventlog import EventSettings
 from duccmake.limits import UnpackLimits
+from duccmake.mistakes import InvalidConfig
 from duccmake.recipe import load
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
@@ -25,7 +26,7 @@ from duccmake.sources.location import Source
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("/srv/state")
-SCHEMA = yaml.safe_load(config.SCHEMA.read_bytes())
+SCHEMA = yaml.safe_load(SCHEMA_FILE.read_bytes())
 
 
 def parse(**members: Any) -> Config:

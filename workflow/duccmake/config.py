@@ -6,49 +6,20 @@ and, for people, in ``config/README.md``.
 
 from __future__ import annotations
 
-import difflib
-import functools
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from .errors import ConfigError, InvalidReference
 from .eventlog import EventSettings
 from .limits import UnpackLimits
-from .nodes import Loader
+from .mistakes import InvalidConfig, Mistake, dotted
 from .products import PRODUCTS, in_order
 from .reference import Platform, Reference
 from .registry.settings import RegistrySettings
 from .removal_settings import HistorySettings, RemovalSettings, Rule
 from .sources.location import Source
-
-SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing that is wrong: the key with its sections, what was found, and the mend."""
-
-    key: str
-    found: str
-    mend: str
-
-    def __str__(self) -> str:
-        return f"{self.key}: {self.found}; {self.mend}"
-
-
-class InvalidConfig(ConfigError):
-    """All ``mistakes`` of a configuration; each prints as one line, and so does the error."""
-
-    def __init__(self, mistakes: Iterable[Mistake]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__(
-            " | ".join(str(mistake) for mistake in self.mistakes), step="configuration"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,197 +147,24 @@ class Config:
     events: EventSettings = field(default_factory=EventSettings)
 
     @classmethod
-    def parse(cls, members: Mapping[str, Any], *, workdir: Path, trusted: bool = False) -> Config:
+    def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
         """Check ``members``, as Snakemake or YAML give them; paths count from ``workdir``.
 
         A text stands for a list of one, and for the number that it spells; null
-        stands for the default.  ``trusted`` members were parsed before, by the process
-        that started this one: the schema is not asked again.  Raises `InvalidConfig`
-        with every mistake.
+        stands for the default.  Raises `InvalidConfig` with every mistake.
         """
-        mistakes: list[Mistake] = []
-        plain = _lenient(members, _schema(), (), mistakes)
-        for key, mistake in [] if trusted else _breaches(plain):
-            mistakes.append(mistake)
-            plain = _without(plain, key)
+        from .config_schema import check  # slow to import
+
+        plain, mistakes = check(members)
         config = _build(plain, workdir, mistakes)
         if mistakes:
             raise InvalidConfig(mistakes)
         return config
 
-
-# What the schema sees.
-
-
-@functools.cache
-def _schema() -> Any:
-    return yaml.load(SCHEMA.read_bytes(), Loader=Loader)
-
-
-Key = tuple[str | int, ...]
-
-
-def _lenient(value: Any, schema: Any, key: Key, mistakes: list[Mistake]) -> Any:
-    """The value as the schema wants it, where that is no more than another way to write it."""
-    types = schema.get("type", ())
-    if "object" in types and isinstance(value, Mapping):
-        kept = {}
-        for name, member in value.items():
-            if not isinstance(name, str):
-                mistakes.append(
-                    Mistake(_dotted((*key, str(name))), "the key is no text", "put it in quotes")
-                )
-            elif member is not None:
-                kept[name] = _lenient(member, _member_schema(schema, name), (*key, name), mistakes)
-        return kept
-    if "array" in types:
-        items = [value] if isinstance(value, (str, Mapping)) and value else value
-        if isinstance(items, Sequence):
-            item_schema = schema.get("items", {})
-            return [
-                _lenient(item, item_schema, (*key, at), mistakes) for at, item in enumerate(items)
-            ]
-    if "number" in types or "integer" in types:
-        return _number(value, types)
-    if "boolean" in types and value in ("true", "false"):
-        return value == "true"  # as on the command line
-    return {} if value is None and "object" in types else value
-
-
-def _member_schema(schema: Any, name: str) -> Any:
-    others = schema.get("additionalProperties")
-    fallback = others if isinstance(others, dict) else {}
-    return schema.get("properties", {}).get(name, fallback)
-
-
-def _number(value: Any, types: str | Sequence[str]) -> Any:
-    """The number that ``value`` is or spells; what is none that counts anything stays text."""
-    number = value
-    if isinstance(value, str):
-        try:
-            number = int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else float(value)
-        except ValueError:
-            return value
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        return value
-    if not abs(number) < 2**63:  # nor is this true of nan
-        return str(value)[:24]
-    if "number" in types:
-        return float(number)
-    return int(number) if number == int(number) else number
-
-
-# What the schema says.
-
-
-def _breaches(plain: Any) -> list[tuple[Key, Mistake]]:
-    from jsonschema import Draft202012Validator  # slow to import
-
-    breaches: list[tuple[Key, Mistake]] = []
-    for error in Draft202012Validator(_schema()).iter_errors(plain):
-        key = tuple(error.absolute_path)
-        if error.validator == "additionalProperties":
-            known = error.schema["properties"]
-            strange = [(*key, name) for name in error.instance if name not in known]
-            breaches += [(name, _unknown(name, known)) for name in strange]
-        else:
-            breaches.append((key, Mistake(_dotted(key), _found(error), _mend(error, key))))
-    return breaches
-
-
-def _without(plain: Any, key: Key) -> Any:
-    """``plain`` without what ``key`` names, or without the list that it is in."""
-    if not key or not isinstance(plain, Mapping):
-        return {}
-    name, *rest = key
-    kept = dict(plain)
-    if rest and isinstance(plain.get(str(name)), Mapping):
-        kept[str(name)] = _without(plain[str(name)], tuple(rest))
-    else:
-        kept.pop(str(name), None)
-    return kept
-
-
-_SECRET = re.compile(r"pass|token|secret|user|login|credential|\bauth\b|api_?key", re.IGNORECASE)
-
-
-def _unknown(key: Key, known: Iterable[str]) -> Mistake:
-    """What to say of an unknown key; never what it holds."""
-    name = str(key[-1])
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    if _SECRET.search(name) and not name.endswith(("_env", "_file")):
-        variables = "'username_env' and 'password_env' of the registry"
-        mend = f"put it in an environment variable and name that, with {variables}"
-        return Mistake(_dotted(key), "credentials do not belong into the configuration", mend)
-    if near:
-        mend = f"did you mean {_dotted((*key[:-1], near[0]))!r}?"
-    elif elsewhere := _elsewhere(name, _schema(), ()):
-        mend = f"did you mean {_dotted(elsewhere)!r}?"
-    else:
-        mend = f"known here are {', '.join(known)}"
-    return Mistake(_dotted(key), "there is no such key", mend)
-
-
-def _elsewhere(name: str, schema: Any, key: Key) -> Key:
-    """Where in the schema, if anywhere, the key ``name`` belongs."""
-    for child, child_schema in schema.get("properties", {}).items():
-        if child == name:
-            return (*key, child)
-        if found := _elsewhere(name, child_schema, (*key, child)):
-            return found
-    return ()
-
-
-_KINDS = {
-    "object": "a section",
-    "array": "a list",
-    "number": "a number",
-    "integer": "a whole number",
-    "string": "text",
-}
-
-
-def _found(error: Any) -> str:
-    value = error.instance
-    if isinstance(value, Mapping):
-        return "a section" if value else "an empty section"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    if value in ("", None):
-        return "nothing"
-    if error.schema.get("writeOnly"):
-        return "something else (not shown, as it may be secret)"
-    shown = repr(value)
-    return f"found {shown if len(shown) <= 80 else shown[:80] + '...'}"
-
-
-def _mend(error: Any, key: Key) -> str:
-    limit = error.validator_value
-    if error.validator == "enum":
-        near = difflib.get_close_matches(str(error.instance), limit, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ""
-        return f"use one of {', '.join(filter(None, limit))}{guess}"
-    if error.validator in ("minimum", "exclusiveMinimum", "maximum"):
-        words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
-        return f"use {words[error.validator]} {limit}"
-    named = [part for part in key if isinstance(part, str)]
-    schema = functools.reduce(_member_schema, named, _schema())
-    if examples := schema.get("examples"):
-        return f"write it like '{named[-1]}: {examples[0]}'"
-    kind = limit[0] if isinstance(limit, list) else limit
-    return f"write {_KINDS.get(kind, 'something')} there, or remove it"
-
-
-def _dotted(key: Key) -> str:
-    """``registries."ghcr.io".limits``, ``platforms[0]``; never what stands before an ``@``."""
-    words = ""
-    for part in key:
-        if isinstance(part, int):
-            words += f"[{part}]"
-        else:
-            name = part.rpartition("@")[2][:80]
-            words += "." * bool(words) + (name if re.fullmatch(r"[\w-]+", name) else f'"{name}"')
-    return words or "the configuration"
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any], *, workdir: Path) -> Config:
+        """The configuration of members that were parsed before, as `as_plain` has them."""
+        return _build(plain, workdir, [])
 
 
 # From what the schema let pass to values.
@@ -496,7 +294,7 @@ def _registries(
     settings: dict[str, RegistrySettings] = {}
     spelled: dict[str, str] = {}
     for name, members in plain.items():
-        key = _dotted(("registries", name))
+        key = dotted(("registries", name))
         host = _host(name)
         if not host:
             mistakes.append(

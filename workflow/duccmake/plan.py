@@ -154,7 +154,7 @@ class PlannedThin:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is wished for, with what is to be done; ``members`` is the configuration.
+    """All that is wished for, with what is to be done; ``members`` is the plain configuration.
 
     ``missing`` names, by repository, the layers that are not published yet.
     ``in_force`` has lines that say which version of a fetched wish list is in force.
@@ -362,7 +362,7 @@ class Plan:
 
     def config_in(self, workdir: Path) -> Config:
         """The configuration that the plan was made with."""
-        return Config.parse(self.members, workdir=workdir, trusted=True)
+        return Config.of_plain(self.members, workdir=workdir)
 
 
 def _layer_to_json(layer: PlannedLayer) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import presence
 from .config import Config
+from .config_schema import as_plain
 from .plan import RESULTS, Plan
 from .planner import make_plan
 from .store import remove_tree
@@ -47,7 +48,7 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
-    plan = make_plan(config, dict(members), poll=poll)
+    plan = make_plan(config, as_plain(members), poll=poll)
     if poll:
         # From here on: what cannot be planned leaves nothing behind.
         presence.stay(workdir)
