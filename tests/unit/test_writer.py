@@ -25,8 +25,9 @@ from duccmake.disk import ROOT, Disk
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
 from duccmake.pack import Packed
 from duccmake.reference import Digest
+from duccmake.staging import PIECE
 from duccmake.unpack import unpack_layer
-from duccmake.writer import PIECE, Writer
+from duccmake.writer import Writer
 from duccmake.writers import Writers
 
 SECOND = 1_000_000_000

@@ -80,6 +80,10 @@ Node = Directory | Inode | LowerLink | bytes
 """Bytes are the line of an entry with one name: a file, a device, a FIFO."""
 
 
+PIECE = 256 * 1024
+"""The most bytes of a file that are handed over at once."""
+
+
 class Place(Protocol):
     """Where a layer's entries are made, in directories that are known by number.
 
@@ -102,7 +106,7 @@ class Place(Protocol):
     def make_file(
         self, parent: int, name: bytes, member: Member, content: bytes | memoryview
     ) -> None:
-        """Make a file of at most `duccmake.writer.PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         ...
 
     def open_file(self, parent: int, name: bytes, member: Member) -> None:
@@ -271,7 +275,7 @@ class Staging:
     def make_file(
         self, parent: Directory, name: bytes, member: Member, content: bytes | memoryview
     ) -> None:
-        """Make a file of at most `duccmake.writer.PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         if name in parent.entries:
             self.remove(parent, name)
         self._place.make_file(parent.number, name, member, content)

@@ -20,6 +20,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import mtree
 from .disk import Lost
@@ -29,6 +30,7 @@ from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
 from .pack import Pack
 from .reference import Digest
 from .staging import (
+    PIECE,
     Attributes,
     Directory,
     Inode,
@@ -40,8 +42,9 @@ from .staging import (
 )
 from .stream import LayerStream, StreamResult
 from .tar import HARDLINK, Member, TarReader
-from .writer import PIECE
-from .writers import Writers
+
+if TYPE_CHECKING:
+    from .writers import Writers
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +131,8 @@ def _packed(directory: Path) -> Iterator[Pack]:
 
 @contextmanager
 def _tree(directory: Path) -> Iterator[Writers]:
+    from .writers import Writers  # slow to import
+
     directory.mkdir(mode=0o755)
     root_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     mask = os.umask(0)  # modes are as the layer gives them

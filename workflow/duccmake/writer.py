@@ -26,9 +26,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from .disk import Disk
 from .errors import LayerError
-
-PIECE = 256 * 1024
-"""The most bytes that `Writer.put` takes at once."""
+from .staging import PIECE
 
 _SLOTS = 16
 _ORDERS = 1000

@@ -17,9 +17,9 @@ from typing import Self
 
 from . import mtree
 from .disk import ROOT, Disk, Lost
-from .staging import Attributes, may_lose
+from .staging import PIECE, Attributes, may_lose
 from .tar import Member
-from .writer import PIECE, Writer
+from .writer import Writer
 
 _WRITERS = 2
 """The one that reads and hashes keeps no more of them busy."""
