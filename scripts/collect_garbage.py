@@ -1,6 +1,7 @@
 """Remove what no image has used for its time of grace."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from duccmake.job import running
 from duccmake.maintenance import collected_in_words, spoken_for
 from duccmake.plan import open_repository
 
-repository = snakemake.wildcards.repository
-with running(f"collect_garbage-{repository}", log=snakemake.log[0]) as job:
+log, output, repository = sys.argv[1:]
+with running(f"collect_garbage-{repository}", log=log) as job:
     opened = open_repository(job.config, repository)
     collected = collect(
         opened,
@@ -22,4 +23,4 @@ with running(f"collect_garbage-{repository}", log=snakemake.log[0]) as job:
         with opened.lock():
             opened.reclaim()
     job.report("collected", repository=repository, words=collected_in_words(collected))
-    Path(snakemake.output[0]).write_text(json.dumps(asdict(collected), indent=1) + "\n")
+    Path(output).write_text(json.dumps(asdict(collected), indent=1) + "\n")

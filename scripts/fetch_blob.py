@@ -1,5 +1,6 @@
 """Fetch one layer's blob, verified, resuming what an earlier run began."""
 
+import sys
 from pathlib import Path
 
 from duccmake.fetch import fetch_layer
@@ -7,8 +8,8 @@ from duccmake.job import running
 from duccmake.plan import LIMITS
 from duccmake.registry.client import Client
 
-key, output = snakemake.wildcards.layer, snakemake.output[0]
-with running(f"fetch_blob-{key}", log=snakemake.log[0], output=output) as job:
+log, output, key = sys.argv[1:]
+with running(f"fetch_blob-{key}", log=log, output=output) as job:
     layer, images = job.plan.layer(key), job.plan.sources(key)
     job.serves(images)
     with (

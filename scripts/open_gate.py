@@ -1,10 +1,13 @@
 """Let the layers of more images be fetched, once there is room for them."""
 
+import sys
+
 from duccmake.job import running
 from duccmake.plan import open_repository
 from duccmake.room import wait_for_room
 
-with running(f"open_gate-{snakemake.wildcards.gate}", log=snakemake.log[0]) as job:
+log, gate = sys.argv[1:]
+with running(f"open_gate-{gate}", log=log) as job:
     names = dict.fromkeys(image.repository for image in job.plan.wanted)
     repositories = [open_repository(job.config, name) for name in names]
     wait_for_room(repositories, job.config.repository.batch.bytes)

@@ -1,6 +1,7 @@
 """Take the names of images away that are not wished for any more; what they had stays for now."""
 
 import json
+import sys
 from pathlib import Path
 
 from duccmake.departures import prune
@@ -8,8 +9,8 @@ from duccmake.job import running
 from duccmake.maintenance import departures
 from duccmake.plan import open_repository
 
-repository = snakemake.wildcards.repository
-with running(f"prune_images-{repository}", log=snakemake.log[0]) as job:
+log, output, repository = sys.argv[1:]
+with running(f"prune_images-{repository}", log=log) as job:
     left = prune(
         open_repository(job.config, repository),
         departures(job.plan, repository),
@@ -18,4 +19,4 @@ with running(f"prune_images-{repository}", log=snakemake.log[0]) as job:
     )
     images = [[item.name, item.why] for item in left]
     job.report("pruned", repository=repository, images=images)
-    Path(snakemake.output[0]).write_text(json.dumps(images, indent=1) + "\n")
+    Path(output).write_text(json.dumps(images, indent=1) + "\n")

@@ -1,19 +1,18 @@
 """Publish an image, and with it every other that is staged by now, in one commit."""
 
 import json
+import sys
 from pathlib import Path
 
 from duccmake.job import running
 from duccmake.plan import content_store, keeping, open_repository
 from duccmake.publish import publish_ready
 
-repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
-with running(
-    f"publish_image-{repository}-{name}", log=snakemake.log[0], output=snakemake.output[0]
-) as job:
+log, output, repository, name, *inputs = sys.argv[1:]
+with running(f"publish_image-{repository}-{name}", log=log, output=output) as job:
     image = job.plan.image(repository, name)
     job.serves([image])
-    job.check_inputs(snakemake.input)
+    job.check_inputs(inputs)
     with job.events.span("publication", image_request=image.reference, image=image.name):
         record = publish_ready(
             image,
@@ -26,4 +25,4 @@ with running(
             keep=keeping(job.plan, job.config, repository),
         )
     job.published(image)
-    Path(snakemake.output[0]).write_text(json.dumps(record.to_json(), indent=1) + "\n")
+    Path(output).write_text(json.dumps(record.to_json(), indent=1) + "\n")

@@ -1,5 +1,6 @@
 """Push the thin image of an image that is published, and keep its manifest."""
 
+import sys
 from pathlib import Path
 
 from duccmake.errors import RegistryError
@@ -12,13 +13,12 @@ from duccmake.store import write_atomically
 from duccmake.thin_push import push_thin, refuses_anybody
 from duccmake.thin_wishes import note_refusal
 
-repository, name = snakemake.wildcards.repository, snakemake.wildcards.image
-output = snakemake.output[0]
-with running(f"push_thin_image-{repository}-{name}", log=snakemake.log[0], output=output) as job:
+log, output, repository, name, *inputs = sys.argv[1:]
+with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as job:
     thin = job.plan.thin(repository, name)
     images = [job.plan.image(repository, path) for path in thin.images]
     job.serves(images)
-    job.check_inputs(snakemake.input)
+    job.check_inputs(inputs)
     target = Reference.parse(thin.target)
     account = output_credentials(thin.user)
     given = {target.host: account} if account else {}

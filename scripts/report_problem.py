@@ -1,8 +1,11 @@
 """Fail, with the reason, for a wish that cannot be followed."""
 
+import sys
+
 from duccmake.errors import DuccmakeError
 from duccmake.job import running
 
-with running(f"report_problem-{snakemake.wildcards.problem}", log=snakemake.log[0]) as job:
-    problem = job.plan.problem(int(snakemake.wildcards.problem))
+log, number = sys.argv[1:]
+with running(f"report_problem-{number}", log=log) as job:
+    problem = job.plan.problem(int(number))
     raise DuccmakeError(problem.reason)

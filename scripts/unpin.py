@@ -1,10 +1,13 @@
 """Have a tag follow its registry again."""
 
+import sys
+
 from duccmake.job import running
 from duccmake.maintenance import repositories_with
 from duccmake.pins import lift
 
-with running("unpin", log=snakemake.log[0]) as job:
+(log,) = sys.argv[1:]
+with running("unpin", log=log) as job:
     image = job.config.image
     for repository in repositories_with(job.plan, job.config, image):
         lift(repository, image)

@@ -53,6 +53,14 @@ else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
 
+# ``job NAME ...`` runs ``scripts/NAME.py``: what Snakemake puts before a script that it
+# runs itself takes longer than most of these.
+python = "python" if workflow.deployment_settings.deployment_method else sys.executable
+scripts = Path(_package).parent / "scripts"
+shell.prefix(
+    'job() {{ name=$1; shift; exec {python:q} {scripts:q}/"$name".py "$@"; }}; '
+)
+
 
 envvars:
     PLAN_VARIABLE,

@@ -15,5 +15,5 @@ rule flatten_image:
         format=RECORD_FORMAT,
     message:
         "Flatten the image with configuration {wildcards.config}"
-    script:
-        "../../scripts/flatten_image.py"
+    shell:
+        "job flatten_image {log:q} {output:q} {wildcards.repository:q} {wildcards.config} {input:q}"

@@ -10,8 +10,8 @@ rule open_gate:
         "../../environment.yml"
     message:
         "Let layers be fetched of the images behind gate {wildcards.gate}"
-    script:
-        "../../scripts/open_gate.py"
+    shell:
+        "job open_gate {log:q} {wildcards.gate}"
 
 
 rule fetch_blob:
@@ -29,8 +29,8 @@ rule fetch_blob:
         digest=get_layer_digest,
     message:
         "Fetch layer {wildcards.layer}"
-    script:
-        "../../scripts/fetch_blob.py"
+    shell:
+        "job fetch_blob {log:q} {output:q} {wildcards.layer}"
 
 
 rule unpack_layer:
@@ -51,5 +51,5 @@ rule unpack_layer:
         packed=is_packed(),
     message:
         "Unpack layer {wildcards.layer}"
-    script:
-        "../../scripts/unpack_layer.py"
+    shell:
+        "job unpack_layer {log:q} {output:q} {wildcards.repository:q} {wildcards.layer} {input.blob:q}"

@@ -12,8 +12,8 @@ rule prune_images:
         preview=get_pruning,
     message:
         "Prune {wildcards.repository}: {params.preview}"
-    script:
-        "../../scripts/prune_images.py"
+    shell:
+        "job prune_images {log:q} {output:q} {wildcards.repository:q}"
 
 
 rule collect_garbage:
@@ -30,8 +30,8 @@ rule collect_garbage:
         preview=get_collection,
     message:
         "Collect garbage in {wildcards.repository}: {params.preview}"
-    script:
-        "../../scripts/collect_garbage.py"
+    shell:
+        "job collect_garbage {log:q} {output:q} {wildcards.repository:q}"
 
 
 rule prune:
@@ -65,8 +65,8 @@ rule rollback:
         digest=get_digest,
     message:
         "Point {params.image} back to {params.digest} and hold it there"
-    script:
-        "../../scripts/rollback.py"
+    shell:
+        "job rollback {log:q}"
 
 
 rule unpin:
@@ -81,5 +81,5 @@ rule unpin:
         image=get_image,
     message:
         "Have {params.image} follow its registry again"
-    script:
-        "../../scripts/unpin.py"
+    shell:
+        "job unpin {log:q}"

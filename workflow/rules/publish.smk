@@ -18,8 +18,8 @@ rule publish_image:
         why=get_why,
     message:
         "Publish {wildcards.image} ({wildcards.manifest}) in {wildcards.repository}: {params.why}"
-    script:
-        "../../scripts/publish_image.py"
+    shell:
+        "job publish_image {log:q} {output:q} {wildcards.repository:q} {wildcards.image:q} {input:q}"
 
 
 rule report_problem:
@@ -34,5 +34,5 @@ rule report_problem:
         reason=get_reason,
     message:
         "Cannot follow a wish: {params.reason}"
-    script:
-        "../../scripts/report_problem.py"
+    shell:
+        "job report_problem {log:q} {wildcards.problem}"

@@ -18,5 +18,5 @@ rule push_thin_image:
         why=get_thin_why,
     message:
         "Push the thin image {params.target}: {params.why}"
-    script:
-        "../../scripts/push_thin_image.py"
+    shell:
+        "job push_thin_image {log:q} {output:q} {wildcards.repository:q} {wildcards.image:q} {input:q}"
