@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -13,6 +15,7 @@ from staged_trees import NAME, publish, stage
 from ducc_repository import leave_as_ducc
 from duccmake.adopt import adoption_in_words
 from duccmake.errors import RepositoryError
+from duccmake.leftovers import Leftovers
 from duccmake.plan import Problem
 from duccmake.repository import UNMEASURED, ChangeSet
 from duccmake.repository.adoption import (
@@ -97,6 +100,38 @@ def test_leftover_dirty_chain_and_dangling_link_are_found(repository, image):
     assert leftover(flat) == "etc/.wh..wh..opq"
     assert dirty_chains(repository.layout) == [".dirty-chains/0a"]
     assert dangling_links(repository.layout) == ["gone.example.org"]
+
+
+def test_a_tree_is_looked_through_once_and_again_when_it_has_changed(
+    repository, image, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    flat = repository.layout.flat(image.config)
+    assert Leftovers(repository).find(flat) == ""
+    (flat / "etc" / ".wh.below").touch()  # which the time of the tree's root does not tell
+    assert Leftovers(repository).find(flat) == ""
+    (flat / "new").touch()
+    leftovers = Leftovers(repository)
+    assert leftovers.find(flat) == leftovers.find(flat) == "etc/.wh.below"
+    (flat / "etc" / ".wh.below").unlink()
+    assert Leftovers(repository).find(flat) == "etc/.wh.below"
+
+
+def test_memory_of_a_run_that_was_killed_is_worth_what_is_whole_of_it(
+    repository, image, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    flat = repository.layout.flat(image.config)
+    (flat / ".wh.there").touch()
+    assert Leftovers(repository).find(flat) == ".wh.there"
+    (memory,) = tmp_path.glob("results/*/leftovers.jsonl")
+    whole = memory.read_text()
+    memory.write_text(whole + whole[: len(whole) // 2])
+    (flat / ".wh.there").unlink()
+    os.utime(flat, ns=(0, json.loads(whole)[1]))
+    assert Leftovers(repository).find(flat) == ".wh.there"
+    os.utime(flat, ns=(0, 0))
+    assert [Leftovers(repository).find(flat) for _ in range(3)] == [""] * 3
 
 
 def adopted(repository, image):

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from .config import Config
 from .console import counted
 from .errors import InvalidReference
-from .plan import RESULTS, Plan, PlannedImage, PlannedLayer, open_repository
+from .leftovers import Leftovers
+from .plan import Plan, PlannedImage, PlannedLayer, open_repository
 from .products import IN_REPOSITORY
 from .reference import Digest
 from .repository import Repository, adoption
-from .store import write_atomically
 
 
-def can_adopt(image: PlannedImage, layers: Sequence[PlannedLayer], repository: Repository) -> bool:
-    """Whether DUCC published an image as it is wished for, and nothing of that is damaged.
-
-    A flat tree is looked through once; what was found is remembered.
-    """
+def can_adopt(
+    image: PlannedImage,
+    layers: Sequence[PlannedLayer],
+    repository: Repository,
+    leftovers: Leftovers,
+) -> bool:
+    """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
     layout = repository.layout
     if image.anew or image.variants or layout.record(image.name).exists():
         return False
@@ -31,13 +31,13 @@ def can_adopt(image: PlannedImage, layers: Sequence[PlannedLayer], repository: R
     with repository.reading():
         return adoption.is_whole(
             layout, image.name, image.config, digests, image.products
-        ) and not ("flat" in image.products and _leftover(repository, layout.flat(image.config)))
+        ) and not ("flat" in image.products and leftovers.find(layout.flat(image.config)))
 
 
 def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
     repository = open_repository(config, name)
-    layout = repository.layout
+    layout, leftovers = repository.layout, Leftovers(repository)
     wished = {image.reference.name: image for image in plan.images if image.repository == name}
     unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}
     lines: list[str] = []
@@ -54,11 +54,11 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
             known = adoption.manifest(layout, found)
             layers.update(dict.fromkeys(known[1] if known else ()))
             image = wished.get(found)
-            damage = "; ".join(_damage(repository, found, image))
+            damage = "; ".join(_damage(repository, leftovers, found, image))
             kind, why = _fate(image, unresolved.get(found, ""), damage)
             kinds[kind] += 1
             lines.append(f"{kind:7}  {found}  {why}".rstrip())
-        lines += [f"damaged  {line}" for line in _damaged(repository, layers)]
+        lines += [f"damaged  {line}" for line in _damaged(repository, leftovers, layers)]
     unknown = f", {kinds['wait']} not resolved" if kinds["wait"] else ""
     total = (
         f"duccmake: {name}: {counted(kinds.total(), 'image')} of DUCC's: "
@@ -85,24 +85,28 @@ def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str
     return kind, f"{why}; {damage}" if damage else why
 
 
-def _damage(repository: Repository, name: str, image: PlannedImage | None) -> Iterator[str]:
+def _damage(
+    repository: Repository, leftovers: Leftovers, name: str, image: PlannedImage | None
+) -> Iterator[str]:
     layout = repository.layout
     products = image.products if image else tuple(IN_REPOSITORY)
     yield from adoption.lacking(layout, name, products)
     known = adoption.manifest(layout, name)
     if known and "flat" in products and layout.flat(known[0]).is_dir():
-        path = _leftover(repository, layout.flat(known[0]))
+        path = leftovers.find(layout.flat(known[0]))
         if path:
             yield f"its flat tree {known[0].short} has {path}"
 
 
-def _damaged(repository: Repository, layers: dict[Digest, None]) -> Iterator[str]:
+def _damaged(
+    repository: Repository, leftovers: Leftovers, layers: dict[Digest, None]
+) -> Iterator[str]:
     """What is damaged besides images: nothing of it is touched before an image needs it."""
     layout = repository.layout
     for digest in sorted(layers, key=str):
         tree = layout.layerfs(digest)
         if tree.is_dir() and not layout.layer_manifest(digest).exists():
-            path = _leftover(repository, tree)
+            path = leftovers.find(tree)
             if path:
                 where = tree.relative_to(layout.root)
                 yield f"{where}  has {path}: fetched again when an image needs it"
@@ -110,27 +114,3 @@ def _damaged(repository: Repository, layers: dict[Digest, None]) -> Iterator[str
         yield f"{chain}  a chain that DUCC did not finish"
     for link in adoption.dangling_links(layout):
         yield f"{link}  the link leads nowhere"
-
-
-def _leftover(repository: Repository, tree: Path) -> str:
-    """`adoption.leftover`, remembered for as long as the tree is the same."""
-    remembered = _remembered(repository.name)
-    key, changed = str(tree.relative_to(repository.layout.root)), tree.stat().st_mtime_ns
-    known = remembered.get(key)
-    if known is None or known[0] != changed:
-        remembered[key] = known = (changed, adoption.leftover(tree))
-        content = json.dumps(remembered, indent=1).encode() + b"\n"
-        write_atomically(_memory(repository.name), content)
-    return known[1]
-
-
-def _memory(repository: str) -> Path:
-    return RESULTS / repository / "adoption.json"
-
-
-def _remembered(repository: str) -> dict[str, tuple[int, str]]:
-    try:
-        members = json.loads(_memory(repository).read_bytes())
-        return {str(key): (int(at), str(path)) for key, (at, path) in members.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}

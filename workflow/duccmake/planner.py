@@ -12,6 +12,7 @@ from .adopt import can_adopt
 from .config import Config
 from .coverage import Coverage
 from .errors import DuccmakeError
+from .leftovers import Leftovers
 from .plan import (
     PENDING,
     PUBLISHED,
@@ -98,7 +99,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         problems.append(Problem("", source, f"{source}: {reason}", False, number))
     for standing in standings:
         repository, resolution = standing.repository, standing.resolution
-        coverage = Coverage([standing.recipe])
+        coverage, leftovers = Coverage([standing.recipe]), Leftovers(repository)
         planned: list[PlannedImage] = []
         damaged: list[Unresolved] = []
         for wish in resolution.resolved:
@@ -106,7 +107,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 continue
             try:
                 origin = _origin(wish, coverage, loaded)
-                planned.append(_planned(standing.held(wish), repository, config, origin))
+                held = standing.held(wish)
+                planned.append(_planned(held, repository, config, origin, leftovers))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 platform = wish.platform if len(wish.platforms) > 1 else None
@@ -177,7 +179,11 @@ def _origin(item: Resolved, coverage: Coverage, loaded: Loaded) -> Origin:
 
 
 def _planned(
-    item: Resolved, repository: Repository, config: Config, origin: Origin
+    item: Resolved,
+    repository: Repository,
+    config: Config,
+    origin: Origin,
+    leftovers: Leftovers,
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
     variants = tuple(platform.label for platform in item.platforms)
@@ -204,7 +210,7 @@ def _planned(
     layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
     if not why:
         return replace(image, layers=layers)
-    if config.scope != "all" and can_adopt(image, layers, repository):
+    if config.scope != "all" and can_adopt(image, layers, repository, leftovers):
         why = "published by DUCC: it is taken over as it stands"
         return replace(image, layers=layers, state=PENDING, why=why, prepared=True, adopted=True)
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
