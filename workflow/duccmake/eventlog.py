@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import DuccmakeError
+from .store import append_line
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class EventLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_name(f".{path.name}.lock")):
                 self._rotate(path, len(line))
-                _write(path, line)
+                append_line(path, line)
         except OSError as error:
             self._broken = True
             logger.warning("the event log %s cannot be written: %s", path, error.strerror)
@@ -134,17 +135,5 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: Path, line: bytes) -> None:
-    """Append a line in one piece; what a crash cut short before it gets its own end."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        os.write(descriptor, line)
     finally:
         os.close(descriptor)

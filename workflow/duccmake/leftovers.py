@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import cached_property
 from pathlib import Path
 
 from .plan import RESULTS
 from .repository import Repository, adoption
+from .store import append_line
 
 
 class Leftovers:
@@ -50,9 +50,4 @@ class Leftovers:
 
     def _note(self, key: str, changed: int, path: str) -> None:
         self._memory.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps([key, changed, path]) + "\n"
-        descriptor = os.open(self._memory, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+        append_line(self._memory, json.dumps([key, changed, path]).encode() + b"\n")

@@ -33,6 +33,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line in one piece; what a crash cut short before it gets its own end.
+
+    The directory has to be there.  Raises `OSError`.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory with all that is in it, a file or a symlink; nothing is fine as well."""
     if path.is_dir() and not path.is_symlink():
