@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +130,22 @@ def test_a_layer_of_two_repositories_is_fetched_once(site: Site):
     assert site.run.blobs().count(str(BASE.digest)) == 1
     for repository in site.wished:
         assert site.repository(repository).has_layer(BASE.digest)
+
+
+def test_repositories_are_published_into_side_by_side(tmp_path: Path):
+    with fresh_work(tmp_path) as work, ExitStack() as held:
+        for name, repository in (("one", REPOSITORY), ("two", OTHER)):
+            _push(work, f"team/{name}:1")
+            work.wish(f"{{host}}/team/{name}:1", file=f"{name}.yaml", cvmfs_repo=repository)
+            # Whoever publishes there waits, and whatever waits for that would wait too long.
+            held.enter_context(DirectoryRepository(work.path / "cvmfs", repository).lock())
+        lists = ["config/one.yaml", "config/two.yaml"]
+        work.configure(recipe=lists, repository={"lock_seconds": 60})
+        with work.started() as run:
+            for _ in lists:
+                run.read_until(lambda line: ": Publish " in line)
+            held.close()
+            run.read_until(lambda line: line.startswith("duccmake: 2 converted"))
 
 
 def test_an_option_overrides_one_key_of_a_section_and_leaves_its_others(site: Site):

@@ -68,9 +68,18 @@ envvars:
     "PYTHONPATH",
 
 
-# One publisher at a time: the lock in the repository is the guarantee, this keeps
-# jobs from waiting for it.
-workflow.register_resource("publisher", 1)
+# One publisher a repository at a time: the lock in the repository is the guarantee, this
+# keeps jobs from waiting for it.
+def publisher_of(repository):
+    """How many publishers of the repository a job needs."""
+    return lambda wildcards: int(wildcards.repository == repository)
+
+
+publisher, all_publishers = {}, {}
+for number, name in enumerate(maintenance.repositories(plan)):
+    resource = f"publisher_{number}"
+    workflow.register_resource(resource, 1)
+    publisher[resource], all_publishers[resource] = publisher_of(name), 1
 
 
 onstart:

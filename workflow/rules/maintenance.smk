@@ -7,7 +7,7 @@ rule prune_images:
     conda:
         "../../environment.yml"
     resources:
-        publisher=1,
+        **publisher,
     params:
         preview=get_pruning,
     message:
@@ -25,7 +25,7 @@ rule collect_garbage:
     conda:
         "../../environment.yml"
     resources:
-        publisher=1,
+        **publisher,
     params:
         preview=get_collection,
     message:
@@ -59,7 +59,7 @@ rule rollback:
     conda:
         "../../environment.yml"
     resources:
-        publisher=1,
+        **all_publishers,
     params:
         image=get_image,
         digest=get_digest,
@@ -76,7 +76,7 @@ rule unpin:
     conda:
         "../../environment.yml"
     resources:
-        publisher=1,
+        **all_publishers,
     params:
         image=get_image,
     message:

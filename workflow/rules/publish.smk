@@ -12,7 +12,7 @@ rule publish_image:
     conda:
         "../../environment.yml"
     resources:
-        publisher=1,
+        **publisher,
     params:
         digest=get_manifest_digest,
         why=get_why,
