@@ -10,13 +10,13 @@ from duccmake.registry.client import Client
 
 log, output, key = sys.argv[1:]
 with running(f"fetch_blob-{key}", log=log, output=output) as job:
-    layer, images = job.plan.layer(key), job.plan.sources(key)
+    digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     with (
-        job.events.span("layer_download", image=images[0].name, layer=layer.digest.hex) as event,
+        job.events.span("layer_download", image=images[0].name, layer=digest.hex) as event,
         Client(job.config.registries, limits_directory=LIMITS) as client,
-        job.progress(layer.descriptor.size, f"fetch {key}") as progress,
+        job.progress(job.plan.claims(key)[0].layer.descriptor.size, f"fetch {key}") as progress,
     ):
-        fetched = fetch_layer(layer, images, client, Path(output), progress)
+        fetched = fetch_layer(job.plan.claims(key), client, Path(output), progress)
         event.size(fetched)
     job.report("fetched", bytes=fetched)

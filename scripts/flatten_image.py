@@ -9,7 +9,7 @@ from duccmake.stage import stage_flat_tree
 
 log, output, repository, key, *inputs = sys.argv[1:]
 with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job:
-    images = job.plan.with_config(repository, key)
+    images = job.plan.with_tree(repository, key)
     job.serves(images)
     job.check_inputs(inputs)
     with job.events.span(

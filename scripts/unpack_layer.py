@@ -1,4 +1,4 @@
-"""Unpack one layer into a staged directory, checking both of its digests."""
+"""Unpack one layer into a staged directory, and measure what it unpacks to."""
 
 import sys
 from pathlib import Path
@@ -8,19 +8,19 @@ from duccmake.unpack import unpack_layer
 
 log, output, repository, key, blob = sys.argv[1:]
 with running(f"unpack_layer-{repository}-{key}", log=log, output=output) as job:
-    layer, images = job.plan.layer(key), job.plan.sources(key)
+    digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     job.check_inputs([blob])
     with (
-        job.events.span("layer_conversion", image=images[0].name, layer=layer.digest.hex) as event,
+        job.events.span("layer_conversion", image=images[0].name, layer=digest.hex) as event,
         job.progress(0, f"unpack {key}") as progress,
     ):
-        event.size(layer.descriptor.size)
+        event.size(Path(blob).stat().st_size)
         unpacked = unpack_layer(
             Path(blob),
             Path(output),
-            digest=layer.digest,
-            diff_id=layer.diff_id,
+            digest=digest,
+            diff_algorithms=job.plan.diff_algorithms(key),
             packed=job.config.repository.packs_layers,
             limits=job.config.limits,
             progress=progress,

@@ -11,6 +11,7 @@ from pathlib import Path
 from duccmake.demo.images import Image, Layer
 from duccmake.flatten import FlatTree, LayerTree, flatten
 from duccmake.limits import UnpackLimits
+from duccmake.measured import Measured
 from duccmake.reference import Digest
 from duccmake.repository import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.directory import DirectoryRepository
@@ -32,20 +33,21 @@ def unpack(
     base.mkdir(parents=True, exist_ok=True)
     blob = base / "blob"
     blob.write_bytes(layer.blob)
-    return unpack_layer(
-        blob, base, digest=layer.digest, diff_id=layer.diff_id, packed=packed, limits=limits
-    )
+    return unpack_layer(blob, base, digest=layer.digest, packed=packed, limits=limits)
 
 
-def unpack_blob(
-    blob: bytes, tar: bytes, base: Path, limits: UnpackLimits | None = None
-) -> UnpackedLayer:
-    """Unpack any bytes that should hold the archive ``tar``."""
+def unpack_blob(blob: bytes, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:
+    """Unpack any bytes that should hold an archive."""
     base.mkdir(parents=True, exist_ok=True)
     (base / "blob").write_bytes(blob)
-    return unpack_layer(
-        base / "blob", base, digest=digest_of(blob), diff_id=digest_of(tar), limits=limits
-    )
+    return unpack_layer(base / "blob", base, digest=digest_of(blob), limits=limits)
+
+
+def measured_of(layer: Layer) -> Measured:
+    """What the layer's blob is found to be when it is unpacked."""
+    magic = {b"\x1f\x8b": 2, b"\x28\xb5": 4}
+    number = magic.get(layer.blob[:2], 0)
+    return Measured(layer.digest, len(layer.blob), (layer.diff_id,), len(layer.tar), number)
 
 
 def flattened(layers: Sequence[Layer], base: Path, *, packed: bool = False) -> FlatTree:
@@ -105,7 +107,7 @@ def staged(name: str, image: Image, path: Path | None, products: tuple[str, ...]
         path=path,
         products=products,
         config_bytes=image.config_bytes,
-        diff_bytes=tuple(len(layer.tar) for layer in image.layers),
+        measured=tuple(map(measured_of, image.layers)),
     )
 
 

@@ -122,7 +122,7 @@ def test_a_directory_swapped_for_a_symlink_meanwhile_leads_nowhere(canary, tmp_p
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        unpack_layer(base / "blob", base, digest=layer.digest, diff_id=layer.diff_id)
+        unpack_layer(base / "blob", base, digest=layer.digest)
     except DuccmakeError:
         assert not (base / "layer").exists()
     finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from staged_trees import digest_of
 
+from duccmake import measured
 from duccmake.manifest import Descriptor
 from duccmake.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
 from duccmake.reference import Digest, Platform, Reference
@@ -20,6 +22,16 @@ def layer(text: str = "layer", digest: Digest | None = None) -> PlannedLayer:
     found = digest or digest_of(text)
     descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", found, LAYER_BYTES)
     return PlannedLayer(descriptor, digest_of(f"diff {text}"))
+
+
+def planned_as_staged(path: Path) -> PlannedLayer:
+    """The layer of an image that says of it what was measured where it is staged."""
+    found = measured.staged(path / ".metadata")
+    assert found is not None
+    descriptor = Descriptor(
+        "application/vnd.oci.image.layer.v1.tar", found.digest, found.blob_bytes
+    )
+    return PlannedLayer(descriptor, found.diff_ids[0])
 
 
 def image(name: str = NAME, **members: Any) -> PlannedImage:

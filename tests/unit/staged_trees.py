@@ -99,7 +99,7 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
     pack(path, contents)
     summary = {
         "digest": str(digest),
-        "diff_id": str(digest_of(f"diff {name}")),
+        "diff_ids": [str(digest_of(f"diff {name}"))],
         "blob_bytes": 10,
         "diff_bytes": 20,
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import staged_trees as make
-from planned import image, layer
+from planned import image, planned_as_staged
 from staged_trees import (
     NAME,
     TOP,
@@ -415,7 +415,6 @@ def test_an_image_that_ingest_refuses_stands_in_no_others_way(cvmfs, staging, tm
         changes = stage(staging, name, [directory("."), file("doc", tag.encode())])
         [staged] = changes.images
         layers |= {str(each.digest): each.path for each in changes.layers}
-        flats[str(staged.config)] = staged.path
         store.put(staged.manifest, staged.manifest_bytes)
         wanted.append(
             image(
@@ -423,9 +422,10 @@ def test_an_image_that_ingest_refuses_stands_in_no_others_way(cvmfs, staging, tm
                 repository=repository.name,
                 manifest=staged.manifest,
                 config=staged.config,
-                layers=tuple(layer(digest=digest) for digest in staged.layers),
+                layers=tuple(planned_as_staged(each.path) for each in changes.layers),
             )
         )
+        flats[str(wanted[-1].tree)] = staged.path
         if tag == "bad":
             manifest = staged.path / "tree.mtree"
             text = manifest.read_bytes()

@@ -18,10 +18,8 @@ import sys
 from pathlib import Path
 from duccmake.reference import Digest
 from duccmake.unpack import unpack_layer
-blob, stage, digest, diff_id = sys.argv[1:]
-done = unpack_layer(
-    Path(blob), Path(stage), digest=Digest.parse(digest), diff_id=Digest.parse(diff_id)
-)
+blob, stage, digest = sys.argv[1:]
+done = unpack_layer(Path(blob), Path(stage), digest=Digest.parse(digest))
 print(done.lost)
 """
 
@@ -39,7 +37,7 @@ def test_owners_that_a_user_namespace_does_not_have_are_noted_as_lost(tmp_path: 
         .layer()
     )
     (tmp_path / "blob").write_bytes(layer.blob)
-    arguments = [tmp_path / "blob", tmp_path / "stage", str(layer.digest), str(layer.diff_id)]
+    arguments = [tmp_path / "blob", tmp_path / "stage", str(layer.digest)]
     done = subprocess.run(
         [*namespace, sys.executable, "-c", UNPACK, *arguments],
         env={**os.environ, "PYTHONPATH": str(Path(unpack.__file__).parents[1])},

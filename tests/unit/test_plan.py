@@ -67,7 +67,7 @@ def test_digests_that_begin_alike_are_told_apart_by_all_their_digits():
     assert made.key(one) == one.hex and made.key(other) == other.hex
     assert made.key(digest_of("third")) == digest_of("third").short
     for digest in (one, other):
-        assert made.layer(made.key(digest)).digest == digest
+        assert made.layer_digest(made.key(digest)) == digest
         assert str(digest) in made.staged_paths(REPOSITORY)
     assert len(set(made.staged_paths(REPOSITORY).values())) == 3
 
@@ -86,7 +86,7 @@ def test_published_layers_are_not_staged():
 def test_images_are_found_by_what_they_share():
     one, other = image(), image("r.example.org/other:1", config=image().config)
     made = plan([one, other])
-    assert made.with_config(REPOSITORY, made.key(one.config)) == [one, other]
+    assert made.with_tree(REPOSITORY, made.key(one.tree)) == [one, other]
     assert made.sources(made.key(layer().digest)) == [one, other]
     assert made.image(REPOSITORY, NAME) == one
 

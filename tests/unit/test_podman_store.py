@@ -30,7 +30,7 @@ BASE, TOP, EMPTY = layer("base"), layer("top"), Layer(bytes(1024))
 
 
 class Store:
-    """A repository in which layers are directories with nothing in them."""
+    """A repository in which layers are directories with nothing in them but what was measured."""
 
     def __init__(self, base: Path, **settings) -> None:
         self.repository = DirectoryRepository(base, "test.example.org", durable=False, **settings)
@@ -40,8 +40,13 @@ class Store:
         return replace(pipeline.staged(name, image, None, ("layers", "podman")), **members)
 
     def publish(self, *staged: StagedImage) -> None:
-        for digest in {digest for one in staged for digest in one.layers}:
-            self.repository.layout.layerfs(digest).mkdir(parents=True, exist_ok=True)
+        for layer in {layer for one in staged for layer in one.measured or ()}:
+            self.repository.layout.layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
+            manifest = self.repository.layout.layer_manifest(layer.digest)
+            manifest.parent.mkdir(exist_ok=True)
+            manifest.touch()
+            listing = json.dumps(layer.to_json("2024-01-01T00:00:00Z"))
+            manifest.with_name("layers.json").write_text(listing)
         self.edit(lambda edits: podman.publish(edits, self.repository.layout, staged))
 
     def without(self, **what) -> None:
@@ -173,6 +178,7 @@ def test_an_image_and_its_layers_are_described_in_full(store):
             "diff-digest": str(BASE.diff_id),
             "diff-size": len(BASE.tar),
             "compression": 2,
+            "duccmake-verified": True,
         },
         upper.id: {
             "id": upper.id,
@@ -183,6 +189,7 @@ def test_an_image_and_its_layers_are_described_in_full(store):
             "diff-digest": str(TOP.diff_id),
             "diff-size": len(TOP.tar),
             "compression": 2,
+            "duccmake-verified": True,
         },
     }
 

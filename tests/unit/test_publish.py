@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from planned import image, layer
+from planned import image, planned_as_staged
 from staged_trees import directory, file, open_repository, stage
 
 from duccmake.config import BatchSettings
@@ -30,14 +30,14 @@ class Stage:
         changes = stage(self.base / "staging", name, top)
         [staged] = changes.images
         self.layers |= {str(layer.digest): layer.path for layer in changes.layers}
-        self.flats[str(staged.config)] = staged.path
         self.store.put(staged.manifest, staged.manifest_bytes)
         planned = image(
             name,
             manifest=staged.manifest,
             config=staged.config,
-            layers=tuple(layer(digest=digest) for digest in staged.layers),
+            layers=tuple(planned_as_staged(layer.path) for layer in changes.layers),
         )
+        self.flats[str(planned.tree)] = staged.path
         self.planned.append(planned)
         return planned
 
@@ -99,7 +99,7 @@ def test_whoever_comes_later_finds_the_work_done(here, monkeypatch):
 
 def test_what_is_not_wholly_staged_is_left_for_later(here):
     one, two, three = here.add("1"), here.add("2"), here.add("3")
-    del here.flats[str(two.config)]
+    del here.flats[str(two.tree)]
     del here.layers[str(three.layers[1].digest)]
     here.publish(one)
     assert here.published() == ["1"]
@@ -181,12 +181,12 @@ def test_images_that_did_not_fit_are_published_by_their_own_jobs(here, monkeypat
 def test_what_gets_ready_during_a_commit_is_offered_once_and_within_the_limits(here, monkeypatch):
     wanted = here.add("a")
     later = [here.add(tag) for tag in "bcd"]
-    ready, here.flats = here.flats, {str(wanted.config): here.flats[str(wanted.config)]}
+    ready, here.flats = here.flats, {str(wanted.tree): here.flats[str(wanted.tree)]}
     publish, offered = here.repository.publish, []
 
     def slow(changes, more):
         for planned in later:
-            here.flats[str(planned.config)] = ready[str(planned.config)]
+            here.flats[str(planned.tree)] = ready[str(planned.tree)]
             offered.append([staged.name[-1] for meanwhile in more() for staged in meanwhile.images])
         publish(changes)
 
@@ -197,7 +197,7 @@ def test_what_gets_ready_during_a_commit_is_offered_once_and_within_the_limits(h
 
 def test_another_image_that_is_damaged_does_not_stop_the_one_that_is_wanted(here, caplog):
     wanted, other = here.add("1"), here.add("2")
-    (here.flats[str(other.config)] / "tree.mtree").unlink()
+    (here.flats[str(other.tree)] / "tree.mtree").unlink()
     here.publish(wanted)
     assert here.published() == ["1"]
     assert f"{other.name} is not taken along" in caplog.text

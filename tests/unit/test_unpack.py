@@ -17,7 +17,7 @@ import oracles
 import trees
 from corpus.case import fifo, file, link
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, member, pax
-from duccmake import mtree
+from duccmake import measured, mtree
 from duccmake.demo.images import MTIME, LayerBuilder
 from duccmake.errors import (
     CorruptLayer,
@@ -28,6 +28,7 @@ from duccmake.errors import (
     UnsafeLayer,
 )
 from duccmake.limits import UnpackLimits
+from duccmake.reference import Digest
 from duccmake.unpack import unpack_layer
 from oracles import needs_root
 from other_user import run_as
@@ -57,11 +58,11 @@ def test_layer_appears_with_its_manifest_and_a_summary(tmp_path):
     unpacked = unpack(layer, tmp_path)
     assert unpacked.path == tmp_path / "layer"
     assert (unpacked.path / "layerfs" / "d" / "x").read_text() == "content"
-    assert unpacked.stream.diff_id == layer.diff_id
+    assert unpacked.stream.diff_ids == (layer.diff_id,)
     assert (unpacked.entries, unpacked.lost) == (3, {})
     summary = json.loads((unpacked.path / ".metadata" / "layer.json").read_bytes())
     assert summary["digest"] == str(layer.digest)
-    assert summary["diff_id"] == str(layer.diff_id)
+    assert summary["diff_ids"] == [str(layer.diff_id)]
     assert summary["diff_bytes"] == len(layer.tar)
     assert summary["entries"] == 3
 
@@ -106,7 +107,6 @@ def test_progress_hears_of_every_uncompressed_byte(tmp_path):
         tmp_path / "blob",
         tmp_path,
         digest=layer.digest,
-        diff_id=layer.diff_id,
         progress=heard.append,
     )
     assert sum(heard) == len(layer.tar)
@@ -123,7 +123,7 @@ def test_sparse_files_have_their_content_and_their_holes(form, tmp_path):
             out.write(b"%05d" % number * 1000)
         out.truncate(30_000_000)
     tar = gnu_tar(source, "--sparse", "--owner=0", "--group=0", *SPARSE_FORMATS[form])
-    unpack_blob(gzip.compress(tar), tar, tmp_path / "ours")
+    unpack_blob(gzip.compress(tar), tmp_path / "ours")
     result = tmp_path / "ours" / "layer" / "layerfs" / "sparse"
     assert result.read_bytes() == (source / "sparse").read_bytes()
     assert result.stat().st_blocks * 512 < 2_000_000
@@ -143,7 +143,7 @@ def test_gnu_tar_extracts_the_same_from_its_own_archive(tmp_path):
     for form in ("gnu", "pax"):
         base = tmp_path / form
         tar = gnu_tar(source, f"--format={form}")
-        unpack_blob(tar, tar, base)
+        unpack_blob(tar, base)
         theirs = base / "theirs"
         theirs.mkdir()
         subprocess.run(["tar", "-xpf", "-", "-C", theirs], input=tar, check=True)
@@ -170,31 +170,36 @@ def test_gnu_tar_extracts_the_same_from_its_own_archive(tmp_path):
     ],
 )
 def test_nothing_remains_of_a_layer_that_is_refused(blob, error, tmp_path):
-    try:
-        tar = gzip.decompress(blob)
-    except (OSError, EOFError):
-        tar = b""
     with pytest.raises(error):
-        unpack_blob(blob, tar, tmp_path)
+        unpack_blob(blob, tmp_path)
     assert_nothing_remains(tmp_path)
 
 
 def test_nothing_remains_where_a_digest_is_wrong(tmp_path):
     layer = LayerBuilder().file("x", "1").layer()
     (tmp_path / "blob").write_bytes(layer.blob)
-    right = {"digest": layer.digest, "diff_id": layer.diff_id}
-    for wrong in ({"digest": digest_of(b"")}, {"diff_id": digest_of(b"")}):
-        with pytest.raises(DigestMismatch):
-            unpack_layer(tmp_path / "blob", tmp_path, **{**right, **wrong})
-        assert_nothing_remains(tmp_path)
+    with pytest.raises(DigestMismatch):
+        unpack_layer(tmp_path / "blob", tmp_path, digest=digest_of(b""))
+    assert_nothing_remains(tmp_path)
+
+
+def test_what_a_layer_unpacks_to_is_measured_by_each_algorithm_that_is_asked_for(tmp_path):
+    layer = LayerBuilder().file("x", "1").layer()
+    (tmp_path / "blob").write_bytes(layer.blob)
+    wanted = ("sha256", "sha512")
+    unpack_layer(tmp_path / "blob", tmp_path, digest=layer.digest, diff_algorithms=wanted)
+    found = measured.staged(tmp_path / "layer" / ".metadata")
+    assert found is not None
+    by_hand = {name: Digest(name, hashlib.new(name, layer.tar).hexdigest()) for name in wanted}
+    assert {name: found.diff_id(name) for name in wanted} == by_hand
+    assert (found.blob_bytes, found.diff_bytes) == (len(layer.blob), len(layer.tar))
 
 
 def test_bytes_after_the_archive_count_for_the_diff_id(tmp_path):
     tar = member(b"x", b"1") + END
     padded = tar + b"anything"
-    unpack_blob(gzip.compress(padded), padded, tmp_path / "right")
-    with pytest.raises(DigestMismatch):
-        unpack_blob(gzip.compress(padded), tar, tmp_path / "wrong")
+    unpacked = unpack_blob(gzip.compress(padded), tmp_path)
+    assert unpacked.stream.diff_ids == (digest_of(padded),)
 
 
 def test_what_an_interrupted_run_left_is_replaced(tmp_path):
@@ -213,9 +218,7 @@ def test_a_full_disk_is_no_space_and_nothing_remains(size, tmp_path):
     (tmp_path / "blob").write_bytes(layer.blob)
     with oracles.tmpfs(tmp_path / "small", size) as disk:
         with pytest.raises(NoSpace) as raised:
-            unpack_layer(
-                tmp_path / "blob", disk / "staging", digest=layer.digest, diff_id=layer.diff_id
-            )
+            unpack_layer(tmp_path / "blob", disk / "staging", digest=layer.digest)
         assert str(disk) in str(raised.value)
         assert not list((disk / "staging").iterdir())
 
@@ -226,9 +229,7 @@ def test_a_disk_without_inodes_is_no_space(tmp_path):
     (tmp_path / "blob").write_bytes(layer.blob)
     with oracles.tmpfs(tmp_path / "small", "1m,nr_inodes=2") as disk:
         with pytest.raises(NoSpace):
-            unpack_layer(
-                tmp_path / "blob", disk / "staging", digest=layer.digest, diff_id=layer.diff_id
-            )
+            unpack_layer(tmp_path / "blob", disk / "staging", digest=layer.digest)
         assert not list((disk / "staging").iterdir())
 
 
@@ -281,7 +282,7 @@ def test_more_links_than_the_file_system_takes_are_an_error_of_the_layer(tmp_pat
     links = (header(b"l%d" % number, kind=b"1", target=b"x") for number in range(65_100))
     tar = member(b"x", b"x") + b"".join(links) + END
     try:
-        unpack_blob(tar, tar, tmp_path)
+        unpack_blob(tar, tmp_path)
     except LayerError as error:
         assert os.strerror(errno.EMLINK) in str(error)
         assert_nothing_remains(tmp_path)
@@ -345,7 +346,7 @@ def test_without_root_the_manifest_has_what_the_tree_cannot_have():
 
         def unpack_it():
             blob, staging = base / "blob", base / "staging"
-            return unpack_layer(blob, staging, digest=layer.digest, diff_id=layer.diff_id).lost
+            return unpack_layer(blob, staging, digest=layer.digest).lost
 
         lost = dict(run_as(1234, unpack_it))
         found = entries(base / "staging")

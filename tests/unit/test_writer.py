@@ -193,7 +193,7 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
             sys.exit(77)
         digest = Digest("sha256", hashlib.sha256(blob.read_bytes()).hexdigest())
         try:
-            unpack_layer(blob, small / "stage", digest=digest, diff_id=digest)
+            unpack_layer(blob, small / "stage", digest=digest)
         except NoSpace:
             assert list((small / "stage").iterdir()) == []
             sys.exit(28)
@@ -459,7 +459,7 @@ def unpacked(place: Path, content: bytes, *, packed: bool = False) -> Path:
     blob = place / "blob"
     blob.write_bytes(content)
     digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-    return unpack_layer(blob, place / "stage", digest=digest, diff_id=digest, packed=packed).path
+    return unpack_layer(blob, place / "stage", digest=digest, packed=packed).path
 
 
 def facts(root: Path) -> list[tuple[object, ...]]:

@@ -83,6 +83,10 @@ class DigestMismatch(DuccmakeError):
     """Content does not have the digest, or the size, that its descriptor names."""
 
 
+class WrongSize(DigestMismatch):
+    """Content has the digest that its descriptor names, and another size: the descriptor lies."""
+
+
 class LayerError(DuccmakeError):
     """A layer that cannot be unpacked."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .errors import DuccmakeError, NotFound
-from .plan import PlannedImage, PlannedLayer
+from .plan import Claim
 from .registry.anywhere import Anywhere
 from .registry.client import Client
 
@@ -15,28 +16,28 @@ logger = logging.getLogger(__name__)
 
 
 def fetch_layer(
-    layer: PlannedLayer,
-    images: Sequence[PlannedImage],
-    client: Client,
-    path: Path,
-    progress: Callable[[int], None],
+    claims: Sequence[Claim], client: Client, path: Path, progress: Callable[[int], None]
 ) -> int:
-    """Download the layer's blob to ``path``, verified; returns the bytes that came.
+    """Download a layer's blob to ``path``, verified; returns the bytes that came.
 
     Several images may share the layer, also from different registries: they are
-    asked in turn.  Raises the error of the last one.
+    asked in turn, each by what it says of the blob itself, and first those that most
+    agree with.  Raises the error of the last one.
     """
-    failure: DuccmakeError = NotFound(f"no image of the plan has the layer {layer.digest}")
+    failure: DuccmakeError = NotFound("no image of the plan has the layer")
     places = Anywhere(client)
+    sizes = Counter(claim.layer.descriptor.size for claim in claims)
     asked = set()
-    for image in images:
-        source = (image.reference.host, image.reference.repository)
-        if source in asked:
+    for claim in sorted(claims, key=lambda claim: -sizes[claim.layer.descriptor.size]):
+        image, descriptor = claim.image, claim.layer.descriptor
+        question = (image.reference.host, image.reference.repository, descriptor)
+        if question in asked:
             continue
-        asked.add(source)
+        asked.add(question)
         try:
-            return places.fetch_blob(image.reference, layer.descriptor, path, progress=progress)
+            return places.fetch_blob(image.reference, descriptor, path, progress=progress)
         except DuccmakeError as error:
-            failure = error.within(image=image.title, step=f"fetch layer {layer.digest.short}")
+            step = f"fetch layer {descriptor.digest.short}"
+            failure = error.within(image=image.title, step=step)
             logger.info("%s", failure)
     raise failure

@@ -17,7 +17,7 @@ from typing import Any
 
 from .config import Config
 from .manifest import Descriptor
-from .products import IN_REPOSITORY
+from .products import IN_REPOSITORY, PODMAN
 from .reference import Digest, Platform, Reference
 from .repository import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, Keep, Repository
 from .store import ContentStore, write_atomically
@@ -39,7 +39,7 @@ PENDING, PUBLISHED = "pending", "published"
 
 @dataclass(frozen=True, slots=True)
 class PlannedLayer:
-    """A layer of a planned image: its blob and what that unpacks to."""
+    """A layer of a planned image, as that says: its blob and what that unpacks to."""
 
     descriptor: Descriptor
     diff_id: Digest
@@ -85,9 +85,23 @@ class PlannedImage:
         return self.reference.name_on(self.platform) if self.variants else self.reference.name
 
     @property
+    def tree(self) -> Digest:
+        """What its flat tree is made of, as one digest: the configuration over these layers."""
+        parts = (self.config, *(layer.digest for layer in self.layers))
+        return Digest("sha256", hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
+
+    @property
     def title(self) -> str:
         """The image for people: its name in the wish list, and the platform of several."""
         return _title(self.reference.name, str(self.platform) if self.variants else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an image says of a layer; another image may say something else of the same blob."""
+
+    layer: PlannedLayer
+    image: PlannedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,17 +207,31 @@ class Plan:
         """The thin image of the image of that name."""
         return self._thin_by_name[repository, name]
 
-    def with_config(self, repository: str, key: str) -> list[PlannedImage]:
-        """The wanted images that share the flat tree ``key``."""
-        return self._by_config[repository, key]
+    def with_tree(self, repository: str, key: str) -> list[PlannedImage]:
+        """The wanted images that share the flat tree ``key``: one configuration and its layers."""
+        return self._by_tree[repository, key]
 
-    def layer(self, key: str) -> PlannedLayer:
-        """The layer that goes by ``key``."""
-        return self._by_layer[key][0]
+    def layer_digest(self, key: str) -> Digest:
+        """The digest of the layer that goes by ``key``."""
+        return self._by_layer[key][0].layer.digest
+
+    def claims(self, key: str) -> list[Claim]:
+        """What the wanted images say of the layer ``key``, each image's own word."""
+        return self._by_layer[key]
+
+    def diff_algorithms(self, key: str) -> list[str]:
+        """The algorithms by which what the layer ``key`` unpacks to has to be measured."""
+        claimed = {claim.layer.diff_id.algorithm for claim in self._by_layer[key]}
+        return sorted({"sha256", *claimed})
 
     def sources(self, key: str) -> list[PlannedImage]:
         """The wanted images that have the layer ``key``."""
-        return self._by_layer[key][1]
+        return list(
+            {
+                (claim.image.repository, claim.image.name): claim.image
+                for claim in self._by_layer[key]
+            }.values()
+        )
 
     def problem(self, number: int) -> Problem:
         """The first problem of that number."""
@@ -220,10 +248,10 @@ class Plan:
         }
 
     def flat_paths(self, repository: str) -> dict[str, Path]:
-        """Where each wanted flat tree of a repository is when it is staged, by config digest."""
+        """Where each wanted flat tree of a repository is when it is staged, by `tree` digest."""
         base = RESULTS / repository / "flat"
         return {
-            str(image.config): base / self.key(image.config) / "image"
+            str(image.tree): base / self.key(image.tree) / "image"
             for image in self.wanted
             if image.repository == repository
         }
@@ -275,7 +303,7 @@ class Plan:
         seen: dict[str, Digest] = {}
         clashes = set()
         for image in self.images:
-            for digest in (image.manifest, image.config, *(layer.digest for layer in image.layers)):
+            for digest in (image.manifest, image.tree, *(layer.digest for layer in image.layers)):
                 if seen.setdefault(digest.short, digest) != digest:
                     clashes.add(digest.short)
         return frozenset(clashes)
@@ -289,18 +317,18 @@ class Plan:
         return {(thin.repository, thin.name): thin for thin in self.thins}
 
     @cached_property
-    def _by_config(self) -> dict[tuple[str, str], list[PlannedImage]]:
+    def _by_tree(self) -> dict[tuple[str, str], list[PlannedImage]]:
         found: dict[tuple[str, str], list[PlannedImage]] = {}
         for image in self.wanted:
-            found.setdefault((image.repository, self.key(image.config)), []).append(image)
+            found.setdefault((image.repository, self.key(image.tree)), []).append(image)
         return found
 
     @cached_property
-    def _by_layer(self) -> dict[str, tuple[PlannedLayer, list[PlannedImage]]]:
-        found: dict[str, tuple[PlannedLayer, list[PlannedImage]]] = {}
+    def _by_layer(self) -> dict[str, list[Claim]]:
+        found: dict[str, list[Claim]] = {}
         for image in self.wanted:
             for layer in image.layers:
-                found.setdefault(self.key(layer.digest), (layer, []))[1].append(image)
+                found.setdefault(self.key(layer.digest), []).append(Claim(layer, image))
         return found
 
     # --- as a file ------------------------------------------------------
@@ -475,7 +503,9 @@ def why_pending(image: PlannedImage, repository: Repository) -> str:
         return f"moved: {record.manifest.short} is published, {image.manifest.short} is wished for"
     if record.platform != image.platform:
         return f"another platform: {record.platform} is published, {image.platform} is wished for"
-    wished = [product for product in image.products if product in IN_REPOSITORY]
+    # DUCC's layers were not measured, and podman's store goes by what was.
+    without = PODMAN if UNMEASURED in record.losses else ""
+    wished = [one for one in image.products if one in IN_REPOSITORY and one != without]
     if lacking := [product for product in wished if product not in record.products]:
         return f"published without {', '.join(lacking)}"
     if record.format < RECORD_FORMAT:

@@ -233,5 +233,9 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
     fetching = (image for image in images if image.state == PENDING and not image.prepared)
-    digests = {layer.digest for image in fetching for layer in image.layers}
-    return frozenset(digest for digest in digests if not repository.has_layer(digest))
+    wanted = {
+        (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
+    }
+    return frozenset(
+        digest for digest, algorithm in wanted if not repository.has_layer(digest, algorithm)
+    )

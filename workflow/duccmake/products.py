@@ -7,7 +7,9 @@ from collections.abc import Collection
 PRODUCTS = ("layers", "flat", "thin", "podman")
 """All there are, in the order in which they are made; the others are made of the layers."""
 
-IN_REPOSITORY = ("layers", "flat", "podman")
+PODMAN = "podman"
+
+IN_REPOSITORY = ("layers", "flat", PODMAN)
 """What is published in the repository; thin images are in registries."""
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from . import measured
 from .batch import Batch
 from .config import BatchSettings
 from .errors import DuccmakeError, RepositoryLocked
-from .plan import PlannedImage, why_pending
-from .products import IN_REPOSITORY
+from .measured import Measured, check_diff_ids, check_sizes
+from .plan import PlannedImage, PlannedLayer, why_pending
+from .products import IN_REPOSITORY, PODMAN
 from .repository import ChangeSet, ImageRecord, Keep, Repository, StagedImage, StagedLayer
-from .repository.ducc import diff_bytes
 from .store import ContentStore
 
 logger = logging.getLogger(__name__)
@@ -122,21 +123,23 @@ def _staged(
     store: ContentStore,
 ) -> StagedImage | None:
     """The image as it is staged, or None while something of it is not ready."""
-    flat = None if image.prepared else flats.get(str(image.config))
+    flat = None if image.prepared else flats.get(str(image.tree))
     if not image.prepared and (flat is None or not flat.is_dir()):
         return None
     manifest, config = store.get(image.manifest), store.get(image.config)
     if manifest is None or (config is None and "podman" in image.products):
         return None
-    sizes = []
-    for layer in image.layers:
-        path = layers.get(str(layer.digest))
-        if path is not None and path.is_dir():
-            sizes.append(diff_bytes(path / ".metadata"))
-        elif image.prepared or repository.has_layer(layer.digest):
-            sizes.append(diff_bytes(repository.layer_manifest(layer.digest).parent))
-        else:
-            return None
+    found = [_measured(layer, repository, layers) for layer in image.layers]
+    known = tuple(one for one in found if one is not None)
+    products = [name for name in image.products if name in IN_REPOSITORY]
+    is_measured = len(known) == len(found)
+    if is_measured:
+        _check(image, known)
+    elif image.prepared:
+        # Of DUCC's layers nobody knows what they unpack to, by which podman's store goes.
+        products = [name for name in products if name != PODMAN]
+    else:
+        return None
     return StagedImage(
         name=image.name,
         platform=image.platform,
@@ -146,11 +149,38 @@ def _staged(
         layers=tuple(layer.digest for layer in image.layers),
         path=flat,
         config_bytes=config or b"",
-        diff_bytes=tuple(sizes),
-        products=tuple(name for name in image.products if name in IN_REPOSITORY),
+        measured=known if is_measured else None,
+        products=tuple(products),
         variants=image.variants,
         source=image.source,
     )
+
+
+def _measured(
+    layer: PlannedLayer, repository: Repository, layers: Mapping[str, Path]
+) -> Measured | None:
+    """What a layer was found to be, as it is staged or else published."""
+    algorithm = layer.diff_id.algorithm
+    path = layers.get(str(layer.digest))
+    staged = measured.staged(path / ".metadata") if path is not None else None
+    if staged is not None and staged.diff_id(algorithm) is not None:
+        return staged
+    is_there = repository.has_layer(layer.digest, algorithm)
+    return repository.measured(layer.digest) if is_there else None
+
+
+def _check(image: PlannedImage, found: Sequence[Measured]) -> None:
+    """Hold an image to what its layers were found to be; `DigestMismatch` with its name."""
+    known = {one.digest: one for one in found}
+    try:
+        check_diff_ids(
+            [layer.digest for layer in image.layers],
+            [layer.diff_id for layer in image.layers],
+            known.get,
+        )
+        check_sizes([layer.descriptor for layer in image.layers], known.get)
+    except DuccmakeError as error:
+        raise error.within(image=image.title, step="publish") from None
 
 
 def _change_set(
@@ -161,6 +191,6 @@ def _change_set(
     staged = tuple(
         StagedLayer(digest, layers[str(digest)])
         for digest in digests
-        if not repository.has_layer(digest) and layers[str(digest)].is_dir()
+        if str(digest) in layers and layers[str(digest)].is_dir()
     )
     return ChangeSet(staged, chosen)

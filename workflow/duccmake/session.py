@@ -65,7 +65,7 @@ def tidy(plan: Plan, session_plan: Path) -> None:
     plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
     """
     wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
-    wanted |= {plan.key(image.config) for image in plan.wanted}
+    wanted |= {plan.key(image.tree) for image in plan.wanted}
     staged = [*RESULTS.glob("*/layers/*"), *RESULTS.glob("*/flat/*"), *RESULTS.glob("blobs/*")]
     for path in staged:
         if path.name.strip(".").partition(".")[0] not in wanted:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import measured
 from .errors import DuccmakeError
 from .flatten import LayerTree, flatten_image
 from .manifest import ImageConfig
+from .measured import Measured, check_diff_ids
 from .plan import PlannedImage
 from .reference import Digest
 from .repository import Repository
@@ -25,7 +27,8 @@ def stage_flat_tree(
 ) -> int:
     """Flatten a planned image into ``destination/image``; returns the number of entries.
 
-    ``staged`` says by digest where layers are staged, if they are.
+    ``staged`` says by digest where layers are staged, if they are.  Raises
+    `DigestMismatch` where they do not unpack to what the configuration says.
     """
     raw = store.get(image.config)
     if raw is None:
@@ -35,18 +38,25 @@ def stage_flat_tree(
             step="flatten",
             mend="run again",
         )
-    layers = []
+    layers: list[LayerTree] = []
+    known: dict[Digest, Measured | None] = {}
     for layer in image.layers:
-        tree = _layer_tree(layer.digest, repository, staged)
-        if tree is None:
+        found = _layer(layer.digest, repository, staged)
+        if found is None:
             raise DuccmakeError(
                 f"the layer {layer.digest} is neither staged nor published",
                 image=image.title,
                 step="flatten",
                 mend="run again",
             )
-        layers.append(tree)
+        layers.append(found[0])
+        known[layer.digest] = found[1]
     try:
+        check_diff_ids(
+            [layer.digest for layer in image.layers],
+            [layer.diff_id for layer in image.layers],
+            known.get,
+        )
         return flatten_image(
             layers,
             ImageConfig.parse(raw, layers=len(layers)),
@@ -59,18 +69,21 @@ def stage_flat_tree(
         raise error.within(image=image.title, step="flatten") from None
 
 
-def _layer_tree(
+def _layer(
     digest: Digest, repository: Repository, staged: Mapping[str, Path]
-) -> LayerTree | None:
+) -> tuple[LayerTree, Measured | None] | None:
+    """A layer's manifest, and what it was measured to be, as it is staged or else published."""
     # A commit of other images may move a staged layer into the repository at any
     # moment, so it is opened before it is asked for elsewhere.
     try:
-        manifest = staged[str(digest)] / ".metadata" / "tree.mtree"
-        return LayerTree(digest, manifest.read_bytes())
+        metadata = staged[str(digest)] / ".metadata"
+        if found := measured.staged(metadata):
+            return LayerTree(digest, (metadata / "tree.mtree").read_bytes()), found
     except FileNotFoundError:
         pass
     try:
         with repository.reading():
-            return LayerTree(digest, repository.layer_manifest(digest).read_bytes())
+            manifest = repository.layer_manifest(digest).read_bytes()
+            return LayerTree(digest, manifest), repository.measured(digest)
     except FileNotFoundError:
         return None

@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,26 +84,23 @@ _MAGIC_BYTES = 6
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """What a drained stream was: digests of both sides, sizes in bytes, the compression."""
+    """What a drained stream was: digests of both sides, sizes in bytes, the compression.
+
+    ``diff_ids`` are those of the archive by each algorithm that was asked for.
+    """
 
     blob: Digest
-    diff_id: Digest
+    diff_ids: tuple[Digest, ...]
     blob_bytes: int
     diff_bytes: int
     compression: str
 
-    def verify(self, *, blob: Digest, diff_id: Digest) -> None:
-        """Hold the stream to what manifest and configuration promise; `DigestMismatch`."""
+    def verify(self, blob: Digest) -> None:
+        """Hold the stream to the digest that the blob goes by; `DigestMismatch`."""
         if self.blob != blob:
             raise DigestMismatch(
                 f"the layer's blob has the digest {self.blob} where {blob} was promised",
                 mend="the stored blob is damaged: run again to fetch it anew",
-            )
-        if self.diff_id != diff_id:
-            raise DigestMismatch(
-                f"the layer {blob} unpacks to the diff_id {self.diff_id} where the image's "
-                f"configuration promises {diff_id}",
-                mend="the image is broken: ask its author to push it again",
             )
 
 
@@ -120,13 +117,14 @@ class LayerStream:
         self,
         path: Path,
         *,
-        algorithms: tuple[str, str] = ("sha256", "sha256"),
+        algorithm: str = "sha256",
+        diff_algorithms: Collection[str] = ("sha256",),
         limits: UnpackLimits | None = None,
     ) -> None:
         self._path = path
         self._limits = limits or UnpackLimits()
-        self._blob_hash = hashlib.new(algorithms[0])
-        self._diff_hash = hashlib.new(algorithms[1])
+        self._blob_hash = hashlib.new(algorithm)
+        self._diff_hashes = [hashlib.new(one) for one in diff_algorithms]
         self._blob_bytes = 0
         self._diff_bytes = 0
         self._compression = "none"
@@ -168,7 +166,7 @@ class LayerStream:
         """Digests and sizes of the whole stream."""
         return StreamResult(
             blob=Digest(self._blob_hash.name, self._blob_hash.hexdigest()),
-            diff_id=Digest(self._diff_hash.name, self._diff_hash.hexdigest()),
+            diff_ids=tuple(Digest(one.name, one.hexdigest()) for one in self._diff_hashes),
             blob_bytes=self._blob_bytes,
             diff_bytes=self._diff_bytes,
             compression=self._compression,
@@ -191,7 +189,8 @@ class LayerStream:
             self._pieces.put(None)
 
     def _account(self, piece: bytes) -> None:
-        self._diff_hash.update(piece)
+        for diff_hash in self._diff_hashes:
+            diff_hash.update(piece)
         self._diff_bytes += len(piece)
         limits = self._limits
         if limits.bytes and self._diff_bytes > limits.bytes:

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +26,7 @@ from . import mtree
 from .disk import Lost
 from .errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
 from .limits import UnpackLimits
+from .measured import STAGED
 from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
 from .pack import Pack
 from .reference import Digest
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LAYER_FORMAT = 2
+LAYER_FORMAT = 3
 """Version of what a staged layer looks like."""
 
 _WHITEOUT = b".wh."
@@ -81,7 +82,7 @@ def unpack_layer(
     destination: Path,
     *,
     digest: Digest,
-    diff_id: Digest,
+    diff_algorithms: Collection[str] = ("sha256",),
     packed: bool = False,
     limits: UnpackLimits | None = None,
     progress: Callable[[int], None] | None = None,
@@ -90,8 +91,9 @@ def unpack_layer(
 
     The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; where
     the layer shall be ``packed``, the content of its files is in a `duccmake.pack`.
-    Checks the blob's digest and the diff_id on the way; the directory appears
-    only when everything was right, and nothing remains when it was not.
+    The blob has to have the ``digest``; what it unpacks to is measured, by each of
+    ``diff_algorithms``, and noted in the summary (`duccmake.measured`).  The directory
+    appears only when everything was right, and nothing remains when it was not.
     ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
     and its kin, `DigestMismatch` and `NoSpace`.
     """
@@ -106,7 +108,10 @@ def unpack_layer(
             directory.mkdir(mode=0o755)
         place = _packed(partial) if packed else _tree(partial / "layerfs")
         with place as made:
-            unpacked = _unpack(blob, partial, made, digest, diff_id, limits, progress)
+            stream = LayerStream(
+                blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
+            )
+            unpacked = _unpack(stream, partial, made, digest, limits, progress)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -145,34 +150,32 @@ def _tree(directory: Path) -> Iterator[Writers]:
 
 
 def _unpack(
-    blob: Path,
+    layer: LayerStream,
     partial: Path,
     place: Place,
     digest: Digest,
-    diff_id: Digest,
     limits: UnpackLimits,
     progress: Callable[[int], None] | None,
 ) -> UnpackedLayer:
-    algorithms = (digest.algorithm, diff_id.algorithm)
     staging = Staging(place, limits)
-    with LayerStream(blob, algorithms=algorithms, limits=limits) as stream:
+    with layer as stream:
         _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
     result = stream.result
-    result.verify(blob=digest, diff_id=diff_id)
+    result.verify(digest)
     staging.finish()
     entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
     lost = staging.losses()
     summary = {
         "format": LAYER_FORMAT,
         "digest": str(digest),
-        "diff_id": str(diff_id),
+        "diff_ids": list(map(str, result.diff_ids)),
         "blob_bytes": result.blob_bytes,
         "diff_bytes": result.diff_bytes,
         "compression": result.compression,
         "entries": entries,
         "lost": lost,
     }
-    (partial / ".metadata" / "layer.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (partial / ".metadata" / STAGED).write_text(json.dumps(summary, indent=1) + "\n")
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
     return UnpackedLayer(partial.parent / "layer", result, entries, lost)

@@ -27,7 +27,7 @@ wildcard_constraints:
     repository=r"[^/]+",
     image=r".+",
     layer=r"[0-9a-f]{12,128}",
-    config=r"[0-9a-f]{12,128}",
+    tree=r"[0-9a-f]{12,64}",
     manifest=r"[0-9a-f]{12,128}",
     thin=r"[0-9a-f]{16}",
     problem=r"[0-9]+",
@@ -240,10 +240,10 @@ def get_layers_of_image(wildcards):
     return get_staged_layers(plan.image(wildcards.repository, wildcards.image))
 
 
-def get_layers_of_config(wildcards):
+def get_layers_of_tree(wildcards):
     """What flattening needs staged of an image's layers."""
     return get_staged_layers(
-        plan.with_config(wildcards.repository, wildcards.config)[0]
+        plan.with_tree(wildcards.repository, wildcards.tree)[0]
     )
 
 
@@ -252,7 +252,7 @@ def get_flat_of_image(wildcards):
     image = plan.image(wildcards.repository, wildcards.image)
     if image.prepared:
         return []
-    return f"results/{image.repository}/flat/{plan.key(image.config)}"
+    return f"results/{image.repository}/flat/{plan.key(image.tree)}"
 
 
 def get_why(wildcards):
@@ -267,12 +267,12 @@ def get_reason(wildcards):
 
 def get_layer_digest(wildcards):
     """The whole digest behind a layer's key."""
-    return str(plan.layer(wildcards.layer).digest)
+    return str(plan.layer_digest(wildcards.layer))
 
 
-def get_diff_id(wildcards):
-    """What the layer has to unpack to."""
-    return str(plan.layer(wildcards.layer).diff_id)
+def get_diff_algorithms(wildcards):
+    """How what the layer unpacks to has to be measured."""
+    return plan.diff_algorithms(wildcards.layer)
 
 
 @functools.cache
@@ -281,10 +281,10 @@ def is_packed():
     return plan.config_in(Path.cwd()).repository.packs_layers
 
 
-def get_config_digest(wildcards):
+def get_tree_digest(wildcards):
     """The whole digest behind a flat tree's key."""
-    image = plan.with_config(wildcards.repository, wildcards.config)[0]
-    return str(image.config)
+    image = plan.with_tree(wildcards.repository, wildcards.tree)[0]
+    return str(image.tree)
 
 
 def get_manifest_digest(wildcards):

@@ -1,19 +1,19 @@
 rule flatten_image:
     """Merge the layers' manifests into the flat tree's; no content is read."""
     input:
-        get_layers_of_config,
+        get_layers_of_tree,
     output:
-        temp(directory("results/{repository}/flat/{config}")),
+        temp(directory("results/{repository}/flat/{tree}")),
     log:
-        "logs/flatten_image/{repository}/{config}.log",
+        "logs/flatten_image/{repository}/{tree}.log",
     priority: 30
     conda:
         "../../environment.yml"
     params:
-        digest=get_config_digest,
+        digest=get_tree_digest,
         boot=boot_id(),
         format=RECORD_FORMAT,
     message:
-        "Flatten the image with configuration {wildcards.config}"
+        "Flatten the image {wildcards.tree}"
     shell:
-        "job flatten_image {log:q} {output:q} {wildcards.repository:q} {wildcards.config} {input:q}"
+        "job flatten_image {log:q} {output:q} {wildcards.repository:q} {wildcards.tree} {input:q}"

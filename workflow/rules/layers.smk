@@ -45,7 +45,7 @@ rule unpack_layer:
     conda:
         "../../environment.yml"
     params:
-        diff_id=get_diff_id,
+        diff_algorithms=get_diff_algorithms,
         boot=boot_id(),
         format=LAYER_FORMAT,
         packed=is_packed(),

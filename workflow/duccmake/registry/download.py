@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from ..errors import DigestMismatch, DuccmakeError, NoSpace, RegistryError, RegistryUnavailable
+from ..errors import (
+    DigestMismatch,
+    DuccmakeError,
+    NoSpace,
+    RegistryError,
+    RegistryUnavailable,
+    WrongSize,
+)
 from ..manifest import Descriptor
 from .pace import Pace
 from .retry import RetryPolicy, TryAgain, backoff_seconds
@@ -130,6 +137,9 @@ class Download:
             except TryAgain as failure:
                 failures = 0 if part.tell() - before >= CHUNK_BYTES else failures
                 error = failure.error
+            except WrongSize:
+                # Asking again brings the same; what is here serves whoever names its size.
+                raise
             except DigestMismatch as mismatch:
                 restarts += 1
                 hasher = self._restart(part)
@@ -186,6 +196,12 @@ class Download:
         finally:
             response.close()
         if part.tell() < self._descriptor.size:
+            if hasher.hexdigest() == self._descriptor.digest.hex:
+                raise WrongSize(
+                    f"{self._descriptor.digest} has {part.tell()} bytes where "
+                    f"{self._descriptor.size} were promised",
+                    mend="the image is broken: ask its author to build and push it again",
+                )
             raise TryAgain(
                 RegistryUnavailable(f"the download of {self._descriptor.digest} is short")
             )

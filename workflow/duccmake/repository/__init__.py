@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..measured import Measured
 from ..reference import Digest, Platform
 from .edits import Edits
 from .layout import Layout
@@ -59,8 +60,9 @@ class StagedImage:
     the flat tree and the layers as they are wished, and names or other products are
     added.
 
-    ``config_bytes`` is the configuration as the registry sent it, ``diff_bytes``
-    the size of each layer's archive, uncompressed.  The podman store keeps both.
+    ``config_bytes`` is the configuration as the registry sent it.  ``measured`` is what
+    each layer was found to be when it was unpacked, which whoever made this has held the
+    image to (`duccmake.measured`); None where nobody has, as with DUCC's.
 
     ``variants`` are the labels of all platforms of the image in the wish's order,
     where they are several; ``name`` is then that of this one
@@ -79,7 +81,7 @@ class StagedImage:
     variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     config_bytes: bytes = field(default=b"", repr=False)
-    diff_bytes: tuple[int, ...] = ()
+    measured: tuple[Measured, ...] | None = None
     keep: Keep = field(default_factory=Keep)
 
 
@@ -102,6 +104,8 @@ class ImageRecord:
     ``unmeasured`` are trees that DUCC made, of which nobody knows what they lack.
     ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
     that were in force when the image was published; both may have moved on since.
+    ``verified``: all that the record names was measured and found to be what the image's
+    manifest and configuration say; earlier versions believed some of it.
     """
 
     name: str
@@ -113,6 +117,7 @@ class ImageRecord:
     losses: dict[str, int]
     format: int = RECORD_FORMAT
     source: Mapping[str, str] = field(default_factory=dict)
+    verified: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON members."""
@@ -126,6 +131,7 @@ class ImageRecord:
             "products": list(self.products),
             "losses": self.losses,
             **({"source": dict(self.source)} if self.source else {}),
+            **({"verified": True} if self.verified else {}),
         }
 
     @classmethod
@@ -141,6 +147,7 @@ class ImageRecord:
             losses=dict(members["losses"]),
             format=int(members["format"]),
             source=dict(members.get("source", {})),
+            verified=members.get("verified") is True,
         )
 
 
@@ -173,8 +180,12 @@ class Repository(Protocol):
         """The record of an image as it stands there, though something of it may be missing."""
         ...
 
-    def has_layer(self, digest: Digest) -> bool:
-        """Whether the layer is published, whole, with its ``tree.mtree``."""
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
+        ...
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
         ...
 
     def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:

@@ -10,8 +10,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from .. import measured
 from ..errors import RepositoryError
 from ..reference import Digest
 from . import (
@@ -19,6 +21,7 @@ from . import (
     UNMEASURED,
     ImageRecord,
     StagedImage,
+    StagedLayer,
     adoption,
     ducc,
     history,
@@ -26,6 +29,7 @@ from . import (
     schedule,
 )
 from .edits import Edits, Tree
+from .flats import FlatTree, flat_tree_of
 from .layout import Layout, split_variant
 
 Losses = Mapping[str, int]
@@ -43,19 +47,8 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         products=image.products,
         losses=dict(losses),
         source=dict(image.source),
+        verified=image.measured is not None,
     )
-
-
-def flat_losses(layout: Layout, config: Digest) -> dict[str, int] | None:
-    """The losses of a flat tree that is there as this version makes it, else None."""
-    try:
-        known = json.loads(layout.flat_record(config).read_bytes())
-        losses = {str(kind): int(count) for kind, count in known["losses"].items()}
-        current = known["format"] == RECORD_FORMAT
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    whole = layout.flat(config).is_dir() and layout.flat_manifest(config).is_file()
-    return losses if current and whole else None
 
 
 def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
@@ -71,15 +64,11 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         whole = False
     adopted = whole and UNMEASURED in record.losses
-    if (
-        whole
-        and not adopted
-        and ("flat" not in image.products or flat_losses(layout, image.config) is not None)
-    ):
+    flat = flat_tree_of(layout, image)
+    if whole and not adopted and ("flat" not in image.products or flat is not None):
         return record.losses
-    standing = standing_losses(layout, image.config, image.layers)
-    if standing is not None:
-        return standing
+    if flat is not None:
+        return {**flat.layer_losses, **flat.losses}
     if adopted and layout.flat(image.config).is_dir():
         return record.losses
     if not layout.record(image.name).exists() and adoption.is_whole(
@@ -87,21 +76,6 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
     ):
         return {UNMEASURED: 1 + len(set(image.layers))}
     raise RepositoryError("it was published, but is not any more", mend="run again")
-
-
-def standing_losses(
-    layout: Layout, config: Digest, layers: Sequence[Digest]
-) -> dict[str, int] | None:
-    """All losses of an image whose flat tree was made of these layers and is there, else None."""
-    losses = flat_losses(layout, config)
-    if losses is None:
-        return None
-    try:
-        known = json.loads(layout.flat_record(config).read_bytes())
-        same = known["layers"] == [str(digest) for digest in layers]
-        return {**known.get("layer_losses", {}), **losses} if same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def is_there(layout: Layout, image: StagedImage, digest: Digest) -> bool:
@@ -144,22 +118,17 @@ def checked_parents(root: Path, path: Path) -> list[Path]:
     return parents
 
 
-def note_flat_tree(
-    edits: Edits,
-    layout: Layout,
-    image: StagedImage,
-    losses: Losses,
-    layer_losses: Losses | None = None,
-) -> None:
-    """Note what a new flat tree was made of."""
-    known = {
-        "format": RECORD_FORMAT,
-        "config": str(image.config),
-        "layers": [str(digest) for digest in image.layers],
-        "losses": dict(losses),
-        "layer_losses": dict(layer_losses or {}),
-    }
-    edits.file(layout.flat_record(image.config), dump(known))
+def note_flat_tree(edits: Edits, layout: Layout, config: Digest, tree: FlatTree) -> None:
+    """Note what a flat tree was made of, unless that is noted."""
+    edits.file(layout.flat_record(config), dump(tree.to_json(config)))
+
+
+def layers_json(layer: StagedLayer) -> bytes:
+    """``layers.json`` of a layer to be published; `RepositoryError` where it is not whole."""
+    found = measured.staged(layer.path / ".metadata")
+    if found is None:
+        raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
+    return dump(found.to_json(datetime.now(UTC).isoformat(timespec="seconds")))
 
 
 def publish_metadata(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -27,29 +26,6 @@ def origins_without(existing: bytes, config: str) -> bytes:
     return _dump({"origin": [name for name in listed or [] if name != config]})
 
 
-def layers_json(layer: bytes, created: str) -> bytes:
-    """``layers.json`` of a layer, as podman's store takes it, from the unpacker's summary.
-
-    Empty where the summary does not tell.  ``created`` is a time (RFC 3339).
-    """
-    summary = _parse(layer)
-    if not isinstance(summary, dict) or "diff_id" not in summary:
-        return b""
-    diff_id = str(summary["diff_id"])
-    return _dump(
-        [
-            {
-                "id": diff_id.partition(":")[2],
-                "created": created,
-                "compressed-diff-digest": summary.get("digest"),
-                "compressed-size": summary.get("blob_bytes"),
-                "diff-digest": diff_id,
-                "diff-size": summary.get("diff_bytes"),
-            }
-        ]
-    )
-
-
 def folded(value: Any) -> Any:
     """A manifest's JSON with its members named as the specification has them.
 
@@ -64,16 +40,6 @@ _MEMBERS = {
     name.lower(): name
     for name in ("schemaVersion", "mediaType", "config", "layers", "digest", "size")
 }
-
-
-def diff_bytes(metadata: Path) -> int:
-    """What a layer's archive has, uncompressed, as is noted in ``metadata``."""
-    try:
-        if (metadata / "layers.json").exists():
-            return int(json.loads((metadata / "layers.json").read_bytes())[0]["diff-size"])
-        return int(json.loads((metadata / "layer.json").read_bytes())["diff_bytes"])
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        return 0
 
 
 def _parse(content: bytes) -> Any:

@@ -5,7 +5,6 @@ Layers alone go to their place at once: they are whole, and no image shows them 
 
 from __future__ import annotations
 
-import datetime
 import errno
 import json
 import os
@@ -14,24 +13,27 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from .. import measured
 from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from ..store import remove_tree
-from . import StagedImage, StagedLayer, ducc, podman
+from . import StagedImage, StagedLayer, podman
 from .amend import amend, amendments
 from .books import (
     check_link,
     checked_parents,
-    flat_losses,
     is_there,
     known_losses,
+    layers_json,
     note_flat_tree,
     publish_metadata,
 )
 from .edits import Directory, Edits, File, Put, Symlink, Tree
 from .failures import reported
+from .flats import FlatTree, flat_tree_of
 from .journal import Move, put_directory
 from .layout import Layout, temporary
 from .plant import FlatMode, plant
@@ -134,12 +136,7 @@ class Preparation:
         for entry in layer.path.iterdir():
             if entry.name not in ("layerfs", ".metadata"):
                 remove_tree(entry)
-        summary = metadata / "layer.json"
-        if summary.is_file():
-            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            content = ducc.layers_json(summary.read_bytes(), created)
-            if content:
-                (metadata / "layers.json").write_bytes(content)
+        (metadata / measured.PUBLISHED).write_bytes(layers_json(layer))
         for entry in metadata.iterdir():
             entry.chmod(0o644)
         metadata.chmod(0o755)
@@ -185,12 +182,13 @@ class Preparation:
     ) -> dict[str, int]:
         if image.config in self._flats:
             return self._flats[image.config]
-        losses = flat_losses(self._layout, image.config)
-        if losses is None:
-            losses = self._plant(image, staged)
-            note_flat_tree(edits, self._layout, image, losses, lost)
-        self._flats[image.config] = losses
-        return losses
+        tree = flat_tree_of(self._layout, image)
+        if tree is None:
+            tree = FlatTree(image.layers, self._plant(image, staged), lost)
+        verified = replace(tree, verified=image.measured is not None)
+        note_flat_tree(edits, self._layout, image.config, verified)
+        self._flats[image.config] = dict(tree.losses)
+        return self._flats[image.config]
 
     def _plant(self, image: StagedImage, staged: Path) -> dict[str, int]:
         final = self._layout.flat(image.config)

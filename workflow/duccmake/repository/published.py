@@ -10,11 +10,22 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from .. import measured
 from ..errors import InvalidReference
+from ..measured import Measured
 from ..reference import MULTIARCH, Digest
-from . import ANY_VARIANT, UNMEASURED, ChangeSet, ImageRecord, StagedImage, podman
-from .books import flat_losses, standing_losses, wished_record
+from . import (
+    ANY_VARIANT,
+    UNMEASURED,
+    ChangeSet,
+    ImageRecord,
+    StagedImage,
+    StagedLayer,
+    podman,
+)
+from .books import wished_record
 from .failures import reported
+from .flats import flat_tree, flat_tree_of, measured_layer
 from .layout import Layout, split_variant
 from .verify import Digests, differences
 
@@ -86,16 +97,22 @@ class PublishedTree:
         with self.reading():
             return self._read_record(name)
 
-    def has_layer(self, digest: Digest) -> bool:
-        """Whether the layer is published, whole, with its ``tree.mtree``."""
-        layout = self._layout
-        return layout.layer_manifest(digest).is_file() and layout.layerfs(digest).is_dir()
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
+        return measured_layer(self._layout, digest)
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
+        found = self.measured(digest)
+        known = found is not None and found.diff_id(algorithm) is not None
+        return known and self._layout.layerfs(digest).is_dir()
 
     def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
-        """Whether these layers and the flat tree that was made of them are published, whole."""
-        return standing_losses(self._layout, config, layers) is not None and all(
-            map(self.has_layer, layers)
-        )
+        """Whether these layers and a flat tree of what they unpack to are published, whole."""
+        if not all(map(self.has_layer, layers)):
+            return False
+        found = [one for one in map(self.measured, layers) if one is not None]
+        return flat_tree(self._layout, config, layers, found) is not None
 
     def variant(self, name: str) -> str:
         """Which platform's image the public link of ``name`` leads to; see `Repository`."""
@@ -169,8 +186,14 @@ class PublishedTree:
         """The changes without what is published already; each image and each layer once."""
         images = {image.name: image for image in changes.images if not self._is_published(image)}
         layers = {layer.digest: layer for layer in changes.layers}
-        missing = [layer for digest, layer in layers.items() if not self.has_layer(digest)]
+        missing = [layer for layer in layers.values() if self._lacks(layer)]
         return ChangeSet(tuple(missing), tuple(images.values()))
+
+    def _lacks(self, layer: StagedLayer) -> bool:
+        """Whether a layer is not published yet, or was measured by fewer algorithms."""
+        staged = measured.staged(layer.path / ".metadata")
+        algorithms = [diff_id.algorithm for diff_id in staged.diff_ids] if staged else ["sha256"]
+        return not all(self.has_layer(layer.digest, one) for one in algorithms)
 
     def _is_published(self, image: StagedImage) -> bool:
         record = self.record(image.name)
@@ -179,9 +202,7 @@ class PublishedTree:
             and UNMEASURED not in record.losses
             and replace(record, losses={}, source=image.source) == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
-            and (
-                "flat" not in image.products or flat_losses(self._layout, image.config) is not None
-            )
+            and ("flat" not in image.products or flat_tree_of(self._layout, image) is not None)
             and not self._leads_elsewhere(image)
         )
 

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ..errors import RepositoryError
+from ..errors import DuccmakeError, RepositoryError
+from ..manifest import ImageConfig
+from ..measured import Measured, check_diff_ids
+from ..products import PODMAN
 from ..reference import Digest
-from . import ImageRecord, Keep, StagedImage, ducc, podman, schedule
-from .books import flat_losses, publish_metadata
+from . import ImageRecord, Keep, StagedImage, podman, schedule
+from .books import publish_metadata
 from .edits import Edits
+from .flats import flat_tree, measured_layer
 from .history import name_of
 from .layout import Layout
 
@@ -108,7 +112,7 @@ def point(
     """
     record = past.record
     configuration = podman.configuration(layout, record.config)
-    products = tuple(one for one in record.products if one != "podman" or configuration)
+    products = tuple(one for one in record.products if one != PODMAN or configuration)
     image = StagedImage(
         name=name,
         platform=record.platform,
@@ -120,18 +124,35 @@ def point(
         products=products,
         source=record.source,
         config_bytes=configuration,
-        diff_bytes=tuple(
-            ducc.diff_bytes(layout.layer_manifest(layer).parent) for layer in record.layers
-        ),
+        measured=_measured(layout, record.layers),
         keep=keep,
     )
     publish_metadata(edits, layout, [image], {name: record.losses}, others)
 
 
 def _is_whole(layout: Layout, record: ImageRecord) -> bool:
-    if "flat" in record.products and flat_losses(layout, record.config) is None:
+    """Whether all of an image is there, and is what the image says, as far as can be told."""
+    measured = _measured(layout, record.layers)
+    if measured is None:
         return False
-    return all(layout.layer_manifest(layer).is_file() for layer in record.layers)
+    configuration = podman.configuration(layout, record.config)
+    if configuration and not record.verified:
+        known = {one.digest: one for one in measured}
+        try:
+            config = ImageConfig.parse(configuration, layers=len(record.layers))
+            check_diff_ids(record.layers, config.diff_ids, known.get)
+        except DuccmakeError as error:
+            log.warning("%s@%s is not gone back to: %s", record.name, record.manifest, error)
+            return False
+    flat = flat_tree(layout, record.config, record.layers, measured)
+    return "flat" not in record.products or flat is not None
+
+
+def _measured(layout: Layout, layers: Iterable[Digest]) -> tuple[Measured, ...] | None:
+    """What all of these layers were found to be; None where one was not measured."""
+    found = [measured_layer(layout, layer) for layer in layers]
+    known = tuple(one for one in found if one is not None)
+    return known if len(known) == len(found) else None
 
 
 def _record(members: dict[str, object]) -> ImageRecord | None:

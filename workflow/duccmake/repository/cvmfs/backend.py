@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import RepositoryError
+from ...measured import Measured
 from ...reference import Digest
 from .. import ChangeSet, ImageRecord
 from ..edits import Edits
@@ -85,10 +86,15 @@ class CvmfsRepository(PublishedTree):
         with self._mount.reading():
             return super().record(name)
 
-    def has_layer(self, digest: Digest) -> bool:
-        """Whether the layer is published, whole, with its ``tree.mtree``."""
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
         with self._mount.reading():
-            return super().has_layer(digest)
+            return super().measured(digest)
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
+        with self._mount.reading():
+            return super().has_layer(digest, algorithm)
 
     def names(self) -> Iterator[str]:
         """The names of all images that have a manifest here, sorted; DUCC's are among them."""

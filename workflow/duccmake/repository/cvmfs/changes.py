@@ -6,7 +6,6 @@ flat trees, and at the end what the edits put, whose last are the public links.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 from collections import Counter
@@ -15,24 +14,25 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from ... import mtree
+from ... import measured, mtree
 from ...errors import DuccmakeError, RepositoryError
 from ...mtree import Entry
 from ...pack import CONTENT, INDEX, Packed
 from ...reference import Digest
-from .. import ChangeSet, StagedImage, StagedLayer, ducc, podman
+from .. import ChangeSet, StagedImage, StagedLayer, podman
 from ..amend import amendments, chain_wants, warn_of
 from ..books import (
     check_link,
-    flat_losses,
     is_there,
     known_losses,
+    layers_json,
     note_flat_tree,
     publish_metadata,
 )
 from ..descriptors import Directories
 from ..edits import Edits, Tree
 from ..failures import reported
+from ..flats import FlatTree, flat_tree_of
 from ..layout import Layout
 from .amendments import Completed
 from .catalogs import standing
@@ -204,8 +204,8 @@ class Changes:
         wanted = {image.config: image for image in images if "flat" in image.products}
         return [
             (image, image.path)
-            for config, image in wanted.items()
-            if image.path is not None and flat_losses(self._layout, config) is None
+            for image in wanted.values()
+            if image.path is not None and flat_tree_of(self._layout, image) is None
         ]
 
     def overlaid(self) -> Overlaid:
@@ -368,13 +368,8 @@ class Changes:
         base = self._base(digest)
         members.catalog(relative(layout.root, layout.layer(digest).parent))
         completed = self._completed.get(digest)
-        summary = layer.path / ".metadata" / "layer.json"
-        if summary.is_file():
-            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            content = ducc.layers_json(summary.read_bytes(), created)
-            if content:
-                listing = layout.layer_manifest(digest).with_name("layers.json")
-                members.file(relative(layout.root, listing), content)
+        listing = layout.layer_manifest(digest).with_name(measured.PUBLISHED)
+        members.file(relative(layout.root, listing), layers_json(layer))
         manifest = relative(layout.root, layout.layer_manifest(digest))
         links = completed.links if completed is not None else {}
         with closing(Packed(layer.path)) as packed:
@@ -407,12 +402,13 @@ class Changes:
                     losses[image.name] = dict(self._lost[image.name])
                     continue
                 if image.config not in known:
-                    found = flat_losses(self._layout, image.config)
-                    if found is None:
-                        found = dict(self._write_flat_tree(members, directories, image, image.path))
-                        lost = self._lost[image.name]
-                        note_flat_tree(self.edits, self._layout, image, found, lost)
-                    known[image.config] = found
+                    tree = flat_tree_of(self._layout, image)
+                    if tree is None:
+                        found = self._write_flat_tree(members, directories, image, image.path)
+                        tree = FlatTree(image.layers, found, self._lost[image.name])
+                    verified = replace(tree, verified=image.measured is not None)
+                    note_flat_tree(self.edits, self._layout, image.config, verified)
+                    known[image.config] = dict(tree.losses)
                 losses[image.name] = {**self._lost[image.name], **known[image.config]}
         return losses
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...errors import DuccmakeError
+from ...products import PODMAN
 from ...reference import Digest
 from .. import ImageRecord
 from ..layout import Layout
 from .index import Entry, Index
 from .paths import Paths, big_data
-from .store import PRODUCT, has_own_tree
+from .store import has_own_tree
 
 Compare = Callable[[Path, Path], Iterator[str]]
 
@@ -22,7 +23,7 @@ def differences(layout: Layout, record: ImageRecord, compare: Compare) -> Iterat
 
     ``compare`` gives those between a tree and its manifest.
     """
-    if PRODUCT not in record.products:
+    if PODMAN not in record.products:
         return
     paths = Paths(layout)
     try:

@@ -14,22 +14,24 @@ from datetime import datetime
 from pathlib import Path
 
 from ...errors import DuccmakeError, InvalidReference, RepositoryError
-from ...manifest import Descriptor, ImageConfig, Manifest, parse_manifest
+from ...manifest import ImageConfig, Manifest, parse_manifest
+from ...measured import Measured
+from ...products import PODMAN
 from ...reference import Digest
 from .. import ImageRecord, StagedImage
 from ..edits import Edits, Tree
+from ..flats import measured_layer
 from ..layout import Layout, split_variant
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain
 from .names import names_of, pinned_names_of
 from .paths import Paths, big_data
 
-PRODUCT = "podman"
-"""What the product is called in the configuration and in records."""
-
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
 
-_COMPRESSIONS = {"gzip": 2, "zstd": 4}
+_VERIFIED = "duccmake-verified"
+"""The member of a layer's entry by which its diff-digest, and those of all layers below it,
+were measured of what they lead to; containers/storage passes over it."""
 
 
 def publish(
@@ -46,7 +48,7 @@ def publish(
     `ManifestError` with the image.
     """
     paths = Paths(layout)
-    if not any(PRODUCT in image.products for image in images) and not paths.images.exists():
+    if not any(PODMAN in image.products for image in images) and not paths.images.exists():
         return
     store = _Store(edits, layout, trees or {})
     for image in images:
@@ -55,7 +57,7 @@ def publish(
             if image.variants:
                 # Until now it may have been there for one platform, under its public name.
                 store.release(split_variant(image.name)[1])
-            if PRODUCT in image.products:
+            if PODMAN in image.products:
                 store.add(image)
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
@@ -92,7 +94,7 @@ def without(
 
 def holds(layout: Layout, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
-    if PRODUCT not in record.products:
+    if PODMAN not in record.products:
         return True
     return (Paths(layout).image(record.config) / "manifest").is_file()
 
@@ -149,16 +151,13 @@ class _Store:
 
     def add(self, image: StagedImage) -> None:
         """Put an image in, with its layers, or give it one more name."""
-        manifest = parse_manifest(image.manifest_bytes)
-        if not isinstance(manifest, Manifest):
-            raise RepositoryError("its manifest is an index")
-        config = ImageConfig.parse(image.config_bytes, layers=len(manifest.layers))
+        config = ImageConfig.parse(image.config_bytes, layers=len(image.layers))
         layers = chain(config.diff_ids, self._has_own_tree)
         created = _time(config.created)
-        for layer, blob, diff_id, size in zip(
-            layers, manifest.layers, config.diff_ids, image.diff_bytes, strict=True
-        ):
-            self._add_layer(layer, blob, diff_id, size, created)
+        if image.measured is None:
+            raise RepositoryError("what its layers unpack to was never measured", mend="run again")
+        for layer, diff_id, found in zip(layers, config.diff_ids, image.measured, strict=True):
+            self._add_layer(layer, diff_id, found, created)
         identity = image.config.hex
         entry = self._images.entries.setdefault(identity, {"id": identity})
         entry.update({"layer": layers[-1].id} if layers else {})
@@ -224,19 +223,20 @@ class _Store:
     # --- layers ---------------------------------------------------------
 
     def _add_layer(
-        self, layer: ChainLayer, blob: Descriptor, diff_id: Digest, size: int, created: str
+        self, layer: ChainLayer, diff_id: Digest, measured: Measured, created: str
     ) -> None:
         known = self._layers.entries.get(layer.id, {})
-        if known.get("parent", "") != layer.parent or not self._leads_somewhere(known):
+        if not is_verified(known) or not self._leads_somewhere(known):
             known = {
                 "id": layer.id,
                 "parent": layer.parent,
                 "created": created,
-                "compressed-diff-digest": str(blob.digest),
-                "compressed-size": blob.size,
+                "compressed-diff-digest": str(measured.digest),
+                "compressed-size": measured.blob_bytes,
                 "diff-digest": str(diff_id),
-                "diff-size": size,
-                "compression": _compression(blob),
+                "diff-size": measured.diff_bytes,
+                "compression": measured.compression,
+                _VERIFIED: True,
             }
             self._layers.entries[layer.id] = {key: value for key, value in known.items() if value}
         directory = self._paths.layer(layer.id)
@@ -296,15 +296,18 @@ class _Store:
         self, layer: Entry, gone: Collection[str], users: Mapping[str, Sequence[str]]
     ) -> bool:
         """Have a layer lead to a published one that its images have, and that stays."""
+        wanted = Digest.parse(layer["diff-digest"])
         for image, chained in users.items():
             for manifest in self._manifests(self._images.entries[image]):
-                blob = manifest.layers[chained.index(layer["id"])]
-                if blob.digest.hex not in gone:
-                    layer["compressed-diff-digest"] = str(blob.digest)
-                    layer["compressed-size"] = blob.size
-                    layer["compression"] = _compression(blob)
-                    self._point(layer["id"], blob.digest)
-                    return True
+                blob = manifest.layers[chained.index(layer["id"])].digest
+                found = measured_layer(self._layout, blob)
+                if blob.hex in gone or found is None or not found.unpacks_to(wanted):
+                    continue
+                layer["compressed-diff-digest"] = str(blob)
+                layer["compressed-size"] = found.blob_bytes
+                layer["compression"] = found.compression
+                self._point(layer["id"], blob)
+                return True
         return False
 
     def _manifests(self, image: Entry) -> Iterator[Manifest]:
@@ -353,6 +356,11 @@ class _Store:
         self._edits.catalog(self._paths.root)
 
 
+def is_verified(layer: Entry) -> bool:
+    """Whether a layer's entry was made of what was measured; earlier ones believed images."""
+    return layer.get(_VERIFIED) is True
+
+
 def has_own_tree(paths: Paths, identity: str) -> bool:
     """Whether a layer is there, whole, as a tree of its own."""
     diff = paths.diff(identity)
@@ -361,11 +369,6 @@ def has_own_tree(paths: Paths, identity: str) -> bool:
 
 def _config_digest(identity: str) -> str:
     return f"{'sha512' if len(identity) == 128 else 'sha256'}:{identity}"
-
-
-def _compression(blob: Descriptor) -> int:
-    """The compression as containers/storage numbers it (pkg/archive); 0 is none."""
-    return next((n for end, n in _COMPRESSIONS.items() if blob.media_type.endswith(end)), 0)
 
 
 def _time(created: str) -> str:

@@ -17,13 +17,14 @@ from pathlib import Path
 from ...errors import DuccmakeError
 from ...flatten import LayerTree, chain_changes
 from ...manifest import ImageConfig
+from ...products import PODMAN
 from ...reference import Digest
 from .. import StagedImage
 from ..edits import Tree
 from ..layout import Layout
 from .layers import chain
 from .paths import Paths
-from .store import PRODUCT, has_own_tree
+from .store import has_own_tree
 
 _BEYOND = frozenset({"covered", "whiteouts", "links"})
 """The losses that say that an overlay of the published layers shows another tree."""
@@ -45,7 +46,7 @@ def own_trees(
     """
     found: dict[Path, Tree] = {}
     for image in images:
-        if PRODUCT not in image.products:
+        if PODMAN not in image.products:
             continue
         try:
             lacking = _BEYOND.intersection(losses(image))
