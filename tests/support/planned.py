@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from staged_trees import digest_of
-
 from duccmake.manifest import Descriptor
 from duccmake.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
 from duccmake.reference import Digest, Platform, Reference
+from support.staged_trees import digest_of
 
 REPOSITORY = "unpacked.example.org"
 NAME = "registry.example.org/team/app:1"
