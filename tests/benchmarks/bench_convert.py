@@ -16,8 +16,8 @@ from compare import Program, alternate
 
 from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.repository.directory import DirectoryRepository
-from pipeline import change_set, stage
-from servers import DockerRegistry, docker_registry, need, skopeo
+from support.pipeline import change_set, stage
+from support.servers import DockerRegistry, docker_registry, need, skopeo
 
 CHECKOUT = Path(__file__).parents[2]
 REPOSITORY = "images.example.org"

@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cvmfs_repositories import Real, real_repositories, why_not_real
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.repository.cvmfs.backend import CvmfsRepository
-from pipeline import change_set, stage
-from runs import Work
-from servers import DockerRegistry, docker_registry
+from support.cvmfs_repositories import Real, real_repositories, why_not_real
+from support.pipeline import change_set, stage
+from support.runs import Work
+from support.servers import DockerRegistry, docker_registry
 
 pytestmark = pytest.mark.cvmfs
 

@@ -16,7 +16,7 @@ from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST, Descriptor
 from duccmake.reference import Digest, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from servers import DockerRegistry, docker_registry, need
+from support.servers import DockerRegistry, docker_registry, need
 
 LAYERS = 12
 LAYER_BYTES = 1_000_000_000 // LAYERS

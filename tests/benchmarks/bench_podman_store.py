@@ -17,7 +17,7 @@ from duccmake.demo.images import Image, Layer
 from duccmake.repository import StagedImage, podman
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
-from pipeline import staged
+from support.pipeline import staged
 
 SIZES = (1, 100, 1000)
 BASES, SHARED, OWN = 20, 5, 5

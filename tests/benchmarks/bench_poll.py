@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from compare import Program, alternate
 
-import quick_registry
+from support import quick_registry
 
 IMAGES = 2000
 CONNECTIONS = 32

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
-from runs import Work
-from samples import AMD64
-from servers import docker_registry
-from watching import events, eventually, listening, polls, watching
+from support.runs import Work
+from support.samples import AMD64
+from support.servers import docker_registry
+from support.watching import events, eventually, listening, polls, watching
 
 ROUNDS = 4
 GOAL_SECONDS = 5.0

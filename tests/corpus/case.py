@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from duccmake.demo.images import MTIME, Layer, LayerBuilder
-from trees import Node
+from support.trees import Node
 
 MTIME_NS = MTIME * 1_000_000_000
 

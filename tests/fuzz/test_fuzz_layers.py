@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from mutations import ANY_BYTES, MUTATED_TARS, TARS, Mutation, applied
 
-import trees
 from corpus.streams import SOUND
 from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError
@@ -30,7 +29,8 @@ from duccmake.limits import UnpackLimits
 from duccmake.stream import LayerStream
 from duccmake.tar import TarReader
 from duccmake.unpack import unpack_layer
-from pipeline import digest_of
+from support import trees
+from support.pipeline import digest_of
 
 _EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "0"))
 _LIMITS = UnpackLimits(bytes=50_000_000, entries=10_000, seconds=30)

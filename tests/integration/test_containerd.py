@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import oracles
-import pipeline
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.directory import DirectoryRepository
-from oracles import needs_overlay, needs_umoci
-from trees import differences, snapshot
+from support import oracles, pipeline
+from support.oracles import needs_overlay, needs_umoci
+from support.trees import differences, snapshot
 
 LAYERS = (
     LayerBuilder()

@@ -6,11 +6,11 @@ import os
 
 import pytest
 
-from cvmfs_repositories import both, repository_for
 from duccmake.demo import images
 from duccmake.repository.layout import Layout
-from runs import Work, sample_work
-from trees import differences, snapshot
+from support.cvmfs_repositories import both, repository_for
+from support.runs import Work, sample_work
+from support.trees import differences, snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from duccmake.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
-from oracles import snapshotter
-from runs import Run, Work
-from servers import DockerRegistry, docker_registry, need, skopeo
-from trees import Node, differences, snapshot
+from support.oracles import snapshotter
+from support.runs import Run, Work
+from support.servers import DockerRegistry, docker_registry, need, skopeo
+from support.trees import Node, differences, snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot and real owners")
 

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import oracles
-import pipeline
-import trees
 from corpus.hostile import ESCAPES
 from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError, LayerError
 from duccmake.unpack import unpack_layer
-from oracles import needs_overlay, needs_root
+from support import oracles, pipeline, trees
+from support.oracles import needs_overlay, needs_root
 
 
 @pytest.fixture

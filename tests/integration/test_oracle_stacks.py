@@ -13,14 +13,12 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 
-import oracles
-import pipeline
-import trees
 from corpus.stacks import ANY, PLAIN, Change, layer_of
 from duccmake.demo.images import Layer
 from duccmake.errors import LayerError
-from oracles import needs_overlay, needs_umoci
-from trees import Tree
+from support import oracles, pipeline, trees
+from support.oracles import needs_overlay, needs_umoci
+from support.trees import Tree
 
 _EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "60"))
 _SETTINGS = settings(

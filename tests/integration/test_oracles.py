@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 
-import oracles
-import pipeline
-import trees
 from corpus.case import Case
 from corpus.images import CASES, SYMLINK_UNKNOWN
 from duccmake.demo.images import LayerBuilder
-from oracles import needs_fuse_overlayfs, needs_overlay, needs_podman, needs_root, needs_umoci
-from other_user import run_as
+from support import oracles, pipeline, trees
+from support.oracles import (
+    needs_fuse_overlayfs,
+    needs_overlay,
+    needs_podman,
+    needs_root,
+    needs_umoci,
+)
+from support.other_user import run_as
 
 _NO_TIME = ("mtime_ns",)
 _ATTRIBUTES = ("mode", "uid", "gid", "mtime_ns")

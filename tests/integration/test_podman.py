@@ -13,9 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import oracles
-import pipeline
-import podman_client
 from duccmake.demo.images import Image, Layer, LayerBuilder, write_oci_layout
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
@@ -23,7 +20,8 @@ from duccmake.repository.garbage import FLAT, LAYER, Thing, remove
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.usage import survey as look_through
 from duccmake.repository.withdraw import withdraw
-from podman_client import Podman, podman
+from support import oracles, pipeline, podman_client
+from support.podman_client import Podman, podman
 
 PRODUCTS = ("layers", "flat", "podman")
 APP, OTHER_TAG, HUB = (

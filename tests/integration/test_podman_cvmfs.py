@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-import pipeline
-import podman_client
-from cvmfs_repositories import Real, StandIn, both, repository_for
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.edits import Edits
 from duccmake.repository.usage import survey
 from duccmake.repository.withdraw import withdraw
-from podman_client import Podman, podman
+from support import pipeline, podman_client
+from support.cvmfs_repositories import Real, StandIn, both, repository_for
+from support.podman_client import Podman, podman
 
 APP, REPEATED, THROUGH = (
     f"registry.example.org/team/{name}:1" for name in ("app", "repeated", "through")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import podman_client
 from duccmake.demo import images
-from podman_client import podman
-from runs import Run, Work, sample_work
+from support import podman_client
+from support.podman_client import podman
+from support.runs import Run, Work, sample_work
 
 HELLO = ("demo/hello:1.0", "demo/hello:latest")
 

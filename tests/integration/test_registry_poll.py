@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import quick_registry
+from support import quick_registry
 
 PACKAGE = Path(__file__).parents[2] / "workflow"
 LIMIT_MB = 200

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import faulty_registry as faults
-import servers
 from duccmake.demo.registry import DemoRegistry, Store
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
 from duccmake.fetch import fetch_layer
@@ -26,9 +24,11 @@ from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.resolve import Resolved, Resolver
 from duccmake.store import ContentStore, PollMemory
-from faulty_registry import FaultyProxy, FaultyRegistry
-from samples import AMD64
-from servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
+from support import faulty_registry as faults
+from support import servers
+from support.faulty_registry import FaultyProxy, FaultyRegistry
+from support.samples import AMD64
+from support.servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
 USER = {"U": "me", "P": "hunter2"}
 LAYERS = tuple(layer_of({f"f{n}": random.Random(n).randbytes(300_000)})[0] for n in range(3))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import faulty_registry as faults
-from faulty_registry import FaultyRegistry, PullLimit
-from runs import Work, fresh_work
-from servers import add_image, free_port, layer_of, skopeo
-from trees import snapshot
+from support import faulty_registry as faults
+from support.faulty_registry import FaultyRegistry, PullLimit
+from support.runs import Work, fresh_work
+from support.servers import add_image, free_port, layer_of, skopeo
+from support.trees import snapshot
 
 
 def layers(text: str) -> tuple[bytes, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import CHECKOUT
-from servers import need
+from support.runs import CHECKOUT
+from support.servers import need
 
 UNITS = CHECKOUT / "config" / "systemd"
 NAMES = ("duccmake-watch.service", "duccmake-webhook.service", "duccmake.service")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from crashes import leftovers
 from duccmake.demo.images import LayerBuilder, push
-from faulty_registry import FaultyRegistry, Held, status
-from runs import Work, fresh_work
-from samples import AMD64, slow_layer, text_image
-from servers import docker_registry
-from watching import deaths, events, eventually, listening, polls, storm, systemd, watching
+from support.crashes import leftovers
+from support.faulty_registry import FaultyRegistry, Held, status
+from support.runs import Work, fresh_work
+from support.samples import AMD64, slow_layer, text_image
+from support.servers import docker_registry
+from support.watching import deaths, events, eventually, listening, polls, storm, systemd, watching
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import push
-from runs import Work
-from samples import text_image
-from servers import docker_registry, need
-from watching import Webhook, events, eventually, listening
+from support.runs import Work
+from support.samples import text_image
+from support.servers import docker_registry, need
+from support.watching import Webhook, events, eventually, listening
 
 SECRETS = {"harbor": "HARBOR", "distribution": "REGISTRY", "dockerhub": "HUB", "gitlab": "GITLAB"}
 

@@ -18,11 +18,11 @@ from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.pins import history
 from duccmake.repository.history import kept
 from duccmake.repository.usage import survey
-from faulty_registry import FaultyRegistry
-from orphans import unreachable
-from runs import REPOSITORY, Run, Work, days_later, fresh_work
-from samples import AMD64, slow_layer
-from watching import deaths, eventually, listening, polls, storm, watching
+from support.faulty_registry import FaultyRegistry
+from support.orphans import unreachable
+from support.runs import REPOSITORY, Run, Work, days_later, fresh_work
+from support.samples import AMD64, slow_layer
+from support.watching import deaths, eventually, listening, polls, storm, watching
 
 APPS = [f"team/app{number:02}" for number in range(8)]
 LEAVES, GONE, MISSPELT = APPS[7], APPS[6], APPS[5]

@@ -17,9 +17,9 @@ import pytest
 
 from duccmake.demo import images
 from duccmake.repository.layout import Layout
-from pipeline import digest_of
-from runs import REPOSITORY, Run, Stage, Work, sample_work, stage
-from trees import snapshot
+from support.pipeline import digest_of
+from support.runs import REPOSITORY, Run, Stage, Work, sample_work, stage
+from support.trees import snapshot
 
 NAMES = ("demo/hello:1.0", "demo/hello:latest", "demo/tools:2024")
 

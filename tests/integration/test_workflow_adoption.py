@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ducc_repository import leave_as_ducc
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository import UNMEASURED
-from pipeline import digest_of
-from runs import Run, Work, fresh_work
-from trees import Node, snapshot
+from support.ducc_repository import leave_as_ducc
+from support.pipeline import digest_of
+from support.runs import Run, Work, fresh_work
+from support.trees import Node, snapshot
 
 WHOLE, MARKED, BARE, OTHER = "team/whole:1", "team/marked:1", "team/bare:1", "team/other:1"
 

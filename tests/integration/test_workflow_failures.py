@@ -16,9 +16,9 @@ from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST
 from duccmake.reference import Platform
-from runs import REPOSITORY, Run, Work, fresh_work
-from samples import AMD64
-from servers import free_port
+from support.runs import REPOSITORY, Run, Work, fresh_work
+from support.samples import AMD64
+from support.servers import free_port
 
 GOOD = ("good/one:1", "good/two:1")
 

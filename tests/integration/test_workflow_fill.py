@@ -7,8 +7,8 @@ import re
 import pytest
 
 from duccmake.demo.images import Image, LayerBuilder
-from runs import fresh_work
-from samples import AMD64
+from support.runs import fresh_work
+from support.samples import AMD64
 
 BASE = LayerBuilder().dir("etc").file("etc/base", "base").layer()
 COUNT = 4

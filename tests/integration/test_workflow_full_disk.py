@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import oracles
 from duccmake.demo.images import Image, LayerBuilder
-from oracles import needs_overlay
-from runs import Work, fresh_work
-from trees import differences, snapshot
+from support import oracles
+from support.oracles import needs_overlay
+from support.runs import Work, fresh_work
+from support.trees import differences, snapshot
 
 LARGE = 40 * 1024 * 1024
 

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import pytest
 
-from crashes import leftovers
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from faulty_registry import FaultyRegistry, Held
-from runs import REPOSITORY, Started, Work, fresh_work
-from samples import AMD64, slow_layer
+from support.crashes import leftovers
+from support.faulty_registry import FaultyRegistry, Held
+from support.runs import REPOSITORY, Started, Work, fresh_work
+from support.samples import AMD64, slow_layer
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import runs
 from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import (
     DOCKER_LIST,
@@ -22,9 +21,10 @@ from duccmake.manifest import (
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from pipeline import digest_of
-from runs import Run, Stage, Work, fresh_work
-from servers import SampleImage, add_image, add_index, docker_registry, layer_of, skopeo
+from support import runs
+from support.pipeline import digest_of
+from support.runs import Run, Stage, Work, fresh_work
+from support.servers import SampleImage, add_image, add_index, docker_registry, layer_of, skopeo
 
 AMD64, ARM64, ARM_V7, ARM_V6, S390X = (
     Platform.parse(text)

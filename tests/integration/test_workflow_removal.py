@@ -15,12 +15,12 @@ from threading import Thread
 
 import pytest
 
-import runs
 from duccmake.demo import images
 from duccmake.repository import schedule
 from duccmake.repository.usage import survey
-from runs import Work, days_later, sample_work
-from trees import Node, snapshot
+from support import runs
+from support.runs import Work, days_later, sample_work
+from support.trees import Node, snapshot
 
 TOOLS = "demo/tools:2024"
 FORCE = ("--config", "force_removal=true")

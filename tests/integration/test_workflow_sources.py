@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from duccmake.repository.layout import Layout
-from runs import REPOSITORY, Work, fresh_work
-from samples import AMD64, text_image
-from wishes import GitProject, recipe
+from support.runs import REPOSITORY, Work, fresh_work
+from support.samples import AMD64, text_image
+from support.wishes import GitProject, recipe
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 from duccmake.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
 from duccmake.reference import Digest, Platform
 from duccmake.repository.layout import Layout
-from pipeline import digest_of
-from runs import REPOSITORY, Run, Work, fresh_work
-from servers import (
+from support.pipeline import digest_of
+from support.runs import REPOSITORY, Run, Work, fresh_work
+from support.servers import (
     DockerRegistry,
     add_image,
     add_index,

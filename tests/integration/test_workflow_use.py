@@ -14,10 +14,10 @@ import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.repository.directory import DirectoryRepository
-from pipeline import digest_of
-from runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
-from samples import AMD64
-from servers import need
+from support.pipeline import digest_of
+from support.runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
+from support.samples import AMD64
+from support.servers import need
 
 OTHER = "other.example.org"
 OPTIONS = ("--dag", "--rulegraph", "--filegraph", "--lint")

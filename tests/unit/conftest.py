@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from staged_trees import open_repository
 
-from crashes import in_memory
-from cvmfs_repositories import Real, StandIn, both, repository_for
 from duccmake.repository.directory import DirectoryRepository
+from support.crashes import in_memory
+from support.cvmfs_repositories import Real, StandIn, both, repository_for
+from support.staged_trees import open_repository
 
 
 @pytest.fixture

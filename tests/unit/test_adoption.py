@@ -7,12 +7,8 @@ import os
 import shutil
 from dataclasses import replace
 
-import planned
 import pytest
-from planned import REPOSITORY
-from staged_trees import NAME, publish, stage
 
-from ducc_repository import leave_as_ducc
 from duccmake.adopt import adoption_in_words
 from duccmake.errors import RepositoryError
 from duccmake.leftovers import Leftovers
@@ -25,6 +21,10 @@ from duccmake.repository.adoption import (
     lacking,
     leftover,
 )
+from support import planned
+from support.ducc_repository import leave_as_ducc
+from support.planned import REPOSITORY
+from support.staged_trees import NAME, publish, stage
 
 PRODUCTS = ("layers", "flat")
 

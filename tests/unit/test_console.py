@@ -4,11 +4,11 @@ import io
 import json
 
 import pytest
-from planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
-from staged_trees import digest_of, open_repository, publish, stage
 
 from duccmake.console import announce, summarise
 from duccmake.plan import PUBLISHED, Problem
+from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
+from support.staged_trees import digest_of, open_repository, publish, stage
 
 
 @pytest.fixture(autouse=True)

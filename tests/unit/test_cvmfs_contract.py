@@ -13,9 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import staged_trees as make
-from planned import image, planned_as_staged
-from staged_trees import (
+
+from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
+from duccmake.publish import publish_ready
+from duccmake.repository import UNMEASURED, ChangeSet
+from duccmake.repository.edits import Edits
+from duccmake.repository.layout import Layout
+from duccmake.store import ContentStore
+from support import staged_trees as make
+from support.cvmfs_repositories import CHUNKS, GATEWAY, both
+from support.ducc_repository import leave_as_ducc
+from support.planned import image, planned_as_staged
+from support.staged_trees import (
     NAME,
     TOP,
     char,
@@ -28,15 +37,6 @@ from staged_trees import (
     stage_layer,
     whiteout,
 )
-
-from cvmfs_repositories import CHUNKS, GATEWAY, both
-from ducc_repository import leave_as_ducc
-from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
-from duccmake.publish import publish_ready
-from duccmake.repository import UNMEASURED, ChangeSet
-from duccmake.repository.edits import Edits
-from duccmake.repository.layout import Layout
-from duccmake.store import ContentStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

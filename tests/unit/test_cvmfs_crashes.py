@@ -12,10 +12,10 @@ import textwrap
 from contextlib import suppress
 
 import pytest
-from staged_trees import TOP, file, publish, stage
 
 from duccmake.errors import RepositoryLocked
 from duccmake.repository.cvmfs.server import processes
+from support.staged_trees import TOP, file, publish, stage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -59,12 +59,12 @@ UNKNOWN = "before the open transaction is noted"
 CHILD = """
     import os, pickle, signal, sys
     sys.path[:0] = sys.argv[3:]
-    from cvmfs_repositories import Real, StandIn
+    from support.cvmfs_repositories import Real, StandIn
     from duccmake.repository.cvmfs import tarstream
     from duccmake.repository.cvmfs.server import Server
     from duccmake.repository.cvmfs.tarstream import TarStream
     from duccmake.repository.cvmfs.transaction import Transaction
-    from staged_trees import publish
+    from support.staged_trees import publish
 
     def kill():
         os.kill(os.getpid(), signal.SIGKILL)

@@ -8,10 +8,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from staged_trees import BASE, TOP, directory, file, publish, stage, stage_image, stage_layer
 
-from cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
 from duccmake.repository import ChangeSet
+from support.cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
+from support.staged_trees import (
+    BASE,
+    TOP,
+    directory,
+    file,
+    publish,
+    stage,
+    stage_image,
+    stage_layer,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

@@ -7,8 +7,13 @@ import os
 from dataclasses import replace
 
 import pytest
-import staged_trees as make
-from staged_trees import (
+
+from duccmake.repository import ChangeSet
+from duccmake.repository.cvmfs import changes
+from duccmake.repository.cvmfs.known import layers_before
+from support import staged_trees as make
+from support.cvmfs_repositories import CHUNKS, both
+from support.staged_trees import (
     BASE,
     directory,
     file,
@@ -18,11 +23,6 @@ from staged_trees import (
     stage_layer,
     symlink,
 )
-
-from cvmfs_repositories import CHUNKS, both
-from duccmake.repository import ChangeSet
-from duccmake.repository.cvmfs import changes
-from duccmake.repository.cvmfs.known import layers_before
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

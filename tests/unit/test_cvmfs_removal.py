@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from staged_trees import TOP, file, publish, stage
 
-from cvmfs_repositories import both, repository_for
 from duccmake.collect import collect
 from duccmake.departures import Departure, prune
 from duccmake.errors import RepositoryError
@@ -15,6 +13,8 @@ from duccmake.pins import pins, roll_back
 from duccmake.repository import Keep
 from duccmake.repository.schedule import parse
 from duccmake.repository.usage import Use, survey
+from support.cvmfs_repositories import both, repository_for
+from support.staged_trees import TOP, file, publish, stage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-import pipeline
-from cvmfs_repositories import both
 from duccmake.demo.images import Image, LayerBuilder
+from support import pipeline
+from support.cvmfs_repositories import both
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

@@ -11,8 +11,14 @@ from functools import partial
 from itertools import count
 
 import pytest
-import staged_trees as make
-from staged_trees import (
+
+from duccmake import mtree
+from duccmake.errors import RepositoryLocked
+from duccmake.repository import ChangeSet
+from duccmake.repository.layout import Layout
+from support import staged_trees as make
+from support.crashes import copy_tree, crash_after, each_crash, each_stop, leftovers
+from support.staged_trees import (
     NAME,
     directory,
     file,
@@ -25,12 +31,6 @@ from staged_trees import (
     symlink,
     whiteout,
 )
-
-from crashes import copy_tree, crash_after, each_crash, each_stop, leftovers
-from duccmake import mtree
-from duccmake.errors import RepositoryLocked
-from duccmake.repository import ChangeSet
-from duccmake.repository.layout import Layout
 
 
 def states(path):

@@ -13,8 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import staged_trees as make
-from staged_trees import (
+
+from duccmake import mtree
+from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
+from duccmake.repository import ChangeSet
+from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.layout import Layout
+from support import staged_trees as make
+from support.other_user import run_as
+from support.staged_trees import (
     BASE,
     NAME,
     ROOT,
@@ -35,13 +42,6 @@ from staged_trees import (
     symlink,
     whiteout,
 )
-
-from duccmake import mtree
-from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
-from duccmake.repository import ChangeSet
-from duccmake.repository.directory import DirectoryRepository
-from duccmake.repository.layout import Layout
-from other_user import run_as
 
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import pytest
-from staged_trees import names
 
 from duccmake.errors import RepositoryError
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.journal import Journal
+from support.staged_trees import names
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from duccmake.manifest import ImageConfig
 from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
 from duccmake.repository import amend
 from duccmake.singularity import Generated
-from pipeline import digest_of
+from support.pipeline import digest_of
 
 ROOT = Entry(b".", DIR, flags=frozenset({b"implied"}))
 

@@ -7,7 +7,17 @@ import os
 import shutil
 
 import pytest
-from staged_trees import (
+
+from duccmake.collect import collect
+from duccmake.errors import RepositoryError
+from duccmake.repository import ChangeSet, schedule
+from duccmake.repository.edits import Edits
+from duccmake.repository.garbage import FLAT, LAYER, Thing, find, freed_bytes
+from duccmake.repository.layout import Layout
+from duccmake.repository.usage import Use, survey
+from duccmake.repository.withdraw import withdraw
+from support.ducc_repository import leave_as_ducc
+from support.staged_trees import (
     BASE,
     NAME,
     TOP,
@@ -20,16 +30,6 @@ from staged_trees import (
     stage_image,
     stage_layer,
 )
-
-from ducc_repository import leave_as_ducc
-from duccmake.collect import collect
-from duccmake.errors import RepositoryError
-from duccmake.repository import ChangeSet, schedule
-from duccmake.repository.edits import Edits
-from duccmake.repository.garbage import FLAT, LAYER, Thing, find, freed_bytes
-from duccmake.repository.layout import Layout
-from duccmake.repository.usage import Use, survey
-from duccmake.repository.withdraw import withdraw
 
 DAY = 86400.0
 NOW = 1_800_000_000.0

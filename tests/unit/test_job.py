@@ -7,10 +7,10 @@ import logging
 import sys
 
 import pytest
-from planned import NAME, image, plan
 
 from duccmake.errors import DuccmakeError, NotFound
 from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE, running
+from support.planned import NAME, image, plan
 
 FAILURE = NotFound("no such blob", step="fetch", mend="push it again")
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import stat
 
 import pytest
-from staged_trees import names
 
 from duccmake.errors import RepositoryError
 from duccmake.repository import kernel
 from duccmake.repository.journal import Journal, Move, put_directory
 from duccmake.repository.layout import temporary
+from support.staged_trees import names
 
 
 @pytest.fixture

@@ -6,14 +6,14 @@ import itertools
 import os
 
 import pytest
-from staged_trees import open_repository
 
-import pipeline
-from cvmfs_repositories import both, repository_for
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.podman.paths import Paths
+from support import pipeline
+from support.cvmfs_repositories import both, repository_for
+from support.staged_trees import open_repository
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, cvmfs_server")
 

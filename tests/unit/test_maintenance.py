@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from planned import NAME, REPOSITORY, image, plan
-from staged_trees import TOP, file, open_repository, publish, stage
 
 from duccmake.config import Config
 from duccmake.departures import Departure
@@ -18,6 +16,8 @@ from duccmake.maintenance import (
     spoken_for,
     targets,
 )
+from support.planned import NAME, REPOSITORY, image, plan
+from support.staged_trees import TOP, file, open_repository, publish, stage
 
 OTHER = "registry.example.org/team/other:1"
 

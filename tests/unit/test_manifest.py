@@ -24,7 +24,7 @@ from duccmake.manifest import (
     parse_manifest,
 )
 from duccmake.reference import Digest, Platform
-from samples import AMD64
+from support.samples import AMD64
 
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64

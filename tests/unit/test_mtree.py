@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline
 from corpus.images import CASES
 from duccmake import mtree
 from duccmake.errors import RepositoryError
 from duccmake.mtree import Entry
-from oracles import needs_root
+from support import pipeline
+from support.oracles import needs_root
 
 needs_mtree = pytest.mark.skipif(not shutil.which("mtree"), reason="needs mtree (mtree-netbsd)")
 needs_bsdtar = pytest.mark.skipif(not shutil.which("bsdtar"), reason="needs bsdtar")

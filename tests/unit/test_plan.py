@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from planned import NAME, REPOSITORY, image, layer, plan
-from staged_trees import digest_of
 
 from duccmake.plan import PUBLISHED, Plan, Problem, keeping
 from duccmake.reference import Digest
+from support.planned import NAME, REPOSITORY, image, layer, plan
+from support.staged_trees import digest_of
 
 
 @pytest.fixture(autouse=True)

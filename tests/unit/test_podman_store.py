@@ -5,9 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from staged_trees import digest_of
 
-import pipeline
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import DuccmakeError, ManifestError, RepositoryError
 from duccmake.reference import Digest
@@ -18,6 +16,8 @@ from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.repository.podman.layers import chain, layer_id
 from duccmake.repository.podman.names import names_of
+from support import pipeline
+from support.staged_trees import digest_of
 
 APP, OTHER = "registry.example.org/team/app:1", "registry.example.org/team/app:2"
 

@@ -9,13 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from staged_trees import open_repository
 
-import oracles
-import pipeline
-import trees
-from crashes import each_crash, leftovers
-from cvmfs_repositories import CHUNKS, both, repository_for
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.repository import ChangeSet
 from duccmake.repository.directory import DirectoryRepository
@@ -25,7 +19,11 @@ from duccmake.repository.podman.layers import chain
 from duccmake.repository.podman.paths import Paths
 from duccmake.repository.usage import survey
 from duccmake.repository.withdraw import withdraw
-from oracles import needs_overlay
+from support import oracles, pipeline, trees
+from support.crashes import each_crash, leftovers
+from support.cvmfs_repositories import CHUNKS, both, repository_for
+from support.oracles import needs_overlay
+from support.staged_trees import open_repository
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners, mounts")
 

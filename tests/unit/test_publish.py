@@ -3,14 +3,14 @@ from __future__ import annotations
 import logging
 
 import pytest
-from planned import image, planned_as_staged
-from staged_trees import directory, file, open_repository, stage
 
 from duccmake.config import BatchSettings
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.publish import publish_ready
 from duccmake.repository.layout import Layout
 from duccmake.store import ContentStore
+from support.planned import image, planned_as_staged
+from support.staged_trees import directory, file, open_repository, stage
 
 
 class Stage:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-import faulty_registry as faults
-import servers
 from duccmake.errors import DuccmakeError, NotFound, Unauthorized
 from duccmake.manifest import Descriptor
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from faulty_registry import FaultyRegistry
-from samples import AMD64
-from servers import ConnectProxy, add_image, layer_of, reference
+from support import faulty_registry as faults
+from support import servers
+from support.faulty_registry import FaultyRegistry
+from support.samples import AMD64
+from support.servers import ConnectProxy, add_image, layer_of, reference
 
 CONTENT = layer_of({"noise": random.Random(3).randbytes(1_500_000)})[0]
 

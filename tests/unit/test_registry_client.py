@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import faulty_registry as faults
 from duccmake.errors import (
     DigestMismatch,
     NotFound,
@@ -20,9 +19,10 @@ from duccmake.reference import Digest, Platform
 from duccmake.registry.answers import matching
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from faulty_registry import FaultyRegistry
-from samples import AMD64
-from servers import add_image, add_index, reference, sha256
+from support import faulty_registry as faults
+from support.faulty_registry import FaultyRegistry
+from support.samples import AMD64
+from support.servers import add_image, add_index, reference, sha256
 
 SECRETS = {"U": "me", "P": "hunter2"}
 

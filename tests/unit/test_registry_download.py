@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-import faulty_registry as faults
 from duccmake.errors import DigestMismatch, DuccmakeError, NotFound, RegistryUnavailable
 from duccmake.manifest import Descriptor
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from faulty_registry import FaultyRegistry
-from servers import add_image, layer_of, reference
+from support import faulty_registry as faults
+from support.faulty_registry import FaultyRegistry
+from support.servers import add_image, layer_of, reference
 
 CONTENT = layer_of({"noise": random.Random(1).randbytes(2_000_000)})[0]
 

@@ -31,8 +31,8 @@ from duccmake.registry.anywhere import Anywhere
 from duccmake.registry.client import Client
 from duccmake.registry.selection import select_image
 from duccmake.repository.layout import check_name
-from samples import AMD64
-from servers import SampleImage, add_image, add_index, layer_of, sha256, skopeo
+from support.samples import AMD64
+from support.servers import SampleImage, add_image, add_index, layer_of, sha256, skopeo
 
 LAYERS = tuple(layer_of({name: name.encode() * 9})[0] for name in ("one", "two"))
 PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)

@@ -6,14 +6,14 @@ import logging
 
 import pytest
 
-import faulty_registry as faults
 from duccmake.errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.retry import RegistryLeftAlone, backoff_seconds, retry_after_seconds
 from duccmake.registry.settings import RegistrySettings
-from faulty_registry import FaultyRegistry
-from servers import add_image, reference
+from support import faulty_registry as faults
+from support.faulty_registry import FaultyRegistry
+from support.servers import add_image, reference
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from staged_trees import digest_of
 
 from duccmake.departures import check_share
 from duccmake.entry import Wished
@@ -20,6 +19,7 @@ from duccmake.removal_settings import RemovalSettings
 from duccmake.resolve import Resolution, Resolved, Unresolved
 from duccmake.store import PollMemory
 from duccmake.tags import TagRules
+from support.staged_trees import digest_of
 
 HOUR = 3600.0
 NOW = 1_800_000_000.0

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from staged_trees import TOP, file, listing, open_repository, publish, stage
 
-from crashes import each_crash, each_stop, leftovers
 from duccmake.collect import collect
 from duccmake.departures import prune
 from duccmake.errors import RepositoryLocked
@@ -15,6 +13,8 @@ from duccmake.pins import pins, roll_back
 from duccmake.plan import Departure
 from duccmake.repository import Keep, schedule
 from duccmake.repository.usage import Use, survey
+from support.crashes import each_crash, each_stop, leftovers
+from support.staged_trees import TOP, file, listing, open_repository, publish, stage
 
 NOW = 1_800_000_000.0
 STAYS, GOES = "host/a:stays", "host/b:goes"

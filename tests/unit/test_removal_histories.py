@@ -15,10 +15,7 @@ from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staged_trees import BASE, TOP, file, open_repository, stage_image, stage_layer
-from staged_trees import publish as publish_changes
 
-from crashes import in_memory
 from duccmake.collect import collect
 from duccmake.departures import prune
 from duccmake.errors import DuccmakeError
@@ -27,7 +24,10 @@ from duccmake.plan import Departure
 from duccmake.repository import ChangeSet, Keep
 from duccmake.repository.history import kept, left_with
 from duccmake.repository.usage import Use
-from orphans import unreachable
+from support.crashes import in_memory
+from support.orphans import unreachable
+from support.staged_trees import BASE, TOP, file, open_repository, stage_image, stage_layer
+from support.staged_trees import publish as publish_changes
 
 DAY = 86400.0
 GRACE = 3 * DAY

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import faulty_registry as faults
 from duccmake.entry import Wished
 from duccmake.errors import DuccmakeError
 from duccmake.recipe import Recipe, Wish
@@ -17,9 +16,10 @@ from duccmake.registry.settings import RegistrySettings
 from duccmake.resolve import Resolution, Resolved, Resolver, Unresolved
 from duccmake.store import ContentStore, PollMemory
 from duccmake.tags import TagRules
-from faulty_registry import FaultyRegistry, PullLimit
-from samples import AMD64
-from servers import add_image, add_index
+from support import faulty_registry as faults
+from support.faulty_registry import FaultyRegistry, PullLimit
+from support.samples import AMD64
+from support.servers import add_image, add_index
 
 
 class Setting:

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from staged_trees import digest_of
 
 from duccmake.recipe import parse
 from duccmake.reference import Platform, Reference
 from duccmake.removal_settings import RemovalSettings, Rule
 from duccmake.resolve import Resolved
 from duccmake.retention import given_up, seconds
+from support.staged_trees import digest_of
 
 DAY = 86400.0
 NOW = 1_800_000_000.0

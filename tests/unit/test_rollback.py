@@ -6,8 +6,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from staged_trees import TOP, file, flat_of, listing, stage
-from staged_trees import publish as publish_changes
 
 from duccmake.collect import collect
 from duccmake.config import Config
@@ -23,6 +21,8 @@ from duccmake.repository.withdraw import withdraw
 from duccmake.resolve import Resolution, Unresolved
 from duccmake.standing import Standing
 from duccmake.store import PollMemory
+from support.staged_trees import TOP, file, flat_of, listing, stage
+from support.staged_trees import publish as publish_changes
 
 TAG = "r.example.org/team/app:1"
 NOW = 1_800_000_000.0

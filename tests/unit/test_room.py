@@ -5,11 +5,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from planned import image, layer, plan
 
 from duccmake import room
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.room import staged_bytes, wait_for_room
+from support.planned import image, layer, plan
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planned import REPOSITORY, image, layer, plan
-from staged_trees import digest_of
 
 from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
@@ -14,6 +12,8 @@ from duccmake.errors import ConfigError, RecipeError
 from duccmake.plan import RESULTS, Plan
 from duccmake.reference import Platform
 from duccmake.session import begin, tidy
+from support.planned import REPOSITORY, image, layer, plan
+from support.staged_trees import digest_of
 
 MEMBERS = {"recipe": "recipe.yaml", "repository": {"root": "root"}}
 

@@ -16,7 +16,7 @@ from duccmake.sources import git
 from duccmake.sources.listing import parse_list
 from duccmake.sources.load import Loaded, load_sources
 from duccmake.sources.location import Source
-from wishes import GitProject, Server, recipe, serving
+from support.wishes import GitProject, Server, recipe, serving
 
 APP = "https://registry.example.org/team/app:1"
 OTHER = "https://registry.example.org/team/other:2"

@@ -17,7 +17,7 @@ from duccmake.manifest import DOCKER_LIST, OCI_INDEX, ImageConfig, Manifest, par
 from duccmake.recipe import DEFAULT_OUTPUT_FORMAT
 from duccmake.reference import Platform, Reference
 from duccmake.thin import Source, docker_form, gzip_stored, layer_archive, oci_form, target_of
-from servers import sha256
+from support.servers import sha256
 
 DIGEST = "sha256:" + "ab" * 32
 REPOSITORY = "unpacked.example.org"

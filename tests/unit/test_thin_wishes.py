@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planned import image
 
 from duccmake.config import Config
 from duccmake.demo.registry import DemoRegistry
@@ -20,7 +19,8 @@ from duccmake.registry.client import Client
 from duccmake.repository import ImageRecord
 from duccmake.thin_push import push_thin
 from duccmake.thin_wishes import Thins, is_pushed, plan_thins
-from servers import add_image, free_port
+from support.planned import image
+from support.servers import add_image, free_port
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
 REPOSITORY = "unpacked.example.org"

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import oracles
-import trees
 from corpus.case import fifo, file, link
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, member, pax
 from duccmake import measured, mtree
@@ -30,9 +28,10 @@ from duccmake.errors import (
 from duccmake.limits import UnpackLimits
 from duccmake.reference import Digest
 from duccmake.unpack import unpack_layer
-from oracles import needs_root
-from other_user import run_as
-from pipeline import digest_of, publish, unpack, unpack_blob
+from support import oracles, trees
+from support.oracles import needs_root
+from support.other_user import run_as
+from support.pipeline import digest_of, publish, unpack, unpack_blob
 
 ME = (os.geteuid(), os.getegid())
 

@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import staged_trees as make
-from staged_trees import NAME, directory, file, publish, stage
 
-from cvmfs_repositories import both, repository_for
 from duccmake.reference import Platform, Reference
 from duccmake.repository import ANY_VARIANT
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.repository.usage import survey
 from duccmake.repository.withdraw import withdraw
+from support import staged_trees as make
+from support.cvmfs_repositories import both, repository_for
+from support.staged_trees import NAME, directory, file, publish, stage
 
 PLATFORMS = tuple(map(Platform.parse, ("linux/amd64", "linux/arm64", "linux/arm/v7")))
 LABELS = tuple(platform.label for platform in PLATFORMS)

@@ -18,7 +18,7 @@ from duccmake.spool import Notice
 from duccmake.webhook.formats import READERS, git_place
 from duccmake.webhook.secrets import is_genuine
 from duccmake.webhook.wished import Wished
-from wishes import recipe
+from support.wishes import recipe
 
 DIGEST = f"sha256:{'ab' * 32}"
 INDEX = "application/vnd.oci.image.index.v1+json"

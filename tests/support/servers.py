@@ -36,7 +36,7 @@ from duccmake.manifest import (
     Descriptor,
 )
 from duccmake.reference import Digest, Platform, Reference
-from samples import AMD64
+from support.samples import AMD64
 
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"

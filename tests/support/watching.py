@@ -18,9 +18,9 @@ import psutil
 import requests
 
 from duccmake.demo.images import Layer
-from faulty_registry import FaultyRegistry, Held
-from runs import CHECKOUT, REPOSITORY, Work
-from servers import free_port
+from support.faulty_registry import FaultyRegistry, Held
+from support.runs import CHECKOUT, REPOSITORY, Work
+from support.servers import free_port
 
 T = TypeVar("T")
 

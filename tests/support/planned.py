@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from staged_trees import digest_of
-
 from duccmake import measured
 from duccmake.manifest import Descriptor
 from duccmake.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
 from duccmake.reference import Digest, Platform, Reference
+from support.staged_trees import digest_of
 
 REPOSITORY = "unpacked.example.org"
 NAME = "registry.example.org/team/app:1"

@@ -21,9 +21,9 @@ from duccmake.demo.registry import DemoRegistry, LoggedRequest
 from duccmake.reference import Digest
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.layout import Layout
-from servers import without_proxies
+from support.servers import without_proxies
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 REPOSITORY = "images.example.org"
 
 _OUTCOME = re.compile(

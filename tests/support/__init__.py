@@ -1,0 +1,1 @@
+"""What several tests share: servers, registries, repositories, images, runs of the pipeline."""
