@@ -56,6 +56,8 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
         print(f"pending  {image.title}  {image.why}", file=out)
     if len(pending) > _LISTED:
         print(f"pending  {len(pending) - _LISTED} more", file=out)
+    for item in plan.refused[:_LISTED]:
+        print(f"refused  {item.name}  published by an earlier version: {item.why}", file=out)
     if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
         for item in plan.departures[:_LISTED]:
             print(f"leaving  {item.name}  {item.why}", file=out)
@@ -153,7 +155,7 @@ def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterat
             continue
         repository = repositories[image.repository]
         record = repository.record(image.name)
-        if record and not why_pending(image, repository):
+        if record and not why_pending(image, repository, record):
             yield _Outcome(image.title, "converted", _done(image, record))
             continue
         reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
@@ -204,7 +206,7 @@ def _removals(events: list[dict[str, Any]]) -> Iterator[_Outcome]:
             yield _Outcome(repository or rule, "failed", event["error"])
 
 
-_MAINTENANCE = ("prune_images-", "collect_garbage-", "rollback", "unpin")
+_MAINTENANCE = ("prune_images-", "refuse_images-", "collect_garbage-", "rollback", "unpin")
 
 
 def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Iterator[str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from .errors import DuccmakeError
 from .plan import Departure
-from .repository import Repository
+from .repository import Repository, podman
+from .repository.audit import Audit
 from .repository.edits import Edits
 from .repository.garbage import Thing, used_only_by
 from .repository.usage import Use, survey
@@ -40,6 +41,35 @@ def prune(
         repository.edit(edits)
     for item in going:
         logger.info("%s left: %s", item.name, item.why)
+    return going
+
+
+def refuse(
+    repository: Repository,
+    refused: Sequence[Departure],
+    *,
+    clock: Callable[[], float] = time.time,
+) -> list[Departure]:
+    """Take away what is published and not what it says; returns the images that left.
+
+    One without a manifest stays.  podman's store loses the layers that are not what they
+    stand for, and with them what has them there.
+    """
+    layout = repository.layout
+    with repository.lock():
+        going = [
+            item
+            for item in refused
+            if item.manifest and published(repository, item.name) == item.manifest
+        ]
+        edits = Edits(layout.root)
+        leaving = {item.name: item.why for item in going}
+        if leaving:
+            withdraw(edits, layout, leaving, survey(layout), clock(), for_good=True)
+        podman.expel(edits, layout, Audit(layout).mistaken_layers())
+        repository.edit(edits)
+    for item in going:
+        logger.warning("%s is not what it says and was taken away: %s", item.name, item.why)
     return going
 
 

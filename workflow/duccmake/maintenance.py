@@ -45,6 +45,11 @@ def departures(plan: Plan, repository: str) -> list[Departure]:
     return [item for item in plan.departures if item.repository == repository]
 
 
+def refused(plan: Plan, repository: str) -> list[Departure]:
+    """What is published in a repository and is not what it says."""
+    return [item for item in plan.refused if item.repository == repository]
+
+
 def spoken_for(plan: Plan, repository: str) -> Use:
     """What the images of the plan have or will have, which must not be removed."""
     images = [image for image in plan.images if image.repository == repository]
@@ -83,6 +88,15 @@ def prunings(plan: Plan) -> list[str]:
         _receipt(name, "pruned", [[item.name, item.manifest, item.why] for item in leaving])
         for name in repositories(plan)
         if (leaving := departures(plan, name))
+    ]
+
+
+def refusals(plan: Plan) -> list[str]:
+    """Receipts to be made: one for each repository that has what is not what it says."""
+    return [
+        _receipt(name, "refused", [[item.name, item.manifest, item.why] for item in found])
+        for name in repositories(plan)
+        if (found := refused(plan, name))
     ]
 
 

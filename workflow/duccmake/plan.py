@@ -19,7 +19,7 @@ from .config import Config
 from .manifest import Descriptor
 from .products import IN_REPOSITORY, PODMAN
 from .reference import Digest, Platform, Reference
-from .repository import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, Keep, Repository
+from .repository import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, ImageRecord, Keep, Repository
 from .store import ContentStore, write_atomically
 
 RESULTS = Path("results")
@@ -60,7 +60,8 @@ class PlannedImage:
     to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
     has it.  ``prepared``: the repository has the layers and the flat tree as they are
     wished, only names or further products are to be made of them.  ``adopted``: so it
-    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.
+    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.  ``fault``: what
+    is wrong with it as an earlier version published it.
     """
 
     repository: str
@@ -78,6 +79,7 @@ class PlannedImage:
     prepared: bool = False
     adopted: bool = False
     anew: bool = False
+    fault: str = ""
 
     @property
     def name(self) -> str:
@@ -174,7 +176,9 @@ class Plan:
     ``in_force`` has lines that say which version of a fetched wish list is in force.
     ``departures`` are the images that are not wished for any more, ``thins`` the
     thin images to be pushed.  ``unplanned`` are wished for and not among the images,
-    since their registries could not say what they are: repository and path.
+    since their registries could not say what they are: repository and path.  ``refused``
+    are published and not what they say, and nothing mends them: they are taken away, but
+    those without a manifest only out of podman's store.
     """
 
     images: tuple[PlannedImage, ...]
@@ -187,6 +191,7 @@ class Plan:
     departures: tuple[Departure, ...] = ()
     thins: tuple[PlannedThin, ...] = ()
     unplanned: tuple[tuple[str, str], ...] = ()
+    refused: tuple[Departure, ...] = ()
 
     # --- what the rules ask ---------------------------------------------
 
@@ -363,6 +368,7 @@ class Plan:
                 for entry in members["thins"]
             ),
             unplanned=tuple((repository, path) for repository, path in members["unplanned"]),
+            refused=tuple(Departure(**entry) for entry in members["refused"]),
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -386,6 +392,7 @@ class Plan:
             "departures": [asdict(departure) for departure in self.departures],
             "thins": [asdict(thin) for thin in self.thins],
             "unplanned": list(self.unplanned),
+            "refused": [asdict(departure) for departure in self.refused],
         }
 
     def config_in(self, workdir: Path) -> Config:
@@ -427,6 +434,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "prepared": image.prepared,
         "adopted": image.adopted,
         "anew": image.anew,
+        "fault": image.fault,
     }
 
 
@@ -447,6 +455,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         prepared=entry["prepared"],
         adopted=entry["adopted"],
         anew=entry["anew"],
+        fault=entry["fault"],
     )
 
 
@@ -494,11 +503,15 @@ def content_store() -> ContentStore:
     return ContentStore(RESULTS / "manifests")
 
 
-def why_pending(image: PlannedImage, repository: Repository) -> str:
-    """Why an image has to be published; empty where the repository has it as wished."""
-    record = repository.record(image.name)
+def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord | None) -> str:
+    """Why an image has to be published; empty where the repository has it as wished.
+
+    ``record`` is what the repository says of it.
+    """
     if record is None:
         return "new: not in the repository, or not wholly"
+    if image.fault and not record.verified:
+        return f"published wrong by an earlier version: {image.fault}"
     if record.manifest != image.manifest:
         return f"moved: {record.manifest.short} is published, {image.manifest.short} is wished for"
     if record.platform != image.platform:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from .adopt import can_adopt
+from .auditor import Auditor
 from .config import Config
 from .coverage import Coverage
 from .errors import DuccmakeError
@@ -18,6 +19,7 @@ from .plan import (
     PUBLISHED,
     RESULTS,
     SOURCES,
+    Departure,
     Plan,
     PlannedImage,
     PlannedLayer,
@@ -63,6 +65,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
     missing: dict[str, frozenset[Digest]] = {}
     unplanned: list[tuple[str, str]] = []
+    refused: list[Departure] = []
     with _client(config, {}) as client:
         memory = PollMemory(RESULTS / "polls.json")
         resolver = Resolver(
@@ -100,6 +103,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for standing in standings:
         repository, resolution = standing.repository, standing.resolution
         coverage, leftovers = Coverage([standing.recipe]), Leftovers(repository)
+        auditor = Auditor(repository)
         planned: list[PlannedImage] = []
         damaged: list[Unresolved] = []
         for wish in resolution.resolved:
@@ -108,12 +112,14 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             try:
                 origin = _origin(wish, coverage, loaded)
                 held = standing.held(wish)
-                planned.append(_planned(held, repository, config, origin, leftovers))
+                planned.append(_planned(held, repository, config, origin, leftovers, auditor))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 platform = wish.platform if len(wish.platforms) > 1 else None
                 damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
         images += planned
+        auditor.look_at_others(standing.names, {image.name for image in planned})
+        refused += auditor.refused
         missing[repository.name] = _missing_layers(planned, repository)
         kept: Counter[str] = Counter()
         for item in (*resolution.unresolved, *damaged):
@@ -154,6 +160,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         departures=tuple(item for found in leavings for item in found.departures),
         thins=tuple(thins.planned),
         unplanned=tuple(unplanned),
+        refused=tuple(refused),
     )
 
 
@@ -184,6 +191,7 @@ def _planned(
     config: Config,
     origin: Origin,
     leftovers: Leftovers,
+    auditor: Auditor,
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
     variants = tuple(platform.label for platform in item.platforms)
@@ -202,7 +210,9 @@ def _planned(
         variants=variants if len(variants) > 1 else (),
         anew=not config.adopt,
     )
-    why = why_pending(image, repository)
+    record = repository.record(image.name)
+    image = replace(image, fault=auditor.fault(record))
+    why = why_pending(image, repository, record)
     if not why and config.scope != "all":
         return image
     manifest, image_config = item.read(content_store())
@@ -214,7 +224,7 @@ def _planned(
         why = "published by DUCC: it is taken over as it stands"
         return replace(image, layers=layers, state=PENDING, why=why, prepared=True, adopted=True)
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
-    if prepared and repository.record(image.name) is None:
+    if prepared and record is None:
         why = "new by this name: its layers and its flat tree are in the repository"
     return replace(image, layers=layers, state=PENDING, why=why, prepared=prepared)
 
@@ -223,8 +233,8 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
     """Whether the repository has all but names, or products that are made of the others."""
     layers = [layer.digest for layer in image.layers]
     made = tuple(product for product in image.products if product in ("layers", "flat"))
-    if not why_pending(replace(image, products=made), repository):
-        record = repository.record(image.name)
+    record = repository.record(image.name)
+    if not why_pending(replace(image, products=made), repository, record):
         if record is not None and UNMEASURED in record.losses:
             return True
         return all(map(repository.has_layer, layers))

@@ -112,7 +112,8 @@ def _publish_singly(
 
 
 def _published(image: PlannedImage, repository: Repository) -> ImageRecord | None:
-    return None if why_pending(image, repository) else repository.record(image.name)
+    record = repository.record(image.name)
+    return None if why_pending(image, repository, record) else record
 
 
 def _staged(

@@ -29,7 +29,7 @@ class Standing:
     """A recipe, resolved, beside what its repository has.
 
     ``given_up`` are images that retention does not keep, with the reason, ``pins``
-    tags that are held; both are by path.
+    tags that are held; both are by path.  ``names`` are those of all that is published.
     """
 
     recipe: Recipe
@@ -38,6 +38,7 @@ class Standing:
     config: Config
     given_up: Mapping[str, str]
     pins: Mapping[str, Pin]
+    names: tuple[str, ...]
 
     @classmethod
     def of(
@@ -54,7 +55,9 @@ class Standing:
             lambda path: repository.record(path) is not None,
             time.time(),
         )
-        return cls(recipe, resolution, repository, config, lost, held)
+        # Who asks for some images says nothing of the others.
+        names = () if config.resolve.only else tuple(repository.names())
+        return cls(recipe, resolution, repository, config, lost, held, names)
 
     def held(self, item: Resolved) -> Resolved:
         """The image as it is to be published: where its tag is held, what it is held at."""
@@ -82,7 +85,7 @@ class Standing:
         found = leaving(
             self.recipe,
             self.resolution,
-            self.repository.names(),
+            self.names,
             lambda name: published(self.repository, name),
             listings=listings,
             memory=memory,

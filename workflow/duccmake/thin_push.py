@@ -39,7 +39,7 @@ def push_thin(
     Raises what `Client` raises, and `DuccmakeError` where something is not there.
     """
     for image in images:
-        if why := why_pending(image, repository):
+        if why := why_pending(image, repository, repository.record(image.name)):
             raise DuccmakeError(
                 f"its layers are not in the repository as they are wished for ({why})",
                 image=image.title,

@@ -162,9 +162,12 @@ def get_removals():
     """What a run has to remove, as the configuration has it; jobs need not know."""
     config = plan.config_in(Path.cwd())
     policy = config.removal.policy
-    if policy == "keep" or config.resolve.only or not workflow.is_main_process:
+    if not workflow.is_main_process:
         return []
-    return get_prunings() + (get_collections() if policy == "prune" else [])
+    refusals = maintenance.refusals(plan)
+    if policy == "keep" or config.resolve.only:
+        return refusals
+    return refusals + get_prunings() + (get_collections() if policy == "prune" else [])
 
 
 def get_prunings():
@@ -242,9 +245,7 @@ def get_layers_of_image(wildcards):
 
 def get_layers_of_tree(wildcards):
     """What flattening needs staged of an image's layers."""
-    return get_staged_layers(
-        plan.with_tree(wildcards.repository, wildcards.tree)[0]
-    )
+    return get_staged_layers(plan.with_tree(wildcards.repository, wildcards.tree)[0])
 
 
 def get_flat_of_image(wildcards):

@@ -16,6 +16,22 @@ rule prune_images:
         "job prune_images {log:q} {output:q} {wildcards.repository:q}"
 
 
+rule refuse_images:
+    """Take images away that earlier versions published and that are not what they say."""
+    output:
+        "results/{repository}/refused/{departures}.json",
+    log:
+        "logs/refuse_images/{repository}/{departures}.log",
+    conda:
+        "../../environment.yml"
+    resources:
+        **publisher,
+    message:
+        "Take away what is not what it says in {wildcards.repository}"
+    shell:
+        "job refuse_images {log:q} {output:q} {wildcards.repository:q}"
+
+
 rule collect_garbage:
     """Remove flat trees and layers that no image has used for their time of grace."""
     output:

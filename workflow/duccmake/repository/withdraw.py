@@ -19,20 +19,26 @@ from .usage import Survey
 
 
 def withdraw(
-    edits: Edits, layout: Layout, leaving: Mapping[str, str], survey: Survey, now: float
+    edits: Edits,
+    layout: Layout,
+    leaving: Mapping[str, str],
+    survey: Survey,
+    now: float,
+    *,
+    for_good: bool = False,
 ) -> None:
     """Take away the links and the metadata of images, and enter them in the schedule.
 
     In podman's store they lose their names and keep their digests.
     ``leaving`` says why, by name.  What another image that stays has as well is
-    not entered.
+    not entered.  No tag can go back to what leaves ``for_good``.
     """
     staying = [use for name, use in survey.uses.items() if name not in leaving]
     used = {key for use in staying for key in use.flats}
     entries = []
     for name, why in leaving.items():
         manifest = layout.manifest(name)
-        record = edits.content(layout.record(name))
+        record = b"" if for_good else edits.content(layout.record(name))
         entered = schedule.entered(edits.content(manifest), name, why, now, record=record)
         entries += [entry for entry in entered if entry.config.rpartition(":")[2] not in used]
         if layout.link(name).is_symlink():

@@ -8,18 +8,22 @@ made in the transaction that publishes or removes an image, from the two index f
 alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
-takes names and images out, `holds` says whether an image is there, `differences`
+takes names and images out, `expel` layers that are not what they stand for (`StoreLayers`
+finds them), `holds` says whether an image is there, `differences`
 whether it is whole, `images` where they all are, `published` which of them are ours,
 and `configuration` gives an image's own.
 """
 
+from .audit import StoreLayers
 from .check import differences
-from .store import configuration, holds, images, publish, published, without
+from .store import configuration, expel, holds, images, publish, published, without
 from .trees import own_trees
 
 __all__ = [
+    "StoreLayers",
     "configuration",
     "differences",
+    "expel",
     "holds",
     "images",
     "own_trees",

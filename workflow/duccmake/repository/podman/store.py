@@ -92,6 +92,18 @@ def without(
     store.save(removing=True)
 
 
+def expel(edits: Edits, layout: Layout, layers: Collection[str]) -> None:
+    """Take out these layers, by their ids, with all images that have them.
+
+    An image that is published with it lacks its place in the store then, and the next
+    run puts it there again.
+    """
+    store = _Store(edits, layout)
+    if store.expel(layers):
+        store.sweep()
+        store.save(removing=True)
+
+
 def holds(layout: Layout, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
     if PODMAN not in record.products:
@@ -193,6 +205,18 @@ class _Store:
             )
         self._images.name(entry, ())
         self._edits.remove(self._paths.images.parent / identity)
+
+    def expel(self, layers: Collection[str]) -> bool:
+        """Take out the images that have one of these layers; whether there are any."""
+        images = [
+            entry
+            for entry in self._images.entries.values()
+            if not set(layers).isdisjoint(self._chain_of(entry))
+        ]
+        for entry in images:
+            entry.pop("published", None)
+            self.remove(entry["id"])
+        return bool(images)
 
     def _describe(self, entry: Entry) -> None:
         """Names and big data of an image, from the names that it has in the repository."""

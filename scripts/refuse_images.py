@@ -1,0 +1,17 @@
+"""Take images away that earlier versions published and that are not what they say."""
+
+import json
+import sys
+from pathlib import Path
+
+from duccmake.departures import refuse
+from duccmake.job import running
+from duccmake.maintenance import refused
+from duccmake.plan import open_repository
+
+log, output, repository = sys.argv[1:]
+with running(f"refuse_images-{repository}", log=log) as job:
+    left = refuse(open_repository(job.config, repository), refused(job.plan, repository))
+    images = [[item.name, item.why] for item in left]
+    job.report("pruned", repository=repository, images=images)
+    Path(output).write_text(json.dumps(images, indent=1) + "\n")

@@ -1,0 +1,90 @@
+"""Images of earlier versions: whether what is published of them is what they say.
+
+Before layers were measured, a configuration was believed: an image could have another
+one's flat tree, and podman's store another one's layer.  Such an image has a record that is
+not `verified`; here it is held to what its layers were found to be.  Only reads.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import DuccmakeError
+from ..manifest import ImageConfig
+from ..measured import Measured, check_diff_ids
+from ..products import PODMAN
+from ..reference import Digest
+from . import UNMEASURED, ImageRecord, podman
+from .flats import flat_tree, measured_layer
+from .layout import Layout
+from .podman import StoreLayers
+
+
+class Fault(enum.Enum):
+    """What is wrong with a published image."""
+
+    CLAIMS = "claims"
+    """Its configuration or manifest says of its layers what is not so: nothing mends that."""
+    TREE = "tree"
+    """Its flat tree was made of other layers."""
+    STORE = "store"
+    """podman's store has other layers in the places of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fault of a published image, and in words what was found."""
+
+    fault: Fault
+    why: str
+
+
+class Audit:
+    """Looks at one repository's images."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._measured: dict[Digest, Measured | None] = {}
+
+    def find(self, record: ImageRecord, configuration: bytes) -> Finding | None:
+        """What is wrong with an image; None where nothing is, or nobody can tell.
+
+        ``configuration`` is the image's, as far as it is at hand; podman's store may have
+        it as well.  What DUCC made was never measured.
+        """
+        if record.verified or UNMEASURED in record.losses:
+            return None
+        measured = [self._measure(layer) for layer in record.layers]
+        known = tuple(one for one in measured if one is not None)
+        if len(known) < len(measured):
+            return None
+        configuration = configuration or podman.configuration(self._layout, record.config)
+        if configuration:
+            try:
+                config = ImageConfig.parse(configuration, layers=len(record.layers))
+                check_diff_ids(record.layers, config.diff_ids, self._measure)
+            except DuccmakeError as error:
+                return Finding(Fault.CLAIMS, error.found)
+        if "flat" in record.products and not self._has_own_tree(record, known):
+            return Finding(Fault.TREE, "its flat tree was made of other layers than it has")
+        if PODMAN in record.products and not self._store.holds(record, self._measure):
+            return Finding(Fault.STORE, "podman's store has a layer of another image in its place")
+        return None
+
+    def mistaken_layers(self) -> frozenset[str]:
+        """The ids of layers of podman's store that are not what they stand for."""
+        return self._store.mistaken(self._measure)
+
+    def _has_own_tree(self, record: ImageRecord, measured: tuple[Measured, ...]) -> bool:
+        return flat_tree(self._layout, record.config, record.layers, measured) is not None
+
+    def _measure(self, layer: Digest) -> Measured | None:
+        if layer not in self._measured:
+            self._measured[layer] = measured_layer(self._layout, layer)
+        return self._measured[layer]
+
+    @cached_property
+    def _store(self) -> StoreLayers:
+        return StoreLayers(self._layout)

@@ -1,0 +1,62 @@
+"""Whether the layers of an image store are what their ids stand for."""
+
+from __future__ import annotations
+
+from ...errors import InvalidReference, RepositoryError
+from ...measured import Measure
+from ...reference import Digest
+from .. import ImageRecord
+from ..layout import Layout
+from .index import Entry, Index
+from .paths import Paths
+from .store import has_own_tree, is_verified
+
+
+class StoreLayers:
+    """The layers of the store, as its index files have them now."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._paths = Paths(layout)
+        self._images = self._read("images")
+        self._layers = self._read("layers")
+
+    def holds(self, record: ImageRecord, measure: Measure) -> bool:
+        """Whether an image's layers there lead to what unpacks to their diff-digests.
+
+        A tree of a chain's own counts only where it was made of what was measured.
+        """
+        identity = self._images.get(record.config.hex, {}).get("layer", "")
+        for _ in record.layers:
+            layer = self._layers.get(identity)
+            if layer is None or self._is_mistaken(layer, measure):
+                return False
+            if has_own_tree(self._paths, layer["id"]) and not is_verified(layer):
+                return False
+            identity = layer.get("parent", "")
+        return True
+
+    def mistaken(self, measure: Measure) -> frozenset[str]:
+        """The ids of the layers that are not what they stand for, as far as can be told."""
+        return frozenset(
+            identity
+            for identity, layer in self._layers.items()
+            if self._is_mistaken(layer, measure)
+        )
+
+    @staticmethod
+    def _is_mistaken(layer: Entry, measure: Measure) -> bool:
+        """Whether a layer leads to what unpacks to something else; of DUCC's nobody knows."""
+        if is_verified(layer):
+            return False
+        try:
+            found = measure(Digest.parse(layer.get("compressed-diff-digest")))
+            return found is not None and not found.unpacks_to(Digest.parse(layer["diff-digest"]))
+        except (InvalidReference, KeyError):
+            return False  # somebody else's
+
+    def _read(self, kind: str) -> dict[str, Entry]:
+        path = getattr(self._paths, kind)
+        try:
+            return Index(path.read_bytes(), path).entries
+        except (FileNotFoundError, RepositoryError):
+            return {}
