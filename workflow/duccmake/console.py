@@ -57,7 +57,8 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
     if len(pending) > _LISTED:
         print(f"pending  {len(pending) - _LISTED} more", file=out)
     for item in plan.refused[:_LISTED]:
-        print(f"refused  {item.name}  published by an earlier version: {item.why}", file=out)
+        verb = "refused " if item.manifest else "expelled"
+        print(f"{verb} {item.name}  published by an earlier version: {item.why}", file=out)
     if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
         for item in plan.departures[:_LISTED]:
             print(f"leaving  {item.name}  {item.why}", file=out)

@@ -21,8 +21,8 @@ STAGED, PUBLISHED = "layer.json", "layers.json"
 """The files beside a layer's ``tree.mtree`` that have it, in the unpacker's words and in
 those of containers/storage, which DUCC uses too."""
 
-_COMPRESSIONS = {"gzip": 2, "zstd": 4}
-"""How containers/storage numbers what it knows (pkg/archive); 0 is anything else."""
+_COMPRESSIONS = {"bzip2": 1, "gzip": 2, "xz": 3, "zstd": 4}
+"""How containers/storage numbers them (pkg/archive); 0 is no compression."""
 
 _MEND = "the image is broken: ask its author to build and push it again"
 

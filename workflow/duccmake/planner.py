@@ -238,7 +238,11 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
         if record is not None and UNMEASURED in record.losses:
             return True
         return all(map(repository.has_layer, layers))
-    return repository.has_flat(image.config, layers)
+    return repository.has_flat(image.config, layers) and all(
+        measured is not None and measured.unpacks_to(layer.diff_id)
+        for layer in image.layers
+        for measured in [repository.measured(layer.digest)]
+    )
 
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:

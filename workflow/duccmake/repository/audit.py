@@ -8,18 +8,21 @@ not `verified`; here it is held to what its layers were found to be.  Only reads
 from __future__ import annotations
 
 import enum
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..errors import DuccmakeError
-from ..manifest import ImageConfig
-from ..measured import Measured, check_diff_ids
+from ..errors import DigestMismatch, DuccmakeError
+from ..manifest import ImageConfig, Manifest, parse_manifest
+from ..measured import Measured, check_diff_ids, check_sizes
 from ..products import PODMAN
 from ..reference import Digest
 from . import UNMEASURED, ImageRecord, podman
 from .flats import flat_tree, measured_layer
 from .layout import Layout
 from .podman import StoreLayers
+
+log = logging.getLogger(__name__)
 
 
 class Fault(enum.Enum):
@@ -60,18 +63,26 @@ class Audit:
         known = tuple(one for one in measured if one is not None)
         if len(known) < len(measured):
             return None
-        configuration = configuration or podman.configuration(self._layout, record.config)
-        if configuration:
-            try:
-                config = ImageConfig.parse(configuration, layers=len(record.layers))
-                check_diff_ids(record.layers, config.diff_ids, self._measure)
-            except DuccmakeError as error:
-                return Finding(Fault.CLAIMS, error.found)
+        try:
+            self._check_claims(record, configuration)
+        except DigestMismatch as error:
+            return Finding(Fault.CLAIMS, error.found)
+        except (OSError, DuccmakeError) as error:
+            log.info("what %s says of its layers cannot be read: %s", record.name, error)
         if "flat" in record.products and not self._has_own_tree(record, known):
             return Finding(Fault.TREE, "its flat tree was made of other layers than it has")
-        if PODMAN in record.products and not self._store.holds(record, self._measure):
+        if PODMAN in record.products and self._store.is_mistaken(record, self._measure):
             return Finding(Fault.STORE, "podman's store has a layer of another image in its place")
         return None
+
+    def _check_claims(self, record: ImageRecord, configuration: bytes) -> None:
+        manifest = parse_manifest(self._layout.manifest(record.name).read_bytes())
+        if isinstance(manifest, Manifest):
+            check_sizes(manifest.layers, self._measure)
+        configuration = configuration or podman.configuration(self._layout, record.config)
+        if configuration:
+            config = ImageConfig.parse(configuration, layers=len(record.layers))
+            check_diff_ids(record.layers, config.diff_ids, self._measure)
 
     def mistaken_layers(self) -> frozenset[str]:
         """The ids of layers of podman's store that are not what they stand for."""

@@ -20,20 +20,20 @@ class StoreLayers:
         self._images = self._read("images")
         self._layers = self._read("layers")
 
-    def holds(self, record: ImageRecord, measure: Measure) -> bool:
-        """Whether an image's layers there lead to what unpacks to their diff-digests.
+    def is_mistaken(self, record: ImageRecord, measure: Measure) -> bool:
+        """Whether one of an image's layers there is not what it stands for.
 
-        A tree of a chain's own counts only where it was made of what was measured.
+        A tree of a chain's own may be anything, unless it was made of what was measured.
         """
         identity = self._images.get(record.config.hex, {}).get("layer", "")
         for _ in record.layers:
-            layer = self._layers.get(identity)
-            if layer is None or self._is_mistaken(layer, measure):
-                return False
-            if has_own_tree(self._paths, layer["id"]) and not is_verified(layer):
-                return False
+            layer = self._layers.get(identity, {})
+            if self._is_mistaken(layer, measure):
+                return True
+            if layer and not is_verified(layer) and has_own_tree(self._paths, layer["id"]):
+                return True
             identity = layer.get("parent", "")
-        return True
+        return False
 
     def mistaken(self, measure: Measure) -> frozenset[str]:
         """The ids of the layers that are not what they stand for, as far as can be told."""
