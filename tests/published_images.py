@@ -82,7 +82,7 @@ class Reader:
         if link.resolve().name != config:
             yield f"{name} ({spec.kind}) leads to {link.resolve().name}, not to {config}"
         found = {path: what for path, what in read(link).items() if not _GENERATED.match(path)}
-        yield from _compared(f"{name} ({spec.kind})", spec.tree, found)
+        yield from compared(f"{name} ({spec.kind})", spec.tree, found)
         record = json.loads(
             (self._root / ".metadata" / self._host / name / "record.json").read_bytes()
         )
@@ -100,7 +100,7 @@ class Reader:
                     path: what for path, what in files.items() if path not in ("hard", _OPAQUE)
                 }
                 files = {path: what for path, what in files.items() if not path.endswith(_OPAQUE)}
-                yield from _compared(f"the layer {found[:19]}", own_files(blob.tar), files)
+                yield from compared(f"the layer {found[:19]}", own_files(blob.tar), files)
 
     # --- podman's store ------------------------------------------------------
 
@@ -115,9 +115,9 @@ class Reader:
             return
         overlay = self._store / "overlay"
         diffs = [overlay / layer["id"] / "diff" for layer in chain]
-        yield from _compared(f"podman's {name} ({spec.kind})", spec.tree, overlaid(diffs))
+        yield from compared(f"podman's {name} ({spec.kind})", spec.tree, overlaid(diffs))
         mounted = [*self._lower(chain[-1]["id"])[::-1], diffs[-1]]
-        yield from _compared(f"podman's mount of {name}", spec.tree, overlaid(mounted))
+        yield from compared(f"podman's mount of {name}", spec.tree, overlaid(mounted))
         if f"manifest-{digest(spec.manifest)}" not in entries[0]["big-data-names"]:
             yield f"podman has not the manifest of {name} ({spec.kind})"
 
@@ -235,7 +235,7 @@ def overlaid(lower: Sequence[Path]) -> Tree:
     for directory in lower:
         layer = read(directory)
         for path, what in layer.items():
-            covered = os.path.dirname(path) if path.endswith(_OPAQUE) else path
+            covered = path.removesuffix(_OPAQUE).rstrip("/")
             if what != "dir":
                 for below in [other for other in tree if other.startswith(f"{covered}/")]:
                     del tree[below]
@@ -245,7 +245,8 @@ def overlaid(lower: Sequence[Path]) -> Tree:
     return tree
 
 
-def _compared(title: str, wanted: Tree, found: Tree) -> Iterator[str]:
+def compared(title: str, wanted: Tree, found: Tree) -> Iterator[str]:
+    """One line for each path at which a tree is not what is wanted."""
     for path in sorted(wanted.keys() | found.keys()):
         if wanted.get(path) != found.get(path):
             yield f"{title} has {found.get(path)} as {path}, wanted {wanted.get(path)}"

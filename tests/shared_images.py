@@ -345,7 +345,8 @@ def _first_place(making: Making) -> list[Spec]:
     own = making.blob()
     image = honest("", own, making.shared, own, author=making.text())
     claims = [making.nonsense(), making.shared.diff_id, own.diff_id]
-    return [lying(image, "another diff_id where a layer comes first", claims)]
+    plain = honest("the layer that comes twice", own, author=making.text())
+    return [lying(image, "another diff_id where a layer comes first", claims), plain]
 
 
 def _size(what: str, size: Callable[[int], int], *, own: bool = False) -> Callable[..., list[Spec]]:
@@ -507,14 +508,17 @@ def world(number: int) -> World:
     order = random.sample(range(len(specs)), len(specs))
     names = [f"w{number:04}/{'abcdefgh'[place]}:1" for place in order]
     steps: list[dict[str, Spec]] = [{} for _ in range(STEPS)]
+    together = random.randrange(STEPS)
     for name, spec in zip(names, specs, strict=True):
-        steps[random.randrange(STEPS)][name] = spec
+        step = together if random.random() < 0.5 else random.randrange(STEPS)
+        steps[step][name] = spec
     if odd[0].refused and random.random() < 0.3:
         _turn(steps, names[random.randrange(2)], odd[0], random)
     shuffled = tuple(
         dict(random.sample(sorted(step.items(), key=_first), len(step))) for step in steps
     )
-    return World(number, kind, shuffled, making.image())
+    upside_down = honest("", *making.victim.blobs[1::-1], making.blob(), author=making.text())
+    return World(number, kind, shuffled, random.choice([making.image(), upside_down]))
 
 
 def _first(item: tuple[str, Spec]) -> str:
