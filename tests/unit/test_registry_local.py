@@ -206,6 +206,35 @@ def test_a_damaged_index_is_an_error_that_says_so(layout, places, content):
         places.poll(Reference.parse(f"oci:{layout}:1"))
 
 
+def test_an_index_on_which_readers_differ_is_refused(layout, places):
+    path = layout / "index.json"
+    text = path.read_text()
+    for other in (
+        text[:-1] + ',"manifests":[]}',
+        text.replace('"manifests"', '"Manifests"'),
+        "\ufeff" + text,
+    ):
+        path.write_text(other)
+        with pytest.raises(ManifestError, match=r"no index of images: it (has|begins)"):
+            places.poll(Reference.parse(f"oci:{layout}:1"))
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [7, {"org.opencontainers.image.ref.name": 7}, {"org.opencontainers.image.ref.name": "2"}],
+)
+def test_what_one_entry_of_an_index_says_does_not_keep_another_from_being_found(
+    layout, places, annotations
+):
+    path = layout / "index.json"
+    index = json.loads(path.read_text())
+    [entry] = index["manifests"]
+    for name in ("annotations", "Annotations"):
+        other = {**entry, "Digest": "x", "annotations": None, name: annotations}
+        path.write_text(json.dumps({**index, "manifests": [other, entry]}))
+        assert str(places.poll(Reference.parse(f"oci:{layout}:1"))) == entry["digest"]
+
+
 def test_what_is_missing_is_named(layout, places, tmp_path):
     reference = Reference.parse(f"oci:{layout}:1")
     manifest = select_image(places, reference, AMD64)[1]
@@ -390,6 +419,23 @@ def test_links_that_lead_in_a_circle_or_out_of_the_archive_lead_nowhere(places, 
                 member.size = len(raw)
                 tar.addfile(member, io.BytesIO(raw))
         with pytest.raises(ManifestError, match=r"no file 'layer\.tar'"):
+            places.poll(Reference.parse(f"docker-archive:{path}"))
+
+
+@pytest.mark.parametrize("name", ["Config", "RepoTags", "Layers"])
+def test_a_list_of_images_on_which_readers_differ_is_refused(places, tmp_path, name):
+    entries = '[{"Config":"c.json","RepoTags":[],"Layers":[]}]'
+    member = f'"{name}":'
+    for text in (
+        entries.replace(member, member.lower()),
+        entries.replace(member, f"{member}null,{member}"),
+    ):
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w") as tar:
+            header = tarfile.TarInfo("manifest.json")
+            header.size = len(text)
+            tar.addfile(header, io.BytesIO(text.encode()))
+        with pytest.raises(ManifestError, match=name):
             places.poll(Reference.parse(f"docker-archive:{path}"))
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ManifestError, NotFound
+from ..json_object import JsonObject
 from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
 from ..reference import Digest, Reference
 from .files import copy_blob, open_plain, read_metadata, reading
@@ -78,7 +77,7 @@ class _Layout:
     """``index.json``: its bytes and its entries."""
 
     raw: bytes
-    entries: list[Mapping[str, Any]]
+    entries: list[JsonObject]
 
     @classmethod
     def read(cls, reference: Reference) -> _Layout:
@@ -86,11 +85,12 @@ class _Layout:
         with open_plain(path) as file:
             raw = read_metadata(file, path)
         try:
-            entries = json.loads(raw)["manifests"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            entries = None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ManifestError(f"{path} is no index of images")
+            index = JsonObject.parse(raw, "it")
+            entries = [JsonObject.of(entry, "an entry") for entry in index.array("manifests")]
+            if not index.has("manifests"):
+                raise ManifestError("it has no 'manifests'")
+        except ManifestError as error:
+            raise ManifestError(f"{path} is no index of images: {error.found}") from None
         return cls(raw, entries)
 
     @property
@@ -106,7 +106,7 @@ class _Layout:
         elif len(entries) > 1 and not any(map(_tag, entries)):
             return self.digest
         if len(entries) == 1:
-            return Descriptor.parse(entries[0]).digest
+            return Descriptor.parse(entries[0].members).digest
         known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
         raise NotFound(
@@ -115,9 +115,10 @@ class _Layout:
         )
 
 
-def _tag(entry: Mapping[str, Any]) -> str:
-    annotations = entry.get("annotations")
-    name = annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
-    if not isinstance(name, str):
+def _tag(entry: JsonObject) -> str:
+    try:
+        name = entry.nested("annotations").all_texts().get(_REF_NAME, "")
+    except ManifestError:
+        # One that is not meant must not keep another from being found.
         return ""
     return name.rpartition("/")[2].rpartition(":")[2]
