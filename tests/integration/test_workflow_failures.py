@@ -115,6 +115,14 @@ def byte_order_mark(registry: DemoRegistry, name: str) -> None:
     _with_config(registry, image, name, b"\xef\xbb\xbf" + image.config_bytes)
 
 
+def base_layer(registry: DemoRegistry, name: str) -> None:
+    """As Docker for Windows once had it."""
+    image = _push(registry, name, _layer(name))
+    config = image.config_bytes.replace(b'"layers"', b'"layers+base"')
+    assert config != image.config_bytes
+    _with_config(registry, image, name, config)
+
+
 def blocked_link(registry: DemoRegistry, name: str) -> None:
     """Only the repository is in the way: see `work`."""
     _push(registry, name, _layer(name))
@@ -140,6 +148,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "twice": (members_twice, "several members 'layers'"),
     "letter-case": (letter_case, "member 'Layers'"),
     "bom": (byte_order_mark, "byte order mark"),
+    "rootfs-type": (base_layer, "layers+base"),
     "no-manifest": (no_manifest, "404"),
 }
 """What is done to the image, and what the reason has to mention."""

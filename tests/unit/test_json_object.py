@@ -57,7 +57,7 @@ CONFIG = {
         "User": "u",
         "Labels": LABELS,
     },
-    "rootfs": {"diff_ids": [DIGEST]},
+    "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
 }
 PARSED: list[tuple[dict[str, Any], Callable[[bytes], object]]] = [
     (MANIFEST, parse_manifest),

@@ -3,9 +3,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from duccmake.errors import DigestMismatch, DuccmakeError, ManifestError, UnsupportedImage
@@ -291,6 +292,26 @@ def test_diff_ids_fewer_or_more_than_the_layers_are_refused(layers):
 def test_a_malformed_configuration_is_refused(raw):
     with pytest.raises(ManifestError):
         ImageConfig.parse(raw)
+
+
+def rootfs(kind: object) -> bytes:
+    members = {"type": kind, "diff_ids": [DIGEST]}
+    return config(rootfs={key: value for key, value in members.items() if value is not ...})
+
+
+@given(st.text() | st.sampled_from(["layers+base", "Layers", " layers", "", 7, True, [], {}, 0]))
+@example("layers")
+def test_a_rootfs_that_is_not_made_of_layers_is_refused_with_its_type(kind):
+    if kind == "layers":
+        assert ImageConfig.parse(rootfs(kind)).diff_ids
+        return
+    with pytest.raises(UnsupportedImage, match=re.escape(repr(kind))):
+        ImageConfig.parse(rootfs(kind))
+
+
+@pytest.mark.parametrize("kind", [None, ...])
+def test_a_rootfs_without_a_type_is_made_of_layers(kind):
+    assert ImageConfig.parse(rootfs(kind)).diff_ids
 
 
 JSON = st.recursive(

@@ -240,9 +240,20 @@ class ImageConfig:
 
     @classmethod
     def parse(cls, raw: bytes, *, layers: int | None = None) -> ImageConfig:
-        """Parse a configuration blob; ``layers`` is how many diff_ids the manifest asks for."""
+        """Parse a configuration blob; ``layers`` is how many diff_ids the manifest asks for.
+
+        Raises `ManifestError`, and `UnsupportedImage` for a rootfs that is not made of
+        layers (config.md, "rootfs").
+        """
         members = JsonObject.parse(raw, "the image configuration")
         rootfs = JsonObject.of(members.get("rootfs"), "the configuration's 'rootfs'")
+        # Where builders leave the type out, all readers take it for the only one there is.
+        if rootfs.get("type") not in (None, "layers"):
+            raise UnsupportedImage(
+                f"the configuration has a rootfs of the type {rootfs.get('type')!r}, "
+                "and only 'layers' can be unpacked",
+                mend="ask the image's author to build it with a current tool",
+            )
         try:
             diff_ids = tuple(map(Digest.parse, rootfs.array("diff_ids")))
         except InvalidReference as error:
