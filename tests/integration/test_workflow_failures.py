@@ -115,6 +115,11 @@ def byte_order_mark(registry: DemoRegistry, name: str) -> None:
     _with_config(registry, image, name, b"\xef\xbb\xbf" + image.config_bytes)
 
 
+def schema_in_quotes(registry: DemoRegistry, name: str) -> None:
+    manifest = json.loads(_push(registry, name, _layer(name)).manifest_bytes)
+    _raw(registry, name, json.dumps({**manifest, "schemaVersion": "2"}).encode())
+
+
 def base_layer(registry: DemoRegistry, name: str) -> None:
     """As Docker for Windows once had it."""
     image = _push(registry, name, _layer(name))
@@ -148,6 +153,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "twice": (members_twice, "several members 'layers'"),
     "letter-case": (letter_case, "member 'Layers'"),
     "bom": (byte_order_mark, "byte order mark"),
+    "schema": (schema_in_quotes, "the number 2"),
     "rootfs-type": (base_layer, "layers+base"),
     "no-manifest": (no_manifest, "404"),
 }

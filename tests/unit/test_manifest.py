@@ -153,6 +153,35 @@ def test_schema_1_is_refused_by_its_name(raw):
         parse_manifest(raw)
 
 
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(NUMBERS | st.text() | st.sampled_from(["2", 2.0, True, False, 0, 3, [2], {}, ""]))
+@example(2)
+def test_the_schema_version_is_the_number_2_and_nothing_that_is_like_it(version):
+    for make in (image, index):
+        raw = make(schemaVersion=version)
+        if type(version) is int and version == 2:
+            assert parse_manifest(raw)
+            continue
+        with pytest.raises(ManifestError, match="schema"):
+            parse_manifest(raw)
+
+
+@pytest.mark.parametrize("written", ["2.0", "2e0", "20e-1", "02", "2" + "0" * 400])
+def test_a_number_that_is_written_in_another_way_is_no_schema_version(written):
+    raw = image().replace(b'"schemaVersion": 2', b'"schemaVersion": %s' % written.encode())
+    assert raw != image()
+    with pytest.raises(ManifestError):
+        parse_manifest(raw)
+
+
+@pytest.mark.parametrize("version", [..., None])
+def test_a_manifest_without_a_schema_version_is_read(version):
+    assert isinstance(parse_manifest(image(schemaVersion=version)), Manifest)
+    assert isinstance(parse_manifest(index(schemaVersion=version)), Index)
+
+
 @pytest.mark.parametrize(
     ("raw", "named"),
     [

@@ -212,6 +212,7 @@ def test_an_index_on_which_readers_differ_is_refused(layout, places):
     for other in (
         text[:-1] + ',"manifests":[]}',
         text.replace('"manifests"', '"Manifests"'),
+        text.replace('"schemaVersion":2', '"schemaVersion":"2"'),
         "\ufeff" + text,
     ):
         path.write_text(other)

@@ -173,11 +173,7 @@ def parse_manifest(
     """
     members = JsonObject.parse(raw, "the manifest")
     header_type = content_type.partition(";")[0].strip().lower()
-    if members.get("schemaVersion") == 1 or members.has("fsLayers"):
-        raise UnsupportedImage(
-            "the image has a manifest of Docker's schema 1, which is obsolete",
-            mend="push the image again with a current client",
-        )
+    check_schema(members)
     has_layers = members.has("layers") | members.has("config")
     has_manifests = members.has("manifests")
     if has_layers and has_manifests:
@@ -204,6 +200,26 @@ def parse_manifest(
     if not has_layers:
         raise ManifestError(f"the manifest {digest} has no 'layers'")
     return _image_manifest(members, media_type, digest, raw)
+
+
+def check_schema(members: JsonObject) -> None:
+    """Raise `ManifestError` for a manifest or an index whose ``schemaVersion`` is not 2.
+
+    That is a number (manifest.md, image-index.md), and to Go's decoder neither 2.0 nor
+    "2" is it.  Where it is left out, podman and containerd read on, for nothing depends
+    on it.  1 is that of Docker's first manifests, which have ``fsLayers``.
+    """
+    version = members.get("schemaVersion")
+    if members.has("fsLayers") or (type(version) is int and version == 1):
+        raise UnsupportedImage(
+            "the image has a manifest of Docker's schema 1, which is obsolete",
+            mend="push the image again with a current client",
+        )
+    if version is not None and (type(version) is not int or version != 2):
+        raise ManifestError(
+            f"{members.what} has the schemaVersion {version!r} in place of the number 2",
+            mend="ask the image's author to build it with a current tool",
+        )
 
 
 def _image_manifest(members: JsonObject, media_type: str, digest: Digest, raw: bytes) -> Manifest:

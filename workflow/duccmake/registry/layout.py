@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import ManifestError, NotFound
 from ..json_object import JsonObject
-from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
+from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, check_schema, parse_manifest
 from ..reference import Digest, Reference
 from .files import copy_blob, open_plain, read_metadata, reading
 
@@ -86,6 +86,7 @@ class _Layout:
             raw = read_metadata(file, path)
         try:
             index = JsonObject.parse(raw, "it")
+            check_schema(index)
             entries = [JsonObject.of(entry, "an entry") for entry in index.array("manifests")]
             if not index.has("manifests"):
                 raise ManifestError("it has no 'manifests'")
