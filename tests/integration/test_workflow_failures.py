@@ -14,7 +14,7 @@ import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
-from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST
+from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from duccmake.reference import Platform
 from runs import REPOSITORY, Run, Work, fresh_work
 from samples import AMD64
@@ -120,6 +120,18 @@ def schema_in_quotes(registry: DemoRegistry, name: str) -> None:
     _raw(registry, name, json.dumps({**manifest, "schemaVersion": "2"}).encode())
 
 
+def wrong_size(registry: DemoRegistry, name: str) -> None:
+    image = _push(registry, name, _layer(name))
+    platform = {"os": AMD64.os, "architecture": AMD64.architecture}
+    entry = {
+        "mediaType": image.media_type,
+        "digest": str(image.digest),
+        "size": len(image.manifest_bytes) + 1,
+        "platform": platform,
+    }
+    _raw(registry, name, json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), OCI_INDEX)
+
+
 def base_layer(registry: DemoRegistry, name: str) -> None:
     """As Docker for Windows once had it."""
     image = _push(registry, name, _layer(name))
@@ -153,6 +165,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "twice": (members_twice, "several members 'layers'"),
     "letter-case": (letter_case, "member 'Layers'"),
     "bom": (byte_order_mark, "byte order mark"),
+    "size": (wrong_size, "bytes where its descriptor has"),
     "schema": (schema_in_quotes, "the number 2"),
     "rootfs-type": (base_layer, "layers+base"),
     "no-manifest": (no_manifest, "404"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import ManifestError
@@ -158,12 +158,14 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.booleans())
 def test_any_other_document_is_read_as_python_reads_it(value, plain):
     text = json.dumps(value, ensure_ascii=plain)
     assert parse_json(text.encode(errors="surrogatepass"), "it") == json.loads(text)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), JSON, min_size=1, max_size=4), st.integers(0, 5), st.data())
 def test_a_name_that_stands_twice_is_found_in_any_depth(value, depth, data):
     twice = data.draw(st.sampled_from(sorted(value)))
@@ -214,6 +216,7 @@ def test_a_size_is_a_whole_number_that_is_written_as_one(text):
         members.size("size")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1))
 def test_any_size_up_to_63_bits_is_read(size):
     assert JsonObject.parse(b'{"size": %d}' % size, "it").size("size") == size

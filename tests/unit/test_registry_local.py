@@ -26,7 +26,7 @@ from duccmake.errors import (
 )
 from duccmake.manifest import Manifest
 from duccmake.recipe import load
-from duccmake.reference import Platform, Reference
+from duccmake.reference import Digest, Platform, Reference
 from duccmake.registry.anywhere import Anywhere
 from duccmake.registry.client import Client
 from duccmake.registry.selection import select_image
@@ -234,6 +234,19 @@ def test_what_one_entry_of_an_index_says_does_not_keep_another_from_being_found(
         other = {**entry, "Digest": "x", "annotations": None, name: annotations}
         path.write_text(json.dumps({**index, "manifests": [other, entry]}))
         assert str(places.poll(Reference.parse(f"oci:{layout}:1"))) == entry["digest"]
+
+
+def test_an_entry_with_another_size_than_its_manifest_is_refused_alone(layout, places):
+    path = layout / "index.json"
+    index = json.loads(path.read_text())
+    [entry] = index["manifests"]
+    tag = {"org.opencontainers.image.ref.name": "2"}
+    wrong = {**entry, "size": entry["size"] + 1, "annotations": tag}
+    path.write_text(json.dumps({**index, "manifests": [wrong, entry]}))
+    for digest in (None, Digest.parse(entry["digest"])):
+        with pytest.raises(DigestMismatch, match=f"{entry['size']} bytes where .* {wrong['size']}"):
+            select_image(places, Reference.parse(f"oci:{layout}:2"), AMD64, digest=digest)
+        assert select_image(places, Reference.parse(f"oci:{layout}:1"), AMD64, digest=digest)
 
 
 def test_what_is_missing_is_named(layout, places, tmp_path):

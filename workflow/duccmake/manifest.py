@@ -90,11 +90,16 @@ class Descriptor:
     def verify(self, content: bytes) -> bytes:
         """Return ``content`` if it is what the descriptor names, else raise `DigestMismatch`."""
         found = hashlib.new(self.digest.algorithm, content).hexdigest()
-        if found != self.digest.hex or len(content) != self.size:
+        if found != self.digest.hex:
             raise DigestMismatch(
                 f"content of {len(content)} bytes with {self.digest.algorithm}:{found} where "
                 f"{self.size} bytes with {self.digest} were promised",
                 mend="the registry or a proxy serves damaged content: ask its operator",
+            )
+        if len(content) != self.size:
+            raise DigestMismatch(
+                f"{self.digest} has {len(content)} bytes where its descriptor has {self.size}",
+                mend="ask the image's author to push what names it again",
             )
         return content
 

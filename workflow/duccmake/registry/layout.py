@@ -29,7 +29,7 @@ class OciLayouts:
     def poll(self, reference: Reference) -> Digest:
         """The digest of the entry, from ``index.json``."""
         with reading(reference):
-            return reference.digest or _Layout.read(reference).choose(reference)
+            return reference.digest or _Layout.read(reference).choose(reference).digest
 
     def tags(self, reference: Reference) -> list[str]:
         """The tags of all entries."""
@@ -41,12 +41,14 @@ class OciLayouts:
         """A manifest or an index, verified."""
         with reading(reference):
             layout = _Layout.read(reference)
-            wanted = digest or reference.digest or layout.choose(reference)
+            wanted = digest or reference.digest or layout.choose(reference).digest
             if wanted == layout.digest:
                 return parse_manifest(layout.raw, OCI_INDEX)
             with open_plain(_blob(reference, wanted)) as file:
                 content = read_metadata(file, wanted)
             Descriptor("", wanted, len(content)).verify(content)
+            if not reference.digest and (chosen := layout.choose(reference)).digest == wanted:
+                chosen.verify(content)
             return parse_manifest(content, algorithm=wanted.algorithm)
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
@@ -99,15 +101,15 @@ class _Layout:
         """What the index itself goes by, where it is the image."""
         return Digest("sha256", hashlib.sha256(self.raw).hexdigest())
 
-    def choose(self, reference: Reference) -> Digest:
+    def choose(self, reference: Reference) -> Descriptor:
         """What the reference's tag names, or the only image where it has none."""
         entries = self.entries
         if reference.tag:
             entries = [entry for entry in entries if _tag(entry) == reference.tag]
         elif len(entries) > 1 and not any(map(_tag, entries)):
-            return self.digest
+            return Descriptor(OCI_INDEX, self.digest, len(self.raw))
         if len(entries) == 1:
-            return Descriptor.parse(entries[0].members).digest
+            return Descriptor.parse(entries[0].members)
         known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
         raise NotFound(
