@@ -14,7 +14,7 @@ import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
-from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST
+from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from duccmake.reference import Platform
 from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.samples import AMD64
@@ -43,6 +43,13 @@ def _raw(registry: DemoRegistry, name: str, content: bytes, media_type: str = OC
     registry.store.put_manifest(repository, media_type, content, tag)
 
 
+def _with_config(registry: DemoRegistry, image: Image, name: str, config: bytes) -> None:
+    manifest = json.loads(image.manifest_bytes)
+    digest = registry.store.put_blob(config)
+    manifest["config"] = {"mediaType": OCI_CONFIG, "digest": str(digest), "size": len(config)}
+    _raw(registry, name, json.dumps(manifest).encode())
+
+
 # --- ways to be broken --------------------------------------------------
 
 
@@ -61,11 +68,8 @@ def missing_blob(registry: DemoRegistry, name: str) -> None:
 def wrong_diff_id(registry: DemoRegistry, name: str) -> None:
     layer = _layer(name)
     image = _push(registry, name, layer)
-    config = image.config_bytes.replace(str(layer.diff_id).encode(), b"sha256:" + b"0" * 64)
-    manifest = json.loads(image.manifest_bytes)
-    digest = registry.store.put_blob(config)
-    manifest["config"] = {"mediaType": OCI_CONFIG, "digest": str(digest), "size": len(config)}
-    _raw(registry, name, json.dumps(manifest).encode())
+    digits = str(layer.diff_id).encode()
+    _with_config(registry, image, name, image.config_bytes.replace(digits, b"sha256:" + b"0" * 64))
 
 
 def escaping_layer(registry: DemoRegistry, name: str) -> None:
@@ -95,6 +99,47 @@ def no_json(registry: DemoRegistry, name: str) -> None:
     _raw(registry, name, b"<html>Please sign in</html>")
 
 
+def members_twice(registry: DemoRegistry, name: str) -> None:
+    manifest = _push(registry, name, _layer(name)).manifest_bytes
+    _raw(registry, name, manifest[:-1] + b',"layers":[]}')
+
+
+def letter_case(registry: DemoRegistry, name: str) -> None:
+    """Go's decoder would take the last one for the layers."""
+    manifest = _push(registry, name, _layer(name)).manifest_bytes
+    _raw(registry, name, manifest[:-1] + b',"Layers":[]}')
+
+
+def byte_order_mark(registry: DemoRegistry, name: str) -> None:
+    image = _push(registry, name, _layer(name))
+    _with_config(registry, image, name, b"\xef\xbb\xbf" + image.config_bytes)
+
+
+def schema_in_quotes(registry: DemoRegistry, name: str) -> None:
+    manifest = json.loads(_push(registry, name, _layer(name)).manifest_bytes)
+    _raw(registry, name, json.dumps({**manifest, "schemaVersion": "2"}).encode())
+
+
+def wrong_size(registry: DemoRegistry, name: str) -> None:
+    image = _push(registry, name, _layer(name))
+    platform = {"os": AMD64.os, "architecture": AMD64.architecture}
+    entry = {
+        "mediaType": image.media_type,
+        "digest": str(image.digest),
+        "size": len(image.manifest_bytes) + 1,
+        "platform": platform,
+    }
+    _raw(registry, name, json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), OCI_INDEX)
+
+
+def base_layer(registry: DemoRegistry, name: str) -> None:
+    """As Docker for Windows once had it."""
+    image = _push(registry, name, _layer(name))
+    config = image.config_bytes.replace(b'"layers"', b'"layers+base"')
+    assert config != image.config_bytes
+    _with_config(registry, image, name, config)
+
+
 def blocked_link(registry: DemoRegistry, name: str) -> None:
     """Only the repository is in the way: see `work`."""
     _push(registry, name, _layer(name))
@@ -117,6 +162,12 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "platform": (other_platform, "s390x"),
     "schema-1": (schema_1, "schema 1"),
     "no-json": (no_json, "JSON"),
+    "twice": (members_twice, "several members 'layers'"),
+    "letter-case": (letter_case, "member 'Layers'"),
+    "bom": (byte_order_mark, "byte order mark"),
+    "size": (wrong_size, "bytes where its descriptor has"),
+    "schema": (schema_in_quotes, "the number 2"),
+    "rootfs-type": (base_layer, "layers+base"),
     "no-manifest": (no_manifest, "404"),
 }
 """What is done to the image, and what the reason has to mention."""

@@ -3,9 +3,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import DigestMismatch, DuccmakeError, ManifestError, UnsupportedImage
@@ -152,6 +153,36 @@ def test_schema_1_is_refused_by_its_name(raw):
         parse_manifest(raw)
 
 
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None)
+@given(NUMBERS | st.text() | st.sampled_from(["2", 2.0, True, False, 0, 3, [2], {}, ""]))
+@example(2)
+def test_the_schema_version_is_the_number_2_and_nothing_that_is_like_it(version):
+    for make in (image, index):
+        raw = make(schemaVersion=version)
+        if type(version) is int and version == 2:
+            assert parse_manifest(raw)
+            continue
+        with pytest.raises(ManifestError, match="schema"):
+            parse_manifest(raw)
+
+
+@pytest.mark.parametrize("written", ["2.0", "2e0", "20e-1", "02", "2" + "0" * 400])
+def test_a_number_that_is_written_in_another_way_is_no_schema_version(written):
+    raw = image().replace(b'"schemaVersion": 2', b'"schemaVersion": %s' % written.encode())
+    assert raw != image()
+    with pytest.raises(ManifestError):
+        parse_manifest(raw)
+
+
+@pytest.mark.parametrize("version", [..., None])
+def test_a_manifest_without_a_schema_version_is_read(version):
+    assert isinstance(parse_manifest(image(schemaVersion=version)), Manifest)
+    assert isinstance(parse_manifest(index(schemaVersion=version)), Index)
+
+
 @pytest.mark.parametrize(
     ("raw", "named"),
     [
@@ -231,8 +262,9 @@ def test_a_descriptor_verifies_size_and_digest():
     for wrong in (b"content ", b"cOntent", b""):
         with pytest.raises(DigestMismatch):
             right.verify(wrong)
-    with pytest.raises(DigestMismatch):
-        Descriptor("x", right.digest, 8).verify(content)
+    for size in (6, 8):
+        with pytest.raises(DigestMismatch, match=f"has 7 bytes where its descriptor has {size}"):
+            Descriptor("x", right.digest, size).verify(content)
 
 
 def config(**changes: object) -> bytes:
@@ -293,6 +325,27 @@ def test_a_malformed_configuration_is_refused(raw):
         ImageConfig.parse(raw)
 
 
+def rootfs(kind: object) -> bytes:
+    members = {"type": kind, "diff_ids": [DIGEST]}
+    return config(rootfs={key: value for key, value in members.items() if value is not ...})
+
+
+@settings(deadline=None)
+@given(st.text() | st.sampled_from(["layers+base", "Layers", " layers", "", 7, True, [], {}, 0]))
+@example("layers")
+def test_a_rootfs_that_is_not_made_of_layers_is_refused_with_its_type(kind):
+    if kind == "layers":
+        assert ImageConfig.parse(rootfs(kind)).diff_ids
+        return
+    with pytest.raises(UnsupportedImage, match=re.escape(repr(kind))):
+        ImageConfig.parse(rootfs(kind))
+
+
+@pytest.mark.parametrize("kind", [None, ...])
+def test_a_rootfs_without_a_type_is_made_of_layers(kind):
+    assert ImageConfig.parse(rootfs(kind)).diff_ids
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
@@ -307,6 +360,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_no_json_whatever_gets_past_the_error_tree(value):
     raw = json.dumps(value).encode()

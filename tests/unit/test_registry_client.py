@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -161,6 +162,24 @@ def test_resolving_goes_through_indexes_in_indexes(registry):
         wish = Platform.parse("linux/arm64")
         assert asking.resolve(reference(registry), wish)[1].digest == arm.manifest.digest
     assert (digest, manifest.digest) == (outer.digest, amd.manifest.digest)
+
+
+@pytest.mark.parametrize("lie", [-1, 1])
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_index_that_has_another_size_for_a_manifest_is_refused(registry, lie, nested):
+    store = registry.store
+    entry = add_image(store, "team/app").manifest
+    if nested:
+        entry = add_index(store, "team/app", "", [entry])
+    wrong = replace(entry, size=entry.size + lie)
+    add_index(store, "team/app", "1", [wrong])
+    with Client({}) as client, pytest.raises(DigestMismatch) as caught:
+        client.resolve(reference(registry, "team/app:1"), AMD64)
+    assert f"{entry.size} bytes" in str(caught.value) and str(wrong.size) in str(caught.value)
+    assert caught.value.image == reference(registry, "team/app:1").name
+    add_index(store, "team/app", "1", [entry])
+    with Client({}) as client:
+        assert client.resolve(reference(registry, "team/app:1"), AMD64)
 
 
 def test_indexes_nested_without_end_are_given_up(registry):

@@ -26,7 +26,7 @@ from duccmake.errors import (
 )
 from duccmake.manifest import Manifest
 from duccmake.recipe import load
-from duccmake.reference import Platform, Reference
+from duccmake.reference import Digest, Platform, Reference
 from duccmake.registry.anywhere import Anywhere
 from duccmake.registry.client import Client
 from duccmake.registry.selection import select_image
@@ -204,6 +204,49 @@ def test_a_damaged_index_is_an_error_that_says_so(layout, places, content):
     (layout / "index.json").write_text(content)
     with pytest.raises(ManifestError, match="no index of images"):
         places.poll(Reference.parse(f"oci:{layout}:1"))
+
+
+def test_an_index_on_which_readers_differ_is_refused(layout, places):
+    path = layout / "index.json"
+    text = path.read_text()
+    for other in (
+        text[:-1] + ',"manifests":[]}',
+        text.replace('"manifests"', '"Manifests"'),
+        text.replace('"schemaVersion":2', '"schemaVersion":"2"'),
+        "\ufeff" + text,
+    ):
+        path.write_text(other)
+        with pytest.raises(ManifestError, match=r"no index of images: it (has|begins)"):
+            places.poll(Reference.parse(f"oci:{layout}:1"))
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [7, {"org.opencontainers.image.ref.name": 7}, {"org.opencontainers.image.ref.name": "2"}],
+)
+def test_what_one_entry_of_an_index_says_does_not_keep_another_from_being_found(
+    layout, places, annotations
+):
+    path = layout / "index.json"
+    index = json.loads(path.read_text())
+    [entry] = index["manifests"]
+    for name in ("annotations", "Annotations"):
+        other = {**entry, "Digest": "x", "annotations": None, name: annotations}
+        path.write_text(json.dumps({**index, "manifests": [other, entry]}))
+        assert str(places.poll(Reference.parse(f"oci:{layout}:1"))) == entry["digest"]
+
+
+def test_an_entry_with_another_size_than_its_manifest_is_refused_alone(layout, places):
+    path = layout / "index.json"
+    index = json.loads(path.read_text())
+    [entry] = index["manifests"]
+    tag = {"org.opencontainers.image.ref.name": "2"}
+    wrong = {**entry, "size": entry["size"] + 1, "annotations": tag}
+    path.write_text(json.dumps({**index, "manifests": [wrong, entry]}))
+    for digest in (None, Digest.parse(entry["digest"])):
+        with pytest.raises(DigestMismatch, match=f"{entry['size']} bytes where .* {wrong['size']}"):
+            select_image(places, Reference.parse(f"oci:{layout}:2"), AMD64, digest=digest)
+        assert select_image(places, Reference.parse(f"oci:{layout}:1"), AMD64, digest=digest)
 
 
 def test_what_is_missing_is_named(layout, places, tmp_path):
@@ -390,6 +433,23 @@ def test_links_that_lead_in_a_circle_or_out_of_the_archive_lead_nowhere(places, 
                 member.size = len(raw)
                 tar.addfile(member, io.BytesIO(raw))
         with pytest.raises(ManifestError, match=r"no file 'layer\.tar'"):
+            places.poll(Reference.parse(f"docker-archive:{path}"))
+
+
+@pytest.mark.parametrize("name", ["Config", "RepoTags", "Layers"])
+def test_a_list_of_images_on_which_readers_differ_is_refused(places, tmp_path, name):
+    entries = '[{"Config":"c.json","RepoTags":[],"Layers":[]}]'
+    member = f'"{name}":'
+    for text in (
+        entries.replace(member, member.lower()),
+        entries.replace(member, f"{member}null,{member}"),
+    ):
+        path = tmp_path / "a.tar"
+        with tarfile.open(path, "w") as tar:
+            header = tarfile.TarInfo("manifest.json")
+            header.size = len(text)
+            tar.addfile(header, io.BytesIO(text.encode()))
+        with pytest.raises(ManifestError, match=name):
             places.poll(Reference.parse(f"docker-archive:{path}"))
 
 

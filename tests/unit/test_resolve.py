@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from duccmake.entry import Wished
 from duccmake.errors import DuccmakeError
+from duccmake.manifest import OCI_MANIFEST
 from duccmake.recipe import Recipe, Wish
 from duccmake.reference import Platform, Reference
 from duccmake.registry.client import Client
@@ -378,6 +380,19 @@ def test_one_image_that_cannot_be_used_hinders_no_other(here):
     assert [type(item) for item in resolution.resolved] == [Resolved, Resolved]
     assert [type(item) for item in resolution.unresolved] == [Unresolved, Unresolved]
     assert ["helm" in reasons(resolution)[0], "404" in reasons(resolution)[1]] == [True, True]
+
+
+def test_what_another_image_brought_has_to_have_the_size_that_this_one_s_descriptor_has(here):
+    here.add("a/right")
+    store = here.registry.store
+    image = add_image(store, "a/right", "1")
+    manifest = json.loads(store.blob_path(image.manifest.digest).read_bytes())
+    manifest["config"]["size"] += 1
+    store.put_manifest("a/wrong", OCI_MANIFEST, json.dumps(manifest).encode(), "1")
+    assert here.resolve("a/right").resolved
+    resolution = here.resolve("a/right", "a/wrong")
+    assert [item.reference.repository for item in resolution.resolved] == ["a/right"]
+    assert f"{image.config.size} bytes where its descriptor has" in reasons(resolution)[0]
 
 
 # --- several platforms, and what entries wish of their own ---------------

@@ -7,12 +7,11 @@ and Docker's image manifest version 2, schema 2.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from .errors import DigestMismatch, InvalidReference, ManifestError, UnsupportedImage
+from .json_object import JsonObject
 from .reference import Digest, Platform
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -73,31 +72,34 @@ class Descriptor:
     @classmethod
     def parse(cls, value: object) -> Descriptor:
         """Read a descriptor from parsed JSON; `ManifestError` where a member is wrong."""
-        members = _mapping(value, "a descriptor")
+        members = JsonObject.of(value, "a descriptor")
         try:
             digest = Digest.parse(members.get("digest"))
         except InvalidReference as error:
             raise ManifestError(f"a descriptor's digest is wrong: {error.found}") from None
-        size = members.get("size")
-        if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise ManifestError(f"the descriptor of {digest} has the size {size!r}")
+        members = replace(members, what=f"the descriptor of {digest}")
         return cls(
-            media_type=_text(members, "mediaType"),
+            media_type=members.text("mediaType"),
             digest=digest,
-            size=size,
-            urls=tuple(url for url in _list(members, "urls") if isinstance(url, str)),
-            platform=_platform(members.get("platform")),
-            artifact_type=_text(members, "artifactType"),
+            size=members.size("size"),
+            urls=members.texts("urls"),
+            platform=_platform(members.nested("platform")),
+            artifact_type=members.text("artifactType"),
         )
 
     def verify(self, content: bytes) -> bytes:
         """Return ``content`` if it is what the descriptor names, else raise `DigestMismatch`."""
         found = hashlib.new(self.digest.algorithm, content).hexdigest()
-        if found != self.digest.hex or len(content) != self.size:
+        if found != self.digest.hex:
             raise DigestMismatch(
                 f"content of {len(content)} bytes with {self.digest.algorithm}:{found} where "
                 f"{self.size} bytes with {self.digest} were promised",
                 mend="the registry or a proxy serves damaged content: ask its operator",
+            )
+        if len(content) != self.size:
+            raise DigestMismatch(
+                f"{self.digest} has {len(content)} bytes where its descriptor has {self.size}",
+                mend="ask the image's author to push what names it again",
             )
         return content
 
@@ -174,18 +176,14 @@ def parse_manifest(
     body that is both a manifest and an index, CVE-2021-41190) and
     `UnsupportedImage` for schema 1, artifacts and unknown media types.
     """
-    members = _mapping(_json(raw, "the manifest"), "the manifest")
+    members = JsonObject.parse(raw, "the manifest")
     header_type = content_type.partition(";")[0].strip().lower()
-    if members.get("schemaVersion") == 1 or "fsLayers" in members:
-        raise UnsupportedImage(
-            "the image has a manifest of Docker's schema 1, which is obsolete",
-            mend="push the image again with a current client",
-        )
-    has_layers = "layers" in members or "config" in members
-    has_manifests = "manifests" in members
+    check_schema(members)
+    has_layers = members.has("layers") | members.has("config")
+    has_manifests = members.has("manifests")
     if has_layers and has_manifests:
         raise ManifestError("the manifest has both 'layers' and 'manifests' (CVE-2021-41190)")
-    declared = _text(members, "mediaType")
+    declared = members.text("mediaType")
     known_header = header_type in MANIFEST_TYPES | INDEX_TYPES
     if declared and known_header and declared != header_type:
         raise ManifestError(
@@ -198,7 +196,7 @@ def parse_manifest(
     if media_type in INDEX_TYPES:
         if not has_manifests:
             raise ManifestError(f"the index {digest} has no 'manifests'")
-        entries = tuple(Descriptor.parse(entry) for entry in _list(members, "manifests"))
+        entries = tuple(Descriptor.parse(entry) for entry in members.array("manifests"))
         return Index(media_type, digest, entries, raw)
     if media_type not in MANIFEST_TYPES:
         raise UnsupportedImage(
@@ -209,17 +207,35 @@ def parse_manifest(
     return _image_manifest(members, media_type, digest, raw)
 
 
-def _image_manifest(
-    members: Mapping[str, Any], media_type: str, digest: Digest, raw: bytes
-) -> Manifest:
+def check_schema(members: JsonObject) -> None:
+    """Raise `ManifestError` for a manifest or an index whose ``schemaVersion`` is not 2.
+
+    That is a number (manifest.md, image-index.md), and to Go's decoder neither 2.0 nor
+    "2" is it.  Where it is left out, podman and containerd read on, for nothing depends
+    on it.  1 is that of Docker's first manifests, which have ``fsLayers``.
+    """
+    version = members.get("schemaVersion")
+    if members.has("fsLayers") or (type(version) is int and version == 1):
+        raise UnsupportedImage(
+            "the image has a manifest of Docker's schema 1, which is obsolete",
+            mend="push the image again with a current client",
+        )
+    if version is not None and (type(version) is not int or version != 2):
+        raise ManifestError(
+            f"{members.what} has the schemaVersion {version!r} in place of the number 2",
+            mend="ask the image's author to build it with a current tool",
+        )
+
+
+def _image_manifest(members: JsonObject, media_type: str, digest: Digest, raw: bytes) -> Manifest:
     config = Descriptor.parse(members.get("config"))
-    artifact = _text(members, "artifactType")
+    artifact = members.text("artifactType")
     if config.media_type not in CONFIG_TYPES:
         raise UnsupportedImage(
             f"an artifact of type {artifact or config.media_type!r} is not a container image",
             mend="remove the entry from the wish list",
         )
-    layers = tuple(Descriptor.parse(layer) for layer in _list(members, "layers"))
+    layers = tuple(Descriptor.parse(layer) for layer in members.array("layers"))
     for layer in layers:
         if layer.media_type not in LAYER_TYPES | FOREIGN_LAYER_TYPES:
             raise UnsupportedImage(
@@ -245,89 +261,53 @@ class ImageConfig:
 
     @classmethod
     def parse(cls, raw: bytes, *, layers: int | None = None) -> ImageConfig:
-        """Parse a configuration blob; ``layers`` is how many diff_ids the manifest asks for."""
-        members = _mapping(_json(raw, "the image configuration"), "the image configuration")
-        rootfs = _mapping(members.get("rootfs"), "the configuration's 'rootfs'")
+        """Parse a configuration blob; ``layers`` is how many diff_ids the manifest asks for.
+
+        Raises `ManifestError`, and `UnsupportedImage` for a rootfs that is not made of
+        layers (config.md, "rootfs").
+        """
+        members = JsonObject.parse(raw, "the image configuration")
+        rootfs = JsonObject.of(members.get("rootfs"), "the configuration's 'rootfs'")
+        # Where builders leave the type out, all readers take it for the only one there is.
+        if rootfs.get("type") not in (None, "layers"):
+            raise UnsupportedImage(
+                f"the configuration has a rootfs of the type {rootfs.get('type')!r}, "
+                "and only 'layers' can be unpacked",
+                mend="ask the image's author to build it with a current tool",
+            )
         try:
-            diff_ids = tuple(Digest.parse(value) for value in _list(rootfs, "diff_ids"))
+            diff_ids = tuple(map(Digest.parse, rootfs.array("diff_ids")))
         except InvalidReference as error:
             raise ManifestError(f"a diff_id is wrong: {error.found}") from None
         if layers is not None and len(diff_ids) != layers:
             raise ManifestError(
                 f"the configuration has {len(diff_ids)} diff_ids for {layers} layers"
             )
-        runtime = _mapping(members.get("config") or {}, "the configuration's 'config'")
-        labels = _mapping(runtime.get("Labels") or {}, "'Labels'")
+        runtime = members.nested("config")
         platform = _platform(members)
         if platform in (None, _UNKNOWN):
             raise ManifestError("the configuration names no architecture or operating system")
         return cls(
             platform=platform,
             diff_ids=diff_ids,
-            env=_texts(runtime, "Env"),
-            entrypoint=_texts(runtime, "Entrypoint"),
-            cmd=_texts(runtime, "Cmd"),
-            working_dir=_text(runtime, "WorkingDir"),
-            user=_text(runtime, "User"),
-            labels={str(key): str(value) for key, value in labels.items()},
-            created=_text(members, "created"),
+            env=runtime.texts("Env"),
+            entrypoint=runtime.texts("Entrypoint"),
+            cmd=runtime.texts("Cmd"),
+            working_dir=runtime.text("WorkingDir"),
+            user=runtime.text("User"),
+            labels=runtime.nested("Labels").all_texts(),
+            created=members.text("created"),
             raw=raw,
         )
 
 
-def _json(raw: bytes, what: str) -> object:
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        raise ManifestError(
-            f"{what} is not JSON (it begins with {raw[:40]!r})",
-            mend="see whether a proxy or a login page answers instead of the registry",
-        ) from None
-
-
-def _mapping(value: object, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{what} is not a JSON object")
-    return value
-
-
-def _list(members: Mapping[str, Any], key: str) -> list[Any]:
-    value = members.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise ManifestError(f"{key!r} is not a list")
-    return value
-
-
-def _text(members: Mapping[str, Any], key: str) -> str:
-    value = members.get(key)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ManifestError(f"{key!r} is not a string")
-    return value
-
-
-def _texts(members: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    values = _list(members, key)
-    if not all(isinstance(value, str) for value in values):
-        raise ManifestError(f"{key!r} holds something that is not a string")
-    return tuple(values)
-
-
-def _platform(value: object) -> Platform | None:
+def _platform(members: JsonObject) -> Platform | None:
     """A platform of an index entry or a configuration; `_UNKNOWN` for names that mean nothing.
 
     Architectures as ``uname -m`` and Debian call them stand for Go's names, as
     containerd reads them.
     """
-    if not isinstance(value, dict):
-        return None
-    os, architecture = value.get("os"), value.get("architecture")
-    variant = value.get("variant") or ""
-    if not all(isinstance(part, str) for part in (os, architecture, variant)):
-        return None
+    os, architecture, variant = map(members.text, ("os", "architecture", "variant"))
     if not os or not architecture:
         return None
     architecture = _ARCHITECTURES.get(architecture.lower(), architecture)

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from ..errors import InvalidReference, ManifestError, NotFound, RegistryError
+from ..json_object import JsonObject, parse_json
 from ..manifest import (
     OCI_CONFIG,
     OCI_MANIFEST,
@@ -105,17 +106,12 @@ class _Entry:
 
     @classmethod
     def parse(cls, value: object) -> _Entry:
-        members: Mapping[str, Any] = value if isinstance(value, dict) else {}
-        config, layers = members.get("Config"), members.get("Layers") or []
-        tags = members.get("RepoTags") or []
-        texts = [config, *layers, *tags] if isinstance(layers + tags, list) else [None]
-        if not all(isinstance(text, str) for text in texts):
-            raise ManifestError(f"{_MANIFEST} of the archive cannot be read")
+        members = JsonObject.of(value, f"an entry of the archive's {_MANIFEST}")
         names = []
-        for text in tags:
+        for text in members.texts("RepoTags"):
             repository, _, tag = text.rpartition(":")
             names.append(_normal(repository, tag))
-        return cls(str(config), tuple(layers), tuple(names))
+        return cls(members.text("Config"), members.texts("Layers"), tuple(names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +157,10 @@ class _Archive:
 
     def entries(self) -> list[_Entry]:
         """The images of ``manifest.json``."""
-        try:
-            with self.open(_MANIFEST) as file:
-                entries = json.loads(read_metadata(file, _MANIFEST))
-        except (ValueError, RecursionError):
-            entries = None
+        with self.open(_MANIFEST) as file:
+            entries = parse_json(read_metadata(file, _MANIFEST), f"the archive's {_MANIFEST}")
         if not isinstance(entries, list):
-            raise ManifestError(f"{_MANIFEST} of the archive cannot be read")
+            raise ManifestError(f"the archive's {_MANIFEST} is no list of images")
         return [_Entry.parse(entry) for entry in entries]
 
     def image(self, reference: Reference) -> _Image:

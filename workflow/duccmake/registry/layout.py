@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import ManifestError, NotFound
-from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
+from ..json_object import JsonObject
+from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, check_schema, parse_manifest
 from ..reference import Digest, Reference
 from .files import copy_blob, open_plain, read_metadata, reading
 
@@ -30,7 +29,7 @@ class OciLayouts:
     def poll(self, reference: Reference) -> Digest:
         """The digest of the entry, from ``index.json``."""
         with reading(reference):
-            return reference.digest or _Layout.read(reference).choose(reference)
+            return reference.digest or _Layout.read(reference).choose(reference).digest
 
     def tags(self, reference: Reference) -> list[str]:
         """The tags of all entries."""
@@ -42,12 +41,14 @@ class OciLayouts:
         """A manifest or an index, verified."""
         with reading(reference):
             layout = _Layout.read(reference)
-            wanted = digest or reference.digest or layout.choose(reference)
+            wanted = digest or reference.digest or layout.choose(reference).digest
             if wanted == layout.digest:
                 return parse_manifest(layout.raw, OCI_INDEX)
             with open_plain(_blob(reference, wanted)) as file:
                 content = read_metadata(file, wanted)
             Descriptor("", wanted, len(content)).verify(content)
+            if not reference.digest and (chosen := layout.choose(reference)).digest == wanted:
+                chosen.verify(content)
             return parse_manifest(content, algorithm=wanted.algorithm)
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
@@ -78,7 +79,7 @@ class _Layout:
     """``index.json``: its bytes and its entries."""
 
     raw: bytes
-    entries: list[Mapping[str, Any]]
+    entries: list[JsonObject]
 
     @classmethod
     def read(cls, reference: Reference) -> _Layout:
@@ -86,11 +87,13 @@ class _Layout:
         with open_plain(path) as file:
             raw = read_metadata(file, path)
         try:
-            entries = json.loads(raw)["manifests"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            entries = None
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ManifestError(f"{path} is no index of images")
+            index = JsonObject.parse(raw, "it")
+            check_schema(index)
+            entries = [JsonObject.of(entry, "an entry") for entry in index.array("manifests")]
+            if not index.has("manifests"):
+                raise ManifestError("it has no 'manifests'")
+        except ManifestError as error:
+            raise ManifestError(f"{path} is no index of images: {error.found}") from None
         return cls(raw, entries)
 
     @property
@@ -98,15 +101,15 @@ class _Layout:
         """What the index itself goes by, where it is the image."""
         return Digest("sha256", hashlib.sha256(self.raw).hexdigest())
 
-    def choose(self, reference: Reference) -> Digest:
+    def choose(self, reference: Reference) -> Descriptor:
         """What the reference's tag names, or the only image where it has none."""
         entries = self.entries
         if reference.tag:
             entries = [entry for entry in entries if _tag(entry) == reference.tag]
         elif len(entries) > 1 and not any(map(_tag, entries)):
-            return self.digest
+            return Descriptor(OCI_INDEX, self.digest, len(self.raw))
         if len(entries) == 1:
-            return Descriptor.parse(entries[0]).digest
+            return Descriptor.parse(entries[0].members)
         known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
         raise NotFound(
@@ -115,9 +118,10 @@ class _Layout:
         )
 
 
-def _tag(entry: Mapping[str, Any]) -> str:
-    annotations = entry.get("annotations")
-    name = annotations.get(_REF_NAME) if isinstance(annotations, dict) else None
-    if not isinstance(name, str):
+def _tag(entry: JsonObject) -> str:
+    try:
+        name = entry.nested("annotations").all_texts().get(_REF_NAME, "")
+    except ManifestError:
+        # One that is not meant must not keep another from being found.
         return ""
     return name.rpartition("/")[2].rpartition(":")[2]

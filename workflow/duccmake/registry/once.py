@@ -59,7 +59,10 @@ class Once:
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """See `ImageSource`."""
         raw = self._store.get(descriptor.digest)
-        return raw if raw is not None else self._source.blob_bytes(reference, descriptor)
+        if raw is not None:
+            # Another image may have brought it, with another descriptor.
+            return descriptor.verify(raw)
+        return self._source.blob_bytes(reference, descriptor)
 
     def fetch_blob(
         self,

@@ -55,7 +55,8 @@ def select_image(
     """What the reference means for a platform: top digest, manifest, configuration.
 
     ``digest`` is what a poll found, if there was one.  Raises `UnsupportedImage`
-    where there is nothing for the platform, naming what there is.
+    where there is nothing for the platform, naming what there is, and `DigestMismatch`
+    where an index has another size for a manifest than that has.
     """
     top = source.manifest(reference, digest)
     if isinstance(top, Manifest):
@@ -86,10 +87,13 @@ def _candidates(
     for entry in index.candidates(platform)[:MAX_INDEX_ENTRIES]:
         try:
             found = source.manifest(reference, entry.digest)
+            entry.verify(found.raw)
         except UnsupportedImage:
             if entry.platform:
                 raise
             continue
+        except DuccmakeError as error:
+            raise error.within(image=reference.name) from None
         if isinstance(found, Manifest):
             yield found, entry.platform is not None
         elif depth > 1:
