@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-import podman_client
-from cvmfs_repositories import repository_for
-from podman_client import podman
-from published_images import Reader, compared
-from runs import REPOSITORY, Run, Work, fresh_work
-from shared_images import KINDS, STEPS, Spec, Tree, World, applied, world
+from support import podman_client
+from support.cvmfs_repositories import repository_for
+from support.podman_client import podman
+from support.published_images import Reader, compared
+from support.runs import REPOSITORY, Run, Work, fresh_work
+from support.shared_images import KINDS, STEPS, Spec, Tree, World, applied, world
 
 EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", len(KINDS)))
 TOGETHER = 12

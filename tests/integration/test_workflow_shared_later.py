@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cvmfs_repositories import StandIn
-from ducc_repository import leave_as_ducc
 from duccmake.demo.images import LayerBuilder
-from poisoned_repository import poison
-from published_images import Reader, read
-from runs import REPOSITORY, Run, Work, days_later, fresh_work
-from shared_images import RECOMPRESSED, Blob, Spec, gzipped, honest, lying
-from trees import differences, snapshot
+from support.cvmfs_repositories import StandIn
+from support.ducc_repository import leave_as_ducc
+from support.poisoned_repository import poison
+from support.published_images import Reader, read
+from support.runs import REPOSITORY, Run, Work, days_later, fresh_work
+from support.shared_images import RECOMPRESSED, Blob, Spec, gzipped, honest, lying
+from support.trees import differences, snapshot
 
 PREFIX = "team/"
 ALL = ["layers", "flat", "podman"]

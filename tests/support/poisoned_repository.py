@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared_images import Spec, digest
+from support.shared_images import Spec, digest
 
 _RECORD = {
     *("format", "name", "platform", "manifest", "config", "layers", "products", "losses"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared_images import Blob, Spec, Tree, digest, own_files
+from support.shared_images import Blob, Spec, Tree, digest, own_files
 
 _GENERATED = re.compile(
     r"(\.singularity\.d(/.*)?|singularity|environment|\.(exec|run|shell|test)|dev|proc|sys|root|home"
