@@ -95,10 +95,6 @@ class Reader:
             tree = _below(self._root / ".layers", found) / "layerfs"
             if tree.is_dir():
                 files = {path: what for path, what in read(tree).items() if what != _WHITEOUT}
-                # Where a link to a file of a lower layer is made is not what this is about.
-                files = {
-                    path: what for path, what in files.items() if path not in ("hard", _OPAQUE)
-                }
                 files = {path: what for path, what in files.items() if not path.endswith(_OPAQUE)}
                 yield from compared(f"the layer {found[:19]}", own_files(blob.tar), files)
 

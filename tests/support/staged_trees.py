@@ -169,7 +169,7 @@ def stage_image(
     *,
     config: str = "",
     generated: Sequence[tuple[Entry, bytes]] = (),
-    amendments: Mapping[Digest, Sequence[Entry]] | None = None,
+    notes: Mapping[Digest, Sequence[Entry]] | None = None,
     products: tuple[str, ...] = ("layers", "flat"),
 ) -> StagedImage:
     """An image of these layers; ``config`` tells images with the same layers apart."""
@@ -192,9 +192,9 @@ def stage_image(
         entries.append(replace(entry, flags=entry.flags | {b"generated"}))
     mtree.write(path / "tree.mtree", sorted(entries, key=order))
     digests = [layer.digest for layer, _ in layers]
-    for digest, wanted in (amendments or {}).items():
+    for digest, noted in (notes or {}).items():
         file = path / "layers" / f"{digests.index(digest)}.mtree"
-        mtree.write(file, sorted(wanted, key=order))
+        mtree.write(file, sorted(noted, key=order))
     return StagedImage(
         name=name,
         platform=Platform("linux", "amd64"),

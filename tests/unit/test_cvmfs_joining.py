@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -13,13 +12,13 @@ from duccmake.repository import ChangeSet
 from support.cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
 from support.staged_trees import (
     BASE,
-    TOP,
     directory,
     file,
     publish,
     stage,
     stage_image,
     stage_layer,
+    whiteout,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -79,46 +78,19 @@ def test_another_tag_of_the_same_image_needs_nothing_but_its_name(cvmfs, staging
     assert repository.verify(FIRST) == repository.verify(SECOND) == []
 
 
-def link_to_a_lower_file_in_chunks(staging):
-    """An image without flat tree whose upper layer has a second name of its lower one's file."""
-    content = os.urandom(4 * LARGEST)
-    lower = [directory("."), file("big", content)]
-    base = stage_layer(staging, "large base", lower)
-    again = replace(lower[1][0], path=b"again", layer=0, source=b"big")
-    upper = [
-        directory("."),
-        replace(again, size=0, sha256="", layer=None, hardlink=b"big", flags=frozenset({b"lower"})),
-    ]
-    own = stage_layer(staging, "own", upper)
-    layers = [(base, lower), (own, [directory(".")])]
-    amendments = {own.digest: [again]}
-    image = stage_image(
-        staging / "images", SECOND, layers, amendments=amendments, products=("layers",)
-    )
-    return ChangeSet((base, own), (image,)), content
-
-
-def test_a_link_to_a_lower_layers_file_in_chunks_can_be_read(cvmfs, staging):
-    repository = cvmfs.open()
-    changes, content = link_to_a_lower_file_in_chunks(staging)
-    publish(repository, changes)
-    layer = repository.layout.layerfs(changes.layers[1].digest)
-    assert (layer / "again").read_bytes() == content
-    assert repository.verify(SECOND) == []
-    assert cvmfs.problems() == ""
-
-
-def an_addition_to_a_written_layer(staging):
+def hidden_in_the_base(staging, name):
+    """An image in whose lowest layer an opaque directory hides something."""
     base = stage_layer(staging, "base", BASE)
-    own = stage_layer(staging, "own", TOP)
-    wanted = {base.digest: [directory("usr/added")]}
-    image = stage_image(staging / "images", SECOND, [(base, BASE), (own, TOP)], amendments=wanted)
+    specs = [directory("."), file("name", name.encode())]
+    own = stage_layer(staging, name, specs)
+    noted = {base.digest: [whiteout("usr/lib/hidden")]}
+    layers = [(base, BASE), (own, specs)]
+    image = stage_image(staging / "images", name, layers, notes=noted)
     return ChangeSet((base, own), (image,))
 
 
-def a_link_to_a_file_that_is_in_chunks(staging):
-    changes, _ = link_to_a_lower_file_in_chunks(staging)
-    return changes
+def a_whiteout_in_a_written_layer(staging):
+    return hidden_in_the_base(staging, SECOND)
 
 
 def a_file_that_is_cut_into_chunks(staging):
@@ -128,9 +100,8 @@ def a_file_that_is_cut_into_chunks(staging):
 @pytest.mark.parametrize(
     "needs",
     [
-        an_addition_to_a_written_layer,
+        a_whiteout_in_a_written_layer,
         a_file_that_is_cut_into_chunks,
-        a_link_to_a_file_that_is_in_chunks,
     ],
 )
 def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, staging, needs, caplog):
@@ -147,18 +118,10 @@ def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, stagin
     assert cvmfs.problems() == ""
 
 
-def test_the_same_addition_as_the_first_image_has_is_none(cvmfs, staging):
+def test_the_same_whiteout_as_the_first_image_has_is_none(cvmfs, staging):
     repository = cvmfs.open()
-    base, before = stage_layer(staging, "base", BASE), cvmfs.revision()
-    changes = []
-    for name in (FIRST, SECOND):
-        specs = [directory("."), file("name", name.encode())]
-        own = stage_layer(staging, name, specs)
-        wanted = {base.digest: [directory("usr/added")]}
-        layers = [(base, BASE), (own, specs)]
-        image = stage_image(staging / "images", name, layers, amendments=wanted)
-        changes.append(ChangeSet((base, own), (image,)))
-    published_with(repository, *changes)
+    before = cvmfs.revision()
+    published_with(repository, *(hidden_in_the_base(staging, name) for name in (FIRST, SECOND)))
     assert cvmfs.revision() == before + 1
     assert repository.verify(FIRST) == repository.verify(SECOND) == []
 

@@ -42,12 +42,12 @@ def states(path):
 def test_a_crash_at_any_step_leaves_the_old_or_the_new_image_whole(memory, monkeypatch):
     """The first publication, then a moved tag, each interrupted after every system call."""
     template = memory / "template"
-    first, _ = amended_moves(template)
+    first, _ = two_moves(template)
     publish(open_repository(template), first)
     old_state = states(template)
     outcomes, crashes = set(), 0
     for case in each_crash(template, monkeypatch):
-        _, change = amended_moves(case.path)
+        _, change = two_moves(case.path)
         case.attempt(publish, open_repository(case.path), change)
 
         seen = states(case.path)
@@ -83,16 +83,13 @@ NEW = [
 ]
 
 
-def amended_moves(base):
-    """Two change sets for one name; the second has a layer more, which wants amending."""
+def two_moves(base):
+    """Two change sets for one name; the second has a layer more."""
     staging = base / "staging"
     old = stage_layer(staging, "old", OLD)
     first_image = stage_image(base / "images1", NAME, [(old, OLD)], config="one")
     new = stage_layer(staging, "new", NEW)
-    amendments = {new.digest: [directory("d", 0o750, flags=frozenset({b"implied"}))]}
-    second_image = stage_image(
-        base / "images2", NAME, [(old, OLD), (new, NEW)], config="two", amendments=amendments
-    )
+    second_image = stage_image(base / "images2", NAME, [(old, OLD), (new, NEW)], config="two")
     return ChangeSet((old,), (first_image,)), ChangeSet((old, new), (second_image,))
 
 
@@ -113,7 +110,7 @@ def stage_missing(base, change):
 
 
 def test_a_crash_while_recovering_is_recovered_from(memory, monkeypatch):
-    first, change = amended_moves(memory / "template")
+    first, change = two_moves(memory / "template")
     publish(open_repository(memory / "template"), first)
     old_state = states(memory / "template")
     total = next(
@@ -144,7 +141,7 @@ def interrupted(memory, monkeypatch, change, steps, recovery_steps):
     case = memory / "case"
     copy_tree(memory / "template", case)
     try:
-        _, change = amended_moves(case)
+        _, change = two_moves(case)
         if crash_after(monkeypatch, steps, publish, open_repository(case), change):
             return None
         if recovery_steps is None:
@@ -162,13 +159,13 @@ def interrupted(memory, monkeypatch, change, steps, recovery_steps):
 
 def moving(base):
     """What moves the tag in a repository that another process has, too."""
-    _, change = amended_moves(base)
+    _, change = two_moves(base)
     return partial(publish, open_repository(base, durable=True), change)
 
 
 def test_a_killed_publisher_leaves_neither_lock_nor_half_an_image(tmp_path):
     template = tmp_path / "template"
-    first, _ = amended_moves(template)
+    first, _ = two_moves(template)
     publish(open_repository(template), first)
     old_state = states(template)
     outcomes = []
@@ -177,7 +174,7 @@ def test_a_killed_publisher_leaves_neither_lock_nor_half_an_image(tmp_path):
             recover(child.path)
         child.kill()
         repository = open_repository(child.path)
-        _, change = amended_moves(child.path)
+        _, change = two_moves(child.path)
         with repository.lock():
             pass
         assert repository.verify(NAME) == []

@@ -40,7 +40,6 @@ from support.staged_trees import (
     stage_image,
     stage_layer,
     symlink,
-    whiteout,
 )
 
 needs_root = pytest.mark.skipif(not ROOT, reason="needs root")
@@ -335,90 +334,6 @@ def test_readers_never_meet_a_broken_link_while_tags_move(repository, staging):
     reader.join()
     assert failures == []
     assert seen <= {("doc",), ("doc", "version")}
-
-
-# --- layers that a chain needs completed --------------------------------
-
-
-def amended(staging, repository, *, fresh_base=True):
-    lower = [directory("d"), file("d/hidden", b"h"), file("d/shared", b"s")]
-    upper = [
-        directory("d", 0o755, flags=frozenset({b"implied"}), mtime_ns=0),
-        file("d/own", b"o"),
-    ]
-    one = stage_layer(staging, "lower", lower)
-    two = stage_layer(staging, "upper", upper)
-    shown = [*upper, whiteout("d/hidden")]
-    wanted = [
-        directory("d", 0o711, flags=frozenset({b"implied"})),
-        whiteout("d/hidden"),
-        whiteout("d/own"),
-        directory("more", 0o710, flags=frozenset({b"implied"})),
-        replace(lower[2][0], path=b"more/linked", layer=0, source=b"d/shared", hardlink=b""),
-    ]
-    amendments = {two.digest: wanted}
-    image = stage_image(
-        staging / "images", NAME, [(one, lower), (two, shown)], amendments=amendments
-    )
-    return ChangeSet((one, two), (image,)), two.digest
-
-
-def test_a_layer_gets_what_the_overlay_of_its_chain_needs(repository, staging):
-    changes, digest = amended(staging, repository)
-    publish(repository, changes)
-    layerfs = Layout(repository.path).layerfs(digest)
-
-    hidden = (layerfs / "d/hidden").lstat()
-    assert stat.S_ISCHR(hidden.st_mode)
-    assert hidden.st_rdev == 0
-    assert (layerfs / "d/own").read_bytes() == b"o"
-    assert stat.S_IMODE((layerfs / "d").stat().st_mode) == 0o711
-    assert stat.S_IMODE((layerfs / "more").stat().st_mode) == 0o710
-    assert (layerfs / "d").stat().st_mtime_ns == make.MTIME
-    assert (layerfs / "more").stat().st_mtime_ns == make.MTIME
-    lower = Layout(repository.path).layerfs(changes.layers[0].digest)
-    assert (layerfs / "more/linked").stat().st_ino == (lower / "d/shared").stat().st_ino
-    assert repository.verify(NAME) == []
-    entries = list(mtree.read(repository.layer_manifest(digest)))
-    assert [entry.path for entry in entries] == [
-        b".",
-        b"d",
-        b"d/hidden",
-        b"d/own",
-        b"more",
-        b"more/linked",
-    ]
-    assert all(entry.layer is None and not entry.source for entry in entries)
-    assert b"implied" in entries[1].flags
-
-
-def test_a_layer_that_an_image_has_only_gains_entries(repository, staging):
-    changes, digest = amended(staging, repository)
-    publish(repository, changes)
-    layerfs = Layout(repository.path).layerfs(digest)
-    before = listing(layerfs)
-
-    lower = [directory("d", 0o700), file("d/another", b"a"), directory("e")]
-    other = stage_layer(staging, "another lower", lower)
-    upper = [directory("d", flags=frozenset({b"implied"})), file("d/own", b"o")]
-    wanted = [
-        directory("d", 0o700, flags=frozenset({b"implied"})),
-        whiteout("d/another"),
-        whiteout("e"),
-    ]
-    staged_upper = make.StagedLayer(digest, changes.layers[1].path)
-    image = stage_image(
-        staging / "images",
-        "host/b:1",
-        [(other, lower), (staged_upper, upper)],
-        amendments={digest: wanted},
-    )
-    publish(repository, ChangeSet((other,), (image,)))
-    after = listing(layerfs)
-    assert set(after) - set(before) == {"d/another", "e"}
-    assert {path: after[path] for path in before} == before
-    assert repository.verify(NAME) == []
-    assert repository.verify("host/b:1") == []
 
 
 # --- refusals -----------------------------------------------------------

@@ -8,10 +8,10 @@ import pytest
 
 from duccmake import mtree
 from duccmake.errors import LayerError
-from duccmake.flatten import LayerTree, chain_changes, flatten, flatten_image
+from duccmake.flatten import LayerTree, chain_changes, flatten, flatten_image, noted_layers
 from duccmake.manifest import ImageConfig
 from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
-from duccmake.repository import amend
+from duccmake.repository import noted
 from duccmake.singularity import Generated
 from support.pipeline import digest_of
 
@@ -54,13 +54,13 @@ def merged(*layers: LayerTree, **more: object) -> dict[str, Entry]:
     return {entry.path.decode(): entry for entry in map(Entry.parse, lines)}
 
 
-def amendments(*layers: LayerTree) -> list[dict[str, Entry]]:
+def notes(*layers: LayerTree) -> list[dict[str, Entry]]:
     return [
         {
             (entry := Entry.parse(path + b" " + rest)).path.decode(): entry
             for path, rest in each.items()
         }
-        for each in flatten(layers).amendments
+        for each in flatten(layers).notes
     ]
 
 
@@ -140,65 +140,89 @@ def test_a_file_of_the_layer_itself_in_the_way_is_refused():
         )
 
 
-# --- what the layers need beyond themselves --------------------------------
+# --- what an overlay of the layers does not show as it is ----------------
 
 
-def test_opaque_directories_get_whiteouts_for_what_they_hide():
-    none, found = amendments(
+def test_what_opaque_directories_hide_is_noted_as_whiteouts():
+    none, found = notes(
         layer("1", d("a"), f("a/x"), d("a/d"), f("a/d/y"), f("a/own")),
         layer("2", d("a", 0o755, b"opaque"), f("a/own")),
     )
     assert none == {}
-    assert {"a/x", "a/d"} <= set(found)
-    assert "a/d/y" not in found
-    assert all(b"whiteout" in found[path].flags for path in ("a/x", "a/d"))
+    assert set(found) == {"a/x", "a/d"}
+    assert all(entry.flags == {b"whiteout"} for entry in found.values())
 
 
-def test_directories_passed_through_get_the_lower_attributes():
-    _, found = amendments(
-        layer("1", d(".", 0o711), d("a", 0o700, uid=5, mtime_ns=7), f("a/x")),
-        layer("2", implied("a"), f("a/y")),
+def test_below_a_hidden_directory_that_the_layer_has_again_all_is_noted():
+    lower = layer("1", d("a"), d("a/d"), f("a/d/x"), d("a/d/e"), f("a/d/e/y"), f("a/d/e/z"))
+    top = layer(
+        "2", d("a", 0o755, b"opaque"), d("a/d"), f("a/d/own"), implied("a/d/e"), f("a/d/e/z")
     )
+    _, found = notes(lower, top)
+    assert set(found) == {"a/d/x", "a/d/e/y"}
+
+
+def test_directories_that_a_layer_implies_are_noted_where_the_image_has_them_otherwise():
+    _, found = notes(
+        layer("1", d(".", 0o711), d("a", 0o700, uid=5, mtime_ns=7), f("a/x"), d("b"), implied("c")),
+        layer("2", implied("a"), f("a/y"), implied("b"), f("b/y"), implied("c"), f("c/y")),
+    )
+    assert set(found) == {".", "a"}
     assert (found["a"].mode, found["a"].uid, found["a"].mtime_ns) == (0o700, 5, 7)
     assert found["."].mode == 0o711
-    assert b"implied" in found["a"].flags
+    assert found["a"].flags == {b"lost:directories"}
 
 
-def test_hard_links_to_lower_layers_say_whose_file_it_is():
-    _, found = amendments(layer("1", f("a", "x")), layer("2", lower("b", "a")))
-    assert (found["b"].layer, found["b"].content_path) == (0, b"a")
-    assert found["b"].size == 1
+def test_directories_that_a_layer_implies_and_the_image_has_not_are_noted():
+    """They are there for whiteouts of what is in no lower layer."""
+    _, found = notes(layer("1", f("x")), layer("2", implied("a"), whiteout("a/y")))
+    assert found["a"].flags == {b"lost:directories"}
+    _, found = notes(layer("1", f("x")), layer("2", implied("a"), implied("a/b"), f("a/b/y")))
+    assert found == {}
 
 
-def test_a_layer_that_occurs_twice_has_one_set_of_amendments(tmp_path):
+def test_an_earlier_versions_attributes_of_implied_directories_are_noted_and_are_not_the_images():
+    changed = d("a", 0o700, b"implied", uid=5)
+    for below, mode in (([], 0o755), ([implied("a"), f("a/x")], 0o755), ([d("a", 0o711)], 0o711)):
+        layers = layer("1", *below), layer("2", changed, f("a/y"))
+        assert b"lost:directories" in notes(*layers)[1]["a"].flags
+        assert merged(*layers)["a"].mode == mode
+
+
+def test_hard_links_to_lower_layers_are_noted():
+    layers = layer("1", f("a", "x")), layer("2", lower("b", "a"))
+    assert b"lost:links" in notes(*layers)[1]["b"].flags
+    assert noted_layers(layers) == {1}
+
+
+def test_notes_are_read_by_the_layers_number_and_counted_by_kind(tmp_path):
     top = layer("2", d("a", 0o755, b"opaque"), f("a/y"))
-    tree = flatten([layer("1", d("a"), f("a/x")), top, layer("3", implied("a"), f("a/z")), top])
+    base, more = layer("1", d("a", 0o711), f("a/x")), layer("3", implied("a"), f("a/z"))
+    tree = flatten([base, top, more, top])
     tree.write(tmp_path / "image")
-    needed = amend.amendments(tmp_path / "image", tree.layers)[digest_of(b"2")]
-    assert {entry.path for entry in needed} >= {b"a/x", b"a/z"}
-
-
-def test_amendments_serve_an_image_whose_layers_are_compressed_in_another_way(tmp_path):
-    tree = flatten([layer("1", d("a"), f("a/x")), layer("2", d("a", 0o755, b"opaque"))])
-    tree.write(tmp_path / "image")
-    others = [digest_of(b"1 as zstd"), digest_of(b"2 as zstd")]
-    needed = amend.amendments(tmp_path / "image", others)
-    assert b"a/x" in {entry.path for entry in needed[others[1]]}
+    found = noted.read(tmp_path / "image")
+    assert {number: noted.hidden(entries) for number, entries in found.items()} == {
+        1: [b"a/x"],
+        3: [b"a/z"],
+    }
+    assert noted.losses(found) == {}
+    flatten([base, more]).write(tmp_path / "3")
+    assert noted.losses(noted.read(tmp_path / "3")) == {"directories": 1}
 
 
 def test_what_an_overlay_cannot_show_as_it_is_is_noted_on_the_symlink_and_on_what_was_removed():
     base = layer("1", d("usr"), d("usr/lib"), f("usr/lib/x"), symlink("lib", "usr/lib"))
-    _, found = amendments(base, layer("2", implied("lib"), whiteout("lib/x"), f("lib/y")))
+    _, found = notes(base, layer("2", implied("lib"), whiteout("lib/x"), f("lib/y")))
     assert found["lib"].target == b"usr/lib"
     assert b"lost:covered" in found["lib"].flags
     assert b"lost:whiteouts" in found["lib/x"].flags
-    _, opaque = amendments(base, layer("2", implied("lib", b"opaque"), f("lib/y")))
+    _, opaque = notes(base, layer("2", implied("lib", b"opaque"), f("lib/y")))
     assert b"lost:whiteouts" in opaque["lib/x"].flags
 
 
 def test_a_symlink_that_the_layer_replaces_is_not_covered():
     base = layer("1", d("usr"), symlink("lib", "usr"))
-    _, found = amendments(base, layer("2", d("lib"), f("lib/y")))
+    _, found = notes(base, layer("2", d("lib"), f("lib/y")))
     assert not any(b"lost:covered" in entry.flags for entry in found.values())
 
 
@@ -211,7 +235,7 @@ def changes(*layers: LayerTree) -> dict[int, dict[str, Entry]]:
             (entry := Entry.parse(line)).path.decode(): entry
             for line in listing.removeprefix(mtree.FORMAT).splitlines()
         }
-        for number, listing in chain_changes(layers).items()
+        for number, listing in chain_changes(layers, noted_layers(layers)).items()
     }
 
 
@@ -231,7 +255,7 @@ def test_changes_through_a_symlink_are_where_it_leads_with_the_directories_on_th
 
 
 def test_no_changes_are_asked_for_where_an_overlay_of_the_layers_is_right():
-    assert changes(LINKED, layer("top", implied("usr"), implied("usr/lib"), f("usr/lib/y"))) == {}
+    assert changes(LINKED, layer("top", d("usr"), d("usr/lib"), f("usr/lib/y"))) == {}
     assert changes() == {}
 
 

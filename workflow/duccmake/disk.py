@@ -151,17 +151,14 @@ class Disk:
     def _make_whiteout(self, fd: int, name: bytes) -> None:
         try:
             os.mknod(name, _WHITEOUT, 0, dir_fd=fd)
+            os.utime(name, ns=(0, 0), dir_fd=fd, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _CANNOT:
                 raise
             self._count_loss("whiteouts")
 
     def _mark_opaque(self, fd: int) -> None:
-        try:
-            os.setxattr(fd, b"trusted.overlay.opaque", b"y")
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                raise
+        if not _mark(fd, b"overlay.opaque", b"y"):
             self._count_loss("opaque")
 
     def _mark_whiteouts(self, fd: int) -> None:
@@ -170,11 +167,7 @@ class Disk:
         It looks for them only in directories that it merges or that have this mark
         (kernel, fs/overlayfs); an opaque directory is merged with nothing.
         """
-        try:
-            os.setxattr(fd, b"trusted.overlay.origin", b"")
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                raise
+        _mark(fd, b"overlay.origin", b"")
 
     # --- files ----------------------------------------------------------
 
@@ -387,6 +380,22 @@ class Disk:
 
     def _count_loss(self, kind: str) -> None:
         self._lost[kind] = self._lost.get(kind, 0) + 1
+
+
+def _mark(fd: int, name: bytes, value: bytes) -> bool:
+    """Set an attribute for overlayfs, or where we may not, for overlays of users like us.
+
+    Those read "user." in place of "trusted." (kernel, overlayfs.rst, "userxattr").
+    """
+    for namespace in (b"trusted.", b"user."):
+        try:
+            os.setxattr(fd, namespace + name, value)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+        else:
+            return True
+    return False
 
 
 def _chmod(name: bytes, mode: int, directory: int) -> None:

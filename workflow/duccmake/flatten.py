@@ -5,12 +5,11 @@ content is read or copied, each entry names the layer that provides it.  Paths
 stay as the manifests encode them and lines are not taken apart, which is what
 keeps an image with hundreds of thousands of entries within seconds.
 
-Besides the flat tree comes what each layer needs so that an overlay mount of
-the layers shows the same tree: a layer is unpacked without knowing those below
-it, so whiteouts for what an opaque directory hides, attributes of directories
-that it does not mention and hard links to lower layers are only known here.
-Where a layer goes through a lower layer's symlink, no overlay of the layers can be
-right, since another chain may have a directory there: that is noted as lost.
+Besides the flat tree comes what an overlay of the layers, as they are unpacked, does
+not show as the image has it: a layer is unpacked without knowing those below it, so
+hard links to lower layers, attributes of directories that it does not mention, what an
+opaque directory hides, and where a symlink in its way leads are only known here.  All
+of this is another thing in another chain, so it is noted and goes into no layer.
 `chain_changes` gives what such a layer changes in this one chain.
 """
 
@@ -19,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +42,12 @@ _COVERED = b"lost:covered"
 
 _UNHIDDEN = b"lost:whiteouts"
 """On what an overlay shows though the layer removes it, through a symlink."""
+
+_UNLINKED = b"lost:links"
+"""On a hard link to a lower layer, which the layer has not."""
+
+_IMPLICIT = b"lost:directories"
+"""On a directory that the layer only implies, and that is another one in the image, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,15 @@ GENERATED = -1
 
 @dataclass(frozen=True, slots=True)
 class FlatTree:
-    """The result: the root of the tree, and for each layer the lines its overlay needs."""
+    """The result: the root of the tree, and for each layer what an overlay does not show as it is.
+
+    ``notes`` are lines by path: what is flagged ``lost:``, and whiteouts that spell out
+    what opaque directories hide, for readers that do not see these marked.
+    """
 
     layers: tuple[Digest, ...]
     root: _Dir
-    amendments: tuple[dict[bytes, bytes], ...]
+    notes: tuple[dict[bytes, bytes], ...]
     generated: dict[bytes, bytes]
 
     def lines(self) -> Iterator[bytes]:
@@ -127,12 +136,12 @@ class FlatTree:
             file = destination / "generated" / Path(decode(path).decode())
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        for number, amendments in enumerate(self.amendments):
-            if not amendments:
+        for number, notes in enumerate(self.notes):
+            if not notes:
                 continue
             with (destination / "layers" / f"{number}.mtree").open("wb") as out:
                 out.write(mtree.FORMAT)
-                out.writelines(b"%b %b\n" % (path, amendments[path]) for path in sorted(amendments))
+                out.writelines(b"%b %b\n" % (path, notes[path]) for path in sorted(notes))
         return count
 
 
@@ -174,33 +183,35 @@ def flatten(
     or its path leads through more symlinks than a system follows.
     """
     root = _Dir(_IMPLIED, 0)
-    amendments = []
+    notes = []
     for number, layer in enumerate(layers):
         merge = _Merge(root, number)
         try:
             merge.apply(layer.manifest.splitlines())
         except LayerError as error:
             raise error.within(step=f"flattening layer {layer.digest}") from None
-        amendments.append(merge.amendments)
+        notes.append(merge.notes)
     contents = _add_generated(root, extra, mtime_ns)
-    return FlatTree(tuple(layer.digest for layer in layers), root, tuple(amendments), contents)
+    return FlatTree(tuple(layer.digest for layer in layers), root, tuple(notes), contents)
 
 
-def chain_changes(layers: Sequence[LayerTree], more: Iterable[int] = ()) -> dict[int, bytes]:
-    """What layers change in this chain, by number: those that no overlay shows as they are.
+def noted_layers(layers: Sequence[LayerTree]) -> set[int]:
+    """The numbers of the layers that an overlay does not show as they are in this chain."""
+    return {number for number, notes in enumerate(flatten(layers).notes) if notes}
+
+
+def chain_changes(layers: Sequence[LayerTree], numbers: Collection[int]) -> dict[int, bytes]:
+    """What the layers of these ``numbers`` change in this chain.
 
     Each is a manifest of what the layer puts and removes (whiteouts), in the places
     where that is, with the directories on the way, and as in an image's manifest the
     layer that provides each entry.  Trees of these in the place of the layers make an
-    overlay that is the image.  ``more`` are further layers that are asked for.
-    Raises `LayerError` as `flatten` does.
+    overlay that is the image.  Raises `LayerError` as `flatten` does.
     """
-    beyond = {number for number, noted in enumerate(flatten(layers).amendments) if _is_lost(noted)}
-    beyond.update(more)
     root = _Dir(_IMPLIED, 0)
     found = {}
-    for number, layer in enumerate(layers[: max(beyond, default=-1) + 1]):
-        before = _copy(root) if number in beyond else None
+    for number, layer in enumerate(layers[: max(numbers, default=-1) + 1]):
+        before = _copy(root) if number in numbers else None
         _Merge(root, number).apply(layer.manifest.splitlines())
         if before is not None:
             found[number] = mtree.FORMAT + b"".join(_changes(before, root))
@@ -211,7 +222,7 @@ class _Merge:
     """Lays one layer over the tree below it."""
 
     def __init__(self, root: _Dir, number: int) -> None:
-        self.amendments: dict[bytes, bytes] = {}
+        self.notes: dict[bytes, bytes] = {}
         self._root = root
         self._number = number
         # Where this layer's directories are in the tree: elsewhere where a lower layer
@@ -219,6 +230,8 @@ class _Merge:
         self._places: dict[bytes, _Dir | None] = {b".": root}
         self._lower: dict[bytes, _Shared] = {}
         self._moved: set[bytes] = set()
+        self._unsure: list[bytes] = []
+        self._hidden: dict[bytes, _Dir] = {}
         self._in_the_way: list[tuple[bytes, dict[bytes, _Node], bytes]] = []
 
     def apply(self, lines: Sequence[bytes]) -> None:
@@ -250,17 +263,27 @@ class _Merge:
                 self._tagged_entry(path, rest, children, name)
             else:
                 children[name] = (rest, number, path if moved else b"")
-        self._note_covered()
+        self._complete_notes()
 
-    def _note_covered(self) -> None:
-        """Note what stays in the tree and is covered by this layer's implied directories."""
+    def _complete_notes(self) -> None:
+        """Note what is only known now that all of the layer is in the tree."""
+        for path in self._unsure:
+            if self._places[path] is None:
+                self.notes[path] = _tagged(_IMPLIED, _IMPLICIT)
+        for path in [path for path, rest in self.notes.items() if rest == _WHITEOUT]:
+            parent, _, name = path.rpartition(b"/")
+            place = self._places[parent]
+            if place is not None and name in place.children:
+                # The layer's own entry hides what was there as well.
+                del self.notes[path]
+        # What stays in the tree and is covered by this layer's implied directories.
         for path, children, name in self._in_the_way:
             node = children.get(name)
             if node is not None and not isinstance(node, _Dir):
                 rest, layer, source = (
                     node if isinstance(node, tuple) else (node.rest, node.layer, node.source)
                 )
-                self.amendments[path] = _with_layer(_tagged(rest, _COVERED), layer, source)
+                self.notes[path] = _with_layer(_tagged(rest, _COVERED), layer, source)
 
     # --- directories ----------------------------------------------------
 
@@ -279,21 +302,33 @@ class _Merge:
                 place = self._explicit(parent or self._make_way(parent_path), name, rest)
             if parent_path in self._moved:
                 self._moved.add(path)
+            self._hide_again(path)
         self._places[path] = place
+        if b"implied" in flags and path not in self._moved:
+            self._note_implied(path, place, rest)
         if place is None:
             return
         if b"opaque" in flags:
             self._hide_all(path, place)
         if b"implied" not in flags:
             place.rest, place.layer = rest, self._number
-        elif place.layer != self._number and path not in self._moved:
-            self.amendments[path] = _tagged(place.rest, b"implied")
 
     def _explicit(self, parent: _Dir, name: bytes, rest: bytes) -> _Dir:
         node = parent.children.get(name)
         if not isinstance(node, _Dir):
             node = parent.children[name] = _Dir(rest, self._number)
         return node
+
+    def _note_implied(self, path: bytes, place: _Dir | None, rest: bytes) -> None:
+        """Note a directory that is not in the image what the layer, or any, has it for.
+
+        Earlier versions gave a published layer's directories the attributes of the
+        image that was first.
+        """
+        if rest != _IMPLIED or (place is not None and place.rest != _IMPLIED):
+            self.notes[path] = _tagged(_IMPLIED if place is None else place.rest, _IMPLICIT)
+        elif place is None:
+            self._unsure.append(path)
 
     def _note_in_the_way(self, path: bytes, parent: _Dir, name: bytes) -> None:
         node = parent.children.get(name)
@@ -396,11 +431,21 @@ class _Merge:
         for name, node in list(place.children.items()):
             if _provider(node) != self._number:
                 del place.children[name]
-                self._hide(b"%b/%b" % (path, name), moved=path in self._moved)
+                self._hide(b"%b/%b" % (path, name), node, moved=path in self._moved)
 
-    def _hide(self, path: bytes, *, moved: bool) -> None:
-        """Have the overlay hide what an opaque directory does."""
-        self.amendments[path] = _tagged(_WHITEOUT, _UNHIDDEN) if moved else _WHITEOUT
+    def _hide(self, path: bytes, node: _Node, *, moved: bool) -> None:
+        """Note what an opaque directory hides."""
+        self.notes[path] = _tagged(_WHITEOUT, _UNHIDDEN) if moved else _WHITEOUT
+        if isinstance(node, _Dir) and not moved:
+            self._hidden[path] = node
+
+    def _hide_again(self, path: bytes) -> None:
+        """Where the layer has a directory in the place of one that is hidden: what that had."""
+        hidden = self._hidden.pop(path, None)
+        if hidden is not None:
+            del self.notes[path]
+            for name, node in hidden.children.items():
+                self._hide(b"%b/%b" % (path, name), node, moved=False)
 
     # --- other entries --------------------------------------------------
 
@@ -413,13 +458,12 @@ class _Merge:
             if node is not None and _provider(node) != self._number:
                 del children[name]
                 if path.rpartition(b"/")[0] in self._moved:
-                    self.amendments[path] = _tagged(_WHITEOUT, _UNHIDDEN)
+                    self.notes[path] = _tagged(_WHITEOUT, _UNHIDDEN)
             return
-        self.amendments.pop(path, None)
         lower = self._lower.get(path)
         if lower is not None:
             children[name] = lower
-            self.amendments[path] = _with_layer(lower.rest, lower.layer, lower.source)
+            self.notes[path] = _tagged(lower.rest, _UNLINKED)
             return
         match = _LINK_TAG.search(rest, rest.index(b" tags="))
         if match is None:
@@ -524,10 +568,6 @@ def _shared_below(root: _Dir) -> Iterator[_Shared]:
 
 
 # --- what a layer changes in its chain ----------------------------------
-
-
-def _is_lost(amendments: dict[bytes, bytes]) -> bool:
-    return any(_COVERED in rest or _UNHIDDEN in rest for rest in amendments.values())
 
 
 def _copy(root: _Dir) -> _Dir:

@@ -92,7 +92,7 @@ class Entry:
         if self.kind == FILE:
             words.append(b"size=%d" % self.size)
         if b"whiteout" not in self.flags:
-            # A whiteout has no time of its own, only that of its making.
+            # Nobody sees a whiteout's time.
             words.append(encode_time(self.mtime_ns))
         if self.sha256:
             words.append(b"sha256=%b" % self.sha256.encode())
@@ -156,6 +156,11 @@ def _parse(line: bytes) -> Entry:
         source=source,
         flags=frozenset(flags),
     )
+
+
+def lower_link(path: bytes, target: bytes) -> Entry:
+    """A layer's hard link to a lower layer's file: what that is differs from image to image."""
+    return Entry(path, FILE, mode=0, hardlink=target, flags=frozenset({b"lower"}))
 
 
 def encode(raw: bytes) -> bytes:

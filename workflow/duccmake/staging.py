@@ -58,7 +58,6 @@ class LowerLink:
     """A hard link to a path that this layer does not have."""
 
     target: bytes
-    rest: bytes
 
 
 @dataclass(slots=True, eq=False)

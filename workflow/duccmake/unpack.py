@@ -294,8 +294,7 @@ class _Unpacker:
                 return
         if name in parent.entries:
             self._staging.remove(parent, name)
-        member.kind = FILE
-        link = LowerLink(target, _line(member, (), b" optional"))
+        link = LowerLink(target)
         parent.entries[name] = link
         self._open_links.append((parent, name, link))
 
@@ -491,8 +490,7 @@ def _manifest_lines(root: Directory) -> Iterator[bytes]:
             elif isinstance(node, Directory):
                 below.append((entry_path, node))
             elif isinstance(node, LowerLink):
-                line = _tagged(_tagged(node.rest, b"lower"), b"link:" + encode(node.target))
-                yield b"%b %b\n" % (entry_path, line)
+                yield mtree.lower_link(mtree.decode_path(entry_path), node.target).line()
             elif node.first:
                 yield b"%b %b\n" % (entry_path, _tagged(node.rest, b"link:" + node.first))
             else:

@@ -20,8 +20,7 @@ from .. import measured
 from ..errors import NoSpace, RepositoryError
 from ..reference import Digest
 from ..store import remove_tree
-from . import StagedImage, StagedLayer, podman
-from .amend import amend, amendments
+from . import StagedImage, StagedLayer, noted, podman
 from .books import (
     check_link,
     checked_parents,
@@ -57,7 +56,6 @@ class Preparation:
         self._images = images
         self._flat = flat
         self._flats: dict[Digest, dict[str, int]] = {}
-        self._touched: set[Digest] = set()
         self._moves: list[Move] = []
 
     def temporaries(self) -> list[Path]:
@@ -65,8 +63,6 @@ class Preparation:
         layout = self._layout
         finals = {layout.layer(layer.digest): None for layer in self._layers}
         for image in self._images:
-            for digest in image.layers:
-                finals[layout.layer_manifest(digest)] = None
             finals[layout.flat(image.config)] = None
             finals[layout.flat_manifest(image.config)] = None
         return [temporary(path) for path in finals]
@@ -89,17 +85,14 @@ class Preparation:
                     if image.path is None
                     else self._make(edits, image, image.path)
                 )
-        trees = podman.own_trees(
-            self._layout,
-            self._images,
-            lambda image: losses[image.name],
-            self._layout.layer_manifest,
-        )
+        trees = podman.own_trees(self._layout, self._images, self._layout.layer_manifest)
         publish_metadata(edits, self._layout, self._images, losses, others, trees)
         return self._moves
 
     def _make(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
-        lost = self._complete_layers(image, staged)
+        notes = noted.read(staged)
+        lost = noted.losses(notes) + self._unmade_whiteouts(image, notes)
+        noted.warn(image.name, lost)
         if "flat" not in image.products:
             return dict(lost)
         return {**lost, **self._build_flat(edits, image, staged, lost)}
@@ -142,30 +135,17 @@ class Preparation:
         metadata.chmod(0o755)
         layer.path.chmod(0o755)
 
-    def _complete_layers(self, image: StagedImage, staged: Path) -> Counter[str]:
+    def _unmade_whiteouts(self, image: StagedImage, notes: noted.Notes) -> Counter[str]:
+        """What layers remove and their file system could not say: no overlay hides that."""
         lost: Counter[str] = Counter()
-        layerfs = [self._layout.layerfs(digest) for digest in image.layers]
-        for digest, wanted in amendments(staged, image.layers).items():
-            lost += self._unmade_whiteouts(digest)
-            if wanted:
-                fresh = digest not in self._touched and not self._layout.origin(digest).exists()
-                lost += amend(
-                    self._layout.layerfs(digest),
-                    self._layout.layer_manifest(digest),
-                    wanted,
-                    layers=layerfs,
-                    fresh=fresh,
-                )
-            self._touched.add(digest)
-        return lost
-
-    def _unmade_whiteouts(self, digest: Digest) -> Counter[str]:
-        """What a layer removes and its file system could not say: no overlay hides that."""
-        summary = self._layout.layer_manifest(digest).with_name("layer.json")
-        if not summary.is_file():
-            return Counter()
-        count = json.loads(summary.read_bytes()).get("lost", {}).get("whiteouts", 0)
-        return Counter({"whiteouts": count} if count else {})
+        for number, digest in enumerate(image.layers):
+            summary = self._layout.layer_manifest(digest).with_name("layer.json")
+            if summary.is_file():
+                known = json.loads(summary.read_bytes()).get("lost", {})
+                lost["whiteouts"] += known.get("whiteouts", 0)
+                if "opaque" in known:
+                    lost["whiteouts"] += len(noted.hidden(notes.get(number, ())))
+        return +lost
 
     # --- images ---------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """A change set as one archive: what goes into it, and in which order.
 
-Layers come first, each with its manifest last; then additions to published layers,
+Layers come first, each with its manifest last; then whiteouts for published layers,
 flat trees, and at the end what the edits put, whose last are the public links.
 """
 
@@ -16,11 +16,9 @@ from pathlib import Path
 
 from ... import measured, mtree
 from ...errors import DuccmakeError, RepositoryError
-from ...mtree import Entry
 from ...pack import CONTENT, INDEX, Packed
 from ...reference import Digest
-from .. import ChangeSet, StagedImage, StagedLayer, podman
-from ..amend import amendments, chain_wants, warn_of
+from .. import ChangeSet, StagedImage, StagedLayer, noted, podman
 from ..books import (
     check_link,
     is_there,
@@ -34,7 +32,6 @@ from ..edits import Edits, Tree
 from ..failures import reported
 from ..flats import FlatTree, flat_tree_of
 from ..layout import Layout
-from .amendments import Completed
 from .catalogs import standing
 from .contents import Clones, LayerFiles, relative
 from .kept import Keeping
@@ -42,6 +39,7 @@ from .known import KnownFiles, layers_before
 from .large import LargeFiles
 from .members import Members
 from .overlaid import Overlaid
+from .spelled import Spelled
 from .tarstream import TarStream
 
 log = logging.getLogger(__name__)
@@ -75,7 +73,7 @@ class Changes:
         self._layers: dict[Digest, StagedLayer] = {}
         self._images: list[StagedImage] = []
         self.edits = Edits(layout.root)
-        self._completed: dict[Digest, Completed] = {}
+        self._spelled: dict[Digest, Spelled] = {}
         self._lost: dict[str, Counter[str]] = {}
         self._skip: frozenset[bytes] = frozenset()
         self._trees: dict[Path, Tree] = {}
@@ -98,7 +96,7 @@ class Changes:
         self._layers |= {layer.digest: layer for layer in changes.layers}
         for image in changes.images:
             with reported(_STEP, image.name):
-                self._complete_layers(image)
+                self._spell_out(image)
         self._trees |= self._trees_in_store(changes)
         self._images += changes.images
 
@@ -117,31 +115,17 @@ class Changes:
                         )
                 check_link(self._layout, image.name)
 
-    def _complete_layers(self, image: StagedImage) -> None:
-        bases = self._bases(image)
-        total = self._lost[image.name] = Counter()
-        for digest, wanted, lost in self._wants(image):
-            completed = self._completed.get(digest)
-            if wanted and completed is None:
-                completed = Completed(self._manifest(digest), new=digest in self._layers)
-                self._completed[digest] = completed
-            if completed is not None:
-                lost += Counter(links=completed.taken(wanted))
-                base = bases[image.layers.index(digest)]
-                completed.complete(wanted, bases, self._is_published(base))
-            warn_of(digest.hex, lost)
-            total += lost
-
-    @staticmethod
-    def _wants(image: StagedImage) -> Iterator[tuple[Digest, list[Entry], Counter[str]]]:
-        """What the image's chain wants added to each of its layers, and what cannot be."""
-        chained = amendments(image.path, image.layers) if image.path is not None else {}
-        for digest in dict.fromkeys(image.layers):
-            yield digest, *chain_wants(chained.get(digest, ()))
-
-    def _is_published(self, base: bytes) -> Callable[[bytes], bool]:
-        tree = b"%b/%b" % (os.fsencode(self._layout.root), base)
-        return lambda path: os.path.lexists(b"%b/%b" % (tree, path))
+    def _spell_out(self, image: StagedImage) -> None:
+        """Add to layers what their opaque directories hide in the image."""
+        notes = _notes(image)
+        for number, paths in _hidden(notes):
+            digest = image.layers[number]
+            if digest not in self._spelled:
+                new = digest in self._layers
+                self._spelled[digest] = Spelled(self._manifest(digest), new=new)
+            self._spelled[digest].hide(paths)
+        self._lost[image.name] = noted.losses(notes)
+        noted.warn(image.name, self._lost[image.name])
 
     def _manifest(self, digest: Digest) -> Path:
         layer = self._layers.get(digest)
@@ -157,11 +141,7 @@ class Changes:
 
     def large_files(self) -> LargeFiles:
         """The files that are too large for the archive; see `leave_out`."""
-        found = self._large_files(self._layers.values(), self._images, self._trees)
-        for digest, completed in self._completed.items():
-            links = ((completed.added[path], at) for path, at in completed.links.items())
-            found.of_links(self._base(digest), links)
-        return found
+        return self._large_files(self._layers.values(), self._images, self._trees)
 
     def _large_files(
         self,
@@ -187,17 +167,10 @@ class Changes:
         """What layers of podman's store need of their own, by their paths there."""
         staged = {layer.digest: layer for layer in changes.layers}
 
-        def losses(image: StagedImage) -> Mapping[str, int]:
-            if image.path is None:
-                return known_losses(self._layout, image)
-            if image.name in self._lost:
-                return self._lost[image.name]
-            return sum((lost for _, _, lost in self._wants(image)), Counter())
-
         def manifest(digest: Digest) -> Path:
             return _staged_manifest(staged[digest]) if digest in staged else self._manifest(digest)
 
-        return podman.own_trees(self._layout, changes.images, losses, manifest)
+        return podman.own_trees(self._layout, changes.images, manifest)
 
     def _to_flatten(self, images: Iterable[StagedImage]) -> list[tuple[StagedImage, Path]]:
         """One image for each flat tree that is not there yet, and where it is staged."""
@@ -214,8 +187,8 @@ class Changes:
         root = self._layout.root
         for digest in self._layers:
             if self._layout.layerfs(digest).is_dir():
-                completed = self._completed.get(digest)
-                lines = completed.lines() if completed else _lines(self._manifest(digest))
+                spelled = self._spelled.get(digest)
+                lines = spelled.lines() if spelled else _lines(self._manifest(digest))
                 found.compare(root, self._base(digest), lines)
         for image, staged in self._to_flatten(self._images):
             flat = self._layout.flat(image.config)
@@ -235,11 +208,10 @@ class Changes:
     def _joins(self, changes: ChangeSet) -> bool:
         """Whether a change set can be taken along in an archive that is begun already.
 
-        That is so unless it needs a transaction of its own ahead, or something more
+        That is so unless it needs a transaction of its own ahead, or further whiteouts
         in a layer that is written.
         """
         layout = self._layout
-        staged = {layer.digest for layer in changes.layers}
         places = [layout.layerfs(layer.digest) for layer in changes.layers]
         places += [layout.flat(image.config) for image, _ in self._to_flatten(changes.images)]
         trees = self._trees_in_store(changes)
@@ -248,22 +220,18 @@ class Changes:
             return False
         if self._limit and self._large_files(changes.layers, changes.images, trees):
             return False
-        for image in changes.images:
-            bases = self._bases(image)
-            for digest, wanted, _ in self._wants(image):
-                if self._limit and any(entry.size > self._limit for entry in wanted):
-                    return False
-                if digest not in staged and any(entry.layer is not None for entry in wanted):
-                    # Another chain may have other files where it wants links.
-                    return False
-                if digest in self._written and wanted:
-                    completed = self._completed.get(digest)
-                    if completed is None:
-                        completed = Completed(self._manifest(digest), new=True)
-                        completed.complete((), bases, _nothing)
-                    if completed.lacks(wanted, bases, _nothing):
-                        return False
-        return True
+        return not any(
+            self._has_shown(image.layers[number], paths)
+            for image in changes.images
+            for number, paths in _hidden(_notes(image))
+        )
+
+    def _has_shown(self, digest: Digest, paths: Iterable[bytes]) -> bool:
+        """Whether a layer was written that lets something lower show at one of the paths."""
+        if digest not in self._written:
+            return False
+        spelled = self._spelled.get(digest) or Spelled(self._manifest(digest), new=True)
+        return any(map(spelled.lacks, paths))
 
     def _take_along(self, changes: ChangeSet) -> None:
         layers = [layer for layer in changes.layers if layer.digest not in self._layers]
@@ -340,9 +308,9 @@ class Changes:
                 for changes in more():
                     if changes.images:
                         self._take_along(changes)
-            for digest, completed in self._completed.items():
-                if not completed.new and completed.added:
-                    self._write_additions(members, digest, completed)
+            for digest, spelled in self._spelled.items():
+                if not spelled.new and spelled.added:
+                    self._write_whiteouts(members, digest, spelled)
             losses = self._write_flat_trees(members, directories)
         # Opening the transaction mends a mount that shows an old revision; books that are
         # made of that one would lose what came since.
@@ -367,25 +335,22 @@ class Changes:
         layout, digest = self._layout, layer.digest
         base = self._base(digest)
         members.catalog(relative(layout.root, layout.layer(digest).parent))
-        completed = self._completed.get(digest)
+        spelled = self._spelled.get(digest)
         listing = layout.layer_manifest(digest).with_name(measured.PUBLISHED)
         members.file(relative(layout.root, listing), layers_json(layer))
         manifest = relative(layout.root, layout.layer_manifest(digest))
-        links = completed.links if completed is not None else {}
         with closing(Packed(layer.path)) as packed:
-            files = LayerFiles(packed, base, links, self._known)
-            if completed is not None:
-                members.tree(base, completed.lines(), files, manifest, skip=self._skip)
+            files = LayerFiles(packed, base, self._known)
+            if spelled is not None:
+                members.tree(base, spelled.lines(), files, manifest, skip=self._skip)
                 return
             with self._manifest(digest).open("rb") as lines:
                 members.tree(base, lines, files, manifest, skip=self._skip)
 
-    def _write_additions(self, members: Members, digest: Digest, completed: Completed) -> None:
-        layout, base = self._layout, self._base(digest)
-        files = LayerFiles(None, base, completed.links)
-        members.additions(base, completed.additions(), files, skip=self._skip)
-        lines = map(self._keeping.relabelled_line, completed.lines())
-        manifest = relative(layout.root, layout.layer_manifest(digest))
+    def _write_whiteouts(self, members: Members, digest: Digest, spelled: Spelled) -> None:
+        members.whiteouts(self._base(digest), spelled.added.values())
+        lines = map(self._keeping.relabelled_line, spelled.lines())
+        manifest = relative(self._layout.root, self._layout.layer_manifest(digest))
         members.file(manifest, b"".join([mtree.FORMAT, *lines]))
 
     def _write_flat_trees(
@@ -434,8 +399,15 @@ def _staged_manifest(layer: StagedLayer) -> Path:
     return layer.path / ".metadata" / "tree.mtree"
 
 
-def _nothing(path: bytes) -> bool:
-    return False
+def _notes(image: StagedImage) -> noted.Notes:
+    return {} if image.path is None else noted.read(image.path)
+
+
+def _hidden(notes: noted.Notes) -> Iterator[tuple[int, list[bytes]]]:
+    """What opaque directories hide, by the layer's number."""
+    for number, entries in notes.items():
+        if paths := noted.hidden(entries):
+            yield number, paths
 
 
 def _lines(manifest: Path) -> list[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -37,20 +37,13 @@ class Contents(Protocol):
 class LayerFiles:
     """The files of a layer that is published below ``base``, their content in ``packed``.
 
-    ``links`` are files that other layers of a chain provide: the published path by
-    the path here.  Files that are ``known`` under another path become links too.
+    Files that are ``known`` under another path become links; hard links to lower
+    layers are left out.
     """
 
-    def __init__(
-        self,
-        packed: Packed | None,
-        base: bytes,
-        links: Mapping[bytes, bytes],
-        known: KnownFiles | None = None,
-    ) -> None:
+    def __init__(self, packed: Packed, base: bytes, known: KnownFiles | None = None) -> None:
         self._packed = packed
         self._base = base
-        self._links = links
         self._known = known
 
     def add_plain(
@@ -76,19 +69,15 @@ class LayerFiles:
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
         """Add a file with its content, or as a link where it is one."""
-        if (target := self._links.get(entry.path)) is not None:
-            stream.add_link(name, target)
-        elif b"lower" in entry.flags:
+        if b"lower" in entry.flags:
             return
-        elif entry.hardlink:
+        if entry.hardlink:
             stream.add_link(name, b"%b/%b" % (self._base, entry.hardlink))
         else:
             head = entry_header(name, tarstream.FILE, entry, size=entry.size)
             self._add_content(stream, head, entry.path, entry.size)
 
     def _add_content(self, stream: TarStream, head: bytes, path: bytes, size: int) -> None:
-        if self._packed is None:
-            raise RepositoryError(f"{path!r} is added to a layer, and no other layer has it")
         stream.add_pieces(head, self._packed.pieces(path, size), size)
 
 

@@ -20,7 +20,6 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
-from ... import mtree
 from ...errors import RepositoryError
 from ...mtree import Entry
 from ...pack import Packed
@@ -74,21 +73,12 @@ class LargeFiles:
             elif b"lower" not in entry.flags:
                 self.contents.append(Large(base, entry, staged=staged))
 
-    def of_links(self, base: bytes, entries: Iterable[tuple[Entry, bytes]]) -> None:
-        """Add files of a layer that are other layers' published files."""
-        self.copies += [
-            Large(base, entry, source=source) for entry, source in entries if self._is_large(entry)
-        ]
-
     def of_flat_tree(self, base: bytes, lines: Iterable[bytes], layers: Sequence[bytes]) -> None:
         """Find those of a flat tree whose files are those of ``layers``."""
         for entry in self._found(base, lines):
             if b"generated" not in entry.flags and entry.layer is not None:
                 source = b"%b/%b" % (layers[entry.layer], entry.content_path)
                 self.copies.append(Large(base, entry, source=source))
-
-    def _is_large(self, entry: Entry) -> bool:
-        return entry.kind == mtree.FILE and entry.size > self.limit and keeps_name(entry)
 
     def _found(self, base: bytes, lines: Iterable[bytes]) -> Iterator[Entry]:
         """The large files of a manifest; notes the directories above them."""

@@ -182,18 +182,10 @@ class Members:
             self.large_file(manifest, published.fileno(), size)
         return lost
 
-    def additions(
-        self,
-        base: bytes,
-        entries: Iterable[Entry],
-        contents: Contents,
-        *,
-        skip: Collection[bytes] = (),
-    ) -> None:
-        """More entries for a tree that is published."""
-        for entry in entries:
-            if keeps_name(entry) and self._name(base, entry.path) not in skip:
-                self._entry(base, entry, contents)
+    def whiteouts(self, base: bytes, entries: Iterable[Entry]) -> None:
+        """Whiteouts for a tree that is published."""
+        for entry in filter(keeps_name, entries):
+            self._stream.add(entry_header(self._name(base, entry.path), tarstream.CHAR, entry))
 
     def _tree_catalog(self, base: bytes, directory: bytes) -> None:
         path = base if directory == b"." else b"%b/%b" % (base, directory)
