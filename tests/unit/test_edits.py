@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from duccmake.errors import RepositoryError
@@ -79,10 +81,20 @@ def test_an_edit_that_cannot_be_carried_out_changes_nothing(repository):
     assert str((root / "a/link").readlink()) == "elsewhere"
 
 
+def test_a_tree_that_is_stripped_of_a_file_is_the_same_otherwise(repository):
+    root = carry_out(repository, lambda edits: edits.file(edits.root / "tree/d/file", b"x"))
+    os.utime(root / "tree/d", ns=(7, 7))
+    os.utime(root / "tree", ns=(8, 8))
+    carry_out(repository, lambda edits: edits.strip(edits.root / "tree/d/file"))
+    carry_out(repository, lambda edits: edits.strip(edits.root / "tree/d/file"))
+    assert names(root / "tree/d") == []
+    assert ((root / "tree/d").stat().st_mtime_ns, (root / "tree").stat().st_mtime_ns) == (7, 8)
+
+
 def test_removals_are_finished_after_a_crash(repository, monkeypatch):
     root = carry_out(repository, lambda edits: edits.file(edits.root / "tree/file", b"x"))
 
-    def crash(self, path):
+    def crash(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -128,7 +128,7 @@ class DirectoryRepository(PublishedTree):
             renames = EditsAsRenames(self._layout, edits)
             self._journal.extend(renames.temporaries())
             moves += renames.prepare()
-            self._journal.commit(moves, edits.removals)
+            self._journal.commit(moves, edits.removals, edits.times)
         except Exception:
             self._journal.recover()
             raise

@@ -57,12 +57,14 @@ class Edits:
     where they are missing.  A path is either put or removed; one that is put
     twice has the last content and the last place in the order.  ``catalogs`` are
     directories in which a CernVM-FS catalog begins; other backends pass them over.
+    ``times`` are those (in nanoseconds) that directories keep though something in them goes.
     """
 
     root: Path
     puts: dict[Path, Put] = field(default_factory=dict)
     removals: dict[Path, None] = field(default_factory=dict)
     catalogs: dict[Path, None] = field(default_factory=dict)
+    times: dict[Path, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.puts or self.removals or self.catalogs)
@@ -97,6 +99,12 @@ class Edits:
         self.puts.pop(path, None)
         if os.path.lexists(path):
             self.removals[self._below_root(path)] = None
+
+    def strip(self, path: Path) -> None:
+        """Remove what is in a tree that stays as it is otherwise."""
+        if os.path.lexists(path):
+            self.times[path.parent] = path.parent.stat().st_mtime_ns
+            self.remove(path)
 
     def content(self, path: Path) -> bytes:
         """A file as it is after what was edited so far; empty where there is none."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,24 @@ class Journal:
         state["temporaries"] += [str(path.relative_to(self._root)) for path in temporaries]
         self._write(state)
 
-    def commit(self, moves: Iterable[Move], removals: Iterable[Path]) -> None:
+    def commit(
+        self,
+        moves: Iterable[Move],
+        removals: Iterable[Path],
+        times: Mapping[Path, int] | None = None,
+    ) -> None:
         """The commit point: from here on the transaction will be carried out.
 
-        ``removals`` cease to be, directories with all that is in them.
+        ``removals`` cease to be, directories with all that is in them; directories
+        have the ``times`` (in nanoseconds) afterwards.
         """
         gone = [str(path.relative_to(self._root)) for path in removals]
         state = self._read()
         state["phase"] = "committing"
         state["moves"] = [asdict(move) for move in moves]
         state["removals"] = gone
+        kept = (times or {}).items()
+        state["times"] = {str(path.relative_to(self._root)): ns for path, ns in kept}
         state["temporaries"] += [str(temporary(Path(path))) for path in gone]
         self._sync()
         self._write(state)
@@ -88,8 +97,12 @@ class Journal:
                 self._carry_out(Move(**move))
             for name in state["removals"]:
                 _take_away(self._root / name)
+        times = {self._root / name: ns for name, ns in state.get("times", {}).items()}
         for name in state["temporaries"]:
-            self._discard(self._root / name)
+            self._discard(self._root / name, times)
+        for path, ns in times.items():
+            with suppress(FileNotFoundError):
+                os.utime(path, ns=(ns, ns))
         # The renames must be on the disk before what would repeat them is gone.
         self._sync()
         self._path.unlink()
@@ -107,11 +120,11 @@ class Journal:
             if not os.path.lexists(final):
                 raise
 
-    def _discard(self, path: Path) -> None:
+    def _discard(self, path: Path, staying: Collection[Path]) -> None:
         remove_tree(path)
         remove_tree(_aside(path))
         for parent in path.parents:
-            if parent == self._root:
+            if parent == self._root or parent in staying:
                 return
             try:
                 parent.rmdir()

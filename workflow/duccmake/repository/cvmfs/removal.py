@@ -24,16 +24,22 @@ _CALL_BYTES = 64 * 1024
 def remove(transactions: Transactions, edits: Edits) -> None:
     """Carry out the removals of ``edits``; what is not there is passed over."""
     there = [path for path in edits.removals if os.path.lexists(path)]
-    awkward = [path for path in there if not is_plain(relative(edits.root, path))]
+    awkward = [
+        path
+        for path in there
+        if path.parent in edits.times or not is_plain(relative(edits.root, path))
+    ]
     if awkward:
 
         def change(union: Path) -> None:
             for path in awkward:
                 remove_tree(union / path.relative_to(edits.root))
+            for path, ns in edits.times.items():
+                os.utime(union / path.relative_to(edits.root), ns=(ns, ns))
 
         # Names go before the trees that they lead to.
         transactions.write(change)
-    delete(transactions, filter(is_plain, (relative(edits.root, path) for path in there)))
+    delete(transactions, (relative(edits.root, path) for path in there if path not in awkward))
 
 
 def delete(transactions: Transactions, paths: Iterable[bytes]) -> None:

@@ -9,14 +9,14 @@ alone, whatever else the store holds.
 
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `expel` layers that are not what they stand for (`StoreLayers`
-finds them), `holds` says whether an image is there, `differences`
+and `links_to` find them), `holds` says whether an image is there, `differences`
 whether it is whole, `images` where they all are, `published` which of them are ours,
 and `configuration` gives an image's own.
 """
 
 from .audit import StoreLayers
 from .check import differences
-from .store import configuration, expel, holds, images, publish, published, without
+from .store import configuration, expel, holds, images, links_to, publish, published, without
 from .trees import own_trees
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "expel",
     "holds",
     "images",
+    "links_to",
     "own_trees",
     "publish",
     "published",

@@ -104,6 +104,19 @@ def expel(edits: Edits, layout: Layout, layers: Collection[str]) -> None:
         store.save(removing=True)
 
 
+def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
+    """The ids of the layers that lead to these published ones, and are no trees of their own."""
+    paths = Paths(layout)
+    if not paths.layers.exists():
+        return frozenset()
+    wanted = set(map(str, digests))
+    return frozenset(
+        identity
+        for identity, layer in Index(paths.layers.read_bytes(), paths.layers).entries.items()
+        if layer.get("compressed-diff-digest") in wanted and not has_own_tree(paths, identity)
+    )
+
+
 def holds(layout: Layout, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
     if PODMAN not in record.products:

@@ -1,0 +1,77 @@
+"""What earlier versions put into published layers of what one image had below them.
+
+Where a layer has a hard link to a lower layer, they put the file that the first image with
+the layer had there, for all images.  These files go again.  Directories that a layer only
+implies got attributes in the same way, and keep them: no flat tree and no chain of
+podman's store takes these for the layer's own any more (`duccmake.flatten`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from .. import mtree
+from ..mtree import Entry
+from ..reference import Digest
+from . import Repository, podman
+from .edits import Edits
+
+_LOWER = re.compile(rb" tags=(?:[^ ]*,)?lower[,\n]")
+_IMPLIED = re.compile(rb" tags=(?:[^ ]*,)?implied[,\n]")
+_AS_MADE = Entry(b".", mtree.DIR, mode=0o755, flags=frozenset({b"implied"}))
+
+
+def foreign_links(manifest: Path) -> list[bytes]:
+    """The paths at which a published layer has a file of some image's lower layer."""
+    with manifest.open("rb") as lines:
+        return [entry.path for line in lines if (entry := _foreign_link(line)) is not None]
+
+
+def is_altered(manifest: Path) -> bool:
+    """Whether a published layer has anything, files or attributes, from below it in some image."""
+    with manifest.open("rb") as lines:
+        return any(_foreign_link(line) or _has_foreign_attributes(line) for line in lines)
+
+
+def take_out(repository: Repository, digests: Collection[Digest]) -> None:
+    """Take the files that `foreign_links` finds out of these layers; only under the lock.
+
+    podman's store loses the links to the layers, and with these what has them: the next run puts
+    the images there again, with trees that are theirs.  Flat trees have their files
+    under names of their own.  It can be repeated where it was interrupted.
+    """
+    layout = repository.layout
+    edits, manifests = Edits(layout.root), Edits(layout.root)
+    podman.expel(edits, layout, podman.links_to(layout, digests))
+    for digest in digests:
+        manifest = layout.layer_manifest(digest)
+        for path in foreign_links(manifest):
+            edits.strip(layout.layerfs(digest) / os.fsdecode(path))
+        with manifest.open("rb") as lines:
+            manifests.file(manifest, b"".join(map(_as_unpacked, lines)))
+    repository.edit(edits)
+    # Last: until then the manifest tells what is to be taken out.
+    repository.edit(manifests)
+
+
+def _foreign_link(line: bytes) -> Entry | None:
+    if _LOWER.search(line) is None:
+        return None
+    entry = Entry.parse(line)
+    return entry if entry.kind != mtree.FILE or entry.sha256 else None
+
+
+def _has_foreign_attributes(line: bytes) -> bool:
+    if _IMPLIED.search(line) is None:
+        return False
+    entry = Entry.parse(line)
+    return replace(entry, path=b".", flags=_AS_MADE.flags) != _AS_MADE
+
+
+def _as_unpacked(line: bytes) -> bytes:
+    entry = _foreign_link(line)
+    return line if entry is None else mtree.lower_link(entry.path, entry.hardlink).line()
