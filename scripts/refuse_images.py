@@ -11,7 +11,11 @@ from duccmake.plan import open_repository
 
 log, output, repository = sys.argv[1:]
 with running(f"refuse_images-{repository}", log=log) as job:
-    left = refuse(open_repository(job.config, repository), refused(job.plan, repository))
+    left = refuse(
+        open_repository(job.config, repository),
+        refused(job.plan, repository),
+        job.plan.altered.get(repository, ()),
+    )
     images = [[item.name, item.why] for item in left]
     job.report("pruned", repository=repository, images=images)
     Path(output).write_text(json.dumps(images, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from .plan import RESULTS, Departure, content_store
+from .reference import Digest
 from .repository import ImageRecord, Repository
 from .repository.audit import Audit, Fault, Finding
 from .store import LineMemory
@@ -42,6 +43,11 @@ class Auditor:
             record = self._repository.description(name)
             if record is not None and (finding := self._look(record)) is not None:
                 self._refuse(record, finding)
+
+    @property
+    def altered(self) -> frozenset[Digest]:
+        """Layers that earlier versions put files of other images into."""
+        return self._audit.altered_layers
 
     def _look(self, record: ImageRecord) -> Finding | None:
         manifest = str(record.manifest)

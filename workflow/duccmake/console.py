@@ -59,6 +59,10 @@ def announce(plan: Plan, stream: TextIO | None = None) -> None:
     for item in plan.refused[:_LISTED]:
         verb = "refused " if item.manifest else "expelled"
         print(f"{verb} {item.name}  published by an earlier version: {item.why}", file=out)
+    for name, layers in plan.altered.items():
+        if layers:
+            what = f"files of other images in {counted(len(layers), 'layer')} of an earlier version"
+            print(f"duccmake: {name}: {what} are taken out", file=out)
     if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
         for item in plan.departures[:_LISTED]:
             print(f"leaving  {item.name}  {item.why}", file=out)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from .errors import DuccmakeError
 from .plan import Departure
+from .reference import Digest
 from .repository import Repository, podman
 from .repository.audit import Audit
 from .repository.edits import Edits
+from .repository.foreign import take_out
 from .repository.garbage import Thing, used_only_by
 from .repository.usage import Use, survey
 from .repository.withdraw import withdraw
@@ -47,13 +49,15 @@ def prune(
 def refuse(
     repository: Repository,
     refused: Sequence[Departure],
+    altered: Collection[Digest] = (),
     *,
     clock: Callable[[], float] = time.time,
 ) -> list[Departure]:
     """Take away what is published and not what it says; returns the images that left.
 
     One without a manifest stays.  podman's store loses the layers that are not what they
-    stand for, and with them what has them there.
+    stand for, and with them what has them there; ``altered`` layers lose the files that
+    are other images'.
     """
     layout = repository.layout
     with repository.lock():
@@ -68,6 +72,8 @@ def refuse(
             withdraw(edits, layout, leaving, survey(layout), clock(), for_good=True)
         podman.expel(edits, layout, Audit(layout).mistaken_layers())
         repository.edit(edits)
+        if altered:
+            take_out(repository, altered)
     for item in going:
         logger.warning("%s is not what it says and was taken away: %s", item.name, item.why)
     return going

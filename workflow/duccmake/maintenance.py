@@ -94,9 +94,14 @@ def prunings(plan: Plan) -> list[str]:
 def refusals(plan: Plan) -> list[str]:
     """Receipts to be made: one for each repository that has what is not what it says."""
     return [
-        _receipt(name, "refused", [[item.name, item.manifest, item.why] for item in found])
+        _receipt(name, "refused", found)
         for name in repositories(plan)
-        if (found := refused(plan, name))
+        if (
+            found := [
+                *([item.name, item.manifest, item.why] for item in refused(plan, name)),
+                *sorted(map(str, plan.altered.get(name, ()))),
+            ]
+        )
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -178,7 +178,8 @@ class Plan:
     thin images to be pushed.  ``unplanned`` are wished for and not among the images,
     since their registries could not say what they are: repository and path.  ``refused``
     are published and not what they say, and nothing mends them: they are taken away, but
-    those without a manifest only out of podman's store.
+    those without a manifest only out of podman's store.  ``altered`` are, by repository,
+    layers that earlier versions put other images' files into.
     """
 
     images: tuple[PlannedImage, ...]
@@ -192,6 +193,7 @@ class Plan:
     thins: tuple[PlannedThin, ...] = ()
     unplanned: tuple[tuple[str, str], ...] = ()
     refused: tuple[Departure, ...] = ()
+    altered: Mapping[str, frozenset[Digest]] = field(default_factory=dict)
 
     # --- what the rules ask ---------------------------------------------
 
@@ -354,10 +356,7 @@ class Plan:
         return cls(
             images=tuple(_image_from_json(entry, layers) for entry in members["images"]),
             problems=tuple(Problem(**entry) for entry in members["problems"]),
-            missing={
-                repository: frozenset(Digest.parse(digest) for digest in digests)
-                for repository, digests in members["missing"].items()
-            },
+            missing=_digests_from_json(members["missing"]),
             warnings=tuple(members["warnings"]),
             scope=members["scope"],
             members=members["members"],
@@ -369,6 +368,7 @@ class Plan:
             ),
             unplanned=tuple((repository, path) for repository, path in members["unplanned"]),
             refused=tuple(Departure(**entry) for entry in members["refused"]),
+            altered=_digests_from_json(members["altered"]),
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -381,10 +381,7 @@ class Plan:
             "layers": [_layer_to_json(layer) for layer in numbers],
             "images": [_image_to_json(image, numbers) for image in self.images],
             "problems": [asdict(problem) for problem in self.problems],
-            "missing": {
-                repository: sorted(str(digest) for digest in digests)
-                for repository, digests in self.missing.items()
-            },
+            "missing": _digests_to_json(self.missing),
             "warnings": list(self.warnings),
             "scope": self.scope,
             "members": self.members,
@@ -393,11 +390,22 @@ class Plan:
             "thins": [asdict(thin) for thin in self.thins],
             "unplanned": list(self.unplanned),
             "refused": [asdict(departure) for departure in self.refused],
+            "altered": _digests_to_json(self.altered),
         }
 
     def config_in(self, workdir: Path) -> Config:
         """The configuration that the plan was made with."""
         return Config.of_plain(self.members, workdir=workdir)
+
+
+def _digests_to_json(digests: Mapping[str, Iterable[Digest]]) -> dict[str, list[str]]:
+    return {name: sorted(map(str, found)) for name, found in digests.items()}
+
+
+def _digests_from_json(members: Mapping[str, Iterable[str]]) -> dict[str, frozenset[Digest]]:
+    return {
+        repository: frozenset(map(Digest.parse, found)) for repository, found in members.items()
+    }
 
 
 def _layer_to_json(layer: PlannedLayer) -> list[Any]:

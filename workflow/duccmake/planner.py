@@ -66,6 +66,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     missing: dict[str, frozenset[Digest]] = {}
     unplanned: list[tuple[str, str]] = []
     refused: list[Departure] = []
+    altered: dict[str, frozenset[Digest]] = {}
     with _client(config, {}) as client:
         memory = PollMemory(RESULTS / "polls.json")
         resolver = Resolver(
@@ -120,6 +121,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         images += planned
         auditor.look_at_others(standing.names, {image.name for image in planned})
         refused += auditor.refused
+        altered[repository.name] = auditor.altered
         missing[repository.name] = _missing_layers(planned, repository)
         kept: Counter[str] = Counter()
         for item in (*resolution.unresolved, *damaged):
@@ -161,6 +163,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         thins=tuple(thins.planned),
         unplanned=tuple(unplanned),
         refused=tuple(refused),
+        altered=altered,
     )
 
 

@@ -19,6 +19,7 @@ from ..products import PODMAN
 from ..reference import Digest
 from . import UNMEASURED, ImageRecord, podman
 from .flats import flat_tree, measured_layer
+from .foreign import foreign_links
 from .layout import Layout
 from .podman import StoreLayers
 
@@ -50,6 +51,7 @@ class Audit:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._measured: dict[Digest, Measured | None] = {}
+        self._foreign: dict[Digest, bool] = {}
 
     def find(self, record: ImageRecord, configuration: bytes) -> Finding | None:
         """What is wrong with an image; None where nothing is, or nobody can tell.
@@ -71,9 +73,22 @@ class Audit:
             log.info("what %s says of its layers cannot be read: %s", record.name, error)
         if "flat" in record.products and not self._has_own_tree(record, known):
             return Finding(Fault.TREE, "its flat tree was made of other layers than it has")
+        foreign = [layer for layer in record.layers if self._has_foreign_files(layer)]
+        if PODMAN in record.products and foreign:
+            return Finding(Fault.STORE, f"its layer {foreign[0]} has files of another image")
         if PODMAN in record.products and self._store.is_mistaken(record, self._measure):
             return Finding(Fault.STORE, "podman's store has a layer of another image in its place")
         return None
+
+    @property
+    def altered_layers(self) -> frozenset[Digest]:
+        """The layers, of images that were looked at, that have files of other layers."""
+        return frozenset(layer for layer, found in self._foreign.items() if found)
+
+    def _has_foreign_files(self, layer: Digest) -> bool:
+        if layer not in self._foreign:
+            self._foreign[layer] = bool(foreign_links(self._layout.layer_manifest(layer)))
+        return self._foreign[layer]
 
     def _check_claims(self, record: ImageRecord, configuration: bytes) -> None:
         manifest = parse_manifest(self._layout.manifest(record.name).read_bytes())

@@ -27,8 +27,11 @@ _AS_MADE = Entry(b".", mtree.DIR, mode=0o755, flags=frozenset({b"implied"}))
 
 def foreign_links(manifest: Path) -> list[bytes]:
     """The paths at which a published layer has a file of some image's lower layer."""
-    with manifest.open("rb") as lines:
-        return [entry.path for line in lines if (entry := _foreign_link(line)) is not None]
+    content = manifest.read_bytes()
+    if b"lower" not in content:
+        return []
+    links = map(_foreign_link, content.splitlines(keepends=True))
+    return [entry.path for entry in links if entry is not None]
 
 
 def is_altered(manifest: Path) -> bool:

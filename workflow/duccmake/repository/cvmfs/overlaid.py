@@ -54,6 +54,7 @@ class Overlaid:
     def _compare(self, published: Path, base: bytes, lines: Iterable[bytes]) -> None:
         tree = b"%b/%b" % (os.fsencode(published), base)
         if not stat.S_ISDIR(os.lstat(tree).st_mode):
+            self.before.append(base)
             return
         wanted = {
             entry.path: entry

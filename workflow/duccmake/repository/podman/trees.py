@@ -10,6 +10,7 @@ tree.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from ...errors import DuccmakeError
@@ -20,9 +21,10 @@ from ...reference import Digest
 from .. import StagedImage, noted
 from ..edits import Tree
 from ..layout import Layout
+from .index import Entry, Index
 from .layers import chain
 from .paths import Paths
-from .store import has_own_tree
+from .store import has_own_tree, is_verified
 
 Manifest = Callable[[Digest], Path]
 """Tells where a layer's manifest is now."""
@@ -33,15 +35,16 @@ def own_trees(
 ) -> dict[Path, Tree]:
     """The trees that layers of ``images`` need in the store, by their paths there.
 
-    A layer that the store has stays as it is.  Raises `LayerError` or
-    `RepositoryError`, with the image.
+    A layer that the store has stays as it is, if it was made of what was measured.
+    Raises `LayerError` or `RepositoryError`, with the image.
     """
     found: dict[Path, Tree] = {}
+    store = _Standing(layout)
     for image in images:
         if PODMAN not in image.products:
             continue
         try:
-            trees = _of_image(layout, image, manifest)
+            trees = _of_image(layout, image, manifest, store)
             found |= {path: tree for path, tree in trees if path not in found}
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
@@ -49,19 +52,21 @@ def own_trees(
 
 
 def _of_image(
-    layout: Layout, image: StagedImage, manifest: Manifest
+    layout: Layout, image: StagedImage, manifest: Manifest, store: _Standing
 ) -> Iterator[tuple[Path, Tree]]:
-    paths = Paths(layout)
     config = ImageConfig.parse(image.config_bytes, layers=len(image.layers))
     missing = {
         number: layer.id
         for number, layer in enumerate(chain(config.diff_ids))
-        if not _stands(paths, layer.id)
+        if not store.has(layer.id)
     }
+    # No link can take the place of a tree that is there.
+    stale = {number for number, identity in missing.items() if store.has_tree(identity)}
     known = None if image.path is None else missing.keys() & noted.read(image.path).keys()
-    if missing and (known is None or known):
+    if missing and (known is None or known or stale):
         layers = _trees(image.layers, manifest)
         numbers = missing.keys() & noted_layers(layers) if known is None else known
+        numbers = numbers | stale
         for number, listing in chain_changes(layers, numbers).items():
             yield _tree(layout, missing[number], listing, image.layers)
 
@@ -78,6 +83,22 @@ def _tree(
     return paths.diff(identity), Tree(listing, layerfs, paths.manifest(identity))
 
 
-def _stands(paths: Paths, identity: str) -> bool:
-    """Whether the store has the layer: as a link, or whole as a tree of its own."""
-    return paths.diff(identity).is_symlink() or has_own_tree(paths, identity)
+class _Standing:
+    """The store as it stands; its index is read where it has a layer that is asked for."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._paths = Paths(layout)
+
+    def has(self, identity: str) -> bool:
+        """Whether the layer is there, as a link or as a tree, made of what was measured."""
+        there = self._paths.diff(identity).is_symlink() or self.has_tree(identity)
+        return there and is_verified(self._layers.get(identity, {}))
+
+    def has_tree(self, identity: str) -> bool:
+        """Whether the layer is there, whole, as a tree of its own."""
+        return has_own_tree(self._paths, identity)
+
+    @cached_property
+    def _layers(self) -> dict[str, Entry]:
+        path = self._paths.layers
+        return Index(path.read_bytes() if path.exists() else b"", path).entries
