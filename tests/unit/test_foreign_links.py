@@ -13,7 +13,7 @@ from duccmake import mtree
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository import ChangeSet, podman
 from duccmake.repository.directory import DirectoryRepository
-from duccmake.repository.foreign import foreign_links, is_altered, take_out
+from duccmake.repository.foreign import foreign_links, take_out
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import both, repository_for
@@ -109,7 +109,7 @@ def test_they_are_found_and_taken_out_and_no_image_lacks_anything(cvmfs, tmp_pat
     changes = published_by_an_earlier_version(repository, cvmfs, tmp_path / "s", monkeypatch)
     tree, found, _ = top(repository)
     assert found == PLACES
-    assert is_altered(repository.layer_manifest(TOP.digest))
+    assert foreign_links(repository.layer_manifest(TOP.digest))
     assert tree.keys() >= set(PLACES)
     assert repository.verify(ONE) == repository.verify(TWO) == []
 
@@ -119,7 +119,7 @@ def test_they_are_found_and_taken_out_and_no_image_lacks_anything(cvmfs, tmp_pat
     alone = tmp_path / "unpacked/layer"
     tree, found, manifest = top(repository)
     assert found == []
-    assert not is_altered(repository.layer_manifest(TOP.digest))
+    assert not foreign_links(repository.layer_manifest(TOP.digest))
     wanted = trees.snapshot(alone / "layerfs")
     mine = {path: node for path, node in tree.items() if not path.endswith(b".cvmfscatalog")}
     assert trees.differences(wanted, mine, ignore=("group",)) == []
@@ -167,21 +167,10 @@ def test_a_crash_at_any_step_is_mended_by_doing_it_again(memory, monkeypatch):
         assert tree.keys().isdisjoint(PLACES)
 
 
-def test_a_layer_without_them_is_not_altered(tmp_path):
+def test_a_layer_without_them_has_none(tmp_path):
     repository = open_repository(tmp_path)
     with repository.lock():
         repository.publish(stage(repository, tmp_path / "s", ONE))
     for layer in (BASE, TOP):
         manifest = repository.layer_manifest(layer.digest)
         assert foreign_links(manifest) == []
-        assert not is_altered(manifest)
-
-
-def test_attributes_that_an_implied_directory_got_are_an_alteration(tmp_path):
-    manifest = tmp_path / "tree.mtree"
-    root = mtree.Entry(b".", mtree.DIR, mode=0o755, flags=frozenset({b"implied"}))
-    for altered in (replace(root, mtime_ns=1), replace(root, mode=0o700), replace(root, uid=1)):
-        mtree.write(manifest, [root])
-        assert not is_altered(manifest)
-        mtree.write(manifest, [altered])
-        assert is_altered(manifest)

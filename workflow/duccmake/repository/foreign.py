@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 
 from .. import mtree
@@ -21,8 +20,6 @@ from . import Repository, podman
 from .edits import Edits
 
 _LOWER = re.compile(rb" tags=(?:[^ ]*,)?lower[,\n]")
-_IMPLIED = re.compile(rb" tags=(?:[^ ]*,)?implied[,\n]")
-_AS_MADE = Entry(b".", mtree.DIR, mode=0o755, flags=frozenset({b"implied"}))
 
 
 def foreign_links(manifest: Path) -> list[bytes]:
@@ -32,12 +29,6 @@ def foreign_links(manifest: Path) -> list[bytes]:
         return []
     links = map(_foreign_link, content.splitlines(keepends=True))
     return [entry.path for entry in links if entry is not None]
-
-
-def is_altered(manifest: Path) -> bool:
-    """Whether a published layer has anything, files or attributes, from below it in some image."""
-    with manifest.open("rb") as lines:
-        return any(_foreign_link(line) or _has_foreign_attributes(line) for line in lines)
 
 
 def take_out(repository: Repository, digests: Collection[Digest]) -> None:
@@ -66,13 +57,6 @@ def _foreign_link(line: bytes) -> Entry | None:
         return None
     entry = Entry.parse(line)
     return entry if entry.kind != mtree.FILE or entry.sha256 else None
-
-
-def _has_foreign_attributes(line: bytes) -> bool:
-    if _IMPLIED.search(line) is None:
-        return False
-    entry = Entry.parse(line)
-    return replace(entry, path=b".", flags=_AS_MADE.flags) != _AS_MADE
 
 
 def _as_unpacked(line: bytes) -> bytes:
