@@ -150,6 +150,13 @@ def fuse_overlay(lower: Sequence[Path], base: Path) -> Iterator[Path]:
         subprocess.run(["fusermount3", "-u", "-z", str(target)], check=True)
 
 
+def let_everybody_use_fuse() -> None:
+    """As udev has it; where there is none, the device may be root's alone."""
+    device = Path("/dev/fuse")
+    if device.exists():
+        device.chmod(0o666)
+
+
 @contextmanager
 def extracted(layers: Sequence[Layer], base: Path) -> Iterator[Path]:
     """The layers extracted one after the other, each onto an overlay of those below it.

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import pytest
 
 from duccmake.demo.images import Layer, LayerBuilder
+from support import oracles
 
 Driver = Literal["kernel", "fuse"]
 
@@ -26,6 +27,9 @@ USER = f"duccmake-test-{os.getpid()}"
 """Who runs podman without root; made when it is needed."""
 
 _SUBIDS = "500000-565535"
+
+# Programs that change users give up where another one is at it.
+_ONE_AT_A_TIME = ("flock", "/run/lock/duccmake-test-users")
 
 # crun wants one kind of cgroups, and podman a root whose mounts are shared.
 _SANDBOX = """
@@ -202,21 +206,19 @@ def need_podman() -> None:
 @contextmanager
 def another_user() -> Iterator[None]:
     """Make `USER`, who has ids to give away in a namespace, for as long as it is needed."""
-    for program in ("useradd", "newuidmap"):
+    for program in ("flock", "useradd", "newuidmap"):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program} on PATH")
-    _do("useradd", "--system", "--user-group", "--no-create-home", USER)
+    _do(*_ONE_AT_A_TIME, "useradd", "--system", "--user-group", "--no-create-home", USER)
     try:
-        _do("usermod", "--add-subuids", _SUBIDS, "--add-subgids", _SUBIDS, USER)
-        if Path("/dev/fuse").exists():
-            # As udev has it.
-            Path("/dev/fuse").chmod(0o666)
+        _do(*_ONE_AT_A_TIME, "usermod", "--add-subuids", _SUBIDS, "--add-subgids", _SUBIDS, USER)
+        oracles.let_everybody_use_fuse()
         probe = ["setpriv", f"--reuid={USER}", "--clear-groups", "unshare", "--user", "true"]
         if subprocess.run(probe, cwd="/", capture_output=True).returncode:
             pytest.skip("nobody but root may make a user namespace here")
         yield
     finally:
-        _do("userdel", "--force", USER)
+        _do(*_ONE_AT_A_TIME, "userdel", "--force", USER)
 
 
 def _do(*command: str) -> None:

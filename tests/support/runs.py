@@ -21,7 +21,7 @@ from duccmake.demo.registry import DemoRegistry, LoggedRequest
 from duccmake.reference import Digest
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.layout import Layout
-from support.servers import without_proxies
+from support.servers import free_port, without_proxies
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 REPOSITORY = "images.example.org"
@@ -217,7 +217,8 @@ def fresh_work(
 
     ``kind`` and ``options`` are the registry's.
     """
-    with kind(base / "registry", **options) as registry:
+    # While it is down, its port is nobody else's.
+    with kind(base / "registry", **{"port": free_port(), **options}) as registry:
         work = Work(base / "work", registry)
         work.path.mkdir(parents=True, exist_ok=True)
         try:

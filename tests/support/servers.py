@@ -406,10 +406,13 @@ def need(program: str) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of the loopback address that nobody uses now, nor gets who asks for any port."""
+    while True:
+        # Below what the kernel gives away.
+        port = secrets.choice(range(10_000, 32_768))
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

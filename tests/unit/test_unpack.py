@@ -152,22 +152,28 @@ def test_gnu_tar_extracts_the_same_from_its_own_archive(tmp_path):
 # --- failures --------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("blob", "error"),
-    [
-        (gzip.compress(member(b"x", b"1") + END)[:-4], CorruptLayer),
-        (gzip.compress(member(b"x", b"1" * 2000)[:1000]), CorruptLayer),
-        (gzip.compress(member(b"../x", b"1")), UnsafeLayer),
-        (gzip.compress(member(b"x", uid=2**32 - 1)), CorruptLayer),
-        (gzip.compress(member(b"x", gid=-1)), CorruptLayer),
-        (gzip.compress(member(b"n" * 99 + b"/", b"", kind=b"0") + b"text" * 128), CorruptLayer),
-        (gzip.compress(header(b"l", kind=b"2")), UnsafeLayer),
-        (gzip.compress(pax({b"path": b"n" * 256}) + member(b"x")), UnsafeLayer),
-        (gzip.compress(pax({b"linkpath": b"n" * 5000}) + header(b"l", kind=b"2")), UnsafeLayer),
-        (gzip.compress(member(b"f") + member(b"f/x")), UnsafeLayer),
-        (b"<html>this is a login page</html>" * 20, CorruptLayer),
-    ],
-)
+REFUSED = {
+    "half a trailer": (gzip.compress(member(b"x", b"1") + END)[:-4], CorruptLayer),
+    "half a member": (gzip.compress(member(b"x", b"1" * 2000)[:1000]), CorruptLayer),
+    "a name outside": (gzip.compress(member(b"../x", b"1")), UnsafeLayer),
+    "an owner that is none": (gzip.compress(member(b"x", uid=2**32 - 1)), CorruptLayer),
+    "a negative group": (gzip.compress(member(b"x", gid=-1)), CorruptLayer),
+    "a file that is a directory": (
+        gzip.compress(member(b"n" * 99 + b"/", b"", kind=b"0") + b"text" * 128),
+        CorruptLayer,
+    ),
+    "a link to nothing": (gzip.compress(header(b"l", kind=b"2")), UnsafeLayer),
+    "a long name": (gzip.compress(pax({b"path": b"n" * 256}) + member(b"x")), UnsafeLayer),
+    "a long target": (
+        gzip.compress(pax({b"linkpath": b"n" * 5000}) + header(b"l", kind=b"2")),
+        UnsafeLayer,
+    ),
+    "an entry below a file": (gzip.compress(member(b"f") + member(b"f/x")), UnsafeLayer),
+    "a login page": (b"<html>this is a login page</html>" * 20, CorruptLayer),
+}
+
+
+@pytest.mark.parametrize(("blob", "error"), REFUSED.values(), ids=REFUSED)
 def test_nothing_remains_of_a_layer_that_is_refused(blob, error, tmp_path):
     with pytest.raises(error):
         unpack_blob(blob, tmp_path)
