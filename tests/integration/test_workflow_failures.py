@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from corpus.streams import END, member, pax
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
 from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
@@ -78,6 +79,13 @@ def escaping_layer(registry: DemoRegistry, name: str) -> None:
 
 def dangling_hard_link(registry: DemoRegistry, name: str) -> None:
     _push(registry, name, LayerBuilder().file("a", name).hardlink("b", "nowhere").layer())
+
+
+def hole(registry: DemoRegistry, name: str) -> None:
+    """A file of 20 GiB in a few hundred bytes: GNU tar's format 0.1 of sparse files."""
+    records = {b"GNU.sparse.map": b"0,0", b"GNU.sparse.size": b"%d" % (20 * 1024**3)}
+    tar = pax({**records, b"GNU.sparse.name": name.encode()}) + member(b"sparse") + END
+    _push(registry, name, Layer(tar))
 
 
 def artifact(registry: DemoRegistry, name: str) -> None:
@@ -157,6 +165,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "diff-id": (wrong_diff_id, "diff_id"),
     "escaping": (escaping_layer, "outside"),
     "dangling": (dangling_hard_link, "hard link"),
+    "hole": (hole, "limits.ratio"),
     "blocked": (blocked_link, "in the way of its link"),
     "artifact": (artifact, "helm"),
     "platform": (other_platform, "s390x"),
@@ -177,6 +186,7 @@ JOBS = {
     "missing-blob": "fetch_blob",
     "diff-id": "unpack_layer",
     "escaping": "unpack_layer",
+    "hole": "unpack_layer",
     "dangling": "flatten_image",
     "blocked": "publish_image",
 }

@@ -186,7 +186,7 @@ def test_a_name_that_stands_twice_is_found_in_any_depth(value, depth, data):
         (b'{"a": "\xff"}', "not JSON"),
         (b'{"a": "\xed\xa0\x80"}', "not JSON"),
         (b'{"a": "\n"}', "not JSON"),
-        (b"{} {}", "not JSON"),
+        (b"{} {}", "not JSON: Extra data.*begins with"),
         (b"{}\0", "not JSON"),
         (b"{}}", "not JSON"),
         (b'{"a": 1,}', "not JSON"),

@@ -46,9 +46,9 @@ def parse_json(raw: bytes, what: str) -> Any:
         return json.loads(raw.decode(), object_pairs_hook=unique, parse_constant=no_number)
     except RecursionError:
         raise _ambiguous(f"{what} is nested too deeply") from None
-    except ValueError:
+    except ValueError as error:
         raise ManifestError(
-            f"{what} is not JSON (it begins with {raw[:40]!r})",
+            f"{what} is not JSON: {error} (it begins with {raw[:40]!r})",
             mend="see whether a proxy or a login page answers instead of the registry",
         ) from None
 

@@ -8,13 +8,14 @@ whatever a layer says and whatever another process does meanwhile.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .disk import ROOT, Lost, Xattrs, is_safe_owner, is_safe_time
 from .errors import LayerError, LimitExceeded, UnsafeLayer
-from .limits import UnpackLimits
+from .limits import Account
 from .tar import Member
 
 _SPELLINGS = 8192
@@ -62,11 +63,15 @@ class LowerLink:
 
 @dataclass(slots=True, eq=False)
 class Directory:
-    """A directory and what this layer has in it."""
+    """A directory and what this layer has in it.
+
+    ``room`` is how many bytes a name in it may have, for its path not to get too long.
+    """
 
     number: int
     parent: Directory | None
     depth: int = 0
+    room: int = sys.maxsize
     entries: dict[bytes, Node] = field(default_factory=dict)
     whiteouts: set[bytes] | None = None
     attributes: Attributes = IMPLIED
@@ -154,20 +159,20 @@ class Place(Protocol):
 
 
 class Staging:
-    """The tree being made, in ``place``.
+    """The tree being made, in ``place``, at the expense of ``account``.
 
     What makes an entry returns what could not be kept of it.
     ``spelled`` is the caller's to fill: directories by what led to them, in any
     spelling.  It is emptied when a removal may have made it wrong, or it is full.
     """
 
-    def __init__(self, place: Place, limits: UnpackLimits) -> None:
-        self.root = Directory(ROOT, None)
+    def __init__(self, place: Place, account: Account) -> None:
+        self._account = account
+        self._limits = account.limits
+        self.root = Directory(ROOT, None, room=self._limits.path_bytes or sys.maxsize)
         self._place = place
-        self._limits = limits
         self.spelled: dict[bytes, Directory] = {}
         self._directories = 0
-        self._implied = 0
         self.write = place.write
         self.seek = place.seek
         self.close_file = place.close_file
@@ -233,13 +238,17 @@ class Staging:
         return here
 
     def _make_implied(self, parent: Directory, name: bytes) -> Directory:
-        self._implied += 1
-        if self._limits.entries and self._implied > self._limits.entries:
-            raise LimitExceeded(
-                f"the layer needs more than {self._limits.entries} directories",
-                mend="raise limits.entries if the image is honest",
-            )
+        self._account.entry()
         return self.make_directory(parent, name)
+
+    def check_room(self, parent: Directory, name: bytes) -> None:
+        """Hold the path of an entry to ``limits.path_bytes``, wherever symlinks have led it."""
+        if len(name) > parent.room:
+            limit = self._limits.path_bytes
+            raise LimitExceeded(
+                f"a path has {limit - parent.room + len(name)} bytes, more than {limit}",
+                mend="raise limits.path_bytes if the image is honest",
+            )
 
     # --- making entries -------------------------------------------------
 
@@ -259,10 +268,11 @@ class Staging:
                     f"a path has more than {self._limits.path_depth} components",
                     mend="raise limits.path_depth if the image is honest",
                 )
+            self.check_room(parent, name)
             self._directories += 1
             number = self._directories
             self._place.make_directory(parent.number, name, number)
-            directory = Directory(number, parent, depth)
+            directory = Directory(number, parent, depth, parent.room - len(name) - 1)
             # What was here in between has removed the lower layers' directory.
             directory.opaque = replaced
             parent.entries[name] = directory

@@ -10,10 +10,10 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
+import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ from typing import IO, Protocol, Self
 
 from isal import igzip_lib
 
-from .errors import CorruptLayer, DigestMismatch, DuccmakeError, LimitExceeded
-from .limits import UnpackLimits
+from .errors import CorruptLayer, DigestMismatch, DuccmakeError
+from .limits import Account, UnpackLimits
 from .pep784 import zstd
 from .reference import Digest
 
@@ -36,7 +36,6 @@ _SWITCH_SECONDS = 0.0005
 The 5 ms that Python gives a busy thread are as long as inflating a piece takes.
 """
 
-_RATIO_GRACE = 100 * 1024 * 1024
 _ZSTD_WINDOW_LOG = 27
 """128 MiB: what zstd itself accepts without being asked; more is a memory bomb."""
 
@@ -110,7 +109,7 @@ class LayerStream:
     The compression is told by magic number, whatever the media type says.  Several
     gzip members and zstd frames are read on.  Raises `CorruptLayer` for damaged
     or truncated data and `LimitExceeded`; `result` is there once the iterator is
-    exhausted.
+    exhausted.  What the caller makes of the archive goes to the same ``account``.
     """
 
     def __init__(
@@ -122,13 +121,12 @@ class LayerStream:
         limits: UnpackLimits | None = None,
     ) -> None:
         self._path = path
-        self._limits = limits or UnpackLimits()
+        self.account = Account(limits or UnpackLimits())
         self._blob_hash = hashlib.new(algorithm)
         self._diff_hashes = [hashlib.new(one) for one in diff_algorithms]
         self._blob_bytes = 0
         self._diff_bytes = 0
         self._compression = "none"
-        self._deadline = time.monotonic() + self._limits.seconds if self._limits.seconds else None
         self._pieces: queue.Queue[bytes | None] = queue.Queue(_PIECES_AHEAD)
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -175,8 +173,12 @@ class LayerStream:
     def _run(self) -> None:
         try:
             with self._path.open("rb", buffering=0) as blob:
+                self.account.blob_bytes = os.fstat(blob.fileno()).st_size
                 for piece in self._inflate(blob):
-                    self._account(piece)
+                    for diff_hash in self._diff_hashes:
+                        diff_hash.update(piece)
+                    self._diff_bytes += len(piece)
+                    self.account.read(len(piece))
                     self._pieces.put(piece)
                     if self._stop.is_set():
                         return
@@ -187,32 +189,6 @@ class LayerStream:
             self._failure = _corrupt(self._path, self._compression, error)
         finally:
             self._pieces.put(None)
-
-    def _account(self, piece: bytes) -> None:
-        for diff_hash in self._diff_hashes:
-            diff_hash.update(piece)
-        self._diff_bytes += len(piece)
-        limits = self._limits
-        if limits.bytes and self._diff_bytes > limits.bytes:
-            raise LimitExceeded(
-                f"the layer unpacks to more than {limits.bytes} bytes",
-                mend="raise limits.bytes if the image is honest",
-            )
-        if (
-            limits.ratio
-            and self._diff_bytes > _RATIO_GRACE
-            and self._diff_bytes > limits.ratio * self._blob_bytes
-        ):
-            raise LimitExceeded(
-                f"the layer unpacks to more than {limits.ratio:g} times its size "
-                f"({self._blob_bytes} bytes)",
-                mend="raise limits.ratio if the image is honest",
-            )
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise LimitExceeded(
-                f"unpacking took longer than {limits.seconds:g} seconds",
-                mend="raise limits.seconds if the image is honest",
-            )
 
     def _read(self, blob: IO[bytes]) -> bytes:
         data = blob.read(_READ)

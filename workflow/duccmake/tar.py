@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 from zlib import adler32
 
 from .errors import CorruptLayer, LimitExceeded, UnsafeLayer
-from .limits import UnpackLimits
+from .limits import Account, UnpackLimits
 from .mtree import BLOCK, CHAR, DIR, FIFO, FILE, LINK
 
 HARDLINK = b"hardlink"
@@ -90,19 +90,24 @@ class TarReader:
 
     Content of the current member is taken by `content` and skipped when it is
     not.  The input is always read to its end, also past the end-of-archive
-    blocks, so that a digest over it is complete.  Raises `CorruptLayer` for
-    damage, `LimitExceeded` and `UnsafeLayer` for a type that no image may have.
+    blocks, so that a digest over it is complete.  Entries and holes go to the
+    ``account``, a new one with ``limits`` where there is none.  Raises `CorruptLayer`
+    for damage, `LimitExceeded` and `UnsafeLayer` for a type that no image may have.
     """
 
-    def __init__(self, pieces: Iterator[bytes], limits: UnpackLimits | None = None) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[bytes],
+        limits: UnpackLimits | None = None,
+        account: Account | None = None,
+    ) -> None:
         self._pieces = pieces
-        self._limits = limits or UnpackLimits()
+        self._account = account or Account(limits or UnpackLimits())
+        self._limits = self._account.limits
         self._piece = b""
         self._at = 0
         self._left = 0
         self._padding = 0
-        self._entries = 0
-        self._holes = 0
 
     def __iter__(self) -> Iterator[Member]:
         extensions: _Extensions | None = None
@@ -125,7 +130,7 @@ class TarReader:
                 extensions = extensions or _Extensions()
                 self._extend(extensions, kind, _number(fields[4], "size"))
                 continue
-            self._count_entry()
+            self._account.entry()
             if extensions is None and kind != b"S":
                 member = self._plain_member(fields)
             else:
@@ -247,14 +252,6 @@ class TarReader:
 
     # --- headers --------------------------------------------------------
 
-    def _count_entry(self) -> None:
-        self._entries += 1
-        if self._limits.entries and self._entries > self._limits.entries:
-            raise LimitExceeded(
-                f"the layer has more than {self._limits.entries} entries",
-                mend="raise limits.entries if the image is honest",
-            )
-
     def _plain_file(self) -> Member | None:
         """The next member, if it is a file with nothing special, as nearly all are.
 
@@ -278,7 +275,7 @@ class TarReader:
             mtime_ns = _mtime_ns(header[136:148])
         except (ValueError, CorruptLayer):
             return None
-        self._count_entry()
+        self._account.entry()
         self._at = at + _BLOCK
         self._left = length
         self._padding = -length % _BLOCK
@@ -417,12 +414,7 @@ class TarReader:
         if sum(length for _, length in extents) != stored:
             raise CorruptLayer("a sparse file's content does not fit its map")
         # Nothing is stored of holes, but they are hashed and read: a bomb for next to nothing.
-        self._holes += member.size - stored
-        if self._limits.bytes and self._holes > self._limits.bytes:
-            raise LimitExceeded(
-                f"the layer's sparse files have more than {self._limits.bytes} bytes",
-                mend="raise limits.bytes if the image is honest",
-            )
+        self._account.made(member.size - stored)
         self._left = stored
         member.extents = extents
 

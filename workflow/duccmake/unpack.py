@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 from . import mtree
 from .disk import Lost
 from .errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
-from .limits import UnpackLimits
+from .limits import Account, UnpackLimits
 from .measured import STAGED
 from .mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
 from .pack import Pack
@@ -97,7 +96,6 @@ def unpack_layer(
     ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
     and its kin, `DigestMismatch` and `NoSpace`.
     """
-    limits = limits or UnpackLimits()
     partial = destination / "layer.partial"
     try:
         _remove_tree(partial)
@@ -111,7 +109,7 @@ def unpack_layer(
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, limits, progress)
+            unpacked = _unpack(stream, partial, made, digest, progress)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -154,16 +152,18 @@ def _unpack(
     partial: Path,
     place: Place,
     digest: Digest,
-    limits: UnpackLimits,
     progress: Callable[[int], None] | None,
 ) -> UnpackedLayer:
-    staging = Staging(place, limits)
     with layer as stream:
-        _Unpacker(staging, limits).apply(TarReader(_reported(stream, progress), limits))
+        account = stream.account
+        staging = Staging(place, account)
+        reader = TarReader(_reported(stream, progress), account=account)
+        _Unpacker(staging, account).apply(reader)
     result = stream.result
     result.verify(digest)
     staging.finish()
-    entries = _write_manifest(partial / ".metadata" / "tree.mtree", staging.root, digest)
+    manifest = partial / ".metadata" / "tree.mtree"
+    entries = _write_manifest(manifest, staging.root, digest, account)
     lost = staging.losses()
     summary = {
         "format": LAYER_FORMAT,
@@ -191,21 +191,20 @@ def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> It
 class _Unpacker:
     """Applies the members of one archive to a staging directory."""
 
-    def __init__(self, staging: Staging, limits: UnpackLimits) -> None:
+    def __init__(self, staging: Staging, account: Account) -> None:
         self._staging = staging
-        self._limits = limits
+        self._account = account
         self._open_links: list[tuple[Directory, bytes, LowerLink]] = []
 
     def apply(self, reader: TarReader) -> None:
         """Apply all members, in the archive's order."""
         spelled = self._staging.spelled
-        long = self._limits.path_bytes or sys.maxsize
         for member in reader:
             if not 0 <= member.uid <= _MAX_ID or not 0 <= member.gid <= _MAX_ID:
                 raise CorruptLayer(f"{member.name!r} belongs to {member.uid}:{member.gid}")
             before, _, name = member.name.rpartition(b"/")
             parent = spelled.get(before)
-            if parent is None or name[:1] in _SPECIAL or len(member.name) > long:
+            if parent is None or name[:1] in _SPECIAL or len(name) > parent.room:
                 self._apply_anywhere(member, reader)
             elif member.kind is FILE:
                 parent.entries[name] = self._write_file(member, parent, name, reader)
@@ -216,7 +215,7 @@ class _Unpacker:
     def _apply_anywhere(self, member: Member, reader: TarReader) -> None:
         """Apply a member whose name is special, or the first one in its directory."""
         path = normal_path(member.name)
-        limit = self._limits.path_bytes
+        limit = self._account.limits.path_bytes
         if limit and len(path) > limit:
             raise LimitExceeded(
                 f"a path has {len(path)} bytes, more than {limit}",
@@ -232,6 +231,7 @@ class _Unpacker:
             self._apply_whiteout(self._staging.whiteout_directory(parent_path), name)
             return
         parent = self._staging.directory(parent_path)
+        self._staging.check_room(parent, name)
         before, _, last = member.name.rpartition(b"/")
         if last[:1] not in _SPECIAL:
             self._staging.spelled[before] = parent
@@ -307,6 +307,7 @@ class _Unpacker:
             place, node = (parent, name), parent.entries.get(name)
             if node is not link:
                 continue
+            self._account.check_time()
             while isinstance(node, LowerLink) and node not in lower and place not in chain:
                 chain[place] = node
                 source = self._staging.find(node.target)
@@ -335,7 +336,7 @@ class _Unpacker:
         if member.extents is None:
             digest = _write_pieces(staging, reader)
         else:
-            digest = _write_sparse(staging, member, member.extents, reader)
+            digest = _write_sparse(staging, member, member.extents, reader, self._account)
         lost = staging.close_file(member)
         return _line(member, lost, b" sha256=" + digest.encode())
 
@@ -383,7 +384,11 @@ def _write_pieces(staging: Staging, reader: TarReader) -> str:
 
 
 def _write_sparse(
-    staging: Staging, member: Member, extents: tuple[tuple[int, int], ...], reader: TarReader
+    staging: Staging,
+    member: Member,
+    extents: tuple[tuple[int, int], ...],
+    reader: TarReader,
+    account: Account,
 ) -> str:
     """Write the extents where they belong and leave holes; the digest covers the zeros."""
     digest = hashlib.sha256()
@@ -391,7 +396,7 @@ def _write_sparse(
     piece = memoryview(b"")
     at = 0
     for offset, length in extents:
-        _hash_zeros(digest, offset - at)
+        _hash_zeros(digest, offset - at, account)
         staging.seek(offset)
         at = offset + length
         while length:
@@ -401,12 +406,13 @@ def _write_sparse(
             staging.write(part)
             piece = piece[len(part) :]
             length -= len(part)
-    _hash_zeros(digest, member.size - at)
+    _hash_zeros(digest, member.size - at, account)
     return digest.hexdigest()
 
 
-def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+def _hash_zeros(digest: hashlib._Hash, count: int, account: Account) -> None:
     while count > 0:
+        account.check_time()
         digest.update(memoryview(_ZEROS)[:count])
         count -= len(_ZEROS)
 
@@ -464,12 +470,13 @@ def _tagged(line: bytes, tag: bytes) -> bytes:
     return line + (b"," if b" tags=" in line else b" tags=") + tag
 
 
-def _write_manifest(path: Path, root: Directory, digest: Digest) -> int:
+def _write_manifest(path: Path, root: Directory, digest: Digest, account: Account) -> int:
     """Write the manifest, parents first; return the number of its entries."""
     count = 0
     with path.open("wb", buffering=1024 * 1024) as out:
         out.write(mtree.FORMAT + b"# layer %b\n" % str(digest).encode())
         for line in _manifest_lines(root):
+            account.made(len(line))
             out.write(line)
             count += 1
     return count
