@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
 from ..reference import Digest, Platform, Reference
-from .answers import parse_verified, tags_page
+from .answers import parse_verified
 from .credentials import Credentials, CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
@@ -32,11 +32,11 @@ from .retry import Patience, RetryPolicy
 from .selection import select_image
 from .settings import RegistrySettings
 from .source import BlobSource
+from .tag_pages import Page, list_tags, parse_page
 from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
 
-MAX_TAGS = 1_000_000
 _TAGS_LIMIT = 16 * 1024**2
 _BODY_TRIES = 3
 _MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
@@ -174,28 +174,20 @@ class Client:
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository, from all pages, as the registry itself lists them.
 
-        Mirrors are not asked: a pull-through cache lists only what it has.
+        Mirrors are not asked: a pull-through cache lists only what it has.  Raises
+        `IncompleteList` where it does not lead to all of them.
         """
         endpoint = origin(reference, self._settings(reference))
-        url = endpoint.url("tags/list?n=1000")
-        tags: dict[str, None] = {}
-        while url:
+
+        def ask(url: str) -> Page:
             call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
+            return self._verified(call, _TAGS_LIMIT, None, parse_page)
+
+        with _about(reference):
             try:
-                page, url_after = self._verified(call, _TAGS_LIMIT, None, tags_page)
+                return list_tags(endpoint.url("tags/list"), ask)
             except ManifestError as error:
-                raise RegistryError(f"{endpoint.host}: {error.found}", mend=error.mend) from None
-            known = len(tags)
-            tags.update(dict.fromkeys(page))
-            if url_after and (len(tags) == known or len(tags) > MAX_TAGS):
-                raise RegistryError(
-                    f"{endpoint.host} lists the tags of {endpoint.repository} without end",
-                    mend="what is known of them stays in force; ask the registry's operator",
-                )
-            if url_after and urlsplit(url_after)[:2] != urlsplit(url)[:2]:
-                raise RegistryError(f"{endpoint.host} continues its list of tags on another host")
-            url = url_after
-        return list(tags)
+                raise RegistryError(error.found, mend=error.mend) from None
 
     def resolve(
         self, reference: Reference, platform: Platform, *, digest: Digest | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 from ..errors import ManifestError, NotFound
 from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
-from ..reference import Digest, Reference
+from ..reference import Digest, Reference, is_tag
 from .files import copy_blob, open_plain, read_metadata, reading
 
 _REF_NAME = "org.opencontainers.image.ref.name"
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 
 
 class OciLayouts:
@@ -36,7 +34,7 @@ class OciLayouts:
         """The tags of all entries."""
         with reading(reference):
             names = map(_tag, _Layout.read(reference).entries)
-            return list(dict.fromkeys(name for name in names if _TAG.match(name)))
+            return list(dict.fromkeys(name for name in names if is_tag(name)))
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
         """A manifest or an index, verified."""
