@@ -66,11 +66,34 @@ def test_a_poll_falls_back_to_get_where_head_names_no_digest(registry):
     assert [request.method for request in registry.requests] == ["HEAD", "GET"]
 
 
-def test_a_poll_falls_back_to_get_where_head_is_not_allowed(registry):
-    image = add_image(registry.store, "team/app", "1")
-    registry.break_next("^HEAD", faults.status(405))
+@pytest.mark.parametrize("code", [400, 403, 404, 405, 406, 410, 415, 500, 501, 502, 503, 504])
+def test_get_decides_where_head_is_refused_and_head_is_not_tried_again(registry, code):
+    images = {tag: add_image(registry.store, "team/app", tag) for tag in ("1", "2", "3")}
+    registry.break_next("^HEAD", faults.status(code), times=99)
     with client(registry) as asking:
-        assert asking.poll(reference(registry)) == image.manifest.digest
+        for tag, image in images.items():
+            assert asking.poll(reference(registry, f"team/app:{tag}")) == image.manifest.digest
+    assert [request.method for request in registry.requests] == ["HEAD", "GET", "GET", "GET"]
+
+
+def test_docker_hub_is_asked_by_head_again_for_each_get_is_a_pull(tmp_path, monkeypatch):
+    with FaultyRegistry(tmp_path) as registry:
+        monkeypatch.setattr("duccmake.registry.client.DOCKER_HUB", registry.host)
+        add_image(registry.store, "team/app", "1")
+        registry.break_next("^HEAD", faults.status(403))
+        with client(registry) as asking:
+            asking.poll(reference(registry))
+            asking.poll(reference(registry))
+        assert [request.method for request in registry.requests] == ["HEAD", "GET", "HEAD"]
+
+
+def test_what_neither_head_nor_get_finds_says_nothing_about_head(registry):
+    add_image(registry.store, "team/app", "1")
+    with client(registry) as asking:
+        with pytest.raises(NotFound):
+            asking.poll(reference(registry, "team/app:none"))
+        asking.poll(reference(registry))
+    assert [request.method for request in registry.requests] == ["HEAD", "GET", "HEAD"]
 
 
 def test_a_digest_that_climbs_out_of_its_directory_is_refused(registry):
@@ -137,7 +160,8 @@ def test_a_manifest_over_the_limit_is_refused_and_one_over_4_mb_is_not(registry)
 def test_what_does_not_exist_is_not_found_at_once(registry):
     with client(registry) as asking, pytest.raises(NotFound) as caught:
         asking.poll(reference(registry, "team/none:1"))
-    assert len(registry.requests) == 1
+    assert [request.method for request in registry.requests] == ["HEAD", "GET"]
+    assert caught.value.code == "MANIFEST_UNKNOWN"
     assert f"{registry.host}/team/none:1" in str(caught.value)
 
 

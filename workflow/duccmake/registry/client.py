@@ -22,7 +22,7 @@ from ..errors import (
     UnsupportedImage,
 )
 from ..manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
-from ..reference import Digest, Platform, Reference
+from ..reference import DOCKER_HUB, Digest, Platform, Reference
 from .answers import parse_verified
 from .credentials import Credentials, CredentialStore, normal_host
 from .download import Download
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 _TAGS_LIMIT = 16 * 1024**2
 _BODY_TRIES = 3
+_NO_HEAD = frozenset(range(400, 600)) - {408, 429}
+"""What a registry says to HEAD that may have another answer to GET."""
+
 _MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
 """A mirror that makes one wait is no help: the registry itself is there."""
 
@@ -102,7 +105,8 @@ class Client:
     def poll(self, reference: Reference) -> Digest:
         """The digest that the reference stands for now, by HEAD: it costs no pull.
 
-        Where a registry gives no digest on HEAD, the manifest is fetched.
+        Where HEAD is refused or names no digest, the manifest is fetched: only its
+        absence is one.
         """
         return self._read(
             reference, lambda endpoint, patience: self._poll(endpoint, reference, patience)
@@ -290,21 +294,21 @@ class Client:
             return read(endpoint, None)
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
-        url = endpoint.url(f"manifests/{reference.api_reference}")
-        reply = self._transport.exchange(
-            Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=frozenset({405})),
-            limit=0,
-            patience=patience,
-        )
-        header = reply.headers.get("Docker-Content-Digest")
-        if reply.status == 200 and header:
-            try:
-                return Digest.parse(header)
-            except InvalidReference as error:
-                raise RegistryError(
-                    f"{endpoint.host} names a wrong digest: {error.found}"
-                ) from None
-        return self._manifest(endpoint, reference.api_reference, patience).digest
+        """By HEAD; where that tells nothing, whatever its status, GET decides."""
+        host = self._transport.host(endpoint.scheme, endpoint.host)
+        reply = None
+        if not host.refuses_head:
+            url = endpoint.url(f"manifests/{reference.api_reference}")
+            call = Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=_NO_HEAD)
+            reply = self._transport.exchange(call, limit=0, patience=patience)
+            if reply.status == 200 and (header := reply.headers.get("Docker-Content-Digest")):
+                return _digest_of(header, endpoint)
+        digest = self._manifest(endpoint, reference.api_reference, patience).digest
+        # Docker Hub counts each GET as a pull.
+        if reply and reply.status in _NO_HEAD and endpoint.host != DOCKER_HUB:
+            logger.info("%s refuses HEAD (%d) and serves GET", endpoint.host, reply.status)
+            host.refuses_head = True
+        return digest
 
     def _manifest(
         self, endpoint: Endpoint, wanted: str, patience: Patience | None
@@ -343,6 +347,13 @@ class Client:
             except (RegistryError, DigestMismatch) as error:
                 failure = error
         raise failure
+
+
+def _digest_of(header: str, endpoint: Endpoint) -> Digest:
+    try:
+        return Digest.parse(header.strip())
+    except InvalidReference as error:
+        raise RegistryError(f"{endpoint.host} names a wrong digest: {error.found}") from None
 
 
 def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:
