@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ManifestError, NotFound
+from ..errors import MANIFEST_UNKNOWN, ManifestError, NotFound
 from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
 from ..reference import Digest, Reference, is_tag
 from .files import copy_blob, open_plain, read_metadata, reading
@@ -107,10 +107,12 @@ class _Layout:
             return Descriptor.parse(entries[0]).digest
         known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
-        raise NotFound(
+        missing = NotFound(
             f"{reference.path} has {len(entries)} images for {what}; its tags are: {known[:500]}",
             mend="name one of them, as oci:path:tag or oci:path@digest",
         )
+        missing.code = MANIFEST_UNKNOWN
+        raise missing
 
 
 def _tag(entry: Mapping[str, Any]) -> str:
