@@ -353,12 +353,6 @@ def no_digest(handler: FaultyHandler, answer: Answer) -> None:
     handler.send(answer)
 
 
-def same_page_again(handler: FaultyHandler, answer: Answer) -> None:
-    """A list of tags whose next page is itself."""
-    headers = answer.headers | {"Link": f'<{handler.path}>; rel="next"'}
-    handler.send(Answer(answer.status, headers, answer.body))
-
-
 def new_pages_for_ever(handler: FaultyHandler, answer: Answer) -> None:
     """A list of tags that goes on with the same tag under new addresses."""
     count = handler.path.count("x")

@@ -43,14 +43,14 @@ def test_what_may_pass_is_tried_again(registry, fault):
 def test_what_will_not_pass_is_not_tried_again(registry, code):
     registry.break_next("", faults.status(code), times=9)
     with client(registry) as asking, pytest.raises(RegistryError, match=str(code)):
-        asking.poll(reference(registry))
+        asking.manifest(reference(registry))
     assert len(registry.requests) == 1
 
 
 def test_tries_come_to_an_end(registry):
     registry.break_next("", faults.status(503), times=99)
     with client(registry, tries=4) as asking, pytest.raises(RegistryUnavailable, match="503"):
-        asking.poll(reference(registry))
+        asking.manifest(reference(registry))
     assert len(registry.requests) == 4
 
 

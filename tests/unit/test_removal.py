@@ -46,17 +46,30 @@ def resolved(name, **members):
 
 
 class Tags:
-    """A registry that lists these tags, or raises this error; counts how often it was asked."""
+    """A registry that lists these tags, or raises this error; counts how often it was asked.
 
-    def __init__(self, answer):
+    Asked for a tag that it does not list, it raises ``missing``, or has it all the same.
+    All other repositories have what they are asked for.
+    """
+
+    def __init__(self, answer, missing=None):
         self.answer = answer
+        self.missing = missing or unknown("MANIFEST_UNKNOWN")
         self.asked = 0
+        self.polled = []
 
     def tags(self, reference):
         self.asked += 1
         if isinstance(self.answer, Exception):
             raise self.answer
         return list(self.answer)
+
+    def poll(self, reference):
+        self.polled.append(reference.name)
+        there = isinstance(self.answer, list | tuple) and reference.tag in self.answer
+        if not there and reference.name.startswith(APP) and self.missing != "served":
+            raise self.missing
+        return digest_of(reference.name)
 
 
 def unknown(code=""):
@@ -76,12 +89,13 @@ class Case:
 
     def poll(self, wished, *, found=(), missed=(), tags=(), now=NOW, **more):
         source = tags if isinstance(tags, Tags) else Tags(tags)
+        answered = [item.reference for item in (*found, *more.pop("known", ()))]
         result = leaving(
             wished,
             Resolution(tuple(found), tuple(missed)),
             self.published,
             more.pop("manifest_of", lambda name: str(digest_of(name))),
-            listings=Listings(source),
+            listings=Listings(source, answered),
             memory=self.memory,
             settings=self.settings,
             now=now,
@@ -196,11 +210,53 @@ def test_no_error_of_a_registry_makes_an_image_leave(case, answer):
         assert case.poll(named, missed=missed, tags=answer, now=now) == {}
 
 
-def test_a_repository_that_the_registry_says_it_does_not_know_is_gone(case):
-    wished = recipe(f"{APP}:*")
-    assert case.poll(wished, tags=unknown("NAME_UNKNOWN")) == {}
-    gone = case.poll(wished, tags=unknown("NAME_UNKNOWN"), now=NOW + 25 * HOUR)
+@pytest.mark.parametrize("code", ["MANIFEST_UNKNOWN", "NAME_UNKNOWN"])
+def test_a_repository_that_the_registry_says_it_does_not_know_is_gone(case, code):
+    """What it says of the tags themselves differs among registries."""
+    wished, other = recipe(f"{APP}:*"), [resolved("r.example.org/team/other:1")]
+    tags = Tags(unknown("NAME_UNKNOWN"), missing=unknown(code))
+    assert case.poll(wished, tags=tags, known=other) == {}
+    gone = case.poll(wished, tags=tags, known=other, now=NOW + 25 * HOUR)
     assert set(gone) == {f"{APP}:1", f"{APP}:2"}
+
+
+@pytest.mark.parametrize("known", [[], [f"{APP}:3"], ["other.example.org/team/other:1"]])
+def test_a_registry_that_knows_no_other_repository_either_may_have_lost_all(case, known):
+    wished, others = recipe(f"{APP}:*"), [resolved(name) for name in known]
+    for now in (NOW, NOW + 25 * HOUR, NOW + 100 * HOUR):
+        assert case.poll(wished, tags=unknown("NAME_UNKNOWN"), known=others, now=now) == {}
+
+
+def test_a_tag_that_is_served_though_no_list_has_it_stays(case):
+    tags, wished = Tags(["1"], missing="served"), recipe(f"{APP}:*")
+    for now in (NOW, NOW + 25 * HOUR, NOW + 100 * HOUR):
+        assert case.poll(wished, found=[resolved(f"{APP}:1")], tags=tags, now=now) == {}
+    assert not case.warnings
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [unknown(), unknown("NOT_FOUND"), Unauthorized("403"), RegistryUnavailable("503")],
+    ids=["404 of a proxy", "another 404", "403", "503"],
+)
+def test_a_tag_that_no_list_has_is_gone_only_by_the_word_that_says_so(case, missing):
+    wished = recipe(f"{APP}:*")
+    for now in (NOW, NOW + 25 * HOUR, NOW + 100 * HOUR):
+        tags = Tags(["1"], missing=missing)
+        assert case.poll(wished, found=[resolved(f"{APP}:1")], tags=tags, now=now) == {}
+
+
+def test_a_tag_is_asked_for_itself_in_the_first_poll_and_in_the_one_that_decides(case):
+    wished, tags = recipe(f"{APP}:*"), Tags(["1"])
+    polled = {"found": [resolved(f"{APP}:1")], "tags": tags}
+    case.poll(wished, **polled)
+    case.poll(wished, **polled, now=NOW + 10 * HOUR)
+    assert tags.polled == [f"{APP}:2"]
+    tags.missing = "served"
+    assert case.poll(wished, **polled, now=NOW + 25 * HOUR) == {}
+    tags.missing = unknown("MANIFEST_UNKNOWN")
+    assert case.poll(wished, **polled, now=NOW + 26 * HOUR) == {}
+    assert set(case.poll(wished, **polled, now=NOW + 51 * HOUR)) == {f"{APP}:2"}
 
 
 def test_a_failure_that_may_pass_asks_nothing(case):
@@ -271,10 +327,12 @@ def test_digests_never_vanish(tmp_path):
 
 def test_an_oci_layout_that_is_not_there_says_nothing_of_its_tags(tmp_path):
     listings = Listings(Anywhere(Tags([])))
-    assert listings.has(Reference.parse(f"oci:{tmp_path}/nowhere:1")) is None
+    nowhere = Reference.parse(f"oci:{tmp_path}/nowhere:1")
+    assert listings.lists(nowhere) is listings.lacks(nowhere) is None
     (tmp_path / "index.json").write_text('{"manifests": []}')
-    assert Listings(Anywhere(Tags([]))).has(Reference.parse(f"oci:{tmp_path}:1")) is False
-    assert listings.has(Reference.parse(f"oci:{tmp_path}")) is None
+    here = Reference.parse(f"oci:{tmp_path}:1")
+    assert listings.lists(here) is False and listings.lacks(here) is True
+    assert listings.lists(Reference.parse(f"oci:{tmp_path}")) is None
 
 
 def test_what_retention_gives_up_leaves_with_its_reason(case):

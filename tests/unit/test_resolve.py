@@ -355,6 +355,23 @@ def test_a_listing_that_fails_leaves_the_last_one_in_force(here, fault):
     assert "tags of the last listing stay in force" in line
 
 
+def test_a_listing_that_does_not_lead_to_its_end_adds_to_the_last_one_and_is_told(here):
+    here.add("a/one")
+    assert len(here.resolve("a/one:?").resolved) == 1
+    add_image(here.registry.store, "a/one", "2")
+
+    def a_hundred(handler, answer):
+        wanted = handler.path.endswith("?n=100")
+        body = {"tags": ["2", *(f"other{number}" for number in range(99))]}
+        handler.send(faults.Answer(200 if wanted else 400, {}, json.dumps(body).encode()))
+
+    here.registry.break_next("tags/list", a_hundred, times=99)
+    found = here.resolve("a/one:?").resolved
+    assert [item.reference.tag for item in found] == ["1", "2"]
+    (line,) = here.warnings
+    assert "a/one:?" in line and "100 tags, as many as it was asked for" in line
+
+
 def test_a_listing_that_never_worked_is_a_problem_of_the_glob_alone(here):
     here.add("a/one", "a/two")
     here.registry.break_next("/a/one/tags/list", faults.status(404), times=99)

@@ -65,10 +65,14 @@ class Unauthorized(RegistryError):
     """401 or 403: credentials are missing or refused."""
 
 
+MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
+"""What a registry calls a tag or a manifest that it does not have (distribution-spec)."""
+
+
 class NotFound(RegistryError):
     """404: no such repository, tag, manifest or blob.
 
-    ``code`` is what the registry calls it, such as ``NAME_UNKNOWN``; empty where
+    ``code`` is what the registry calls it, such as `MANIFEST_UNKNOWN`; empty where
     whoever answered has no such word.
     """
 

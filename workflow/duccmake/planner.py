@@ -88,7 +88,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             Standing.of(recipe, resolution, repositories[recipe.repository], config)
             for recipe, resolution in zip(recipes, resolutions, strict=True)
         ]
-        listings = Listings(Anywhere(client))
+        answered = (item for found in resolutions for item in found.resolved if not item.stale)
+        listings = Listings(Anywhere(client), (item.reference for item in answered))
         leavings = [
             standing.leaving(listings, memory)
             for standing in standings

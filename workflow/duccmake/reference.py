@@ -207,7 +207,7 @@ class Reference:
 
     def with_tag(self, tag: str) -> Reference:
         """The same repository with a concrete tag, as a registry listed it."""
-        if not _TAG.match(tag):
+        if not is_tag(tag):
             raise InvalidReference(f"{self}: the registry lists {tag!r}, which is not a tag")
         return replace(self, tag=tag)
 
@@ -245,6 +245,11 @@ class Reference:
 _FORM = "write it as [https://]registry/repository[:tag][@digest], like docker.io/library/debian:12"
 
 _LOCAL_FORM = "write it as oci:/path/of/layout[:tag] or docker-archive:/path/of/file.tar[:name:tag]"
+
+
+def is_tag(text: str) -> bool:
+    """Whether a registry may have a tag of that name."""
+    return bool(_TAG.match(text))
 
 
 def is_local(text: str) -> bool:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .errors import DuccmakeError, NotFound
+from .errors import MANIFEST_UNKNOWN, DuccmakeError, NotFound
 from .plan import Departure
 from .recipe import Recipe, Wish
-from .reference import Reference
+from .reference import Digest, Reference
 from .registry.answers import matching
 from .removal_settings import RemovalSettings
 from .repository.layout import split_variant
@@ -28,46 +28,88 @@ logger = logging.getLogger(__name__)
 
 
 class TagSource(Protocol):
-    """Where tags are listed."""
+    """Where tags are listed, and asked for one by one."""
 
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository."""
         ...
 
+    def poll(self, reference: Reference) -> Digest:
+        """What the tag stands for."""
+        ...
+
 
 class Listings:
-    """Whether registries have tags, from complete listings; each repository is asked once."""
+    """Which tags registries have and lack; each repository is listed once.
 
-    def __init__(self, source: TagSource) -> None:
+    ``known`` are images that registries answered for: that a registry does not know a
+    repository counts only where it knows another.  An answer 404 counts only in the
+    registry's own words: a proxy, or a registry that has lost all, says nothing.
+    """
+
+    def __init__(self, source: TagSource, known: Iterable[Reference] = ()) -> None:
         self._source = source
-        self._known: dict[str, frozenset[str] | None] = {}
+        self._known = tuple(known)
+        self._tags: dict[str, frozenset[str] | None] = {}
+        self._answers: dict[Reference, bool] = {}
 
-    def has(self, reference: Reference) -> bool | None:
-        """Whether the registry lists the tag; None where it does not say, or there is none.
-
-        A 404 for the listing says so only in the registry's own words: a proxy or
-        a registry that answers 404 for everything says nothing.
-        """
+    def lists(self, reference: Reference) -> bool | None:
+        """Whether the registry lists the tag; None where it does not say, or there is none."""
         if reference.digest is not None or not reference.tag:
             return None
         tags = self.tags(reference)
         return None if tags is None else reference.tag in tags
 
+    def lacks(self, reference: Reference) -> bool | None:
+        """Whether the registry, asked for the tag itself, knows of none; None if it does not say.
+
+        A list alone is no proof: it may be cut short, or filtered.
+        """
+        try:
+            self._source.poll(reference)
+        except NotFound as error:
+            return error.code == MANIFEST_UNKNOWN or self._forgot(error, reference) or None
+        except DuccmakeError as error:
+            logger.info("%s: what is published of it stays", error)
+            return None
+        return False
+
     def tags(self, reference: Reference) -> frozenset[str] | None:
         """All tags of the repository; None where the registry does not say."""
-        key = str(reference).removesuffix(reference.suffix)
-        if key not in self._known:
-            self._known[key] = self._list(reference)
-        return self._known[key]
+        key = _repository(reference)
+        if key not in self._tags:
+            self._tags[key] = self._list(reference)
+        return self._tags[key]
 
     def _list(self, reference: Reference) -> frozenset[str] | None:
         try:
             return frozenset(self._source.tags(reference))
         except NotFound as error:
-            return frozenset() if error.code in ("NAME_UNKNOWN", "NAME_INVALID") else None
+            return frozenset() if self._forgot(error, reference) else None
         except DuccmakeError as error:
             logger.info("%s: what is published of it stays", error)
             return None
+
+    def _forgot(self, error: NotFound, reference: Reference) -> bool:
+        """Whether the registry has lost this repository, and not all of them."""
+        if error.code not in ("NAME_UNKNOWN", "NAME_INVALID"):
+            return False
+        others = (
+            other
+            for other in self._known
+            if other.registry == reference.registry and _repository(other) != _repository(reference)
+        )
+        other = next(others, None)
+        return other is not None and self._answered(other)
+
+    def _answered(self, reference: Reference) -> bool:
+        if reference not in self._answers:
+            self._answers[reference] = self.lacks(reference) is False
+        return self._answers[reference]
+
+
+def _repository(reference: Reference) -> str:
+    return str(reference).removesuffix(reference.suffix)
 
 
 @dataclass(slots=True)
@@ -168,20 +210,25 @@ def _why(
     reference, globs = _wishes_for(recipe, name)
     if reference is None:
         return "not in the wish list any more"
-    has = listings.has(reference)
-    if has is None:
+    listed = listings.lists(reference)
+    if listed is None:
         return ""
-    if has:
+    if listed:
         memory.note_presence(name)
         # That it was not resolved may be an error's doing: the listing decides.
         if not globs or any(reference.tag in _chosen(glob, listings) for glob in globs):
             return ""
         return "its tag is not among those that are wished for"
     since = memory.absent_since(name)
-    memory.note_absence(name, now)
-    if since is None or not confirm <= now - since:
+    if since is not None and now - since < confirm:
         return None
-    return "its tag is gone from the registry"
+    lacks = listings.lacks(reference)
+    if lacks is False:
+        memory.note_presence(name)
+    if not lacks:
+        return ""
+    memory.note_absence(name, now)
+    return None if since is None else "its tag is gone from the registry"
 
 
 def _doubt(recipe: Recipe) -> str:

@@ -22,6 +22,7 @@ from .registry.client import Client
 from .registry.once import Once
 from .registry.retry import RegistryLeftAlone, RegistryUnreachable
 from .registry.selection import ImageSource, select_image
+from .registry.tag_pages import IncompleteList
 from .store import ContentStore, Poll, PollMemory
 from .tags import TagRules
 
@@ -274,6 +275,9 @@ class Resolver:
             return known[0]
         try:
             tags = tuple(self._source.tags(reference))
+        except IncompleteList as error:
+            self.warnings.append(str(error.within(image=reference.name)))
+            return [*dict.fromkeys([*error.tags, *(known[0] if known else ())])]
         except DuccmakeError as error:
             if known is None:
                 raise

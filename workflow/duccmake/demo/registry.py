@@ -537,9 +537,11 @@ class Handler(BaseHTTPRequestHandler):
         last = query.get("last", [""])[0]
         tags = [tag for tag in self.store.tags(name) if tag > last]
         asked = query.get("n", [""])[0]
-        count = min(int(asked), self.registry.page_size) if asked.isdigit() else None
+        count = self.registry.page_size
+        if asked.isdigit():
+            count = min(int(asked), count)
         headers = {"Content-Type": "application/json"}
-        if count is not None and len(tags) > count:
+        if len(tags) > count:
             tags = tags[:count]
             after = quote(tags[-1]) if tags else ""
             headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={after}>; rel="next"'

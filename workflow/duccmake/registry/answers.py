@@ -1,14 +1,12 @@
-"""What registries answer, made sense of: manifests with their digests, pages of tags."""
+"""Manifests as registries answer them, checked against their digests; globs over tags."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
-from urllib.parse import urljoin
 
-from ..errors import DigestMismatch, InvalidReference, ManifestError, RegistryError
+from ..errors import DigestMismatch, InvalidReference, RegistryError
 from ..manifest import Index, Manifest, parse_manifest
 from ..reference import Digest
 from .transport import Reply
@@ -42,26 +40,3 @@ def parse_verified(reply: Reply, wanted: str) -> Manifest | Index:
         if text == wanted:
             algorithm = digest.algorithm
     return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)
-
-
-def tags_page(reply: Reply) -> tuple[list[str], str]:
-    """The tags of one page and the address of the next, or ""."""
-    try:
-        tags = json.loads(reply.body)["tags"] or []
-    except (ValueError, LookupError, TypeError, RecursionError):
-        tags = None
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ManifestError(
-            "the registry's list of tags cannot be read",
-            mend="see whether a proxy or a login page answers instead of the registry",
-        )
-    return tags, _next_page(reply) if "Link" in reply.headers else ""
-
-
-def _next_page(reply: Reply) -> str:
-    from requests.utils import parse_header_links  # slow to import
-
-    for link in parse_header_links(reply.headers["Link"]):
-        if link.get("rel") == "next":
-            return urljoin(reply.url, link["url"])
-    return ""

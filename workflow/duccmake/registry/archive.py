@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ..errors import InvalidReference, ManifestError, NotFound, RegistryError
+from ..errors import MANIFEST_UNKNOWN, InvalidReference, ManifestError, NotFound, RegistryError
 from ..json_object import JsonObject, parse_json
 from ..manifest import (
     OCI_CONFIG,
@@ -198,11 +198,13 @@ class _Archive:
         if len(entries) == 1:
             return entries[0]
         known = ", ".join(f"{n.repository}:{n.tag}" for e in self.entries() for n in e.names)
-        raise NotFound(
+        missing = NotFound(
             f"{self._path} has {len(entries)} such images; it has these names: "
             f"{known[:500] or 'none'}",
             mend="name one of them, as docker-archive:path:name:tag",
         )
+        missing.code = MANIFEST_UNKNOWN
+        raise missing
 
     def _member(self, name: str) -> tarfile.TarInfo:
         """A plain file of the archive, by way of the links that ``docker save`` puts into it."""

@@ -22,8 +22,8 @@ from ..errors import (
     UnsupportedImage,
 )
 from ..manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
-from ..reference import Digest, Platform, Reference
-from .answers import parse_verified, tags_page
+from ..reference import DOCKER_HUB, Digest, Platform, Reference
+from .answers import parse_verified
 from .credentials import Credentials, CredentialStore, normal_host
 from .download import Download
 from .endpoints import Endpoint, endpoints, origin
@@ -32,13 +32,16 @@ from .retry import Patience, RetryPolicy
 from .selection import select_image
 from .settings import RegistrySettings
 from .source import BlobSource
+from .tag_pages import Page, list_tags, parse_page
 from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
 
-MAX_TAGS = 1_000_000
 _TAGS_LIMIT = 16 * 1024**2
 _BODY_TRIES = 3
+_NO_HEAD = frozenset(range(400, 600)) - {408, 429}
+"""What a registry says to HEAD that may have another answer to GET."""
+
 _MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
 """A mirror that makes one wait is no help: the registry itself is there."""
 
@@ -102,7 +105,8 @@ class Client:
     def poll(self, reference: Reference) -> Digest:
         """The digest that the reference stands for now, by HEAD: it costs no pull.
 
-        Where a registry gives no digest on HEAD, the manifest is fetched.
+        Where HEAD is refused or names no digest, the manifest is fetched: only its
+        absence is one.
         """
         return self._read(
             reference, lambda endpoint, patience: self._poll(endpoint, reference, patience)
@@ -174,28 +178,20 @@ class Client:
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository, from all pages, as the registry itself lists them.
 
-        Mirrors are not asked: a pull-through cache lists only what it has.
+        Mirrors are not asked: a pull-through cache lists only what it has.  Raises
+        `IncompleteList` where it does not lead to all of them.
         """
         endpoint = origin(reference, self._settings(reference))
-        url = endpoint.url("tags/list?n=1000")
-        tags: dict[str, None] = {}
-        while url:
+
+        def ask(url: str) -> Page:
             call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
+            return self._verified(call, _TAGS_LIMIT, None, parse_page)
+
+        with _about(reference):
             try:
-                page, url_after = self._verified(call, _TAGS_LIMIT, None, tags_page)
+                return list_tags(endpoint.url("tags/list"), ask)
             except ManifestError as error:
-                raise RegistryError(f"{endpoint.host}: {error.found}", mend=error.mend) from None
-            known = len(tags)
-            tags.update(dict.fromkeys(page))
-            if url_after and (len(tags) == known or len(tags) > MAX_TAGS):
-                raise RegistryError(
-                    f"{endpoint.host} lists the tags of {endpoint.repository} without end",
-                    mend="what is known of them stays in force; ask the registry's operator",
-                )
-            if url_after and urlsplit(url_after)[:2] != urlsplit(url)[:2]:
-                raise RegistryError(f"{endpoint.host} continues its list of tags on another host")
-            url = url_after
-        return list(tags)
+                raise RegistryError(error.found, mend=error.mend) from None
 
     def resolve(
         self, reference: Reference, platform: Platform, *, digest: Digest | None = None
@@ -298,21 +294,21 @@ class Client:
             return read(endpoint, None)
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
-        url = endpoint.url(f"manifests/{reference.api_reference}")
-        reply = self._transport.exchange(
-            Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=frozenset({405})),
-            limit=0,
-            patience=patience,
-        )
-        header = reply.headers.get("Docker-Content-Digest")
-        if reply.status == 200 and header:
-            try:
-                return Digest.parse(header)
-            except InvalidReference as error:
-                raise RegistryError(
-                    f"{endpoint.host} names a wrong digest: {error.found}"
-                ) from None
-        return self._manifest(endpoint, reference.api_reference, patience).digest
+        """By HEAD; where that tells nothing, whatever its status, GET decides."""
+        host = self._transport.host(endpoint.scheme, endpoint.host)
+        reply = None
+        if not host.refuses_head:
+            url = endpoint.url(f"manifests/{reference.api_reference}")
+            call = Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=_NO_HEAD)
+            reply = self._transport.exchange(call, limit=0, patience=patience)
+            if reply.status == 200 and (header := reply.headers.get("Docker-Content-Digest")):
+                return _digest_of(header, endpoint)
+        digest = self._manifest(endpoint, reference.api_reference, patience).digest
+        # Docker Hub counts each GET as a pull.
+        if reply and reply.status in _NO_HEAD and endpoint.host != DOCKER_HUB:
+            logger.info("%s refuses HEAD (%d) and serves GET", endpoint.host, reply.status)
+            host.refuses_head = True
+        return digest
 
     def _manifest(
         self, endpoint: Endpoint, wanted: str, patience: Patience | None
@@ -351,6 +347,13 @@ class Client:
             except (RegistryError, DigestMismatch) as error:
                 failure = error
         raise failure
+
+
+def _digest_of(header: str, endpoint: Endpoint) -> Digest:
+    try:
+        return Digest.parse(header.strip())
+    except InvalidReference as error:
+        raise RegistryError(f"{endpoint.host} names a wrong digest: {error.found}") from None
 
 
 def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:

@@ -96,6 +96,7 @@ class Host:
     """The requests to one host and port, within the limits of its settings.
 
     ``shared`` is a directory: the limits then hold for all processes that name it.
+    ``refuses_head`` is noted by whoever finds that GET gets what HEAD does not.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Host:
         self.settings = settings
         self.breaker = breaker
         self.pulls = PullBudget()
+        self.refuses_head = False
         self.bytes_pace = Pace(settings.bytes_per_second, shared and shared / "bytes")
         self._requests_pace = Pace(settings.requests_per_second, shared and shared / "requests")
         self._connect_seconds = connect_seconds

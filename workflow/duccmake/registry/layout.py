@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ManifestError, NotFound
+from ..errors import MANIFEST_UNKNOWN, ManifestError, NotFound
 from ..json_object import JsonObject
 from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, check_schema, parse_manifest
-from ..reference import Digest, Reference
+from ..reference import Digest, Reference, is_tag
 from .files import copy_blob, open_plain, read_metadata, reading
 
 _REF_NAME = "org.opencontainers.image.ref.name"
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 
 
 class OciLayouts:
@@ -35,7 +33,7 @@ class OciLayouts:
         """The tags of all entries."""
         with reading(reference):
             names = map(_tag, _Layout.read(reference).entries)
-            return list(dict.fromkeys(name for name in names if _TAG.match(name)))
+            return list(dict.fromkeys(name for name in names if is_tag(name)))
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
         """A manifest or an index, verified."""
@@ -112,10 +110,12 @@ class _Layout:
             return Descriptor.parse(entries[0].members)
         known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
-        raise NotFound(
+        missing = NotFound(
             f"{reference.path} has {len(entries)} images for {what}; its tags are: {known[:500]}",
             mend="name one of them, as oci:path:tag or oci:path@digest",
         )
+        missing.code = MANIFEST_UNKNOWN
+        raise missing
 
 
 def _tag(entry: JsonObject) -> str:

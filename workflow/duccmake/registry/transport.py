@@ -45,7 +45,7 @@ _PAUSE_SECONDS = 60.0
 """How long a host is spared that kept answering 429 without saying for how long."""
 _CHUNK = 64 * 1024
 
-T = TypeVar("T")
+T = TypeVar("T", "Reply", Answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,10 @@ class Transport:
                 host.breaker.succeeded()
                 raise
             else:
-                host.breaker.succeeded()
+                if result.status >= 500:
+                    host.breaker.failed(f"{host.name} answers {result.status}")
+                else:
+                    host.breaker.succeeded()
                 return result
         raise AssertionError("the last try returns or raises")
 
