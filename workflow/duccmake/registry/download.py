@@ -222,10 +222,11 @@ class Download:
 
     def _append(self, part: IO[bytes], hasher: hashlib._Hash, response: Answer, pace: Pace) -> None:
         window_start, window_bytes = time.monotonic(), 0
+        coming = _coming(response, part.tell())
         for piece in response.pieces(CHUNK_BYTES, decode=self._wants_decoding(response)):
             self._received += len(piece)
             if part.tell() + len(piece) > self._descriptor.size:
-                raise self._mismatch("more bytes")
+                raise self._mismatch(f"{coming} bytes" if coming else "more bytes")
             _write(part, piece)
             hasher.update(piece)
             if self._progress:
@@ -268,6 +269,12 @@ def _write(part: IO[bytes], piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         rest = rest[part.write(rest) :]
+
+
+def _coming(response: Answer, offset: int) -> int:
+    """How many bytes there are of the blob, as far as the source says; else 0."""
+    length = response.headers.get("Content-Length", "")
+    return offset + int(length) if length.isdigit() and not _encoding(response) else 0
 
 
 def _encoding(response: Answer) -> str:
