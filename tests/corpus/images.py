@@ -28,6 +28,8 @@ SYMLINK_UNKNOWN = (
     "its directory covers that"
 )
 
+ROOTS_MERGE = "the kernel merges the roots of all layers, marked as opaque or not"
+
 
 def _layer() -> LayerBuilder:
     return LayerBuilder()
@@ -217,6 +219,7 @@ def _whiteouts() -> list[Case]:
             _layer().file("x").dir("d").file("d/y"),
             _layer().file(".wh..wh..opq").file("z"),
             tree={"z": file()},
+            overlay=ROOTS_MERGE,
         ),
         case(
             "opaque-of-a-directory-that-the-layer-does-not-mention",
@@ -237,7 +240,6 @@ def _whiteouts() -> list[Case]:
             _layer().whiteout("y").whiteout("d/z"),
             tree={"x": file()},
             overlay=_PUBLISHES_PARENTS,
-            store=_PUBLISHES_PARENTS,
             podman=_MAKES_PARENTS,
         ),
         case(
@@ -460,6 +462,7 @@ def _hard_links() -> list[Case]:
             _layer().symlink("a", "nowhere"),
             _layer().hardlink("b", "a"),
             tree=linked({"a": link("nowhere"), "b": link("nowhere")}, "a", "b"),
+            store="a tree of the chain's own shares files with layers, and no symlinks",
         ),
         case(
             "hard-link-to-a-fifo-and-a-device",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from duccmake import mtree
 from duccmake.demo.images import Image, Layer
 from duccmake.flatten import FlatTree, LayerTree, flatten
 from duccmake.limits import UnpackLimits
@@ -18,6 +19,7 @@ from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.layout import Layout
 from duccmake.repository.podman.layers import chain
 from duccmake.unpack import UnpackedLayer, unpack_layer
+from support.trees import Node, Tree
 
 NAME = "registry.example.org/odd/image:1"
 
@@ -157,3 +159,20 @@ def store_layers(layout: Layout, layers: Sequence[Layer]) -> tuple[Path, ...]:
         layout.root / diff.readlink().relative_to(seen) if diff.is_symlink() else diff
         for diff in tops
     )
+
+
+def shown_by_layers(published: Published, tree: Tree) -> dict[bytes, Node]:
+    """A tree without what the record says that an overlay of the published layers lacks.
+
+    Those are hard links to lower layers, and attributes of directories that layers imply.
+    """
+    entries = (entry for path in published.layer_manifests for entry in mtree.read(path))
+    links = tuple(entry.path + b"/" for entry in entries if b"lower" in entry.flags)
+    assert bool(links) == ("links" in published.losses)
+    found = {path: node for path, node in tree.items() if not (path + b"/").startswith(links)}
+    if links:
+        found = {path: replace(node, group=()) for path, node in found.items()}
+    if "directories" in published.losses:
+        plain = Node("dir", 0, 0, 0, 0)
+        found = {path: plain if node.kind == "dir" else node for path, node in found.items()}
+    return found

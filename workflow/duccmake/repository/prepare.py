@@ -136,15 +136,19 @@ class Preparation:
         layer.path.chmod(0o755)
 
     def _unmade_whiteouts(self, image: StagedImage, notes: noted.Notes) -> Counter[str]:
-        """What layers remove and their file system could not say: no overlay hides that."""
+        """What layers remove and no overlay hides: the file system, or overlayfs, cannot say it.
+
+        The kernel merges the roots of all layers, whether or not one is marked as opaque.
+        """
         lost: Counter[str] = Counter()
         for number, digest in enumerate(image.layers):
             summary = self._layout.layer_manifest(digest).with_name("layer.json")
             if summary.is_file():
                 known = json.loads(summary.read_bytes()).get("lost", {})
                 lost["whiteouts"] += known.get("whiteouts", 0)
-                if "opaque" in known:
-                    lost["whiteouts"] += len(noted.hidden(notes.get(number, ())))
+                marked = "opaque" not in known
+                hidden = noted.hidden(notes.get(number, ()))
+                lost["whiteouts"] += sum(b"/" not in path or not marked for path in hidden)
         return +lost
 
     # --- images ---------------------------------------------------------
