@@ -63,9 +63,9 @@ def outcome(work: Work, run: Run, name: str) -> tuple[str, str]:
 
 
 def assert_refused(work: Work, run: Run, name: str) -> None:
-    """The liar failed, and its reason names both values."""
+    """The liar failed, or what it had published is removed: both values are named."""
     said, reason = outcome(work, run, name)
-    assert said == "failed", run.said
+    assert said in ("failed", "removed"), run.said
     for value in LIAR.refused[0]:
         assert value.partition(":")[2][:12] in reason
     assert run.status != 0
@@ -247,7 +247,7 @@ def test_a_layer_of_duccs_that_nobody_measured_is_in_no_store_and_no_other_image
     configure(work)
     done = run(work, {"victim:1": VICTIM, "other:1": OTHER})
     assert done.status == 0, done.said
-    assert problems(work, {"victim:1": VICTIM, "other:1": OTHER}) == []
+    assert _but_for_podman(problems(work, {"victim:1": VICTIM, "other:1": OTHER})) == []
 
 
 def test_what_ducc_took_for_an_image_with_that_configuration_is_none_of_another(work: Work):
@@ -261,7 +261,7 @@ def test_what_ducc_took_for_an_image_with_that_configuration_is_none_of_another(
     done = run(work, {"victim:1": VICTIM, "own:1": OWN, "liar:1": LIAR})
     assert outcome(work, done, "victim:1") == ("converted", "")
     found = problems(work, {"victim:1": VICTIM, "own:1": OWN, "liar:1": LIAR})
-    wrong = [line for line in found if "liar:1" not in line]
+    wrong = [line for line in _but_for_podman(found) if "liar:1" not in line]
     assert wrong == [], "\n".join(wrong)
     assert work.content("team/liar:1") in (None, "good"), "its name leads to the victim's tree"
 
@@ -299,6 +299,11 @@ def test_what_was_poisoned_is_mended_though_the_liar_is_not_wished_for_any_more(
     assert done.status == 0, done.said
     assert work.content("team/victim:1") == "good"
     assert work.content("team/liar:1") in (None, "good")
+
+
+def _but_for_podman(lines: list[str]) -> list[str]:
+    """Images that are taken over from DUCC may be none of podman's: nobody measured them."""
+    return [line for line in lines if not line.startswith("podman knows 0 images as ")]
 
 
 def _poison(work: Work) -> None:

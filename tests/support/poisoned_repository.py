@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,12 @@ _RECORD = {
     "source",
 }
 _FLAT = {"format", "config", "layers", "losses", "layer_losses"}
-_LAYER = {
-    "format",
-    "digest",
-    "diff_id",
-    "blob_bytes",
-    "diff_bytes",
-    "compression",
-    "entries",
-    "lost",
+_LAYER = {"format", "digest", "blob_bytes", "diff_bytes", "compression", "entries", "lost"}
+_DUCC = {
+    *("id", "parent", "created", "compressed-diff-digest", "compressed-size", "diff-digest"),
+    "diff-size",
 }
+_STORED = {*_DUCC, "compression"}
 
 
 def poison(repository: Path, victim: tuple[str, Spec], liar: tuple[str, Spec]) -> None:
@@ -58,9 +53,10 @@ def poison(repository: Path, victim: tuple[str, Spec], liar: tuple[str, Spec]) -
     ]
     (flat_metadata / "tree.mtree").write_text("\n".join(lines) + "\n")
     _edit(flat_metadata / "flat.json", lambda members: members | {"layers": [evil.digest]})
-    origin = evil_files.parent / ".metadata/origin.json"
-    if origin.exists():
-        shutil.copy(_of(repository / ".layers", good.digest) / ".metadata/origin.json", origin)
+    _edit(
+        evil_files.parent / ".metadata/origin.json",
+        lambda members: {"origin": sorted({*members["origin"], config})},
+    )
 
     # The liar is published.
     (metadata / path).mkdir(parents=True)
@@ -86,7 +82,7 @@ def _poison_podman(repository: Path, honest: Spec, path: str, lie: Spec) -> None
     layers = json.loads((store / "overlay-layers/layers.json").read_bytes())
     (layer,) = [layer for layer in layers if layer["id"] == identity]
     layer |= {"compressed-diff-digest": evil.digest, "compressed-size": len(evil.content)}
-    _write(store / "overlay-layers/layers.json", layers)
+    _write(store / "overlay-layers/layers.json", [_reduced(_STORED, each) for each in layers])
 
     config, manifest = digest(honest.config), digest(lie.manifest)
     images = json.loads((store / "overlay-images/images.json").read_bytes())
@@ -104,21 +100,19 @@ def _poison_podman(repository: Path, honest: Spec, path: str, lie: Spec) -> None
 
 def _as_it_was(repository: Path) -> None:
     """In the formats of then, with nothing that has come since."""
-    for pattern, known, version in (
-        (".metadata/**/record.json", _RECORD, 1),
-        (".metadata/.flat/*/*/flat.json", _FLAT, 1),
-        (".layers/*/*/.metadata/layer.json", _LAYER, 2),
-    ):
-        for path in repository.glob(pattern):
-            _edit(path, _reduced(known, version))
+    for path in repository.glob(".metadata/**/record.json"):
+        _edit(path, lambda members: _reduced(_RECORD, members) | {"format": 1})
+    for path in repository.glob(".metadata/.flat/*/*/flat.json"):
+        _edit(path, lambda members: _reduced(_FLAT, members) | {"format": 1})
+    for path in repository.glob(".layers/*/*/.metadata/layers.json"):
+        (layer,) = json.loads(path.read_bytes())
+        path.write_text(json.dumps([_reduced(_DUCC, layer)], indent=1) + "\n")
+        diff_id = {"diff_id": layer["diff-digest"], "format": 2}
+        _edit(path.with_name("layer.json"), lambda m, more=diff_id: _reduced(_LAYER, m) | more)
 
 
-def _reduced(known: set[str], version: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    def reduce(members: dict[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in members.items() if key in known}
-        return kept | {"format": version}
-
-    return reduce
+def _reduced(known: set[str], members: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if key in known}
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

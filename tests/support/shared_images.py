@@ -355,12 +355,14 @@ def _size(what: str, size: Callable[[int], int], *, own: bool = False) -> Callab
         number = 1 if own else 0
         true = len(image.blobs[number].content)
         whose = "its own" if own else "a shared"
+        # A download ends with the first byte too many: nobody knows how many there were.
+        early = ((str(size(true)), "more bytes"),) if own and size(true) < true else ()
         return [
             replace(
                 image,
                 kind=f"{what} for {whose} layer",
                 stated={number: {"size": size(true)}},
-                refused=((str(size(true)), str(true)),),
+                refused=((str(size(true)), str(true)), *early),
             )
         ]
 
