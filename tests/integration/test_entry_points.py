@@ -1,0 +1,72 @@
+"""From where the workflow can be run: either Snakefile, wherever the checkout lies."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.runs import Work, checkout_copy, fresh_work
+from support.samples import AMD64, text_image
+
+PROFILE = "Using workflow specific profile {} for setting default command line arguments."
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
+    """A copy of the checkout, in which somebody wishes for an image."""
+    base = tmp_path_factory.mktemp("entry")
+    with fresh_work(base) as work:
+        work.path = work.checkout = checkout_copy(base / "checkout")
+        work.push("team/app:1", text_image("one"))
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)], products=["layers", "flat"])
+        yield work
+
+
+def snakemake(work: Work, *options: str, at: Path | None = None) -> str:
+    """All that ``snakemake`` says, run in the copy or elsewhere; it has to end well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *options],
+        cwd=at or work.path,
+        env=work.env(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_in_the_checkout_nothing_has_to_be_named(work: Work):
+    said = snakemake(work, "--dry-run")
+    assert PROFILE.format("profiles/default") in said
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert (counts["all"], counts["publish_image"]) == ("1", "1")
+
+
+def test_the_snakefile_of_the_catalogue_finds_the_same_profile_rules_and_scripts(
+    work: Work, tmp_path: Path
+):
+    relative = os.path.relpath(work.checkout / "workflow/Snakefile", tmp_path)
+    options = ("--snakefile", relative, "--directory", str(tmp_path), "--cores", "2")
+    config = ("--configfile", str(work.path / "config/config.yaml"))
+    recipe = ("--config", f"recipe={work.path}/config/recipe.yaml")
+    said = snakemake(work, *options, *config, *recipe, at=tmp_path)
+    profile = os.path.relpath(work.checkout / "workflow/profiles/default", tmp_path)
+    assert PROFILE.format(profile) in said
+    assert "duccmake: 1 converted" in said
+    content = tmp_path / "cvmfs/images.example.org" / work.named("team/app:1") / "content"
+    assert content.read_text() == "one"
+
+
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_neither_needs_a_configuration_to_be_linted(work: Work, tmp_path: Path, snakefile: str):
+    recipe = ("--config", f"recipe={work.path}/config/recipe.yaml")
+    options = ("--lint", "--snakefile", f"{work.checkout}/{snakefile}")
+    said = snakemake(work, *options, *recipe, at=tmp_path)
+    assert "Congratulations" in said
