@@ -170,3 +170,37 @@ def test_damage_in_an_auth_file_is_told_without_its_text(tmp_path):
 def test_secrets_are_not_in_the_text_of_credentials():
     text = repr(Credentials("me", "hunter2", "hunter3"))
     assert "hunter" not in text
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: "\n".join([text[:76], text[76:]]) + "\n",
+        lambda text: "\r\n\t" + text + "  ",
+        lambda text: text.rstrip("="),
+        lambda text: text.replace("+", "-").replace("/", "_"),
+    ],
+    ids=["wrapped", "indented", "without padding", "for addresses"],
+)
+def test_base64_of_auth_files_is_read_as_people_and_tools_write_it(tmp_path, written):
+    password = "p~?>" * 20 + "~~"
+    encoded = auth("me", password)["auth"]
+    assert {"+", "/", "="} <= set(encoded)
+    found = store(tmp_path, {"reg.example.org": {"auth": written(encoded)}})
+    assert found.find("reg.example.org", "app").password == password
+
+
+def test_what_is_no_base64_is_an_error_that_does_not_tell_it(tmp_path):
+    found = store(tmp_path, {"reg.example.org": {"auth": "me:hunter2"}})
+    with pytest.raises(ConfigError, match="not base64") as caught:
+        found.find("reg.example.org", "app")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_helper_is_asked_once_for_all_repositories(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    helper(tmp_path, "counting", f"echo x >> {tmp_path}/asked; echo '{{}}'")
+    found = store(tmp_path, credsStore="counting")
+    for name in ("a", "b", "c"):
+        assert found.find("reg.example.org", name) is None
+    assert (tmp_path / "asked").read_text() == "x\n"

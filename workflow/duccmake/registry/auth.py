@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from ..errors import RegistryError, Unauthorized
 from .challenge import Challenge
 from .credentials import Credentials, CredentialStore
+from .retry import RegistryUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ DEFAULT_LIFETIME_SECONDS = 60.0
 """How long a token lives whose answer does not say (distribution, token specification)."""
 
 _CLIENT_ID = "duccmake"
+_NOTHING = Challenge("")
 _MEND = (
     "give credentials in the registry's settings or log in with podman or docker, "
     "and check the name: registries answer so for what does not exist, too"
@@ -45,6 +48,11 @@ class TokenRequest:
     authorization: str = field(default="", repr=False)
     form: bytes | None = field(default=None, repr=False)
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether it carries credentials."""
+        return bool(self.authorization or self.form)
+
 
 TokenFetcher = Callable[[TokenRequest], tuple[int, bytes]]
 """Makes the request, with retries, and returns the status and the body."""
@@ -63,13 +71,27 @@ class Authorizer:
 
     Nothing is sent until the host asks; from then on tokens are fetched before
     the first request for a repository, so that each costs one exchange less.
+    Without ``store``, where a redirect led, there are only tokens that anybody gets.
+
+    ``ping`` is what the host's ``/v2/`` asks for.  That is looked at before all else
+    where there are credentials, as other clients do, and where the host refuses without
+    saying what it wants.
     """
 
-    def __init__(self, host: str, secure: bool, store: CredentialStore, fetch: TokenFetcher):
+    def __init__(
+        self,
+        host: str,
+        secure: bool,
+        store: CredentialStore | None,
+        fetch: TokenFetcher,
+        ping: Callable[[], Iterable[Challenge]],
+    ) -> None:
         self._host = host
         self._secure = secure
         self._store = store
         self._fetch = fetch
+        self._ping = ping
+        self._pinged = False
         self._challenge: Challenge | None = None
         self._grants: dict[str, _Grant] = {}
         self._locks: dict[str, threading.Lock] = {}
@@ -78,34 +100,73 @@ class Authorizer:
     def header(self, scope: Scope) -> str:
         """The header for a request, or "" while the host has not asked for one."""
         challenge = self._challenge
+        if challenge is None and not self._pinged and self._credentials(scope):
+            with contextlib.suppress(RegistryError):
+                challenge = self._learn()
         if challenge is None:
             return ""
         grant = self._grants.get(str(scope))
         if grant and grant.expires > time.monotonic():
             return grant.header
-        return self._obtain(challenge, scope, refused="", asked=False)
+        try:
+            return self._obtain(challenge, scope, refused="", asked=False)
+        except RegistryError:
+            if not self._grants:
+                raise
+            # It gave tokens before, and the host may name another realm by now.
+            self._challenge, self._pinged = None, False
+            return ""
 
-    def answer(self, challenges: Iterable[Challenge], scope: Scope, refused: str) -> str:
+    def answer(
+        self, challenges: Iterable[Challenge], scope: Scope, refused: str, *, again: bool = False
+    ) -> str:
         """A new header after a 401 to a request that carried the header ``refused``.
 
-        Raises `Unauthorized` where there is nothing better to offer.
+        ``again`` after another header has been refused as well.  Raises `Unauthorized`
+        where there is nothing better to offer.
         """
         offered = {challenge.scheme: challenge for challenge in challenges}
         challenge = offered.get("bearer") or offered.get("basic")
+        if self._store is None and not offered.get("bearer", _NOTHING).parameters.get("realm"):
+            return ""
         if challenge is None:
             schemes = ", ".join(sorted(offered)) or "nothing"
             raise Unauthorized(
                 f"{self._host} refuses {scope.repository} and asks for {schemes}", mend=_MEND
             )
+        known = self._challenge
+        if refused.startswith("Bearer ") and challenge.scheme == "basic" and known and not again:
+            # Harbor asks for Basic where a token has ended.
+            return self._obtain(known, scope, refused, asked=False)
         self._challenge = challenge
         return self._obtain(challenge, scope, refused, asked=True)
+
+    def offer(self, scope: Scope) -> str:
+        """What ``/v2/`` asks for, after a refusal that asks for nothing; "" if it does not.
+
+        Some registries say 403 or 404 to whoever offers nothing.
+        """
+        challenge = self._learn() if self._store else None
+        return self._obtain(challenge, scope, refused="", asked=False) if challenge else ""
+
+    def _learn(self) -> Challenge | None:
+        """The challenge that is known, or that of ``/v2/``."""
+        with self._lock_for(""):
+            if self._challenge is None and not self._pinged:
+                offered = {challenge.scheme: challenge for challenge in self._ping()}
+                self._challenge = offered.get("bearer") or offered.get("basic")
+                self._pinged = True
+            return self._challenge
+
+    def _credentials(self, scope: Scope) -> Credentials | None:
+        return self._store.find(self._host, scope.repository) if self._store else None
 
     def _obtain(self, challenge: Challenge, scope: Scope, refused: str, *, asked: bool) -> str:
         with self._lock_for(str(scope)):
             grant = self._grants.get(str(scope))
             if grant and grant.header != refused and grant.expires > time.monotonic():
                 return grant.header
-            credentials = self._store.find(self._host, scope.repository)
+            credentials = self._credentials(scope)
             if challenge.scheme == "basic":
                 grant = self._basic(credentials, scope, refused)
             else:
@@ -135,17 +196,12 @@ class Authorizer:
         parts = urlsplit(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryError(f"{self._host} names {realm[:200]!r} as the realm of its tokens")
-        if self._secure and parts.scheme != "https":
-            raise Unauthorized(
-                f"{self._host} wants tokens fetched from {parts.netloc} without encryption",
-                mend="this is not done: credentials would be readable on the way",
-            )
         fields = [("scope", scope) for scope in scopes]
         service = challenge.parameters.get("service", "")
         if service:
             fields.insert(0, ("service", service))
         request = _token_request(realm, fields, credentials)
-        status, body = self._fetch(request)
+        status, body = self._fetched(request)
         if request.form and status in (404, 405):
             raise Unauthorized(
                 f"{parts.netloc} knows no identity tokens", mend="log in with a password instead"
@@ -156,6 +212,22 @@ class Authorizer:
                 mend=_MEND,
             )
         return _grant(body, parts.netloc)
+
+    def _fetched(self, request: TokenRequest) -> tuple[int, bytes]:
+        """The realm's answer; by https, whatever an https host writes, unless nothing is secret."""
+        parts = urlsplit(request.url)
+        if not self._secure or parts.scheme == "https":
+            return self._fetch(request)
+        safe = parts._replace(scheme="https", netloc=parts.netloc.removesuffix(":80"))
+        try:
+            return self._fetch(replace(request, url=safe.geturl()))
+        except RegistryUnreachable:
+            if request.is_secret:
+                raise Unauthorized(
+                    f"{self._host} wants tokens fetched from {parts.netloc} without encryption",
+                    mend="this is not done: credentials would be readable on the way",
+                ) from None
+        return self._fetch(request)
 
 
 def _token_scopes(challenge: Challenge, scope: Scope, asked: bool) -> list[str]:

@@ -32,6 +32,7 @@ OUTPUT_VARIABLE = "DUCC_OUTPUT_REGISTRY_PASS"
 HELPER_TIMEOUT_SECONDS = 30.0
 
 _HUB_KEYS = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com", DOCKER_HUB})
+_URL_SAFE = str.maketrans("-_", "+/")
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
@@ -90,6 +91,7 @@ class CredentialStore:
         self._ducc = {entry.host: entry for entry in self.ducc}
         self._files: dict[Path, Mapping[str, Any]] = {}
         self._found: dict[tuple[str, str], Credentials | None] = {}
+        self._helped: dict[tuple[str, str], Credentials | None] = {}
         self._lock = threading.Lock()
 
     def find(self, host: str, repository: str) -> Credentials | None:
@@ -175,18 +177,25 @@ class CredentialStore:
         for scope in _scopes(host, repository):
             for key, helper in helpers.items():
                 if normal_key(key) == scope and isinstance(helper, str):
-                    return _ask_helper(helper, key)
+                    return self._help(helper, key)
             for key, entry in auths.items():
                 if normal_key(key) == scope and isinstance(entry, dict):
                     found = _from_entry(entry, path)
                     if found:
                         return found
                     if isinstance(members.get("credsStore"), str):
-                        return _ask_helper(members["credsStore"], key)
+                        return self._help(members["credsStore"], key)
         store = members.get("credsStore")
         if isinstance(store, str) and store:
-            return _ask_helper(store, _server_name(host))
+            return self._help(store, _server_name(host))
         return None
+
+    def _help(self, helper: str, server: str) -> Credentials | None:
+        """What a credential helper says, which is asked once for all repositories."""
+        key = (helper, server)
+        if key not in self._helped:
+            self._helped[key] = _ask_helper(*key)
+        return self._helped[key]
 
 
 def ducc_registries(environment: Mapping[str, str]) -> tuple[DuccRegistry, ...]:
@@ -249,7 +258,9 @@ def _from_entry(entry: Mapping[str, Any], path: Path) -> Credentials | None:
     encoded = entry.get("auth")
     if isinstance(encoded, str) and encoded:
         try:
-            pair = base64.b64decode(encoded, validate=True).decode()
+            # Files are put together by hand, too: wrapped, without padding, for addresses.
+            plain = "".join(encoded.split()).translate(_URL_SAFE).rstrip("=")
+            pair = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise ConfigError(
                 f"an 'auth' of {path} is not base64", mend="log in to the registry again"

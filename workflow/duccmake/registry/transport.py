@@ -20,7 +20,7 @@ from ..errors import (
     Unauthorized,
 )
 from .auth import Authorizer, Scope, TokenRequest
-from .challenge import parse_challenges
+from .challenge import Challenge, parse_challenges
 from .credentials import CredentialStore, normal_host
 from .host import Answer, Host
 from .retry import (
@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GUARDED = frozenset({401, 403, 404})
+"""What is said to those who offer no credentials, or none that are good."""
+_MAX_OFFERS = 2
+_NO_PING = frozenset(range(400, 500)) - {408, 429}
 _TOKEN_LIMIT = 1024**2
 _ERROR_LIMIT = 64 * 1024
 _ERROR_SECONDS = 10.0
@@ -61,6 +65,11 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = field(default=None, repr=False)
     accept: frozenset[int] = frozenset()
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it carries credentials of itself."""
+        return self.body is not None or "Authorization" in self.headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,7 @@ class Transport:
         self._store = store
         self.policy = policy
         self._hosts: dict[tuple[str, str], Host] = {}
-        self._authorizers: dict[tuple[str, str], Authorizer] = {}
+        self._authorizers: dict[tuple[str, str, bool], Authorizer] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -183,45 +192,56 @@ class Transport:
         return self.host(parts.scheme, parts.netloc)
 
     def _answered(self, call: Call, deadline: Deadline) -> Answer:
-        """One try: redirects followed, a 401 answered once, bad statuses raised."""
+        """One try: redirects followed, credentials offered where asked, bad statuses raised."""
         url = call.url
-        origin = self._host_of(url)
-        host = origin
+        origin = host = self._host_of(url)
         authorizer = self._authorizer(origin)
         header = authorizer.header(call.scope) if call.scope else ""
-        challenged = False
-        redirects = 0
+        offers = redirects = 0
         while True:
-            headers = dict(call.headers)
-            if header and host is origin:
-                headers["Authorization"] = header
+            headers = {**call.headers, "Authorization": header} if header else call.headers
             response = host.send(call.method, url, headers, deadline, call.body)
             status = response.status
-            if status == 401 and call.scope and host is origin and not challenged:
-                challenged = True
-                challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
-                response.discard()
-                header = authorizer.answer(challenges, call.scope, header)
+            if call.scope and status in _GUARDED and offers < _MAX_OFFERS:
+                refusal = self._refusal(call, response, host, redirected=host is not origin)
+                offers += 1
+                better = _better(authorizer, response, call.scope, header, again=offers > 1)
+                if not better and status in call.accept:
+                    return response
+                if not better:
+                    raise refusal
+                header = better
             elif status in _REDIRECTS and call.method in ("GET", "HEAD"):
                 redirects += 1
                 url = _target(response, url, redirects)
                 response.discard()
                 host = self._host_of(url)
+                authorizer = self._authorizer(host, visited=host is not origin)
+                header = authorizer.header(call.scope) if call.scope else ""
             elif status < 400 or status in call.accept:
                 return response
             else:
                 raise self._refusal(call, response, host, redirected=host is not origin)
 
-    def _authorizer(self, host: Host) -> Authorizer:
-        key = (host.scheme, host.name)
+    def _authorizer(self, host: Host, *, visited: bool = False) -> Authorizer:
+        """The authorizer of a host; one that was only redirected to gets no credentials."""
+        key = (host.scheme, host.name, visited)
         found = self._authorizers.get(key)
         if found:
             return found
+        store = None if visited else self._store
+        made = Authorizer(
+            host.name, host.scheme == "https", store, self._fetch_token, lambda: self._ping(host)
+        )
         with self._lock:
-            return self._authorizers.setdefault(
-                key,
-                Authorizer(host.name, host.scheme == "https", self._store, self._fetch_token),
-            )
+            return self._authorizers.setdefault(key, made)
+
+    def _ping(self, host: Host) -> tuple[Challenge, ...]:
+        """What the host's ``/v2/`` asks for, if no other host answers in its place."""
+        reply = self._exchange_in_place(Call("GET", f"{host.base_url}/v2/", accept=_NO_PING))
+        if not _is_same_host(host.base_url, reply.url):
+            return ()
+        return parse_challenges(reply.headers.get("WWW-Authenticate", ""))
 
     def _fetch_token(self, request: TokenRequest) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
@@ -240,20 +260,29 @@ class Transport:
         return reply.status, reply.body
 
     def _exchange_in_place(self, call: Call) -> Reply:
-        """An exchange that no redirect may lead elsewhere: it carries credentials."""
+        """An exchange that no redirect leads elsewhere with what it carries."""
 
         def attempt(deadline: Deadline) -> Reply:
-            host = self._host_of(call.url)
-            response = host.send(call.method, call.url, call.headers, deadline, call.body)
-            try:
-                if response.status in _REDIRECTS:
-                    raise RegistryError(f"{host.name} redirects a request for a token")
-                if response.status >= 400 and response.status not in call.accept:
-                    raise self._refusal(call, response, host, redirected=False)
-                body = read_body(response, _TOKEN_LIMIT, deadline)
-            finally:
-                response.close()
-            return Reply(response.status, call.url, response.headers, body)
+            url = call.url
+            for redirects in range(1, MAX_REDIRECTS + 2):
+                host = self._host_of(url)
+                response = host.send(call.method, url, call.headers, deadline, call.body)
+                try:
+                    if response.status not in _REDIRECTS:
+                        if response.status >= 400 and response.status not in call.accept:
+                            raise self._refusal(call, response, host, redirected=False)
+                        body = read_body(response, _TOKEN_LIMIT, deadline)
+                        return Reply(response.status, url, response.headers, body)
+                    target = _target(response, url, redirects)
+                finally:
+                    response.close()
+                if call.is_secret and not _is_same_host(url, target):
+                    raise RegistryError(
+                        f"{host.name} redirects a request for a token to {urlsplit(target).netloc}",
+                        mend="credentials are not taken there: ask the registry's operator",
+                    )
+                url = target
+            raise AssertionError("too many redirects are an error")
 
         return self._trying(call, attempt, None)
 
@@ -283,6 +312,16 @@ class Transport:
             missing.code = code
             return missing
         return RegistryError(what)
+
+
+def _better(
+    authorizer: Authorizer, response: Answer, scope: Scope, refused: str, *, again: bool
+) -> str:
+    """What to ask again with after a refusal, or ""; the connection is free by now."""
+    challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
+    if response.status == 401 and challenges:
+        return authorizer.answer(challenges, scope, refused, again=again)
+    return "" if refused else authorizer.offer(scope)
 
 
 def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
@@ -327,6 +366,13 @@ def _target(response: Answer, url: str, redirects: int) -> str:
             mend="this is not followed: ask the registry's operator",
         )
     return target
+
+
+def _is_same_host(url: str, target: str) -> bool:
+    """Whether a redirect stays at the host, or at most leads from http to its https."""
+    here, there = urlsplit(url), urlsplit(target)
+    ports = [parts.port or {"http": 80, "https": 443}[parts.scheme] for parts in (here, there)]
+    return here.hostname == there.hostname and (ports[0] == ports[1] or ports == [80, 443])
 
 
 def _registry_words(response: Answer) -> tuple[str, str]:
