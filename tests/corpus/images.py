@@ -453,6 +453,61 @@ def _hard_links() -> list[Case]:
             extracted="overlayfs copies a file up for a new name and so parts it from the others",
         ),
         case(
+            "hard-link-to-a-link-to-a-lower-layer",
+            _layer().file("a", "x"),
+            _layer().hardlink("b", "a").hardlink("c", "b"),
+            tree=linked(three, "a", "b", "c"),
+        ),
+        case(
+            "hard-link-to-a-link-where-a-lower-layer-has-another-file",
+            _layer().file("a", "x").file("b", "another"),
+            _layer().hardlink("b", "a").hardlink("c", "b"),
+            tree=linked(three, "a", "b", "c"),
+        ),
+        case(
+            "hard-link-to-what-the-layer-has-behind-a-lower-symlink",
+            _layer().dir("r").symlink("s", "r"),
+            _layer().file("s/a", "x").hardlink("b", "r/a"),
+            tree=linked(
+                {"r": directory(), "r/a": file("x"), "s": link("r"), "b": file("x")}, "r/a", "b"
+            ),
+            overlay=SYMLINK_UNKNOWN,
+        ),
+        case(
+            "hard-link-through-a-lower-symlink-to-what-the-layer-has",
+            _layer().dir("r").file("r/a", "old").symlink("s", "r"),
+            _layer().file("r/a", "x").hardlink("b", "s/a"),
+            tree=linked(
+                {"r": directory(), "r/a": file("x"), "s": link("r"), "b": file("x")}, "r/a", "b"
+            ),
+        ),
+        case(
+            "hard-link-to-a-link-behind-a-lower-symlink",
+            _layer().dir("r").symlink("s", "r").file("f", "x"),
+            _layer().hardlink("s/a", "f").hardlink("b", "r/a"),
+            tree=linked(
+                {
+                    "r": directory(),
+                    "r/a": file("x"),
+                    "s": link("r"),
+                    "b": file("x"),
+                    "f": file("x"),
+                },
+                "r/a",
+                "b",
+                "f",
+            ),
+            overlay=SYMLINK_UNKNOWN,
+        ),
+        case(
+            "hard-link-through-a-symlink-of-the-layer-to-a-lower-file",
+            _layer().dir("r").file("r/a", "x"),
+            _layer().symlink("s", "r").hardlink("b", "s/a"),
+            tree=linked(
+                {"r": directory(), "r/a": file("x"), "s": link("r"), "b": file("x")}, "r/a", "b"
+            ),
+        ),
+        case(
             "hard-link-to-a-symlink",
             _layer().symlink("a", "nowhere").hardlink("b", "a"),
             tree=linked({"a": link("nowhere"), "b": link("nowhere")}, "a", "b"),

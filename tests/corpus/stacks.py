@@ -163,3 +163,65 @@ PLAIN = _stacks(_changes(_TREE, _paths(_DIRECTORIES), links=False)).map(
     lambda stack: [_orderly(changes) for changes in stack]
 )
 """Directories have names of their own, so that no path leads through anything else."""
+
+
+# --- hard links by way of symlinks and of other links --------------------------
+
+_ALIASES = {"p": ["p", "l"], "q": ["q", "p/up"], "": [""]}
+"""Directories of the lowest layer, and symlinks of it that lead there."""
+
+_LOWEST = [
+    Change("dir", "p", mode=0o750),
+    Change("dir", "q", mode=0o711),
+    Change("symlink", "l", "p"),
+    Change("symlink", "p/up", "../q"),
+    *(Change("file", path, f"lowest {path}") for path in ("a", "p/a", "p/b", "q/a")),
+]
+
+
+@st.composite
+def _linked_layer(draw: st.DrawFn, there: set[str]) -> list[Change]:
+    """A layer over one that has the files ``there``, by their real paths; adds its own.
+
+    No name comes twice, nor after a link to it: where the same name means two files in a
+    layer, readers of a stream and we, who look at the whole layer, differ on purpose.
+    """
+    aliases = dict(_ALIASES)
+    changes = [Change("file", f"layer {draw(st.integers(0, 999))}")]
+    if draw(st.booleans()):
+        own = draw(st.sampled_from(["p", "q"]))
+        changes.append(Change("symlink", "own", own))
+        aliases[own] = [*aliases[own], "own"]
+    taken: set[str] = set()
+    for _ in range(draw(st.integers(1, 6))):
+        real, path = _spelled(draw, aliases, draw(st.sampled_from(["a", "b", "c"])))
+        if real in taken:
+            continue
+        if draw(st.booleans()) and there - {real}:
+            source = draw(st.sampled_from(sorted(there - {real})))
+            parent, _, name = source.rpartition("/")
+            spelled = "/".join(filter(None, [draw(st.sampled_from(aliases[parent])), name]))
+            changes.append(Change("hardlink", path, spelled))
+            taken.add(source)
+        else:
+            changes.append(Change("file", path, f"{path} {len(changes)}"))
+        taken.add(real)
+        there.add(real)
+    return changes
+
+
+def _spelled(draw: st.DrawFn, aliases: dict[str, list[str]], name: str) -> tuple[str, str]:
+    """A path that leads to no symlink, and one of its spellings."""
+    parent = draw(st.sampled_from(sorted(aliases)))
+    alias = draw(st.sampled_from(aliases[parent]))
+    return "/".join(filter(None, [parent, name])), "/".join(filter(None, [alias, name]))
+
+
+@st.composite
+def _linked(draw: st.DrawFn) -> list[list[Change]]:
+    there = {change.path for change in _LOWEST if change.kind == "file"}
+    return [_LOWEST, *(draw(_linked_layer(there)) for _ in range(draw(st.integers(1, 3))))]
+
+
+LINKED = _linked()
+"""Hard links to lower files, to links, and to what a layer has, through symlinks or not."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 
-from corpus.stacks import ANY, PLAIN, Change, layer_of
+from corpus.stacks import ANY, LINKED, PLAIN, Change, layer_of
 from duccmake.demo.images import Layer
 from duccmake.errors import LayerError
 from support import oracles, pipeline, trees
@@ -113,6 +113,18 @@ def test_names_that_come_twice_in_a_layer_end_as_with_the_others(stack: list[lis
     _check_against_others(stack)
 
 
+@needs_umoci
+@_SETTINGS
+@given(LINKED)
+def test_hard_links_by_way_of_symlinks_and_of_links_are_umocis(stack: list[list[Change]]):
+    layers = [layer_of(changes) for changes in stack]
+    with tempfile.TemporaryDirectory(prefix="stack") as directory:
+        base = Path(directory)
+        wanted = trees.snapshot(oracles.umoci(layers, base / "umoci"))
+        ours = trees.snapshot(pipeline.publish(layers, base / "ours").flat)
+    assert _differences(wanted, ours, groups=True) == []
+
+
 @dataclass(frozen=True)
 class _Views:
     """A flat tree, what the kernel makes of the layers and of podman's store, and the losses.
@@ -158,7 +170,7 @@ def test_kernel_overlay_of_published_layers_is_the_flat_tree_but_for_what_the_re
 
 @needs_overlay
 @_SETTINGS
-@given(ANY)
+@given(ANY | LINKED)
 def test_kernel_overlay_shows_another_tree_only_where_the_record_says_so_and_podmans_store_never(
     stack: list[list[Change]],
 ):

@@ -195,6 +195,23 @@ def test_hard_links_to_lower_layers_are_noted():
     assert noted_layers(layers) == {1}
 
 
+def test_links_in_a_ring_behind_a_symlink_are_to_what_the_first_leads_to_below():
+    base = layer("1", d("r"), f("r/b", "b"), symlink("s", "r"))
+    found = merged(base, layer("2", implied("s"), lower("s/a", "r/b"), lower("s/b", "r/a")))
+    assert (found["r/a"].source, found["r/b"].source) == (b"r/b", b"")
+    assert (found["r/a"].layer, found["r/b"].layer, found["r/b"].hardlink) == (0, 0, b"r/a")
+    with pytest.raises(LayerError, match="neither in its layer nor in one below"):
+        merged(base, layer("2", implied("s"), lower("s/x", "r/y"), lower("s/y", "r/x")))
+
+
+def test_a_long_chain_of_links_behind_a_symlink_is_one_file():
+    links = [lower(f"s/{number:05}", f"r/{number + 1:05}") for number in range(5000)]
+    found = merged(
+        layer("1", d("r"), symlink("s", "r")), layer("2", implied("s"), *links, f("s/05000", "x"))
+    )
+    assert {found[f"r/{number:05}"].source for number in range(5001)} == {b"s/05000"}
+
+
 def test_notes_are_read_by_the_layers_number_and_counted_by_kind(tmp_path):
     top = layer("2", d("a", 0o755, b"opaque"), f("a/y"))
     base, more = layer("1", d("a", 0o711), f("a/x")), layer("3", implied("a"), f("a/z"))

@@ -82,6 +82,24 @@ _Plain = tuple[bytes, int, bytes]
 
 _Node = _Dir | _Shared | _Plain
 
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """A hard link to what its layer has not under the name ``target``.
+
+    ``old`` is what lower layers have there.  ``children`` is the directory that the link
+    is in, once that is known.
+    """
+
+    target: bytes
+    old: _Node | None
+    name: bytes
+    children: dict[bytes, _Node] = field(default_factory=dict)
+
+
+_Place = tuple[int, bytes]
+"""A directory's children, by their identity, and a name."""
+
 GENERATED = -1
 """The layer number of what duccmake adds."""
 
@@ -228,7 +246,7 @@ class _Merge:
         # Where this layer's directories are in the tree: elsewhere where a lower layer
         # has a symlink in the way.  None: not there, or below something that is no directory.
         self._places: dict[bytes, _Dir | None] = {b".": root}
-        self._lower: dict[bytes, _Shared] = {}
+        self._links: dict[bytes, _Link] = {}
         self._moved: set[bytes] = set()
         self._unsure: list[bytes] = []
         self._hidden: dict[bytes, _Dir] = {}
@@ -237,7 +255,7 @@ class _Merge:
     def apply(self, lines: Sequence[bytes]) -> None:
         """Apply all lines of the layer's manifest, in its order (parents first)."""
         number = self._number
-        self._find_lower_links(lines)
+        self._find_links(lines)
         last_parent = b""
         children: dict[bytes, _Node] = {}
         moved = False
@@ -263,6 +281,7 @@ class _Merge:
                 self._tagged_entry(path, rest, children, name)
             else:
                 children[name] = (rest, number, path if moved else b"")
+        self._make_links()
         self._complete_notes()
 
     def _complete_notes(self) -> None:
@@ -460,10 +479,9 @@ class _Merge:
                 if path.rpartition(b"/")[0] in self._moved:
                     self.notes[path] = _tagged(_WHITEOUT, _UNHIDDEN)
             return
-        lower = self._lower.get(path)
-        if lower is not None:
-            children[name] = lower
-            self.notes[path] = _tagged(lower.rest, _UNLINKED)
+        link = self._links.get(path)
+        if link is not None:
+            link.children = children
             return
         match = _LINK_TAG.search(rest, rest.index(b" tags="))
         if match is None:
@@ -484,8 +502,10 @@ class _Merge:
             node = children[name] = _Shared(rest, layer, source or path)
         return node
 
-    def _find_lower_links(self, lines: Sequence[bytes]) -> None:
-        """Look up the targets of hard links to lower layers before anything changes."""
+    # --- hard links to what the layer has not under that name ------------
+
+    def _find_links(self, lines: Sequence[bytes]) -> None:
+        """Look up what lower layers have where links lead, before anything changes."""
         for line in lines:
             if b"lower" not in line:
                 continue
@@ -495,16 +515,62 @@ class _Merge:
                 continue
             match = _LINK_TAG.search(rest)
             assert match is not None
-            *parents, name = match[1].split(b"/")
-            found = self._walk(parents, make=False)
-            if found is None or name not in found[0].children:
-                raise LayerError(
-                    f"{decode(path)!r} is a hard link to {decode(match[1])!r}, which is "
-                    "neither in its layer nor in one below",
-                    mend="the image is broken: ask its author to build it again",
-                )
-            place, where = found
-            self._lower[path] = self._share(place.children, name, b"%b/%b" % (where, name))
+            found = self._lookup(match[1])
+            old = None
+            if found is not None and isinstance(old := found[0].get(found[1]), tuple):
+                old = self._share(*found)
+            self._links[path] = _Link(match[1], old, path.rpartition(b"/")[2])
+
+    def _make_links(self) -> None:
+        """Make the links, now that all else of the layer is in the tree.
+
+        Where one leads through a lower layer's symlink, that may be to what this layer has
+        behind it, which may be a link itself.
+        """
+        made: dict[_Place, _Node] = {}
+        waiting = {(id(link.children), link.name): link for link in self._links.values()}
+        for path, first in self._links.items():
+            chain: dict[_Place, _Link] = {}
+            place, link, found = (id(first.children), first.name), first, None
+            while place not in chain and place not in made:
+                chain[place] = link
+                found = self._lookup(link.target)
+                if found is None:
+                    break
+                place = (id(found[0]), found[1])
+                if place not in waiting:
+                    break
+                link = waiting[place]
+            node = made.get(place) or self._own(found) or link.old
+            if node is None or isinstance(node, _Dir):
+                raise self._dangling(path, first.target, node)
+            for place, link in chain.items():
+                made[place] = link.children[link.name] = node
+            self.notes[path] = _tagged(node[0] if isinstance(node, tuple) else node.rest, _UNLINKED)
+
+    def _lookup(self, target: bytes) -> tuple[dict[bytes, _Node], bytes, bytes] | None:
+        """Where an (encoded) path leads: the directory's children, the name, the real path."""
+        *parents, name = target.split(b"/")
+        found = self._walk(parents, make=False)
+        return None if found is None else (found[0].children, name, b"%b/%b" % (found[1], name))
+
+    def _own(self, found: tuple[dict[bytes, _Node], bytes, bytes] | None) -> _Node | None:
+        """What this layer has in a place, if it is no directory."""
+        node = None if found is None else found[0].get(found[1])
+        if found is None or node is None or _provider(node) != self._number:
+            return None
+        return None if isinstance(node, _Dir) else self._share(*found)
+
+    @staticmethod
+    def _dangling(path: bytes, target: bytes, node: _Node | None) -> LayerError:
+        if node is not None:
+            what = "a directory, to which no hard link can lead"
+        else:
+            what = "neither in its layer nor in one below"
+        return LayerError(
+            f"{decode(path)!r} is a hard link to {decode(target)!r}, which is {what}",
+            mend="the image is broken: ask its author to build it again",
+        )
 
 
 def _provider(node: _Node) -> int:

@@ -206,6 +206,31 @@ class Staging:
             return None
         return parent, name
 
+    def lower_path(self, path: bytes) -> bytes:
+        """Where a path leads that this layer has not, as far as its own symlinks tell."""
+        here, trail = self.root, list[bytes]()
+        pending = path.split(b"/")[::-1]
+        while pending:
+            name = pending.pop()
+            if name in (b"", b"."):
+                continue
+            if name == b"..":
+                here = here.parent or self.root
+                del trail[-1:]
+                continue
+            node = here.entries.get(name)
+            if pending and isinstance(node, Inode) and node.target is not None:
+                if node.target.startswith(b"/"):
+                    here = self.root
+                    trail.clear()
+                pending += node.target.split(b"/")[::-1]
+            elif isinstance(node, Directory):
+                here = node
+                trail.append(name)
+            else:
+                return b"/".join([*trail, name, *pending[::-1]])
+        return b"/".join(trail)
+
     def _walk(self, path: bytes, *, make: bool) -> Directory | None:
         here = self.root
         pending = path.split(b"/")[::-1]

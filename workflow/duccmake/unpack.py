@@ -285,16 +285,18 @@ class _Unpacker:
         if not target:
             raise UnsafeLayer(f"{name!r} is a hard link to the layer's root")
         source = self._staging.find(target)
-        if source is not None:
+        if source is None:
+            link = LowerLink(self._staging.lower_path(target))
+        else:
             there = source[0].entries[source[1]]
             if there is parent.entries.get(name):
                 return
             if not isinstance(there, LowerLink):
                 self._staging.make_hard_link(source, parent, name)
                 return
+            link = there
         if name in parent.entries:
             self._staging.remove(parent, name)
-        link = LowerLink(target)
         parent.entries[name] = link
         self._open_links.append((parent, name, link))
 
@@ -317,6 +319,8 @@ class _Unpacker:
                 place, node = source, source[0].entries[source[1]]
             if isinstance(node, LowerLink):
                 lower.update(chain.values())
+                for directory, waiting in chain:
+                    directory.entries[waiting] = node
                 continue
             for at, each in reversed(chain):
                 self._staging.make_hard_link(place, at, each)

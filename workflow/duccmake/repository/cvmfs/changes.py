@@ -195,7 +195,7 @@ class Changes:
             if flat.is_dir():
                 found.compare(root, relative(root, flat), _lines(staged / "tree.mtree"))
         for path, tree in self._trees.items():
-            if path.is_dir():
+            if os.path.lexists(path):
                 found.compare(root, relative(root, path), tree.listing.splitlines(keepends=True))
         return found
 
