@@ -7,11 +7,12 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.repository import ChangeSet
+from duccmake.repository import ChangeSet, podman
 from duccmake.repository.directory import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.garbage import FLAT, LAYER, Thing, remove
@@ -208,6 +209,33 @@ def test_a_tree_stays_though_its_layer_is_one_of_another_compression_and_goes_wi
     leave(repository, OTHER)
     left = {path.name for path in Paths(repository.layout).overlay.rglob("*")}
     assert left <= {"l", ".cvmfscatalog"}
+
+
+@pytest.mark.parametrize("which", ["directory", *both()])
+def test_a_link_of_an_earlier_version_gives_way_to_a_tree_though_it_leads_nowhere_here(
+    which, tmp_path, monkeypatch
+):
+    clients = {"clients_root": Path("/mounted/by/clients")}
+    if which == "directory":
+        cvmfs, repository = None, open_repository(tmp_path, **clients)
+    else:
+        cvmfs = repository_for(which, tmp_path, monkeypatch)
+        repository = cvmfs.open(**clients)
+    with monkeypatch.context() as patched:
+        patched.setattr(podman, "own_trees", lambda *arguments: {})
+        publish(repository, stage(repository, tmp_path / "staging", (APP, IMAGE)))
+    assert diff_of(repository, IMAGE).is_symlink()
+    index = Paths(repository.layout).layers
+    content = index.read_text().replace('"duccmake-verified":true', '"duccmake-verified":false')
+    with repository.lock():
+        edits = Edits(repository.path)
+        edits.file(index, content.encode())
+        repository.edit(edits)
+    image = Image((BASE, TOP, LayerBuilder().file("more").layer()))
+    publish(repository, stage(repository, tmp_path / "staging2", (OTHER, image)))
+    assert (diff_of(repository, IMAGE) / "usr/lib/new").read_text() == "new"
+    assert repository.verify(APP) == repository.verify(OTHER) == []
+    assert cvmfs is None or cvmfs.problems() == ""
 
 
 def leave(repository, name):
