@@ -100,7 +100,7 @@ class ImageRecord:
     ``losses`` counts what the repository could not keep, by kind (``xattrs``,
     ``owners``, ``modes``, ``mtimes``, ``devices`` of the flat tree; ``whiteouts``,
     ``directories``, ``links`` that its layers lack, and symlinks that they have
-    ``covered``): the manifests have the details.
+    ``covered``, as flattening notes it): the manifests have the details.
     ``unmeasured`` are trees that DUCC made, of which nobody knows what they lack.
     ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
     that were in force when the image was published; both may have moved on since.
