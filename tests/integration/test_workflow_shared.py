@@ -24,8 +24,11 @@ from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.shared_images import KINDS, STEPS, Spec, Tree, World, applied, world
 
 EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", len(KINDS)))
-TOGETHER = 12
+TOGETHER = 24
 """Sets that share a wish list, and nothing else."""
+
+_CORES = "8"
+"""More than most machines have: others need not wait while what is damaged is tried again."""
 
 CVMFS = [len(KINDS) + number for number in range(1, len(KINDS), 4)]
 PODMAN = [27, 7661]
@@ -122,7 +125,7 @@ class Batch:
     def _run(self, work: Work, root: Path, repository: str, when: str) -> None:
         names = [name for story in self.stories for name in story.current]
         work.wish(*(f"{{host}}/{name}" for name in names), cvmfs_repo=repository)
-        run = work.run()
+        run = work.run("--cores", _CORES)
         reader = Reader(root, work.host)
         for story in self.stories:
             story.look(run, reader, work.host, when)
