@@ -132,6 +132,14 @@ def test_forty_symlinks_are_followed():
     assert found["l39/x"].source == b"l0/x"
 
 
+def test_a_lower_symlink_to_a_file_gives_way_and_the_file_stays():
+    for target in ("f", "new/../f", "m", "/f/", "f/below"):
+        below = layer("1", f("f"), symlink("l", target), symlink("m", "f"))
+        found = merged(below, layer("2", implied("l"), implied("l/d"), f("l/d/x")))
+        assert set(found) == {".", "f", "l", "l/d", "l/d/x", "m"}
+        assert (found["f"].kind, found["l"].kind) == (FILE, DIR)
+
+
 def test_a_file_of_the_layer_itself_in_the_way_is_refused():
     with pytest.raises(LayerError, match="one layer"):
         merged(

@@ -362,8 +362,10 @@ class _Merge:
                 place = node
             elif node is not None and _target(node) is not None:
                 place = self._make_target(path)
-                self._moved.add(path)
-            else:
+                if place is not None:
+                    self._moved.add(path)
+            if place is None:
+                # In the place of a file, or of a symlink that leads to one, which stays.
                 self._refuse_own(node, name)
                 place = children[name] = _Dir(_IMPLIED, self._number)
             if parent_path in self._moved:
@@ -378,20 +380,21 @@ class _Merge:
                 mend="the image is broken: ask its author to build it again",
             )
 
-    def _make_target(self, path: bytes) -> _Dir:
-        """Make the directories that a symlink leads to."""
+    def _make_target(self, path: bytes) -> _Dir | None:
+        """Make the directories that a symlink leads to; None where a file is in the way."""
         found = self._walk(path.split(b"/")[1:], make=True)
-        assert found is not None
-        return found[0]
+        return found[0] if found else None
 
     def _walk(self, parts: list[bytes], *, make: bool) -> tuple[_Dir, bytes] | None:
         """Follow (encoded) components from the root, through symlinks, never above the root.
 
-        Returns the directory and where in the tree it is.
+        Returns the directory and where in the tree it is; None where a file is in the way
+        or, without ``make``, there is nothing.
         """
         trail = [self._root]
         names = [b"."]
         pending = parts[::-1]
+        made: list[tuple[dict[bytes, _Node], bytes]] = []
         hops = 0
         while pending:
             name = pending.pop()
@@ -417,13 +420,17 @@ class _Merge:
                 if target.startswith(b"/"):
                     del trail[1:], names[1:]
                 pending += [encode(part) for part in target.split(b"/")][::-1]
-            elif not make:
-                return None
-            else:
-                self._refuse_own(node, name)
-                made = trail[-1].children[name] = _Dir(_IMPLIED, self._number)
-                trail.append(made)
+            elif make and node is None:
+                made.append((trail[-1].children, name))
+                trail.append(_Dir(_IMPLIED, self._number))
+                made[-1][0][name] = trail[-1]
                 names.append(name)
+            else:
+                if make:
+                    self._refuse_own(node, name)
+                for children, name in made:
+                    children.pop(name, None)
+                return None
         return trail[-1], b"/".join(names)
 
     def _hide_all(self, path: bytes, place: _Dir) -> None:
