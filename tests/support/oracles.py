@@ -256,7 +256,7 @@ def _parent(path: str) -> str:
         real = os.path.realpath(at)
         while not os.path.lexists(real):
             real = os.path.dirname(real)
-        if os.path.islink(at) and os.path.isfile(real):
+        if os.path.islink(at) and not os.path.isdir(real):
             os.unlink(at)
     return os.path.realpath(os.path.dirname(path))
 
