@@ -20,10 +20,11 @@ import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from . import mtree
+from .disk import is_safe_time
 from .errors import LayerError
 from .manifest import ImageConfig
 from .mtree import decode, encode
@@ -168,10 +169,15 @@ def flatten_image(
 
 
 def _created_ns(config: ImageConfig) -> int:
+    """When the image was made; 0 for what is no time, such as the year 1 that Go writes then,
+    and for what not every file system keeps.
+    """
     try:
-        return int(datetime.fromisoformat(config.created).timestamp()) * 1_000_000_000
-    except (ValueError, OverflowError):
+        moment = datetime.fromisoformat(config.created)
+    except ValueError:
         return 0
+    mtime_ns = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()) * 1_000_000_000
+    return mtime_ns if mtime_ns > 0 and is_safe_time(mtime_ns) else 0
 
 
 def flatten(
