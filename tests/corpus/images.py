@@ -415,6 +415,27 @@ def _parents() -> list[Case]:
             umoci="refuses it",
             podman="refuses it",
         ),
+        case(
+            "a-symlink-of-a-lower-layer-to-a-file-in-the-way-of-a-directory",
+            _layer().file("f", "a file").symlink("l", "f"),
+            _layer().file("l/d/x", "x"),
+            tree={
+                "f": file("a file"),
+                "l": implied(),
+                "l/d": implied(),
+                "l/d/x": file("x"),
+            },
+            umoci="refuses it",
+            podman="refuses it",
+        ),
+        case(
+            "a-symlink-of-a-lower-layer-that-comes-back-to-a-file",
+            _layer().file("f", "a file").symlink("l", "new/../f"),
+            _layer().file("l/x", "x"),
+            tree={"f": file("a file"), "l": implied(), "l/x": file("x")},
+            umoci="refuses it",
+            podman="refuses it",
+        ),
     ]
 
 

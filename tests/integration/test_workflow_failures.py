@@ -184,7 +184,7 @@ BREAKAGES: dict[str, tuple[Breakage, str]] = {
 JOBS = {
     "corrupt": "fetch_blob",
     "missing-blob": "fetch_blob",
-    "diff-id": "unpack_layer",
+    "diff-id": "flatten_image",
     "escaping": "unpack_layer",
     "hole": "unpack_layer",
     "dangling": "flatten_image",

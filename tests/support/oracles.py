@@ -255,10 +255,23 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
+def _parent(path: str) -> str:
+    """Where symlinks lead from a path's parent; one that leads to a file is removed before."""
+    at = ""
+    for part in os.path.dirname(path).split("/")[1:]:
+        at = f"{at}/{part}"
+        real = os.path.realpath(at)
+        while not os.path.lexists(real):
+            real = os.path.dirname(real)
+        if os.path.islink(at) and not os.path.isdir(real):
+            os.unlink(at)
+    return os.path.realpath(os.path.dirname(path))
+
+
 def _put(
     archive: tarfile.TarFile, path: str, member: tarfile.TarInfo, times: dict[str, int]
 ) -> None:
-    parent = os.path.realpath(os.path.dirname(path))
+    parent = _parent(path)
     if os.path.islink(parent):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), parent)
     _make_way(parent, times)

@@ -139,6 +139,7 @@ def _json(item: Descriptor) -> dict[str, object]:
             "os": item.platform.os,
             "architecture": item.platform.architecture,
             **({"variant": item.platform.variant} if item.platform.variant else {}),
+            **({"os.features": item.os_features} if item.os_features else {}),
         }
     return members
 

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from duccmake import mtree
 from duccmake.errors import LayerError
@@ -14,6 +19,7 @@ from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
 from duccmake.repository import noted
 from duccmake.singularity import Generated
 from support.pipeline import digest_of
+from support.samples import AMD64
 
 ROOT = Entry(b".", DIR, flags=frozenset({b"implied"}))
 
@@ -130,6 +136,14 @@ def test_forty_symlinks_are_followed():
     links = [symlink(f"l{number}", f"l{number + 1}") for number in range(39)]
     found = merged(layer("1", *links, d("l39")), layer("2", implied("l0"), f("l0/x")))
     assert found["l39/x"].source == b"l0/x"
+
+
+def test_a_lower_symlink_to_a_file_gives_way_and_the_file_stays():
+    for target in ("f", "new/../f", "m", "/f/", "f/below"):
+        below = layer("1", f("f"), symlink("l", target), symlink("m", "f"))
+        found = merged(below, layer("2", implied("l"), implied("l/d"), f("l/d/x")))
+        assert set(found) == {".", "f", "l", "l/d", "l/d/x", "m"}
+        assert (found["f"].kind, found["l"].kind) == (FILE, DIR)
 
 
 def test_a_file_of_the_layer_itself_in_the_way_is_refused():
@@ -360,6 +374,45 @@ def test_nothing_generated_is_written_through_a_link_of_the_image(blocking, tmp_
         if path.is_file():
             name = os.fsencode(path.relative_to(tmp_path / "image" / "generated"))
             assert b"generated" in found[name].flags
+
+
+def generated_times(created: str) -> set[int]:
+    config = ImageConfig(AMD64, (), created=created)
+    with tempfile.TemporaryDirectory() as directory:
+        flatten_image([], config, Path(directory), name="sha256:x", mount_points=["/srv"])
+        entries = list(mtree.read(Path(directory) / "image" / "tree.mtree"))
+    return {entry.mtime_ns for entry in entries if b"generated" in entry.flags}
+
+
+@pytest.mark.parametrize(
+    ("created", "seconds"),
+    [
+        ("2024-01-01T00:00:00Z", 1704067200),
+        ("2024-01-01T02:00:00.123456789+02:00", 1704067200),
+        ("2024-01-01T00:00:00", 1704067200),
+        ("1970-01-01T00:00:01Z", 1),
+        ("0001-01-01T00:00:00Z", 0),
+        ("0001-01-01T00:00:00+14:00", 0),
+        ("1969-12-31T23:59:59Z", 0),
+        ("2262-04-12T00:00:00Z", 0),
+        ("9999-12-31T23:59:59-14:00", 0),
+        ("yesterday", 0),
+        ("", 0),
+    ],
+)
+def test_generated_files_are_as_old_as_the_image_or_of_no_time(created, seconds, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert generated_times(created) == {seconds * 10**9}
+    time.tzset()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.datetimes().map(datetime.isoformat) | st.text())
+def test_generated_files_have_a_time_that_every_file_system_keeps(created):
+    (found,) = generated_times(created)
+    assert 0 <= found < 2**31 * 10**9
 
 
 def test_the_result_is_the_same_each_time_and_appears_at_once(tmp_path: Path):

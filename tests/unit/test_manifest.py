@@ -198,6 +198,23 @@ def test_what_is_no_container_image_is_refused_with_its_type(raw, named):
         parse_manifest(raw)
 
 
+@pytest.mark.parametrize("kind", ["", "application/octet-stream", "application/json", "text/html"])
+@pytest.mark.parametrize("media_type", [DOCKER_MANIFEST, OCI_MANIFEST])
+def test_a_configuration_of_a_type_that_old_clients_wrote_is_one(kind, media_type):
+    raw = image(mediaType=media_type, config=descriptor(kind))
+    assert isinstance(parse_manifest(raw), Manifest)
+    with pytest.raises(UnsupportedImage, match="spdx"):
+        parse_manifest(image(config=descriptor(kind), artifactType="application/spdx+json"))
+
+
+@pytest.mark.parametrize("kind", [".tar", ".tar.gzip", ".tar.zst", ".tar.zstd"])
+def test_layers_are_of_the_types_that_podman_and_docker_write(kind):
+    for where in ("rootfs.diff", "rootfs.foreign.diff"):
+        if where == "rootfs.diff" or ".zst" not in kind:
+            layer = descriptor(f"application/vnd.docker.image.{where}{kind}")
+            assert isinstance(parse_manifest(image(layers=[layer])), Manifest)
+
+
 def test_an_image_without_layers_is_an_image():
     found = parse_manifest(image(layers=[]))
     assert isinstance(found, Manifest) and found.layers == ()
@@ -231,6 +248,30 @@ def test_attestations_never_serve_and_are_no_platform():
     assert [str(item.digest) for item in found.candidates(AMD64)] == [OTHER]
     assert found.platforms == (AMD64,)
     assert found.candidates(Platform("unknown", "unknown")) == ()
+
+
+def with_features(platform: str, features: object, digest: str = DIGEST) -> dict[str, object]:
+    found = entry(platform, digest)
+    found["platform"]["os.features"] = features  # type: ignore[index]
+    return found
+
+
+def test_entries_that_need_features_of_the_system_are_passed_over():
+    special = with_features("linux/amd64", ["nydus.remoteimage.v1", "x"])
+    found = parsed(special, entry("linux/amd64", OTHER))
+    assert [str(item.digest) for item in found.candidates(AMD64)] == [OTHER]
+    assert found.platforms == (AMD64,)
+    assert found.special == ("linux/amd64 with nydus.remoteimage.v1 and x",)
+    nested = {**special, "mediaType": OCI_INDEX}
+    unnamed = {**entry(), "platform": {"os.features": ["x"]}}
+    assert parsed(special, nested, unnamed).candidates(AMD64) == ()
+
+
+@pytest.mark.parametrize("features", [[], None])
+def test_entries_that_need_no_feature_match(features):
+    found = parsed(with_features("linux/amd64", features))
+    assert [str(item.digest) for item in found.candidates(AMD64)] == [DIGEST]
+    assert found.special == ()
 
 
 def test_a_platform_that_climbs_out_of_its_directory_means_nothing():
@@ -312,8 +353,8 @@ def test_diff_ids_fewer_or_more_than_the_layers_are_refused(layers):
         config(rootfs=...),
         config(rootfs={"diff_ids": "x"}),
         config(rootfs={"diff_ids": ["sha256:../../x"]}),
-        config(os=...),
-        config(architecture=""),
+        config(os=7),
+        config(architecture=["amd64"]),
         config(config={"Env": "A=b"}),
         config(config={"Env": [1]}),
         config(architecture="../../etc"),
@@ -344,6 +385,22 @@ def test_a_rootfs_that_is_not_made_of_layers_is_refused_with_its_type(kind):
 @pytest.mark.parametrize("kind", [None, ...])
 def test_a_rootfs_without_a_type_is_made_of_layers(kind):
     assert ImageConfig.parse(rootfs(kind)).diff_ids
+
+
+@pytest.mark.parametrize("os", ["linux", "", None, ...])
+@pytest.mark.parametrize("architecture", ["amd64", "", None, ...])
+def test_what_a_configuration_leaves_out_of_its_platform_serves_any_wish(os, architecture):
+    found = ImageConfig.parse(config(os=os, architecture=architecture)).platform
+    assert AMD64.matches(found)
+    assert Platform("linux", "arm", "v7").matches(found) is (architecture != "amd64")
+    assert Platform("windows", "amd64").matches(found) is (os != "linux")
+
+
+def test_labels_that_are_null_are_empty():
+    found = ImageConfig.parse(config(config={"Labels": {"a": None, "b": "x"}}))
+    assert found.labels == {"a": "", "b": "x"}
+    with pytest.raises(ManifestError, match="Labels"):
+        ImageConfig.parse(config(config={"Labels": {"a": 7}}))
 
 
 JSON = st.recursive(

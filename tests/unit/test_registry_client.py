@@ -212,6 +212,38 @@ def test_an_index_that_has_another_size_for_a_manifest_is_refused(registry, lie,
         assert client.resolve(reference(registry, "team/app:1"), AMD64)
 
 
+@pytest.mark.parametrize(
+    "missing", [Platform("", ""), Platform("linux", ""), Platform("", "arm64")]
+)
+def test_what_a_configuration_leaves_open_an_index_or_else_the_wish_says(registry, missing):
+    store, arm = registry.store, Platform("linux", "arm64", "v8")
+    alone = add_image(store, "team/app", "alone", config_platform=missing)
+    named = add_image(store, "team/app", platform=arm, config_platform=missing)
+    unnamed = add_image(store, "team/app", platform=None, config_platform=missing)
+    add_index(store, "team/app", "named", [named.manifest])
+    add_index(store, "team/app", "unnamed", [unnamed.manifest])
+    with Client({}) as client:
+        for name, image in {"alone": alone, "named": named, "unnamed": unnamed}.items():
+            found = client.resolve(reference(registry, f"team/app:{name}"), arm)[1]
+            assert found.digest == image.manifest.digest
+        with pytest.raises(UnsupportedImage, match="linux/arm64/v8"):
+            client.resolve(reference(registry, "team/app:named"), AMD64)
+
+
+def test_an_entry_that_needs_a_feature_is_passed_over_and_named_where_there_is_no_other(registry):
+    store = registry.store
+    special, plain = (
+        add_image(store, "team/app", layers=(text,)).manifest for text in (b"1", b"2")
+    )
+    entries = [replace(special, os_features=("nydus.remoteimage.v1",)), plain]
+    add_index(store, "team/app", "1", entries)
+    add_index(store, "team/app", "2", entries[:1])
+    with Client({}) as client:
+        assert client.resolve(reference(registry, "team/app:1"), AMD64)[1].digest == plain.digest
+        with pytest.raises(UnsupportedImage, match=r"only for: linux/amd64 with nydus\.remote"):
+            client.resolve(reference(registry, "team/app:2"), AMD64)
+
+
 def test_indexes_nested_without_end_are_given_up(registry):
     entry = add_image(registry.store, "team/app").manifest
     for _ in range(40):

@@ -218,6 +218,12 @@ def test_labels_are_the_images_before_ours() -> None:
     assert labels["org.label-schema.usage.singularity.deffile.from"] == "sha256:00"
 
 
+def test_labels_say_no_architecture_where_the_image_says_none() -> None:
+    config = replace(PLAIN, platform=Platform("linux", ""))
+    labels = json.loads(tree(config)[b".singularity.d/labels.json"].content)
+    assert "org.label-schema.build-arch" not in labels
+
+
 # The scripts
 
 

@@ -103,6 +103,13 @@ def test_what_the_image_runs_is_kept_and_says_that_it_is_thin(make):
     assert ImageConfig.parse(json.dumps(config).encode(), layers=1).working_dir == "/work"
 
 
+def test_a_thin_image_names_the_platform_that_its_source_s_configuration_leaves_out():
+    config, _ = made(
+        docker_form([source(architecture="", os=None)], REPOSITORY, "12", several=False)
+    )
+    assert (config["architecture"], config["os"]) == ("amd64", "linux")
+
+
 @pytest.mark.parametrize("runtime", [None, {}, {"Env": None}])
 def test_an_image_that_says_nothing_of_how_it_runs_has_a_thin_one(runtime):
     config, _ = made(docker_form([source(config=runtime)], REPOSITORY, "12", several=False))

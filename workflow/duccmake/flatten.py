@@ -20,10 +20,11 @@ import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from . import mtree
+from .disk import is_safe_time
 from .errors import LayerError
 from .manifest import ImageConfig
 from .mtree import decode, encode
@@ -186,10 +187,15 @@ def flatten_image(
 
 
 def _created_ns(config: ImageConfig) -> int:
+    """When the image was made; 0 for what is no time, such as the year 1 that Go writes then,
+    and for what not every file system keeps.
+    """
     try:
-        return int(datetime.fromisoformat(config.created).timestamp()) * 1_000_000_000
-    except (ValueError, OverflowError):
+        moment = datetime.fromisoformat(config.created)
+    except ValueError:
         return 0
+    mtime_ns = int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()) * 1_000_000_000
+    return mtime_ns if mtime_ns > 0 and is_safe_time(mtime_ns) else 0
 
 
 def flatten(
@@ -381,8 +387,10 @@ class _Merge:
                 place = node
             elif node is not None and _target(node) is not None:
                 place = self._make_target(path)
-                self._moved.add(path)
-            else:
+                if place is not None:
+                    self._moved.add(path)
+            if place is None:
+                # In the place of a file, or of a symlink that leads to one, which stays.
                 self._refuse_own(node, name)
                 place = children[name] = _Dir(_IMPLIED, self._number)
             if parent_path in self._moved:
@@ -397,20 +405,21 @@ class _Merge:
                 mend="the image is broken: ask its author to build it again",
             )
 
-    def _make_target(self, path: bytes) -> _Dir:
-        """Make the directories that a symlink leads to."""
+    def _make_target(self, path: bytes) -> _Dir | None:
+        """Make the directories that a symlink leads to; None where a file is in the way."""
         found = self._walk(path.split(b"/")[1:], make=True)
-        assert found is not None
-        return found[0]
+        return found[0] if found else None
 
     def _walk(self, parts: list[bytes], *, make: bool) -> tuple[_Dir, bytes] | None:
         """Follow (encoded) components from the root, through symlinks, never above the root.
 
-        Returns the directory and where in the tree it is.
+        Returns the directory and where in the tree it is; None where a file is in the way
+        or, without ``make``, there is nothing.
         """
         trail = [self._root]
         names = [b"."]
         pending = parts[::-1]
+        made: list[tuple[dict[bytes, _Node], bytes]] = []
         hops = 0
         while pending:
             name = pending.pop()
@@ -436,13 +445,17 @@ class _Merge:
                 if target.startswith(b"/"):
                     del trail[1:], names[1:]
                 pending += [encode(part) for part in target.split(b"/")][::-1]
-            elif not make:
-                return None
-            else:
-                self._refuse_own(node, name)
-                made = trail[-1].children[name] = _Dir(_IMPLIED, self._number)
-                trail.append(made)
+            elif make and node is None:
+                made.append((trail[-1].children, name))
+                trail.append(_Dir(_IMPLIED, self._number))
+                made[-1][0][name] = trail[-1]
                 names.append(name)
+            else:
+                if make:
+                    self._refuse_own(node, name)
+                for children, name in made:
+                    children.pop(name, None)
+                return None
         return trail[-1], b"/".join(names)
 
     def _hide_all(self, path: bytes, place: _Dir) -> None:

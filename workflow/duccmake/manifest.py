@@ -31,6 +31,9 @@ DOCKER_SCHEMA_1 = frozenset(
 MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
 CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+_UNSAID_TYPES = frozenset({"", "application/octet-stream", "application/json", "text/html"})
+"""What old clients and registries wrote for a configuration's type; Docker takes them for one."""
+
 ACCEPT = ", ".join([OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST])
 """The Accept header of every manifest request."""
 
@@ -41,6 +44,7 @@ LAYER_TYPES = frozenset(
         "application/vnd.oci.image.layer.v1.tar+zstd",
         "application/vnd.docker.image.rootfs.diff.tar",
         "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar.zst",
         "application/vnd.docker.image.rootfs.diff.tar.zstd",
     }
 )
@@ -49,6 +53,7 @@ FOREIGN_LAYER_TYPES = frozenset(
         "application/vnd.oci.image.layer.nondistributable.v1.tar",
         "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
         "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
     }
 )
@@ -68,6 +73,7 @@ class Descriptor:
     urls: tuple[str, ...] = ()
     platform: Platform | None = None
     artifact_type: str = ""
+    os_features: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, value: object) -> Descriptor:
@@ -78,13 +84,15 @@ class Descriptor:
         except InvalidReference as error:
             raise ManifestError(f"a descriptor's digest is wrong: {error.found}") from None
         members = replace(members, what=f"the descriptor of {digest}")
+        platform = members.nested("platform")
         return cls(
             media_type=members.text("mediaType"),
             digest=digest,
             size=members.size("size"),
             urls=members.texts("urls"),
-            platform=_platform(members.nested("platform")),
+            platform=_platform(platform),
             artifact_type=members.text("artifactType"),
+            os_features=platform.texts("os.features"),
         )
 
     def verify(self, content: bytes) -> bytes:
@@ -131,29 +139,25 @@ class Index:
         """Entries that may serve ``platform``, best first: matches, then nested indexes.
 
         The first match counts (image-spec, image-index.md); entries for
-        ``unknown/unknown`` are attestations and never match a wish.
+        ``unknown/unknown`` are attestations and never match a wish, and those that need
+        features of the operating system match none that has no such.
         """
-        matching = [
-            entry
-            for entry in self.manifests
-            if entry.platform
-            and entry.platform.os != _UNKNOWN.os
-            and entry.media_type not in INDEX_TYPES
-            and platform.matches(entry.platform)
-        ]
-        unnamed = [
-            entry
-            for entry in self.manifests
-            if entry.platform is None
-            and entry.media_type not in INDEX_TYPES
-            and not entry.artifact_type
-        ]
+        entries = [entry for entry in self.manifests if not entry.os_features]
         nested = [
             entry
-            for entry in self.manifests
+            for entry in entries
             if entry.media_type in INDEX_TYPES
             and (entry.platform is None or platform.matches(entry.platform))
         ]
+        images = [entry for entry in entries if entry.media_type not in INDEX_TYPES]
+        matching = [
+            entry
+            for entry in images
+            if entry.platform
+            and entry.platform.os != _UNKNOWN.os
+            and platform.matches(entry.platform)
+        ]
+        unnamed = [entry for entry in images if entry.platform is None and not entry.artifact_type]
         return tuple(matching + nested + unnamed)
 
     @property
@@ -162,7 +166,16 @@ class Index:
         return tuple(
             entry.platform
             for entry in self.manifests
-            if entry.platform and entry.platform.os != _UNKNOWN.os
+            if entry.platform and entry.platform.os != _UNKNOWN.os and not entry.os_features
+        )
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """Its platforms that need features of the operating system, in words."""
+        return tuple(
+            f"{entry.platform} with {' and '.join(entry.os_features)}"
+            for entry in self.manifests
+            if entry.platform and entry.os_features
         )
 
 
@@ -230,7 +243,7 @@ def check_schema(members: JsonObject) -> None:
 def _image_manifest(members: JsonObject, media_type: str, digest: Digest, raw: bytes) -> Manifest:
     config = Descriptor.parse(members.get("config"))
     artifact = members.text("artifactType")
-    if config.media_type not in CONFIG_TYPES:
+    if config.media_type not in (CONFIG_TYPES if artifact else CONFIG_TYPES | _UNSAID_TYPES):
         raise UnsupportedImage(
             f"an artifact of type {artifact or config.media_type!r} is not a container image",
             mend="remove the entry from the wish list",
@@ -284,11 +297,8 @@ class ImageConfig:
                 f"the configuration has {len(diff_ids)} diff_ids for {layers} layers"
             )
         runtime = members.nested("config")
-        platform = _platform(members)
-        if platform in (None, _UNKNOWN):
-            raise ManifestError("the configuration names no architecture or operating system")
         return cls(
-            platform=platform,
+            platform=_own_platform(members),
             diff_ids=diff_ids,
             env=runtime.texts("Env"),
             entrypoint=runtime.texts("Entrypoint"),
@@ -302,18 +312,30 @@ class ImageConfig:
 
 
 def _platform(members: JsonObject) -> Platform | None:
-    """A platform of an index entry or a configuration; `_UNKNOWN` for names that mean nothing.
+    """The platform of an index entry; `_UNKNOWN` for names that mean nothing, None for none."""
+    found = _any_platform(members)
+    return found if found.os and found.architecture else None
+
+
+def _own_platform(members: JsonObject) -> Platform:
+    """The platform of a configuration, with empty names where it has none."""
+    found = _any_platform(members)
+    if found == _UNKNOWN:
+        raise ManifestError("the configuration names no architecture or operating system")
+    return found
+
+
+def _any_platform(members: JsonObject) -> Platform:
+    """What is there of a platform; `_UNKNOWN` for names that mean nothing.
 
     Architectures as ``uname -m`` and Debian call them stand for Go's names, as
     containerd reads them.
     """
-    os, architecture, variant = map(members.text, ("os", "architecture", "variant"))
-    if not os or not architecture:
-        return None
-    architecture = _ARCHITECTURES.get(architecture.lower(), architecture)
+    names = (members.text(name).lower() for name in ("os", "architecture", "variant"))
+    os, architecture, variant = names
+    architecture = _ARCHITECTURES.get(architecture, architecture)
     try:
-        return Platform.parse(
-            "/".join(part for part in (os, architecture, variant) if part).lower()
-        )
+        Platform.parse("/".join((os or "x", architecture or "x", variant or "x")))
     except InvalidReference:
         return _UNKNOWN
+    return Platform(os, architecture, variant)

@@ -94,11 +94,14 @@ class Platform:
         """Whether ``other`` (of an index entry or image config) serves this wish.
 
         A wish without variant takes any variant; ``arm64`` alone means ``v8``
-        (image-spec, image-index.md, "Platform Variants").
+        (image-spec, image-index.md, "Platform Variants").  What ``other`` leaves empty
+        serves any wish.
         """
-        if (self.os, self.architecture) != (other.os, other.architecture):
+        if other.os not in ("", self.os) or other.architecture not in ("", self.architecture):
             return False
-        return not self.variant or self.variant == (other.variant or _default_variant(other))
+        if not self.variant or not (other.architecture or other.variant):
+            return True
+        return self.variant == (other.variant or _default_variant(other))
 
     @property
     def label(self) -> str:

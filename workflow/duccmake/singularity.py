@@ -166,9 +166,10 @@ def _quoted(text: str) -> str:
 def _labels(config: ImageConfig, name: str) -> str:
     """The image's labels, and where it has none of that name those of a Singularity build."""
     schema = "org.label-schema."
+    architecture = config.platform.architecture
     labels: Mapping[str, str] = {
         f"{schema}schema-version": "1.0",
-        f"{schema}build-arch": config.platform.architecture,
+        **({f"{schema}build-arch": architecture} if architecture else {}),
         f"{schema}usage.singularity.deffile.bootstrap": "docker",
         f"{schema}usage.singularity.deffile.from": name,
         **config.labels,

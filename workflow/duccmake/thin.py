@@ -239,13 +239,14 @@ def _config(source: Source, archive: bytes) -> bytes:
     runtime = dict(known.get("config") or {})
     environment = [text for text in runtime.get("Env") or () if not text.startswith(_MARK)]
     runtime["Env"] = [*environment, f"{_MARK}true"]
-    platform = ("architecture", "os", "variant", "os.version", "os.features")
+    parts = ("architecture", "os", "variant", "os.version", "os.features")
+    named = {"architecture": source.platform.architecture, "os": source.platform.os}
     created = known.get("created") or "1970-01-01T00:00:00Z"
     diff_id = f"sha256:{hashlib.sha256(archive).hexdigest()}"
     return _dump(
         {
             "created": created,
-            **{key: known[key] for key in platform if known.get(key)},
+            **{key: value for key in parts if (value := known.get(key) or named.get(key))},
             "config": runtime,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "history": [{"created": created, "created_by": f"duccmake: {source.reference.name}"}],

@@ -63,14 +63,14 @@ def select_image(
         config = _config(source, reference, top)
         if platform.matches(config.platform):
             return top.digest, top, config
-        raise _no_platform(platform, [config.platform]).within(image=reference.name)
-    seen: list[Platform] = []
+        raise _no_platform(platform, [str(config.platform)]).within(image=reference.name)
+    seen: list[str] = []
     for found, named in _candidates(source, reference, top, platform, seen, MAX_INDEX_DEPTH):
         config = _config(source, reference, found)
         # An index's word counts more than the configuration's, which often lacks the variant.
         if named or platform.matches(config.platform):
             return top.digest, found, config
-        seen.append(config.platform)
+        seen.append(str(config.platform))
     raise _no_platform(platform, seen).within(image=reference.name)
 
 
@@ -79,11 +79,12 @@ def _candidates(
     reference: Reference,
     index: Index,
     platform: Platform,
-    seen: list[Platform],
+    seen: list[str],
     depth: int,
 ) -> Iterator[tuple[Manifest, bool]]:
     """Manifests that may serve, best first, and whether an index names their platform."""
-    seen += index.platforms
+    seen += map(str, index.platforms)
+    seen += index.special
     for entry in index.candidates(platform)[:MAX_INDEX_ENTRIES]:
         try:
             found = source.manifest(reference, entry.digest)
@@ -108,8 +109,8 @@ def _config(source: ImageSource, reference: Reference, manifest: Manifest) -> Im
         raise error.within(image=reference.name) from None
 
 
-def _no_platform(wanted: Platform, there: Iterable[Platform]) -> UnsupportedImage:
-    names = ", ".join(sorted({str(platform) for platform in there})) or "none"
+def _no_platform(wanted: Platform, there: Iterable[str]) -> UnsupportedImage:
+    names = ", ".join(sorted(set(there))) or "none"
     return UnsupportedImage(
         f"there is no image for {wanted}, only for: {names}",
         mend="wish for one of these platforms, or remove the entry",
