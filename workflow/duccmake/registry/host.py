@@ -33,6 +33,7 @@ from .budget import PullBudget
 from .pace import Connections, Pace
 from .retry import Breaker, Deadline, RegistryUnreachable, TryAgain
 from .settings import RegistrySettings
+from .verbatim import TARGET, target_of, verbatim
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +202,8 @@ class Host:
         try:
             return (self._pool or self._pools).urlopen(
                 method,
-                url.removeprefix(self.base_url) if self._pool else url,
-                headers={**_ALWAYS, **headers},
+                "/" if self._pool else f"{self.base_url}/",
+                headers={**_ALWAYS, **headers, TARGET: target_of(url, whole=self._pool is None)},
                 body=body,
                 redirect=False,
                 retries=_NO_RETRIES,
@@ -290,7 +291,7 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
         options["ssl_context"] = _tls_context(settings.ca_file)
     proxy = _proxy(base_url)
     if not proxy:
-        return urllib3.PoolManager(**options)
+        return verbatim(urllib3.PoolManager(**options))
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = {}
     if parts.username:
@@ -298,7 +299,8 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
         headers = urllib3.make_headers(proxy_basic_auth=pair)
     host = parts.netloc.rpartition("@")[2]
     try:
-        return urllib3.ProxyManager(f"{parts.scheme}://{host}", proxy_headers=headers, **options)
+        url = f"{parts.scheme}://{host}"
+        return verbatim(urllib3.ProxyManager(url, proxy_headers=headers, **options))
     except (HTTPError, ValueError):
         raise ConfigError(
             f"the proxy {host} of the environment cannot be used",
