@@ -137,7 +137,8 @@ class Client:
             )
 
         def read(endpoint: Endpoint, patience: Patience | None) -> bytes:
-            call = Call("GET", endpoint.url(f"blobs/{descriptor.digest}"), endpoint.pull)
+            url = endpoint.url(f"blobs/{descriptor.digest}")
+            call = Call("GET", url, endpoint.pull, is_verified=True)
 
             def parse(reply: Reply) -> bytes:
                 return descriptor.verify(reply.body)

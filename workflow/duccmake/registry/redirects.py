@@ -11,8 +11,11 @@ MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-def redirected(response: Answer, url: str, redirects: int) -> str:
-    """Where a redirect leads; the address itself may be signed and stays out of messages."""
+def redirected(response: Answer, url: str, redirects: int, *, plain: bool = False) -> str:
+    """Where a redirect leads; the address itself may be signed and stays out of messages.
+
+    From https it leads to http only where that is allowed as ``plain``.
+    """
     here = urlsplit(url)
     location = response.headers.get("Location", "")
     try:
@@ -27,11 +30,12 @@ def redirected(response: Answer, url: str, redirects: int) -> str:
     if not is_place:
         response.close()
         raise RegistryError(f"{here.netloc} redirects to nowhere")
-    if here.scheme == "https" and there.scheme == "http":
+    if here.scheme == "https" and there.scheme == "http" and not plain:
         response.close()
         raise RegistryError(
             f"{here.netloc} redirects to {there.netloc} without encryption",
-            mend="this is not followed: ask the registry's operator",
+            mend="this is not followed; where it is about layers, the registry's setting "
+            "plain_blobs: true allows it",
         )
     return target
 

@@ -56,6 +56,7 @@ class Call:
     """One request as its caller means it.
 
     ``accept`` are the statuses of 400 and above that are an answer, not an error.
+    ``is_verified``: the caller knows the digest of what has to come.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = field(default=None, repr=False)
     accept: frozenset[int] = frozenset()
+    is_verified: bool = False
 
     @property
     def is_secret(self) -> bool:
@@ -212,7 +214,8 @@ class Transport:
                 header = better
             elif status in REDIRECTS and call.method in ("GET", "HEAD"):
                 redirects += 1
-                url = redirected(response, url, redirects)
+                plain = call.is_verified and origin.settings.plain_blobs
+                url = redirected(response, url, redirects, plain=plain)
                 response.discard()
                 host = self._host_of(url)
                 authorizer = self._authorizer(host, visited=host is not origin)
