@@ -235,9 +235,17 @@ class Host:
                 )
             if isinstance(cause, LocationValueError):
                 return RegistryError(f"{self.name} is not a host that can be asked")
-        mend = "see whether the registry is up and reachable from here"
-        return TryAgain(
-            RegistryUnreachable(f"{self.name} cannot be reached: {_reason(causes)}", mend=mend)
+        mend = f"see whether the registry is up and reachable from here{self.other_scheme}"
+        reason = _reason(causes)
+        unreachable = RegistryUnreachable(f"{self.name} cannot be reached: {reason}", mend=mend)
+        return unreachable if reason == _PLAIN else TryAgain(unreachable)
+
+    @property
+    def other_scheme(self) -> str:
+        """What to do where a host is asked in the wrong way, for the end of a sentence."""
+        other = "http" if self.scheme == "https" else "https"
+        return (
+            f"; if it has {other} alone, write {other}:// or registries.{self.name}.scheme: {other}"
         )
 
 
@@ -261,7 +269,14 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 )
 
 
+_PLAIN = "it speaks plain http"
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+"""How OpenSSL calls an answer that is no TLS."""
+
+
 def _reason(causes: list[BaseException]) -> str:
+    if any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        return _PLAIN
     for kind, words in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
             return words

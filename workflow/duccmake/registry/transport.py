@@ -313,6 +313,8 @@ class Transport:
             missing = NotFound(what, mend="check the repository and the tag, or remove the entry")
             missing.code = code
             return missing
+        if status == 400 and host.scheme == "http" and not code:
+            return RegistryError(what, mend=f"see what it says{host.other_scheme}")
         return RegistryError(what)
 
 
