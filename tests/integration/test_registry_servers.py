@@ -136,6 +136,18 @@ def test_basic_authentication_behind_tls_with_a_private_authority(tmp_path, stor
             client.poll(reference)
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+def test_a_registry_that_is_asked_in_the_wrong_way_is_told_how_to_write_it(tmp_path, secure):
+    ca, certificate, key = servers.certificate(tmp_path)
+    wrong, right = ("http", "https") if secure else ("https", "http")
+    with (
+        docker_registry(tmp_path / "r", tls=(certificate, key) if secure else None) as registry,
+        Client({registry.host: RegistrySettings(ca_file=ca)}, tries=1) as client,
+        pytest.raises(RegistryError, match=rf"registries\.{registry.host}\.scheme: {right}\b"),
+    ):
+        client.poll(Reference.parse(f"{wrong}://{registry.host}/team/app:1"))
+
+
 def test_an_auth_file_as_skopeo_writes_it_serves(tmp_path, store):
     users = servers.htpasswd(tmp_path / "users", "me", "hunter2")
     auth = {"htpasswd": {"realm": "tests", "path": str(users)}}

@@ -49,39 +49,46 @@ def text_of(work: Work, name: str) -> str:
 def test_images_in_files_are_published_left_alone_and_followed(work, registry, tmp_path):
     layout, archive = tmp_path / "ci" / "layout", work.path / "app.tar"
     layout.parent.mkdir()
-    targets = (f"oci:{layout}:1.0", f"docker-archive:{archive}:team/app:2")
+    saved = tmp_path / "ci" / "saved.tar"
+    targets = (
+        f"oci:{layout}:1.0",
+        f"docker-archive:{archive}:team/app:2",
+        f"oci-archive:{saved}:team/app:3",
+    )
     put(registry, "first", *targets)
-    work.wish(f"oci:{layout}:*", "docker-archive:app.tar", f"docker-archive:{archive}:team/app:2")
+    work.wish(f"oci:{layout}:*", "docker-archive:app.tar", *targets[1:])
     names = [
         f"oci{layout}:1.0",
         "docker-archive/app.tar:latest",
         f"docker-archive{archive}/team/app:2",
+        f"oci-archive{saved}/team/app:3",
     ]
 
     preview = work.run("--dry-run", check=True)
     assert not work.repository.path.exists()
-    assert sum(job.startswith("Publish") for job in preview.jobs) == 3
+    assert sum(job.startswith("Publish") for job in preview.jobs) == 4
 
     first = work.run(check=True)
-    assert first.counts == (3, 0, 0, 0)
+    assert first.counts == (4, 0, 0, 0)
     assert first.requests == ()
-    assert [text_of(work, name) for name in names] == ["first"] * 3
+    assert [text_of(work, name) for name in names] == ["first"] * 4
 
     before = snapshot(work.repository.path)
     again = work.run()
-    assert again.status == 0 and again.jobs == [] and again.counts == (0, 3, 0, 0)
+    assert again.status == 0 and again.jobs == [] and again.counts == (0, 4, 0, 0)
     assert snapshot(work.repository.path) == before
 
     put(registry, "second", *targets)
     preview = work.run("--dry-run")
-    assert sum(job.startswith("Publish") for job in preview.jobs) == 3
+    assert sum(job.startswith("Publish") for job in preview.jobs) == 4
     assert snapshot(work.repository.path) == before
     moved = work.run()
-    assert moved.counts == (3, 0, 0, 0), moved.said
-    assert [text_of(work, name) for name in names] == ["second"] * 3
+    assert moved.counts == (4, 0, 0, 0), moved.said
+    assert [text_of(work, name) for name in names] == ["second"] * 4
 
     shutil.rmtree(layout)
-    archive.write_bytes(archive.read_bytes()[:5000])
+    for file in (archive, saved):
+        file.write_bytes(file.read_bytes()[:5000])
     damaged = work.run()
     assert damaged.status != 0
     said = {name: outcome for name, (outcome, _) in damaged.outcomes.items()}
@@ -89,7 +96,7 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
     assert f"{layout}/index.json does not exist" in damaged.said
     assert "app.tar" in damaged.outcomes[names[1]][1]
     # What was published is never touched because of its source.
-    assert [text_of(work, name) for name in names] == ["second"] * 3
+    assert [text_of(work, name) for name in names] == ["second"] * 4
 
 
 def test_a_registry_that_is_down_is_told_once_and_fails_only_what_was_never_published(

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.errors import DuccmakeError, NotFound, Unauthorized
+from duccmake.errors import (
+    DigestMismatch,
+    DuccmakeError,
+    NotFound,
+    RegistryError,
+    Unauthorized,
+)
 from duccmake.manifest import Descriptor
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
@@ -272,3 +278,42 @@ def test_a_foreign_layer_that_the_registry_has_comes_from_the_registry(tmp_path)
         with client(registry, {}, foreign_urls=True) as asking:
             asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
         assert (tmp_path / "blob").read_bytes() == CONTENT
+
+
+# --- blobs by http ------------------------------------------------------
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_blobs_of_an_https_registry_come_by_http_only_where_allowed_and_anonymously(
+    tmp_path, tls, allowed
+):
+    ca, pair = tls
+    with (
+        FaultyRegistry(tmp_path / "a", tls=pair, users={"me": "hunter2"}) as registry,
+        FaultyRegistry(tmp_path / "b") as storage,
+    ):
+        image = add_image(registry.store, "team/app", "1", layers=(CONTENT,))
+        add_image(storage.store, "team/app", "1", layers=(CONTENT,))
+        environment = auth_file(tmp_path / "f", {registry.host: {"auth": basic("me", "hunter2")}})
+        settings = RegistrySettings(ca_file=ca, plain_blobs=allowed)
+        named = Reference.parse(f"https://{registry.host}/team/app:1")
+        registry.break_next("/blobs/", faults.redirect(f"{storage.url}{{path}}"), times=99)
+        with Client({registry.host: settings}, environment=environment, tries=2) as asking:
+            manifest = asking.manifest(named)
+            if not allowed:
+                with pytest.raises(RegistryError, match="plain_blobs: true"):
+                    asking.fetch_blob(named, image.layers[0], tmp_path / "blob")
+                assert storage.requests == []
+                return
+            asking.fetch_blob(named, image.layers[0], tmp_path / "blob")
+            asking.blob_bytes(named, manifest.config)
+            assert (tmp_path / "blob").read_bytes() == CONTENT
+            assert {request.authorization for request in storage.requests} == {""}
+            storage.break_next("/blobs/", faults.wrong_bytes, times=99)
+            with pytest.raises(DigestMismatch):
+                asking.fetch_blob(named, image.layers[0], tmp_path / "other")
+            storage.requests.clear()
+            registry.break_next("/manifests/", faults.redirect(f"{storage.url}{{path}}"), times=9)
+            with pytest.raises(RegistryError, match="without encryption"):
+                asking.manifest(named)
+            assert storage.requests == []

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import faulty_registry as faults
 import pytest
-import servers
-from faulty_registry import Answer, Fault, FaultyHandler, FaultyRegistry
-from samples import AMD64
-from servers import add_image, reference, skopeo
 
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
+from support import faulty_registry as faults
+from support import servers
+from support.faulty_registry import Answer, Fault, FaultyHandler, FaultyRegistry
+from support.samples import AMD64
+from support.servers import add_image, reference, skopeo
 
 PASSWORD = "open-sesame-4711"
 USERS = {"me": PASSWORD}

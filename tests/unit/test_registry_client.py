@@ -16,7 +16,7 @@ from duccmake.errors import (
     UnsupportedImage,
 )
 from duccmake.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
-from duccmake.reference import Digest, Platform
+from duccmake.reference import Digest, Platform, Reference
 from duccmake.registry.answers import matching
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
@@ -366,6 +366,60 @@ def test_a_redirect_on_the_same_host_keeps_them(tmp_path):
         assert registry.requests[-1].authorization
 
 
+SIGNED = (
+    "/store/a%2fb%2Fc/./d/../e//f?sig=a%2fb%2B+/c==&X-Amz-Credential=k%2Fs3&e=%c3%a9&space=%20",
+    "/store/x?list[]=1&odd=|^`{}\"<>'~!*()&again=?&empty=&=&&",
+    "/store/x?",
+    "/store/x;v=1?a;b=c",
+    "/store/%7euser/%41?sig=%7E%7e",
+)
+
+
+@pytest.mark.parametrize("target", SIGNED)
+@pytest.mark.parametrize("place", ["", "http://{host}", "HTTP://{host}"])
+def test_a_redirect_is_followed_letter_by_letter(registry, target, place):
+    """An address that is signed is good as it came alone."""
+    image = add_image(registry.store, "team/app", "1")
+    content = registry.store.blob_path(image.config.digest).read_bytes()
+    registry.break_next("/store/", lambda handler, _: handler.send(faults.Answer(200, {}, content)))
+    location = place.format(host=registry.host) + target
+    moved = faults.Answer(307, {"Location": location}, b"")
+    registry.break_next("/blobs/", lambda handler, _: handler.send(moved))
+    with client(registry) as asking:
+        asking.blob_bytes(reference(registry), image.config)
+    assert registry.requests[-1].path == target
+
+
+def test_a_redirect_within_a_proxy_is_followed_letter_by_letter(registry, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", registry.url)
+    monkeypatch.setenv("NO_PROXY", "")
+    image = add_image(registry.store, "team/app", "1")
+    content = registry.store.blob_path(image.config.digest).read_bytes()
+    registry.break_next("/store/", lambda handler, _: handler.send(faults.Answer(200, {}, content)))
+    moved = faults.Answer(307, {"Location": f"http://s3.invalid{SIGNED[0]}"}, b"")
+    registry.break_next("/blobs/", lambda handler, _: handler.send(moved))
+    with client(registry) as asking:
+        asking.blob_bytes(Reference.parse("http://registry.invalid/team/app:1"), image.config)
+    assert registry.requests[-1].path == f"http://s3.invalid{SIGNED[0]}"
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [("/store/a b", "/store/a%20b"), ("/store/é?é", "/store/%C3%A9?%C3%A9"), ("/x#part", "/x")],
+)
+def test_what_no_request_line_may_hold_is_quoted(registry, location, asked):
+    image = add_image(registry.store, "team/app", "1")
+    content = registry.store.blob_path(image.config.digest).read_bytes()
+    registry.break_next(
+        "/(store|x)", lambda handler, _: handler.send(faults.Answer(200, {}, content))
+    )
+    moved = faults.Answer(307, {"Location": location.encode().decode("latin-1")}, b"")
+    registry.break_next("/blobs/", lambda handler, _: handler.send(moved))
+    with client(registry) as asking:
+        asking.blob_bytes(reference(registry), image.config)
+    assert registry.requests[-1].path == asked
+
+
 def test_a_redirect_loop_ends(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect("{path}"), times=1000)
@@ -374,7 +428,9 @@ def test_a_redirect_loop_ends(registry):
     assert len(registry.requests) < 20
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://x/y", "//[::1"])
+@pytest.mark.parametrize(
+    "target", ["file:///etc/passwd", "ftp://x/y", "//[::1", "http://x:99999/y", "http://:80/"]
+)
 def test_a_redirect_to_nowhere_is_refused(registry, target):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect(target), times=1000)

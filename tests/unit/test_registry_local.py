@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -32,7 +33,16 @@ from duccmake.registry.client import Client
 from duccmake.registry.selection import select_image
 from duccmake.repository.layout import check_name
 from support.samples import AMD64
-from support.servers import SampleImage, add_image, add_index, layer_of, sha256, skopeo
+from support.servers import (
+    SampleImage,
+    add_image,
+    add_index,
+    layer_of,
+    need,
+    sha256,
+    skopeo,
+    without_proxies,
+)
 
 LAYERS = tuple(layer_of({name: name.encode() * 9})[0] for name in ("one", "two"))
 PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)
@@ -88,6 +98,14 @@ def check_image(places: Anywhere, reference: Reference, layers, tmp_path: Path) 
             "docker-archive:/a.tar:localhost:5000/team/app:2",
             "docker-archive/a.tar/localhost:5000/team/app:2",
         ),
+        ("oci-archive:/srv/app.tar", "oci-archive/srv/app.tar:latest"),
+        ("oci-archive:/srv/app.tar:1.0", "oci-archive/srv/app.tar:1.0"),
+        ("oci-archive:app.tar:app:2", "oci-archive/app.tar/app:2"),
+        (
+            "oci-archive:a.tar:docker.io/library/app",
+            "oci-archive/a.tar/docker.io/library/app:latest",
+        ),
+        ("oci-archive:/a.tar@sha256:" + "0" * 64, "oci-archive/a.tar@sha256:" + "0" * 64),
         ("oci:../.cache/a%b ü:1", "oci/%2E%2E/%2Ecache/a%25b%20%C3%BC:1"),
     ],
 )
@@ -102,7 +120,8 @@ def test_a_local_image_has_a_safe_name_that_its_path_gives(text, name):
     "text",
     ["oci:", "oci:/", "oci::1", "oci:/a:", "oci:/a:b:c", "oci:/a\nb:1", "docker-archive:a.tar:-:1",
      "docker-archive:a.tar@sha256:" + "0" * 64, "oci:/a:1@sha256:" + "0" * 64,
-     "docker-archive:a.tar:../../x:1", "oci:/" + "x" * 300],
+     "docker-archive:a.tar:../../x:1", "oci:/" + "x" * 300, "oci-archive:/a:",
+     "oci-archive:/a:-:1", "oci-archive:/a.tar:a:1@sha256:" + "0" * 64],
 )  # fmt: skip
 def test_what_names_no_local_image_is_refused(text):
     with pytest.raises(InvalidReference):
@@ -135,7 +154,7 @@ def test_an_image_that_skopeo_wrote_into_a_layout_is_found_by_its_tag(registry, 
     check_image(places, by_digest, LAYERS, tmp_path)
     assert places.tags(Reference.parse(f"oci:{layout}:*")) == ["1", "2"]
     for wrong in (f"oci:{layout}", f"oci:{layout}:3"):
-        with pytest.raises(NotFound, match="its tags are: 1, 2"):
+        with pytest.raises(NotFound, match="its names are: 1, 2"):
             places.poll(Reference.parse(wrong))
 
 
@@ -301,7 +320,136 @@ def test_a_digest_of_an_index_cannot_lead_out_of_its_layout(layout, places):
         places.poll(Reference.parse(f"oci:{layout}:1"))
 
 
-# --- archives -----------------------------------------------------------
+# --- OCI layouts in archives ---------------------------------------------
+
+
+@pytest.mark.parametrize("compress", [lambda content: content, gzip.compress])
+def test_an_image_that_skopeo_wrote_into_an_oci_archive_is_found(
+    registry, places, tmp_path, compress
+):
+    image = add_image(registry.store, "team/app", "1", layers=LAYERS)
+    path = tmp_path / "a.tar"
+    copy(registry, "team/app:1", f"oci-archive:{path}:1")
+    path.write_bytes(compress(path.read_bytes()))
+    for name in ("", ":1", f"@{image.manifest.digest}"):
+        reference = Reference.parse(f"oci-archive:{path}{name}")
+        assert check_image(places, reference, LAYERS, tmp_path).digest == image.manifest.digest
+    assert places.tags(Reference.parse(f"oci-archive:{path}:*")) == ["1"]
+    with pytest.raises(NotFound, match=r"its names are: 1; .*oci-archive:path:tag") as caught:
+        places.poll(Reference.parse(f"oci-archive:{path}:2"))
+    assert caught.value.code == "MANIFEST_UNKNOWN"
+
+
+def layout_archive(registry: DemoRegistry, path: Path, names: Mapping[str, SampleImage]) -> Path:
+    """An archive as docker save (25 and later) and podman save write it, of named images.
+
+    A name with a slash is podman's, which keeps the whole in one place.
+    """
+    entries = []
+    for name, image in names.items():
+        repository, _, tag = name.rpartition(":")
+        annotations = {"org.opencontainers.image.ref.name": name}
+        if repository.startswith("docker.io/"):
+            annotations = {
+                "io.containerd.image.name": name,
+                "org.opencontainers.image.ref.name": tag,
+            }
+        entry = {"mediaType": image.manifest.media_type, "digest": str(image.manifest.digest)}
+        entries.append({**entry, "size": image.manifest.size, "annotations": annotations})
+    with tarfile.open(path, "w") as tar:
+        raw = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+        for name, content in (("index.json", raw), ("oci-layout", b"{}")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        tar.add(registry.store.root / "blobs", "blobs")
+    return path
+
+
+def test_images_of_an_oci_archive_are_told_apart_by_tags_and_names(registry, places, tmp_path):
+    one = add_image(registry.store, "team/one", layers=LAYERS)
+    two = add_image(registry.store, "team/two", layers=LAYERS[::-1])
+    path = layout_archive(
+        registry,
+        tmp_path / "a.tar",
+        {
+            "docker.io/library/app:1": one,
+            "docker.io/team/app:2": two,
+            "localhost/app:2": one,
+            "localhost/app:3": one,
+            "3": one,
+        },
+    )
+
+    def found(name: str) -> Digest:
+        return places.poll(Reference.parse(f"oci-archive:{path}:{name}"))
+
+    for name in ("1", "app:1", "library/app:1", "docker.io/app:1", "localhost/app:2", "3"):
+        assert found(name) == one.manifest.digest
+    assert found("docker.io/team/app:2") == found("team/app:2") == two.manifest.digest
+    for name in ("2", "app:2", "localhost/app", "other:1"):
+        with pytest.raises(NotFound, match="localhost/app:3"):
+            found(name)
+    assert places.tags(Reference.parse(f"oci-archive:{path}:localhost/app:*")) == ["2", "3"]
+    assert places.tags(Reference.parse(f"oci-archive:{path}:*")) == ["1", "2", "3"]
+
+
+def test_one_image_under_several_names_needs_none(registry, places, tmp_path):
+    image = add_image(registry.store, "team/app", layers=LAYERS)
+    names = dict.fromkeys(["localhost/app:1", "localhost/app:stable"], image)
+    path = layout_archive(registry, tmp_path / "a.tar", names)
+    check_image(places, Reference.parse(f"oci-archive:{path}"), LAYERS, tmp_path)
+
+
+def test_what_podman_saves_is_found_in_either_form(registry, places, tmp_path, request):
+    add_image(registry.store, "team/app", "1", layers=LAYERS)
+    # podman takes no long paths.
+    own = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(own))
+    places_of = [f"--root={own}/root", f"--runroot={own}/run", f"--tmpdir={own}/tmp"]
+    podman = [need("podman"), *places_of, "--storage-driver=vfs", "--events-backend=none"]
+
+    def run(*arguments: str) -> None:
+        subprocess.run(
+            [*podman, *arguments], check=True, capture_output=True, env=without_proxies()
+        )
+
+    run("pull", "--tls-verify=false", f"{registry.host}/team/app:1")
+    run("tag", f"{registry.host}/team/app:1", "localhost/app:2")
+    for form in ("oci-archive", "docker-archive"):
+        run("save", "--format", form, "--output", f"{tmp_path}/{form}.tar", "localhost/app:2")
+        for name in ("", ":localhost/app:2"):
+            reference = Reference.parse(f"{form}:{tmp_path}/{form}.tar{name}")
+            _, manifest, config = select_image(places, reference, AMD64)
+            assert list(config.diff_ids) == [sha256(content) for content in PLAIN]
+            for layer in manifest.layers:
+                places.fetch_blob(reference, layer, tmp_path / form / name / layer.digest.hex)
+    check_image(
+        places, Reference.parse(f"docker-archive:{tmp_path}/docker-archive.tar"), PLAIN, tmp_path
+    )
+
+
+def test_an_archive_of_the_other_kind_says_how_to_name_it(registry, places, tmp_path):
+    add_image(registry.store, "team/app", "1", layers=LAYERS)
+    copy(
+        registry, "team/app:1", f"oci-archive:{tmp_path}/o.tar", f"docker-archive:{tmp_path}/d.tar"
+    )
+    with pytest.raises(ManifestError, match="has to be named as docker-archive:"):
+        places.poll(Reference.parse(f"oci-archive:{tmp_path}/d.tar"))
+    with pytest.raises(ManifestError, match="has to be named as oci-archive:"):
+        places.poll(Reference.parse(f"docker-archive:{tmp_path}/o.tar"))
+
+
+@pytest.mark.parametrize("keep", [0, 100, 700, 3000])
+def test_a_truncated_oci_archive_is_an_error(registry, places, tmp_path, keep):
+    image = add_image(registry.store, "team/app", layers=LAYERS)
+    path = layout_archive(registry, tmp_path / "a.tar", {"1": image})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ManifestError, match=r"a\.tar"):
+        select_image(places, Reference.parse(f"oci-archive:{path}"), AMD64)
+
+
+# --- archives of Docker's -------------------------------------------------
 
 
 def test_the_only_image_of_an_archive_needs_no_name(registry, places, tmp_path):

@@ -9,7 +9,12 @@ import pytest
 from duccmake.errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
 from duccmake.reference import Reference
 from duccmake.registry.client import Client
-from duccmake.registry.retry import RegistryLeftAlone, backoff_seconds, retry_after_seconds
+from duccmake.registry.retry import (
+    RegistryLeftAlone,
+    RegistryUnreachable,
+    backoff_seconds,
+    retry_after_seconds,
+)
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry
@@ -109,6 +114,29 @@ def test_one_registry_that_is_down_does_not_hold_up_another(registry):
 def test_why_a_host_cannot_be_reached_is_said(host, words):
     with Client({}, tries=1) as asking, pytest.raises(RegistryUnavailable, match=words):
         asking.poll(Reference.parse(f"http://{host}/a/b:1"))
+
+
+def test_a_registry_that_has_http_alone_is_told_how_to_write_it(registry):
+    secure = Reference.parse(f"https://{registry.host}/team/app:1")
+    with Client({}) as asking, pytest.raises(RegistryUnreachable) as caught:
+        asking.poll(secure)
+    said = str(caught.value)
+    assert "it speaks plain http" in said
+    assert f"write http:// or registries.{registry.host}.scheme: http" in said
+
+
+def https_alone(handler, answer):
+    """What Go's server says."""
+    words = b"Client sent an HTTP request to an HTTPS server.\n"
+    handler.send(faults.Answer(400, {"Content-Type": "text/plain"}, words))
+
+
+@pytest.mark.parametrize("fault", [https_alone, faults.reset])
+def test_a_registry_that_has_https_alone_is_told_how_to_write_it(registry, fault):
+    registry.break_next("", fault, times=99)
+    with client(registry, tries=1) as asking, pytest.raises(RegistryError) as caught:
+        asking.poll(reference(registry))
+    assert f"write https:// or registries.{registry.host}.scheme: https" in str(caught.value)
 
 
 def test_silence_is_an_error_after_the_time_limit(registry):

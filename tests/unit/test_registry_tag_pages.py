@@ -6,10 +6,8 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
-from faulty_registry import FaultyRegistry
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import add_image, reference, skopeo
 
 from duccmake.errors import NotFound, RegistryError, RegistryUnavailable, Unauthorized
 from duccmake.manifest import OCI_MANIFEST
@@ -18,7 +16,9 @@ from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.registry.tag_pages import IncompleteList, list_tags, parse_page
 from duccmake.registry.transport import Reply
-from tag_lists import LAST, OPAQUE, TagLists, asked_for
+from support.faulty_registry import FaultyRegistry
+from support.servers import add_image, reference, skopeo
+from support.tag_lists import LAST, OPAQUE, TagLists, asked_for
 
 URL = "https://r.example.org/v2/team/app/tags/list"
 TAGS = tuple(f"v{number:03}" for number in range(25))

@@ -33,6 +33,7 @@ class Setting:
         self.published: set[str] = set()
         self.platforms = [AMD64]
         self.warnings: list[str] = []
+        self.mirrors: tuple[str, ...] = ()
 
     def add(self, *names: str, content: str = "") -> None:
         for name in names:
@@ -54,7 +55,11 @@ class Setting:
             Recipe(Path(f"{number}.yaml"), f"{number}.example.org", wishes=wishes)
             for number, wishes in enumerate(lists)
         ]
-        settings = {self.registry.host: RegistrySettings(scheme="http", timeout_seconds=2.0)}
+        settings = {
+            self.registry.host: RegistrySettings(
+                scheme="http", timeout_seconds=2.0, mirrors=self.mirrors
+            )
+        }
         self.registry.requests.clear()
         with Client(settings, tries=2, backoff_seconds=0.001, deadline_seconds=10.0) as client:
             resolver = Resolver(
@@ -370,6 +375,35 @@ def test_a_listing_that_does_not_lead_to_its_end_adds_to_the_last_one_and_is_tol
     assert [item.reference.tag for item in found] == ["1", "2"]
     (line,) = here.warnings
     assert "a/one:?" in line and "100 tags, as many as it was asked for" in line
+
+
+def test_mirrors_list_tags_where_the_registry_does_not_answer_with_those_that_are_known(
+    here, tmp_path
+):
+    here.add("a/one")
+    with FaultyRegistry(tmp_path / "mirror") as mirror:
+        here.mirrors = (mirror.url,)
+        for tag in ("1", "2", "3"):
+            add_image(mirror.store, "a/one", tag)
+        assert [i.reference.tag for i in here.resolve("a/one:*").resolved] == ["1"]
+        here.registry.break_next("", faults.status(503), times=999)
+        found = here.resolve("a/one:*")
+        assert [i.reference.tag for i in found.resolved] == ["1", "2", "3"]
+        # A mirror that has less is no reason to forget what the registry listed.
+        mirror.store.delete_manifest("a/one", "1")
+        mirror.store.delete_manifest("a/one", "2")
+        assert [i.reference.tag for i in here.resolve("a/one:*").resolved] == ["1", "3"]
+        assert here.resolve("a/two:*").unresolved[0].passing
+
+
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_mirrors_are_not_asked_for_what_the_registry_refuses_to_list(here, tmp_path, code):
+    with FaultyRegistry(tmp_path / "mirror") as mirror:
+        here.mirrors = (mirror.url,)
+        add_image(mirror.store, "a/one", "1")
+        here.registry.break_next("", faults.status(code), times=999)
+        assert here.resolve("a/one:*").resolved == ()
+        assert mirror.requests == []
 
 
 def test_a_listing_that_never_worked_is_a_problem_of_the_glob_alone(here):

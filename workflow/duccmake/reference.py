@@ -15,7 +15,7 @@ _HUB_NAMES = frozenset(
     {"docker.io", "index.docker.io", "registry.hub.docker.com", "hub.docker.com", DOCKER_HUB}
 )
 
-OCI_LAYOUT, DOCKER_ARCHIVE = "oci", "docker-archive"
+OCI_LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE = "oci", "oci-archive", "docker-archive"
 """The schemes of images in files, as skopeo and podman write them."""
 
 MULTIARCH = ".multiarch"
@@ -143,7 +143,8 @@ class Reference:
     def parse(cls, text: object, *, default_registry: str = "") -> Reference:
         """Parse ``[scheme://]registry/repository[:tag][@digest]``, or a local image.
 
-        Those are ``oci:path[:tag|@digest]`` and ``docker-archive:path[:name[:tag]]``.
+        Those are ``oci:path[:tag|@digest]``, ``oci-archive:path[:tag|:name:tag|@digest]``
+        and ``docker-archive:path[:name[:tag]]``.
         Without scheme ``https`` is meant, without tag and digest ``latest``.  A
         first component that is no host name takes ``default_registry``, where
         that is given.  Docker Hub's official images get their ``library/``.
@@ -247,7 +248,10 @@ class Reference:
 
 _FORM = "write it as [https://]registry/repository[:tag][@digest], like docker.io/library/debian:12"
 
-_LOCAL_FORM = "write it as oci:/path/of/layout[:tag] or docker-archive:/path/of/file.tar[:name:tag]"
+_LOCAL_FORM = (
+    "write it as oci:/path/of/layout[:tag], oci-archive:/path/of/file.tar[:tag] or "
+    "docker-archive:/path/of/file.tar[:name:tag]"
+)
 
 
 def is_tag(text: str) -> bool:
@@ -257,7 +261,7 @@ def is_tag(text: str) -> bool:
 
 def is_local(text: str) -> bool:
     """Whether the text names an image in files."""
-    return text.partition(":")[0] in (OCI_LAYOUT, DOCKER_ARCHIVE) and ":" in text
+    return text.partition(":")[0] in (OCI_LAYOUT, OCI_ARCHIVE, DOCKER_ARCHIVE) and ":" in text
 
 
 def _parse_local(kind: type[Reference], text: str) -> Reference:
@@ -266,9 +270,10 @@ def _parse_local(kind: type[Reference], text: str) -> Reference:
     digest = _parse_digest(text, digest_text) if at else None
     path, colon, inner = rest.partition(":")
     member, tag = "", inner
-    if scheme == DOCKER_ARCHIVE:
-        if at:
-            raise InvalidReference(f"{text!r}: an archive has no digests", mend=_LOCAL_FORM)
+    if scheme == DOCKER_ARCHIVE and at:
+        raise InvalidReference(f"{text!r}: such an archive has no digests", mend=_LOCAL_FORM)
+    # In an OCI archive, what has neither a slash nor a colon is a tag.
+    if scheme == DOCKER_ARCHIVE or (scheme == OCI_ARCHIVE and ("/" in inner or ":" in inner)):
         folder, slash, last = inner.rpartition("/")
         name, _, tag = last.partition(":")
         member = f"{folder}{slash}{name}"

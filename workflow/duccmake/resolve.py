@@ -159,6 +159,7 @@ class Resolver:
         only: Iterable[Reference] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._client = client
         self._source = Anywhere(client)
         self._memory = memory
         self._store = store
@@ -267,7 +268,10 @@ class Resolver:
             return error
 
     def _tags(self, reference: Reference) -> Sequence[str]:
-        """The repository's tags; those of the last listing where it cannot be listed."""
+        """The repository's tags; where it cannot be listed, those of the last listing.
+
+        Where it does not answer, mirrors are asked as well, which have some of the tags.
+        """
         key = f"{reference.scheme}://{reference.registry}/{reference.repository}"
         known = self._memory.tags(key)
         now = self._clock()
@@ -277,14 +281,16 @@ class Resolver:
             tags = tuple(self._source.tags(reference))
         except IncompleteList as error:
             self.warnings.append(str(error.within(image=reference.name)))
-            return [*dict.fromkeys([*error.tags, *(known[0] if known else ())])]
+            return list(dict.fromkeys([*(known[0] if known else ()), *error.tags]))
         except DuccmakeError as error:
-            if known is None:
+            is_silent = isinstance(error, _PASSING) and not reference.is_local
+            mirrored = self._client.mirrored_tags(reference) if is_silent else []
+            if known is None and not mirrored:
                 raise
             if not self._troubles.note(reference, error):
                 reason = _reason(error.within(image=reference.name))
                 self.warnings.append(f"{reason}; the tags of the last listing stay in force")
-            return known[0]
+            return list(dict.fromkeys([*(known[0] if known else ()), *mirrored]))
         self._memory.remember_tags(key, tags, now)
         return tags
 

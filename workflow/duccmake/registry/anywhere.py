@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..manifest import Descriptor, Index, Manifest
-from ..reference import DOCKER_ARCHIVE, OCI_LAYOUT, Digest, Reference
+from ..reference import DOCKER_ARCHIVE, OCI_ARCHIVE, OCI_LAYOUT, Digest, Reference
 from .archive import DockerArchives
 from .layout import OciLayouts
 from .selection import ImageSource
+from .tarball import opened_tarball
 
 
 class Anywhere:
@@ -19,6 +20,7 @@ class Anywhere:
         self._registries = registries
         self._local: dict[str, ImageSource] = {
             OCI_LAYOUT: OciLayouts(),
+            OCI_ARCHIVE: OciLayouts(opened_tarball),
             DOCKER_ARCHIVE: DockerArchives(),
         }
 

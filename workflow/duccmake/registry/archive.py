@@ -10,16 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from ..errors import MANIFEST_UNKNOWN, InvalidReference, ManifestError, NotFound, RegistryError
+from ..errors import MANIFEST_UNKNOWN, ManifestError, NotFound, RegistryError
 from ..json_object import JsonObject, parse_json
 from ..manifest import (
     OCI_CONFIG,
@@ -30,12 +25,11 @@ from ..manifest import (
     parse_manifest,
 )
 from ..reference import Digest, Reference
-from .files import copy_blob, open_plain, read_metadata, reading
+from .files import copy_blob, read_metadata
+from .tarball import DOCKER_INDEX, FullName, Tarball, full_name, opened_tarball
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
-_MAX_LINKS = 8
-_MANIFEST = "manifest.json"
 
 
 class DockerArchives:
@@ -47,8 +41,9 @@ class DockerArchives:
 
     def tags(self, reference: Reference) -> list[str]:
         """The tags of the reference's image in the archive, or of all without a name."""
-        wanted = _normal(reference.member, "x") if reference.member else None
-        with _opened(reference) as archive:
+        wanted = full_name(reference.member, "x") if reference.member else None
+        with opened_tarball(reference) as tar:
+            archive = _Archive(tar)
             return list(
                 dict.fromkeys(
                     name.tag
@@ -60,7 +55,8 @@ class DockerArchives:
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest:
         """The manifest, put together anew; it must be ``digest`` where that is given."""
-        with _opened(reference) as archive:
+        with opened_tarball(reference) as tar:
+            archive = _Archive(tar)
             found = archive.image(reference).manifest
         if digest not in (None, found.digest):
             raise RegistryError(
@@ -72,7 +68,8 @@ class DockerArchives:
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """The configuration, verified."""
-        with _opened(reference) as archive:
+        with opened_tarball(reference) as tar:
+            archive = _Archive(tar)
             name = archive.image(reference).member(descriptor)
             return descriptor.verify(read_metadata(archive.open(name), descriptor.digest))
 
@@ -85,15 +82,10 @@ class DockerArchives:
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Copy a layer to ``path``, verified."""
-        with _opened(reference) as archive:
+        with opened_tarball(reference) as tar:
+            archive = _Archive(tar)
             name = archive.image(reference).member(descriptor)
             return copy_blob(reference, descriptor, lambda: archive.open(name), path, progress)
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    repository: str
-    tag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +94,15 @@ class _Entry:
 
     config: str
     layers: tuple[str, ...]
-    names: tuple[_Name, ...]
+    names: tuple[FullName, ...]
 
     @classmethod
     def parse(cls, value: object) -> _Entry:
-        members = JsonObject.of(value, f"an entry of the archive's {_MANIFEST}")
+        members = JsonObject.of(value, f"an entry of the archive's {DOCKER_INDEX}")
         names = []
         for text in members.texts("RepoTags"):
             repository, _, tag = text.rpartition(":")
-            names.append(_normal(repository, tag))
+            names.append(full_name(repository, tag))
         return cls(members.text("Config"), members.texts("Layers"), tuple(names))
 
 
@@ -130,37 +122,19 @@ class _Image:
             ) from None
 
 
-@contextmanager
-def _opened(reference: Reference) -> Iterator[_Archive]:
-    try:
-        with (
-            reading(reference),
-            open_plain(Path(reference.path)) as file,
-            tarfile.open(fileobj=file, mode="r:*") as tar,
-        ):
-            yield _Archive(tar, reference.path)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ManifestError(
-            f"{reference.path} is no tar archive, or damaged ({type(error).__name__})",
-            image=reference.name,
-            mend="see whether it was written to its end, and write it again",
-        ) from None
-
-
 class _Archive:
-    """An open archive."""
+    """An open archive, by its ``manifest.json``."""
 
-    def __init__(self, tar: tarfile.TarFile, path: str) -> None:
+    def __init__(self, tar: Tarball) -> None:
+        self.open = tar.open
         self._tar = tar
-        self._path = path
-        self._members = {posixpath.normpath(member.name): member for member in tar}
 
     def entries(self) -> list[_Entry]:
         """The images of ``manifest.json``."""
-        with self.open(_MANIFEST) as file:
-            entries = parse_json(read_metadata(file, _MANIFEST), f"the archive's {_MANIFEST}")
+        with self.open(DOCKER_INDEX) as file:
+            entries = parse_json(read_metadata(file, DOCKER_INDEX), f"the archive's {DOCKER_INDEX}")
         if not isinstance(entries, list):
-            raise ManifestError(f"the archive's {_MANIFEST} is no list of images")
+            raise ManifestError(f"the archive's {DOCKER_INDEX} is no list of images")
         return [_Entry.parse(entry) for entry in entries]
 
     def image(self, reference: Reference) -> _Image:
@@ -185,12 +159,6 @@ class _Archive:
         names = {layer.digest: name for layer, name in zip(layers, entry.layers, strict=True)}
         return _Image(manifest, {**names, digest: entry.config})
 
-    def open(self, name: str) -> IO[bytes]:
-        """The content of a member, from the archive as it is open."""
-        content = self._tar.extractfile(self._member(name))
-        assert content is not None
-        return content
-
     def _choose(self, reference: Reference) -> _Entry:
         entries = self.entries()
         if reference.member or reference.tag:
@@ -199,33 +167,16 @@ class _Archive:
             return entries[0]
         known = ", ".join(f"{n.repository}:{n.tag}" for e in self.entries() for n in e.names)
         missing = NotFound(
-            f"{self._path} has {len(entries)} such images; it has these names: "
+            f"{self._tar.path} has {len(entries)} such images; it has these names: "
             f"{known[:500] or 'none'}",
             mend="name one of them, as docker-archive:path:name:tag",
         )
         missing.code = MANIFEST_UNKNOWN
         raise missing
 
-    def _member(self, name: str) -> tarfile.TarInfo:
-        """A plain file of the archive, by way of the links that ``docker save`` puts into it."""
-        path = posixpath.normpath(name)
-        for _ in range(_MAX_LINKS):
-            member = self._members.get(path)
-            if member is None:
-                break
-            if member.isreg():
-                return member
-            if member.issym():
-                path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
-            elif member.islnk():
-                path = posixpath.normpath(member.linkname)
-            else:
-                break
-        raise ManifestError(f"the archive {self._path} has no file {name[:200]!r}")
-
     def _layer(self, name: str, diff_id: Digest) -> Descriptor:
         """The descriptor of a layer: by its diff_id, unless it is compressed."""
-        size = self._member(name).size
+        size = self._tar.size(name)
         with self.open(name) as file:
             start = file.read(4)
             for magic, suffix in _COMPRESSIONS.items():
@@ -237,20 +188,11 @@ class _Archive:
 
 
 def _is_meant(reference: Reference, entry: _Entry) -> bool:
-    wanted = _normal(reference.member, reference.tag)
+    wanted = full_name(reference.member, reference.tag)
     return any(
         name.tag == wanted.tag and (not reference.member or name.repository == wanted.repository)
         for name in entry.names
     )
-
-
-def _normal(repository: str, tag: str) -> _Name:
-    """A name as Docker completes it: ``app`` is ``docker.io/library/app``."""
-    try:
-        reference = Reference.parse(f"{repository}:{tag}", default_registry="docker.io")
-    except InvalidReference:
-        return _Name(repository, tag)
-    return _Name(f"{reference.registry}/{reference.repository}", tag)
 
 
 def _to_json(descriptor: Descriptor) -> dict[str, object]:

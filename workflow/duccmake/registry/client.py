@@ -26,13 +26,13 @@ from ..reference import DOCKER_HUB, Digest, Platform, Reference
 from .answers import parse_verified
 from .credentials import Credentials, CredentialStore, normal_host
 from .download import Download
-from .endpoints import Endpoint, endpoints, origin
+from .endpoints import Endpoint, mirrors, origin
 from .push import CHUNK_BYTES, Pusher
 from .retry import Patience, RetryPolicy
 from .selection import select_image
 from .settings import RegistrySettings
 from .source import BlobSource
-from .tag_pages import Page, list_tags, parse_page
+from .tag_pages import IncompleteList, Page, list_tags, parse_page
 from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,8 @@ class Client:
             )
 
         def read(endpoint: Endpoint, patience: Patience | None) -> bytes:
-            call = Call("GET", endpoint.url(f"blobs/{descriptor.digest}"), endpoint.pull)
+            url = endpoint.url(f"blobs/{descriptor.digest}")
+            call = Call("GET", url, endpoint.pull, is_verified=True)
 
             def parse(reply: Reply) -> bytes:
                 return descriptor.verify(reply.body)
@@ -181,17 +182,20 @@ class Client:
         Mirrors are not asked: a pull-through cache lists only what it has.  Raises
         `IncompleteList` where it does not lead to all of them.
         """
-        endpoint = origin(reference, self._settings(reference))
-
-        def ask(url: str) -> Page:
-            call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
-            return self._verified(call, _TAGS_LIMIT, None, parse_page)
-
         with _about(reference):
+            return self._listed(origin(reference, self._settings(reference)), None)
+
+    def mirrored_tags(self, reference: Reference) -> list[str]:
+        """The tags that any of the mirrors lists; they need not be all there are."""
+        tags: dict[str, None] = {}
+        for endpoint in self._mirrors(reference):
             try:
-                return list_tags(endpoint.url("tags/list"), ask)
-            except ManifestError as error:
-                raise RegistryError(error.found, mend=error.mend) from None
+                tags.update(dict.fromkeys(self._listed(endpoint, _MIRROR_PATIENCE)))
+            except IncompleteList as error:
+                tags.update(dict.fromkeys(error.tags))
+            except RegistryError as error:
+                logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
+        return list(tags)
 
     def resolve(
         self, reference: Reference, platform: Platform, *, digest: Digest | None = None
@@ -280,10 +284,7 @@ class Client:
 
     def _read(self, reference: Reference, read: Callable[[Endpoint, Patience | None], T]) -> T:
         """Read from the first endpoint that delivers; the registry itself has the last word."""
-        mirror = self._ducc_mirrors.get(normal_host(reference.host), "")
-        for endpoint in endpoints(reference, self._settings(reference), mirror):
-            if not endpoint.is_mirror:
-                break
+        for endpoint in self._mirrors(reference):
             try:
                 return read(endpoint, _MIRROR_PATIENCE)
             except (RegistryError, DigestMismatch, ManifestError) as error:
@@ -291,7 +292,21 @@ class Client:
                     raise
                 logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
         with _about(reference):
-            return read(endpoint, None)
+            return read(origin(reference, self._settings(reference)), None)
+
+    def _mirrors(self, reference: Reference) -> Iterator[Endpoint]:
+        further = self._ducc_mirrors.get(normal_host(reference.host), "")
+        return mirrors(reference, self._settings(reference), further)
+
+    def _listed(self, endpoint: Endpoint, patience: Patience | None) -> list[str]:
+        def ask(url: str) -> Page:
+            call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
+            return self._verified(call, _TAGS_LIMIT, patience, parse_page)
+
+        try:
+            return list_tags(endpoint.url("tags/list"), ask)
+        except ManifestError as error:
+            raise RegistryError(error.found, mend=error.mend) from None
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
         """By HEAD; where that tells nothing, whatever its status, GET decides."""

@@ -19,7 +19,6 @@ class Endpoint:
     scheme: str
     host: str
     repository: str
-    is_mirror: bool = False
 
     def url(self, path: str) -> str:
         """The address of ``path`` (``manifests/…``, ``blobs/…``) of the repository."""
@@ -41,14 +40,12 @@ def origin(reference: Reference, settings: RegistrySettings) -> Endpoint:
     return Endpoint(settings.scheme or reference.scheme, reference.host, reference.repository)
 
 
-def endpoints(
-    reference: Reference, settings: RegistrySettings, further_mirror: str = ""
+def mirrors(
+    reference: Reference, settings: RegistrySettings, further: str = ""
 ) -> Iterator[Endpoint]:
-    """All places to read from, best first."""
-    mirrors = (*settings.mirrors, further_mirror) if further_mirror else settings.mirrors
-    for mirror in mirrors:
+    """The places to read from before the registry itself, best first; ``further`` is the last."""
+    for mirror in filter(None, (*settings.mirrors, further)):
         yield _mirror(mirror, reference.repository)
-    yield origin(reference, settings)
 
 
 def _mirror(base_url: str, repository: str) -> Endpoint:
@@ -62,4 +59,4 @@ def _mirror(base_url: str, repository: str) -> Endpoint:
     prefix = parts.path.strip("/")
     prefix = prefix.removeprefix("v2").strip("/") if prefix.split("/")[0] == "v2" else prefix
     name = f"{prefix}/{repository}" if prefix else repository
-    return Endpoint(parts.scheme, parts.netloc.lower(), name, is_mirror=True)
+    return Endpoint(parts.scheme, parts.netloc.lower(), name)

@@ -33,6 +33,7 @@ from .budget import PullBudget
 from .pace import Connections, Pace
 from .retry import Breaker, Deadline, RegistryUnreachable, TryAgain
 from .settings import RegistrySettings
+from .verbatim import TARGET, target_of, verbatim
 
 logger = logging.getLogger(__name__)
 
@@ -201,8 +202,8 @@ class Host:
         try:
             return (self._pool or self._pools).urlopen(
                 method,
-                url.removeprefix(self.base_url) if self._pool else url,
-                headers={**_ALWAYS, **headers},
+                "/" if self._pool else f"{self.base_url}/",
+                headers={**_ALWAYS, **headers, TARGET: target_of(url, whole=self._pool is None)},
                 body=body,
                 redirect=False,
                 retries=_NO_RETRIES,
@@ -234,9 +235,17 @@ class Host:
                 )
             if isinstance(cause, LocationValueError):
                 return RegistryError(f"{self.name} is not a host that can be asked")
-        mend = "see whether the registry is up and reachable from here"
-        return TryAgain(
-            RegistryUnreachable(f"{self.name} cannot be reached: {_reason(causes)}", mend=mend)
+        mend = f"see whether the registry is up and reachable from here{self.other_scheme}"
+        reason = _reason(causes)
+        unreachable = RegistryUnreachable(f"{self.name} cannot be reached: {reason}", mend=mend)
+        return unreachable if reason == _PLAIN else TryAgain(unreachable)
+
+    @property
+    def other_scheme(self) -> str:
+        """What to do where a host is asked in the wrong way, for the end of a sentence."""
+        other = "http" if self.scheme == "https" else "https"
+        return (
+            f"; if it has {other} alone, write {other}:// or registries.{self.name}.scheme: {other}"
         )
 
 
@@ -260,7 +269,14 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
 )
 
 
+_PLAIN = "it speaks plain http"
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
+"""How OpenSSL calls an answer that is no TLS."""
+
+
 def _reason(causes: list[BaseException]) -> str:
+    if any(isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS for cause in causes):
+        return _PLAIN
     for kind, words in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
             return words
@@ -290,7 +306,7 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
         options["ssl_context"] = _tls_context(settings.ca_file)
     proxy = _proxy(base_url)
     if not proxy:
-        return urllib3.PoolManager(**options)
+        return verbatim(urllib3.PoolManager(**options))
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = {}
     if parts.username:
@@ -298,7 +314,8 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
         headers = urllib3.make_headers(proxy_basic_auth=pair)
     host = parts.netloc.rpartition("@")[2]
     try:
-        return urllib3.ProxyManager(f"{parts.scheme}://{host}", proxy_headers=headers, **options)
+        url = f"{parts.scheme}://{host}"
+        return verbatim(urllib3.ProxyManager(url, proxy_headers=headers, **options))
     except (HTTPError, ValueError):
         raise ConfigError(
             f"the proxy {host} of the environment cannot be used",

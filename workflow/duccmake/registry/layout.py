@@ -1,48 +1,87 @@
-"""OCI image layouts as a source of images (image-spec 1.1, image-layout.md)."""
+"""OCI image layouts, in directories and archives, as a source of images.
+
+image-spec 1.1, image-layout.md.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Protocol
 
 from ..errors import MANIFEST_UNKNOWN, ManifestError, NotFound
 from ..json_object import JsonObject
 from ..manifest import OCI_INDEX, Descriptor, Index, Manifest, check_schema, parse_manifest
 from ..reference import Digest, Reference, is_tag
 from .files import copy_blob, open_plain, read_metadata, reading
+from .tarball import LAYOUT_INDEX, full_name
 
-_REF_NAME = "org.opencontainers.image.ref.name"
+_NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+"""Where tools keep an entry's name: its tag or the whole of it."""
+
+
+class Files(Protocol):
+    """The files of a layout, by their names in it."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """The content of a file."""
+        ...
+
+
+class _Directory:
+    """A layout in a directory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def open(self, name: str) -> IO[bytes]:
+        return open_plain(self._path / name)
+
+
+@contextmanager
+def opened_directory(reference: Reference) -> Iterator[Files]:
+    """The files of a reference's directory."""
+    with reading(reference):
+        yield _Directory(reference.path)
 
 
 class OciLayouts:
-    """The images in OCI layouts: directories with ``index.json`` and ``blobs/``.
+    """The images in OCI layouts: ``index.json`` and ``blobs/``, where ``opened`` finds them.
 
     A tag is an entry's ``org.opencontainers.image.ref.name``, or the tag of the
-    whole name that some tools write there.  Without tag and digest the layout has
-    to hold one image; where no entry has a name, that is the index itself.
+    whole name that some tools write there or beside it.  Without tag and digest the
+    layout has to hold one image; where no entry has a name, that is the index itself.
     """
+
+    def __init__(
+        self, opened: Callable[[Reference], AbstractContextManager[Files]] = opened_directory
+    ) -> None:
+        self._opened = opened
 
     def poll(self, reference: Reference) -> Digest:
         """The digest of the entry, from ``index.json``."""
-        with reading(reference):
-            return reference.digest or _Layout.read(reference).choose(reference).digest
+        if reference.digest:
+            return reference.digest
+        with self._opened(reference) as files:
+            return _Layout.read(files).choose(reference).digest
 
     def tags(self, reference: Reference) -> list[str]:
-        """The tags of all entries."""
-        with reading(reference):
-            names = map(_tag, _Layout.read(reference).entries)
-            return list(dict.fromkeys(name for name in names if is_tag(name)))
+        """The tags of all entries, or of those with the reference's name."""
+        with self._opened(reference) as files:
+            tags = (entry.tag(reference.member) for entry in _Layout.read(files).entries)
+            return list(dict.fromkeys(tag for tag in tags if is_tag(tag)))
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
         """A manifest or an index, verified."""
-        with reading(reference):
-            layout = _Layout.read(reference)
+        with self._opened(reference) as files:
+            layout = _Layout.read(files)
             wanted = digest or reference.digest or layout.choose(reference).digest
             if wanted == layout.digest:
                 return parse_manifest(layout.raw, OCI_INDEX)
-            with open_plain(_blob(reference, wanted)) as file:
+            with files.open(_blob(wanted)) as file:
                 content = read_metadata(file, wanted)
             Descriptor("", wanted, len(content)).verify(content)
             if not reference.digest and (chosen := layout.choose(reference)).digest == wanted:
@@ -51,7 +90,7 @@ class OciLayouts:
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """A small blob, verified."""
-        with reading(reference), open_plain(_blob(reference, descriptor.digest)) as file:
+        with self._opened(reference) as files, files.open(_blob(descriptor.digest)) as file:
             return descriptor.verify(read_metadata(file, descriptor.digest))
 
     def fetch_blob(
@@ -63,13 +102,50 @@ class OciLayouts:
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Copy a blob to ``path``, verified."""
-        with reading(reference):
-            source = _blob(reference, descriptor.digest)
-            return copy_blob(reference, descriptor, lambda: open_plain(source), path, progress)
+        name = _blob(descriptor.digest)
+        with self._opened(reference) as files:
+            return copy_blob(reference, descriptor, lambda: files.open(name), path, progress)
 
 
-def _blob(reference: Reference, digest: Digest) -> Path:
-    return Path(reference.path) / "blobs" / digest.algorithm / digest.hex
+def _blob(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of ``index.json``: its members, and the names that it goes by."""
+
+    members: JsonObject
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, members: JsonObject) -> _Entry:
+        try:
+            annotations = members.nested("annotations").all_texts()
+        except ManifestError:
+            # One that is not meant must not keep another from being found.
+            annotations = {}
+        return cls(members, tuple(annotations[name] for name in _NAMES if annotations.get(name)))
+
+    def descriptor(self) -> Descriptor:
+        """What it stands for."""
+        return Descriptor.parse(self.members.members)
+
+    def tag(self, wanted: str = "") -> str:
+        """The tag that the entry has, under the name that is wanted if there is one."""
+        for repository, tag in map(_split, self.names):
+            if not wanted or full_name(repository, tag) == full_name(wanted, tag):
+                return tag
+        return ""
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The repository, if the name has one, and the tag."""
+    folder, slash, last = name.rpartition("/")
+    short, colon, tag = last.rpartition(":")
+    if colon:
+        return f"{folder}{slash}{short}", tag
+    return (name, "latest") if slash else ("", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +153,12 @@ class _Layout:
     """``index.json``: its bytes and its entries."""
 
     raw: bytes
-    entries: list[JsonObject]
+    entries: list[_Entry]
 
     @classmethod
-    def read(cls, reference: Reference) -> _Layout:
-        path = Path(reference.path) / "index.json"
-        with open_plain(path) as file:
-            raw = read_metadata(file, path)
+    def read(cls, files: Files) -> _Layout:
+        with files.open(LAYOUT_INDEX) as file:
+            raw = read_metadata(file, LAYOUT_INDEX)
         try:
             index = JsonObject.parse(raw, "it")
             check_schema(index)
@@ -91,8 +166,8 @@ class _Layout:
             if not index.has("manifests"):
                 raise ManifestError("it has no 'manifests'")
         except ManifestError as error:
-            raise ManifestError(f"{path} is no index of images: {error.found}") from None
-        return cls(raw, entries)
+            raise ManifestError(f"{LAYOUT_INDEX} is no index of images: {error.found}") from None
+        return cls(raw, [_Entry.of(entry) for entry in entries])
 
     @property
     def digest(self) -> Digest:
@@ -103,25 +178,19 @@ class _Layout:
         """What the reference's tag names, or the only image where it has none."""
         entries = self.entries
         if reference.tag:
-            entries = [entry for entry in entries if _tag(entry) == reference.tag]
-        elif len(entries) > 1 and not any(map(_tag, entries)):
+            entries = [item for item in entries if item.tag(reference.member) == reference.tag]
+        elif len(entries) > 1 and not any(item.names for item in entries):
             return Descriptor(OCI_INDEX, self.digest, len(self.raw))
-        if len(entries) == 1:
-            return Descriptor.parse(entries[0].members)
-        known = ", ".join(filter(None, map(_tag, self.entries))) or "none"
+        # One image may go by several names.
+        found = {entry.digest: entry for entry in (item.descriptor() for item in entries)}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        known = ", ".join(name for item in self.entries for name in item.names[:1]) or "none"
         what = f"the tag {reference.tag!r}" if reference.tag else "a name without tag"
+        scheme = reference.scheme
         missing = NotFound(
-            f"{reference.path} has {len(entries)} images for {what}; its tags are: {known[:500]}",
-            mend="name one of them, as oci:path:tag or oci:path@digest",
+            f"{reference.path} has {len(found)} images for {what}; its names are: {known[:500]}",
+            mend=f"name one of them, as {scheme}:path:tag or {scheme}:path@digest",
         )
         missing.code = MANIFEST_UNKNOWN
         raise missing
-
-
-def _tag(entry: JsonObject) -> str:
-    try:
-        name = entry.nested("annotations").all_texts().get(_REF_NAME, "")
-    except ManifestError:
-        # One that is not meant must not keep another from being found.
-        return ""
-    return name.rpartition("/")[2].rpartition(":")[2]

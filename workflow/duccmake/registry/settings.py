@@ -14,7 +14,8 @@ class RegistrySettings:
     name environment variables, so that no secret stands in a configuration.
     ``mirrors`` are base URLs, tried in order before the registry itself.
     ``foreign_urls`` allows layers that the registry lacks to be fetched from the
-    addresses that a manifest gives, without credentials.
+    addresses that a manifest gives, without credentials.  ``plain_blobs`` allows blobs
+    of an https registry to come by http from where it redirects to.
     """
 
     scheme: str = ""
@@ -24,6 +25,7 @@ class RegistrySettings:
     mirrors: tuple[str, ...] = ()
     ca_file: Path | None = None
     foreign_urls: bool = False
+    plain_blobs: bool = False
     connections: int = 8
     requests_per_second: float = 0.0
     bytes_per_second: int = 0

@@ -32,5 +32,6 @@ class BlobSource:
     def open(self, offset: int) -> Answer:
         """Ask for the rest from ``offset`` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        call = Call("GET", self._url, self._scope, headers, accept=frozenset({416}))
+        gone = frozenset({416})
+        call = Call("GET", self._url, self._scope, headers, accept=gone, is_verified=True)
         return self._transport.open(call, patience=self._patience)

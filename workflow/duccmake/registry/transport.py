@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
 from ..errors import (
     NotFound,
@@ -23,6 +23,7 @@ from .auth import Authorizer, Scope, TokenRequest
 from .challenge import Challenge, parse_challenges
 from .credentials import CredentialStore, normal_host
 from .host import Answer, Host
+from .redirects import MAX_REDIRECTS, REDIRECTS, is_same_host, redirected
 from .retry import (
     Breaker,
     Deadline,
@@ -36,8 +37,6 @@ from .settings import RegistrySettings
 
 logger = logging.getLogger(__name__)
 
-MAX_REDIRECTS = 10
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GUARDED = frozenset({401, 403, 404})
 """What is said to those who offer no credentials, or none that are good."""
 _MAX_OFFERS = 2
@@ -57,6 +56,7 @@ class Call:
     """One request as its caller means it.
 
     ``accept`` are the statuses of 400 and above that are an answer, not an error.
+    ``is_verified``: the caller knows the digest of what has to come.
     """
 
     method: str
@@ -65,6 +65,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = field(default=None, repr=False)
     accept: frozenset[int] = frozenset()
+    is_verified: bool = False
 
     @property
     def is_secret(self) -> bool:
@@ -211,9 +212,10 @@ class Transport:
                 if not better:
                     raise refusal
                 header = better
-            elif status in _REDIRECTS and call.method in ("GET", "HEAD"):
+            elif status in REDIRECTS and call.method in ("GET", "HEAD"):
                 redirects += 1
-                url = _target(response, url, redirects)
+                plain = call.is_verified and origin.settings.plain_blobs
+                url = redirected(response, url, redirects, plain=plain)
                 response.discard()
                 host = self._host_of(url)
                 authorizer = self._authorizer(host, visited=host is not origin)
@@ -239,7 +241,7 @@ class Transport:
     def _ping(self, host: Host) -> tuple[Challenge, ...]:
         """What the host's ``/v2/`` asks for, if no other host answers in its place."""
         reply = self._exchange_in_place(Call("GET", f"{host.base_url}/v2/", accept=_NO_PING))
-        if not _is_same_host(host.base_url, reply.url):
+        if not is_same_host(host.base_url, reply.url):
             return ()
         return parse_challenges(reply.headers.get("WWW-Authenticate", ""))
 
@@ -268,15 +270,15 @@ class Transport:
                 host = self._host_of(url)
                 response = host.send(call.method, url, call.headers, deadline, call.body)
                 try:
-                    if response.status not in _REDIRECTS:
+                    if response.status not in REDIRECTS:
                         if response.status >= 400 and response.status not in call.accept:
                             raise self._refusal(call, response, host, redirected=False)
                         body = read_body(response, _TOKEN_LIMIT, deadline)
                         return Reply(response.status, url, response.headers, body)
-                    target = _target(response, url, redirects)
+                    target = redirected(response, url, redirects)
                 finally:
                     response.close()
-                if call.is_secret and not _is_same_host(url, target):
+                if call.is_secret and not is_same_host(url, target):
                     raise RegistryError(
                         f"{host.name} redirects a request for a token to {urlsplit(target).netloc}",
                         mend="credentials are not taken there: ask the registry's operator",
@@ -311,6 +313,8 @@ class Transport:
             missing = NotFound(what, mend="check the repository and the tag, or remove the entry")
             missing.code = code
             return missing
+        if status == 400 and host.scheme == "http" and not code:
+            return RegistryError(what, mend=f"see what it says{host.other_scheme}")
         return RegistryError(what)
 
 
@@ -343,36 +347,6 @@ def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
                 RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
             )
     return b"".join(pieces)
-
-
-def _target(response: Answer, url: str, redirects: int) -> str:
-    """Where a redirect leads; the address itself may be signed and stays out of messages."""
-    here = urlsplit(url)
-    try:
-        target = urljoin(url, response.headers.get("Location", ""))
-        there = urlsplit(target)
-    except ValueError:
-        target, there = "", urlsplit("")
-    if redirects > MAX_REDIRECTS:
-        response.close()
-        raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")
-    if there.scheme not in ("http", "https") or not there.hostname:
-        response.close()
-        raise RegistryError(f"{here.netloc} redirects to nowhere")
-    if here.scheme == "https" and there.scheme == "http":
-        response.close()
-        raise RegistryError(
-            f"{here.netloc} redirects to {there.netloc} without encryption",
-            mend="this is not followed: ask the registry's operator",
-        )
-    return target
-
-
-def _is_same_host(url: str, target: str) -> bool:
-    """Whether a redirect stays at the host, or at most leads from http to its https."""
-    here, there = urlsplit(url), urlsplit(target)
-    ports = [parts.port or {"http": 80, "https": 443}[parts.scheme] for parts in (here, there)]
-    return here.hostname == there.hostname and (ports[0] == ports[1] or ports == [80, 443])
 
 
 def _registry_words(response: Answer) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-from faulty_registry import Answer, FaultyHandler
+from support.faulty_registry import Answer, FaultyHandler
 
 LAST, OPAQUE = "n={n}&last={last}", "next_page={offset}.{blank}%3D%3D&n={n}"
 
