@@ -4,40 +4,50 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := workflow scripts tests
-RULES := Snakefile workflow/rules/*.smk
+RULES := Snakefile workflow/Snakefile workflow/rules/*.smk
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test check pytest format benchmark clean
+.PHONY: demo test quick check pytest format benchmark clean help
 
-demo: $(READY)
+demo: $(READY)  ## convert sample images from a local registry: what it is all about
 	@$(BIN)/python scripts/demo.py
 
-test: check pytest
+test: check pytest  ## all checks and all tests; README says which Debian packages they want
 
-check: $(READY)
+quick: $(READY)  ## the unit tests alone
+	$(PYTEST) tests/unit
+
+check: $(READY)  ## linters, formats, types
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/snakefmt --check $(RULES)
 	$(BIN)/mypy
-	$(BIN)/snakemake --lint
+	$(BIN)/snakemake --lint --directory $(VENV)/lint --config recipe=$(CURDIR)/tests/support/recipe.yaml
 
-pytest: $(READY)
-	$(BIN)/pytest
+pytest: $(READY)  ## all tests without the checks
+	$(PYTEST)
 
-format: $(READY)
+format: $(READY)  ## mend what the linters and formatters can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/snakefmt $(RULES)
 
-benchmark: $(READY)
+benchmark: $(READY)  ## comparisons with other programs; nothing else should run beside them
 	$(BIN)/pytest --override-ini python_files='bench_*.py' --capture=no tests/benchmarks
 
 $(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "duccmake needs \
+	Python 3.11 or newer, and $(PYTHON) is %d.%d: name one with make PYTHON=python3.11" \
+	% sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[test]'
 	touch $@
 
-clean:
+clean:  ## remove the environment and what the demo left
 	rm -rf $(VENV) demo
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12

@@ -22,6 +22,7 @@ from duccmake.repository.usage import survey as look_through
 from duccmake.repository.withdraw import withdraw
 from support import oracles, pipeline, podman_client
 from support.podman_client import Podman, podman
+from support.runs import CHECKOUT
 
 PRODUCTS = ("layers", "flat", "podman")
 APP, OTHER_TAG, HUB = (
@@ -257,11 +258,11 @@ def test_an_image_without_layers_is_there(client: Podman):
     assert client("create", "--network", "none", NOTHING, "/nothing")
 
 
-def test_the_configuration_in_the_readme_is_all_that_podman_needs(
+def test_the_configuration_in_the_documentation_is_all_that_podman_needs(
     published: Published, tmp_path: Path
 ):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [toml] = re.findall(r"```toml\n(\[storage\].*?)```", readme, re.DOTALL)
+    text = (CHECKOUT / "docs" / "using-images.md").read_text()
+    [toml] = re.findall(r"```toml\n(\[storage\].*?)```", text, re.DOTALL)
     toml = toml.replace("/cvmfs/unpacked.example.org/podmanStore", str(published.store))
     (tmp_path / "storage.conf").write_text(
         toml.replace(

@@ -23,6 +23,7 @@ from duccmake.recipe import load
 from duccmake.reference import Platform, Reference
 from duccmake.registry.settings import RegistrySettings
 from duccmake.sources.location import Source
+from support.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("/srv/state")
@@ -136,12 +137,11 @@ def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
 
 
 def test_shipped_configuration_holds_nothing_but_defaults() -> None:
-    shipped = yaml.safe_load((ROOT / "config" / "config.yaml").read_bytes())
-    assert parse(**shipped) == parse()
+    assert parse(**yaml.safe_load(shipped("config.yaml"))) == parse()
 
 
 def test_commented_example_of_the_shipped_configuration_is_valid() -> None:
-    text = (ROOT / "config" / "config.yaml").read_text()
+    text = shipped("config.yaml")
     example = re.search(r"(?:^#(?:| {1,5}\S.*)\n)+^registries: \{\}\n", text, re.MULTILINE)
     assert example
     lines = example[0].partition("# registries:")[2].splitlines()[1:-1]

@@ -13,6 +13,7 @@ from duccmake import recipe
 from duccmake.errors import RecipeError
 from duccmake.recipe import Recipe, load, load_all, output_reference
 from duccmake.reference import Reference
+from support.shipped import shipped
 
 DIGEST = "sha256:" + "ab" * 32
 HEAD = "version: 1\ncvmfs_repo: unpacked.example.org\n"
@@ -71,8 +72,8 @@ ignoreErrors:
     assert (found.bad_entries, found.warnings) == ((), ())
 
 
-def test_the_example_recipe_of_the_configuration_is_without_fault() -> None:
-    example = load(Path(__file__).parents[2] / "config" / "recipe.yaml")
+def test_the_example_recipe_of_the_configuration_is_without_fault(write: Write) -> None:
+    example = load(write(shipped("recipe.yaml")))
     assert example.repository == "unpacked.example.org"
     assert len(example.wishes) >= 3
     assert (example.bad_entries, example.warnings) == ((), ())
