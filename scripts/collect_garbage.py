@@ -5,10 +5,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from duccmake.collect import collect
-from duccmake.job import running
-from duccmake.maintenance import collected_in_words, spoken_for
-from duccmake.plan import open_repository
+from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.job import running
+from duccmake.planning.plan import open_repository
+from duccmake.run.maintenance import collected_in_words, spoken_for
 
 log, output, repository = sys.argv[1:]
 with running(f"collect_garbage-{repository}", log=log) as job:

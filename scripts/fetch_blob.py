@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from duccmake.fetch import fetch_layer
-from duccmake.job import running
-from duccmake.plan import LIMITS
+from duccmake.jobs.fetch_blob import fetch_layer
+from duccmake.jobs.job import running
+from duccmake.planning.plan import LIMITS
 from duccmake.registry.client import Client
 
 log, output, key = sys.argv[1:]

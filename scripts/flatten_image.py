@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from duccmake.job import running
-from duccmake.plan import content_store, open_repository
-from duccmake.stage import stage_flat_tree
+from duccmake.jobs.flatten_image import stage_flat_tree
+from duccmake.jobs.job import running
+from duccmake.planning.plan import content_store, open_repository
 
 log, output, repository, key, *inputs = sys.argv[1:]
 with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job:

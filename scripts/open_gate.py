@@ -2,9 +2,9 @@
 
 import sys
 
-from duccmake.job import running
-from duccmake.plan import open_repository
-from duccmake.room import wait_for_room
+from duccmake.jobs.job import running
+from duccmake.jobs.open_gate import wait_for_room
+from duccmake.planning.plan import open_repository
 
 log, gate = sys.argv[1:]
 with running(f"open_gate-{gate}", log=log) as job:

@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from duccmake.departures import prune
-from duccmake.job import running
-from duccmake.maintenance import departures
-from duccmake.plan import open_repository
+from duccmake.jobs.job import running
+from duccmake.jobs.prune_images import prune
+from duccmake.planning.plan import open_repository
+from duccmake.run.maintenance import departures
 
 log, output, repository = sys.argv[1:]
 with running(f"prune_images-{repository}", log=log) as job:

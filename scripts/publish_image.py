@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from duccmake.job import running
-from duccmake.plan import content_store, keeping, open_repository
-from duccmake.publish import publish_ready
+from duccmake.jobs.job import running
+from duccmake.jobs.publish_image import publish_ready
+from duccmake.planning.plan import content_store, keeping, open_repository
 
 log, output, repository, name, *inputs = sys.argv[1:]
 with running(f"publish_image-{repository}-{name}", log=log, output=output) as job:

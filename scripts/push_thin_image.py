@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from duccmake.errors import RegistryError
-from duccmake.job import running
-from duccmake.plan import LIMITS, content_store, open_repository
-from duccmake.reference import Reference
+from duccmake.fs.files import write_atomically
+from duccmake.jobs.job import running
+from duccmake.jobs.push_thin_image import push_thin, refuses_anybody
+from duccmake.oci.reference import Reference
+from duccmake.planning.plan import LIMITS, content_store, open_repository
+from duccmake.planning.thin_images import note_refusal
 from duccmake.registry.client import Client
-from duccmake.registry.credentials import output_credentials
-from duccmake.store import write_atomically
-from duccmake.thin_push import push_thin, refuses_anybody
-from duccmake.thin_wishes import note_refusal
+from duccmake.registry.http.credentials import output_credentials
 
 log, output, repository, name, *inputs = sys.argv[1:]
 with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as job:

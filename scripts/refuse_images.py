@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from duccmake.departures import refuse
-from duccmake.job import running
-from duccmake.maintenance import refused
-from duccmake.plan import open_repository
+from duccmake.jobs.job import running
+from duccmake.jobs.prune_images import refuse
+from duccmake.planning.plan import open_repository
+from duccmake.run.maintenance import refused
 
 log, output, repository = sys.argv[1:]
 with running(f"refuse_images-{repository}", log=log) as job:

@@ -3,7 +3,7 @@
 import sys
 
 from duccmake.errors import DuccmakeError
-from duccmake.job import running
+from duccmake.jobs.job import running
 
 log, number = sys.argv[1:]
 with running(f"report_problem-{number}", log=log) as job:

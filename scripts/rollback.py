@@ -2,10 +2,10 @@
 
 import sys
 
-from duccmake.job import running
-from duccmake.maintenance import repositories_with
-from duccmake.pins import roll_back
-from duccmake.plan import keeping
+from duccmake.jobs.job import running
+from duccmake.jobs.rollback import roll_back
+from duccmake.planning.plan import keeping
+from duccmake.run.maintenance import repositories_with
 
 (log,) = sys.argv[1:]
 with running("rollback", log=log) as job:

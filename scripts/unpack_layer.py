@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from duccmake.job import running
-from duccmake.unpack import unpack_layer
+from duccmake.jobs.job import running
+from duccmake.layer.unpack import unpack_layer
 
 log, output, repository, key, blob = sys.argv[1:]
 with running(f"unpack_layer-{repository}-{key}", log=log, output=output) as job:

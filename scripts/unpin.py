@@ -2,9 +2,9 @@
 
 import sys
 
-from duccmake.job import running
-from duccmake.maintenance import repositories_with
-from duccmake.pins import lift
+from duccmake.jobs.job import running
+from duccmake.jobs.rollback import lift
+from duccmake.run.maintenance import repositories_with
 
 (log,) = sys.argv[1:]
 with running("unpin", log=log) as job:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "workflow"))
 
-from duccmake.watch.main import main
+from duccmake.service.watch.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

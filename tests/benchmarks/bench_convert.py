@@ -15,7 +15,7 @@ import yaml
 from compare import Program, alternate
 
 from duccmake.demo.images import Image, LayerBuilder, push
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from support.pipeline import change_set, stage
 from support.servers import DockerRegistry, docker_registry, need, skopeo
 

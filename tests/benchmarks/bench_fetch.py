@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from compare import Program, alternate
 
-from duccmake.manifest import OCI_CONFIG, OCI_MANIFEST, Descriptor
-from duccmake.reference import Digest, Reference
+from duccmake.oci.manifest import OCI_CONFIG, OCI_MANIFEST, Descriptor
+from duccmake.oci.reference import Digest, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support.servers import DockerRegistry, docker_registry, need
@@ -29,7 +29,7 @@ import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from duccmake.reference import Platform, Reference
+from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 host, out = sys.argv[1], Path(sys.argv[2])

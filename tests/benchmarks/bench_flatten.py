@@ -15,8 +15,8 @@ FLATTEN = f"""
 import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from pathlib import Path
-from duccmake.flatten import LayerTree, flatten
-from duccmake.reference import Digest
+from duccmake.layer.flatten import LayerTree, flatten
+from duccmake.oci.reference import Digest
 out, *manifests = sys.argv[1:]
 trees = [
     LayerTree(Digest("sha256", f"{{number:064x}}"), Path(manifest).read_bytes())

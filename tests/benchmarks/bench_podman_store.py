@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from duccmake.demo.images import Image, Layer
-from duccmake.repository import StagedImage, podman
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository import podman
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
+from duccmake.repository.model import StagedImage
 from support.pipeline import staged
 
 SIZES = (1, 100, 1000)

@@ -25,12 +25,12 @@ POLL = f"""
 import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from pathlib import Path
-from duccmake.recipe import Recipe, Wish
-from duccmake.reference import Platform, Reference
+from duccmake.recipe.parser import Recipe, Wish
+from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from duccmake.resolve import Resolver
-from duccmake.store import ContentStore, PollMemory
+from duccmake.planning.resolver import Resolver
+from duccmake.fs.files import ContentStore, PollMemory
 host, state = sys.argv[1], Path(sys.argv[2])
 wishes = tuple(
     Wish(Reference.parse(f"http://{{host}}/team/app{{number}}:1"), number)

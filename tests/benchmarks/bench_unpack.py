@@ -16,9 +16,9 @@ UNPACK = f"""
 import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from pathlib import Path
-from duccmake.limits import UnpackLimits
-from duccmake.reference import Digest
-from duccmake.unpack import unpack_layer
+from duccmake.layer.limits import UnpackLimits
+from duccmake.oci.reference import Digest
+from duccmake.layer.unpack import unpack_layer
 blob, out, digest = sys.argv[1:]
 unpack_layer(
     Path(blob), Path(out), limits=UnpackLimits(ratio=0),

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from duccmake import pep784
+from duccmake.layer import zstd as pep784
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

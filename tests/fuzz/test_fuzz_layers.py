@@ -24,11 +24,11 @@ from mutations import ANY_BYTES, MUTATED_TARS, TARS, Mutation, applied
 from corpus.streams import SOUND
 from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError
-from duccmake.flatten import LayerTree, flatten
-from duccmake.limits import UnpackLimits
-from duccmake.stream import LayerStream
-from duccmake.tar import TarReader
-from duccmake.unpack import unpack_layer
+from duccmake.layer.flatten import LayerTree, flatten
+from duccmake.layer.limits import UnpackLimits
+from duccmake.layer.stream import LayerStream
+from duccmake.layer.tar import TarReader
+from duccmake.layer.unpack import unpack_layer
 from support import trees
 from support.pipeline import digest_of
 

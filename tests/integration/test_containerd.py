@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from duccmake.demo.images import Image, LayerBuilder
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from support import oracles, pipeline
 from support.oracles import needs_overlay, needs_umoci
 from support.trees import differences, snapshot

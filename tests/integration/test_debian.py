@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
+from duccmake.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
 from support.oracles import snapshotter
 from support.runs import Run, Work
 from support.servers import DockerRegistry, docker_registry, need, skopeo

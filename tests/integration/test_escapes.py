@@ -12,7 +12,7 @@ import pytest
 from corpus.hostile import ESCAPES
 from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError, LayerError
-from duccmake.unpack import unpack_layer
+from duccmake.layer.unpack import unpack_layer
 from support import oracles, pipeline, trees
 from support.oracles import needs_overlay, needs_root
 

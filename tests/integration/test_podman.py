@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder, write_oci_layout
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
-from duccmake.repository.garbage import FLAT, LAYER, Thing, remove
+from duccmake.repository.inventory import survey as look_through
 from duccmake.repository.podman.layers import chain
-from duccmake.repository.usage import survey as look_through
-from duccmake.repository.withdraw import withdraw
+from duccmake.repository.removal import FLAT, LAYER, Thing, remove
+from duccmake.repository.withdrawal import withdraw
 from support import oracles, pipeline, podman_client
 from support.podman_client import Podman, podman
 from support.runs import CHECKOUT

@@ -13,8 +13,8 @@ import pytest
 
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.edits import Edits
-from duccmake.repository.usage import survey
-from duccmake.repository.withdraw import withdraw
+from duccmake.repository.inventory import survey
+from duccmake.repository.withdrawal import withdraw
 from support import pipeline, podman_client
 from support.cvmfs_repositories import Real, StandIn, both, repository_for
 from support.podman_client import Podman, podman

@@ -15,15 +15,15 @@ import pytest
 
 from duccmake.demo.registry import DemoRegistry, Store
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
-from duccmake.fetch import fetch_layer
-from duccmake.manifest import Descriptor, Index, Manifest, parse_manifest
-from duccmake.plan import PENDING, PlannedImage, PlannedLayer
-from duccmake.recipe import Recipe, Wish
-from duccmake.reference import Reference
+from duccmake.fs.files import ContentStore, PollMemory
+from duccmake.jobs.fetch_blob import fetch_layer
+from duccmake.oci.manifest import Descriptor, Index, Manifest, parse_manifest
+from duccmake.oci.reference import Reference
+from duccmake.planning.plan import PENDING, PlannedImage, PlannedLayer
+from duccmake.planning.resolver import Resolved, Resolver
+from duccmake.recipe.parser import Recipe, Wish
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from duccmake.resolve import Resolved, Resolver
-from duccmake.store import ContentStore, PollMemory
 from support import faulty_registry as faults
 from support import servers
 from support.faulty_registry import FaultyProxy, FaultyRegistry

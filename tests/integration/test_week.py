@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.pins import history
+from duccmake.jobs.rollback import history
 from duccmake.repository.history import kept
-from duccmake.repository.usage import survey
+from duccmake.repository.inventory import survey
 from support.faulty_registry import FaultyRegistry
 from support.orphans import unreachable
 from support.runs import REPOSITORY, Run, Work, days_later, fresh_work

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, LayerBuilder
-from duccmake.repository import UNMEASURED
+from duccmake.repository.model import UNMEASURED
 from support.ducc_repository import leave_as_ducc
 from support.pipeline import digest_of
 from support.runs import Run, Work, fresh_work

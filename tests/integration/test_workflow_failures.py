@@ -15,8 +15,8 @@ import pytest
 from corpus.streams import END, member, pax
 from duccmake.demo.images import Image, Layer, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
-from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
-from duccmake.reference import Platform
+from duccmake.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
+from duccmake.oci.reference import Platform
 from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.samples import AMD64
 from support.servers import free_port

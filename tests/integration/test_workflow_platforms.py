@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.registry import DemoRegistry
-from duccmake.manifest import (
+from duccmake.oci.manifest import (
     DOCKER_LIST,
     OCI_INDEX,
     OCI_MANIFEST,
@@ -18,7 +18,7 @@ from duccmake.manifest import (
     Index,
     parse_manifest,
 )
-from duccmake.reference import Platform, Reference
+from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import runs

@@ -16,8 +16,8 @@ from threading import Thread
 import pytest
 
 from duccmake.demo import images
-from duccmake.repository import schedule
-from duccmake.repository.usage import survey
+from duccmake.repository import removal_schedule
+from duccmake.repository.inventory import survey
 from support import runs
 from support.runs import Work, days_later, sample_work
 from support.trees import Node, snapshot
@@ -107,7 +107,7 @@ def test_pruning_takes_the_name_away_and_leaves_the_content(pruned: Stage, work:
     assert pruned.run.outcomes == {name: ("removed", "not in the wish list any more")}
     assert not pruned.layout.link(name).is_symlink()
     assert not pruned.layout.manifest(name).exists()
-    (entry,) = schedule.parse(pruned.layout.remove_schedule.read_bytes())
+    (entry,) = removal_schedule.parse(pruned.layout.remove_schedule.read_bytes())
     assert (entry.image, bool(entry.since)) == (name, True)
     flat = entry.config.partition(":")[2]
     assert (pruned.layout.flats / flat[:2] / flat).is_dir()
@@ -141,7 +141,7 @@ def test_an_image_that_comes_back_is_linked_again_and_nothing_is_fetched(
     assert returned.run.blobs() == []
     assert [job for job in returned.run.jobs if job.startswith(("Fetch", "Unpack"))] == []
     assert work.repository.verify(work.named(TOOLS)) == []
-    assert schedule.parse(returned.layout.remove_schedule.read_bytes()) == []
+    assert removal_schedule.parse(returned.layout.remove_schedule.read_bytes()) == []
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from duccmake.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
-from duccmake.reference import Digest, Platform
+from duccmake.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
+from duccmake.oci.reference import Digest, Platform
 from duccmake.repository.layout import Layout
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Work, fresh_work

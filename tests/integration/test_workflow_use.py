@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
 from support.samples import AMD64

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from duccmake.repository import kernel
+from duccmake.fs import syscalls
 
 _CALLS = (
     *("open", "mkdir", "link", "symlink", "mknod", "rename", "unlink", "rmdir", "utime"),
@@ -84,7 +84,7 @@ def crash_after(
     with monkeypatch.context() as patch:
         for name in _CALLS:
             patch.setattr(os, name, counted(getattr(os, name)))
-        patch.setattr(kernel, "exchange", counted(kernel.exchange))
+        patch.setattr(syscalls, "exchange", counted(syscalls.exchange))
         try:
             work(*arguments)
         except Crash:

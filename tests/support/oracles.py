@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, write_oci_layout
-from duccmake.reference import Digest
+from duccmake.oci.reference import Digest
 
 ROOT = os.geteuid() == 0
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from duccmake import mtree
 from duccmake.demo.images import Image, Layer
-from duccmake.flatten import FlatTree, LayerTree, flatten
-from duccmake.limits import UnpackLimits
-from duccmake.measured import Measured
-from duccmake.reference import Digest
-from duccmake.repository import ChangeSet, StagedImage, StagedLayer
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.layer.flatten import FlatTree, LayerTree, flatten
+from duccmake.layer.limits import UnpackLimits
+from duccmake.layer.measured import Measured
+from duccmake.layer.unpack import UnpackedLayer, unpack_layer
+from duccmake.oci.reference import Digest
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.layout import Layout
+from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.podman.layers import chain
-from duccmake.unpack import UnpackedLayer, unpack_layer
+from duccmake.tree import mtree
 from support.trees import Node, Tree
 
 NAME = "registry.example.org/odd/image:1"

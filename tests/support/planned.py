@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from duccmake import measured
-from duccmake.manifest import Descriptor
-from duccmake.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
-from duccmake.reference import Digest, Platform, Reference
+from duccmake.layer import measured
+from duccmake.oci.manifest import Descriptor
+from duccmake.oci.reference import Digest, Platform, Reference
+from duccmake.planning.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
 from support.staged_trees import digest_of
 
 REPOSITORY = "unpacked.example.org"

@@ -18,8 +18,8 @@ import yaml
 
 from duccmake.demo.images import Image, host_platform, push, push_samples
 from duccmake.demo.registry import DemoRegistry, LoggedRequest
-from duccmake.reference import Digest
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.oci.reference import Digest
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.layout import Layout
 from support.servers import free_port, without_proxies
 

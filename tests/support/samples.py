@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.reference import Platform
+from duccmake.oci.reference import Platform
 
 AMD64 = Platform("linux", "amd64")
 

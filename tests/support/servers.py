@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 from duccmake.demo.registry import DemoRegistry, Store
-from duccmake.manifest import (
+from duccmake.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
     OCI_CONFIG,
@@ -35,7 +35,7 @@ from duccmake.manifest import (
     OCI_MANIFEST,
     Descriptor,
 )
-from duccmake.reference import Digest, Platform, Reference
+from duccmake.oci.reference import Digest, Platform, Reference
 from support.samples import AMD64
 
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"

@@ -21,8 +21,8 @@ from typing import Any
 
 from duccmake.demo.images import LayerBuilder
 from duccmake.demo.registry import Store
-from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
-from duccmake.pep784 import zstd
+from duccmake.layer.zstd import zstd
+from duccmake.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 
 STEPS = 3
 """Runs over which a world comes into being."""

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from duccmake import mtree
-from duccmake.mtree import Entry
-from duccmake.reference import Digest, Platform
-from duccmake.repository import ChangeSet, StagedImage, StagedLayer
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.oci.reference import Digest, Platform
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.layout import Layout
+from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
+from duccmake.tree import mtree
+from duccmake.tree.mtree import Entry
 
 ROOT = os.geteuid() == 0
 OWNER = (0, 0) if ROOT else (os.geteuid(), os.getegid())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from support.crashes import in_memory
 from support.cvmfs_repositories import Real, StandIn, both, repository_for
 from support.staged_trees import open_repository

@@ -9,18 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from duccmake.adopt import adoption_in_words
 from duccmake.errors import RepositoryError
-from duccmake.leftovers import Leftovers
-from duccmake.plan import Problem
-from duccmake.repository import UNMEASURED, ChangeSet
-from duccmake.repository.adoption import (
-    dangling_links,
-    dirty_chains,
-    is_whole,
-    lacking,
-    leftover,
-)
+from duccmake.planning.adoption import Leftovers
+from duccmake.planning.plan import Problem
+from duccmake.repository.adoption import dangling_links, dirty_chains, is_whole, lacking, leftover
+from duccmake.repository.model import UNMEASURED, ChangeSet
+from duccmake.run.adoption import adoption_in_words
 from support import planned
 from support.ducc_repository import leave_as_ducc
 from support.planned import REPOSITORY

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from duccmake import beneath
-from duccmake.beneath import open_directory
+from duccmake.fs import beneath
+from duccmake.fs.beneath import open_directory
 
 
 @pytest.fixture(params=["openat2", "walk"])

@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from duccmake.config import Config, RepositorySettings, WebhookSettings
-from duccmake.config_schema import SCHEMA as SCHEMA_FILE
+from duccmake.config.configuration import Config, RepositorySettings, WebhookSettings
+from duccmake.config.mistakes import InvalidConfig
+from duccmake.config.schema import SCHEMA as SCHEMA_FILE
 from duccmake.errors import ConfigError
-from duccmake.eventlog import EventSettings
-from duccmake.limits import UnpackLimits
-from duccmake.mistakes import InvalidConfig
-from duccmake.recipe import load
-from duccmake.reference import Platform, Reference
+from duccmake.layer.limits import UnpackLimits
+from duccmake.oci.reference import Platform, Reference
+from duccmake.recipe.parser import load
+from duccmake.recipe.sources.location import Source
 from duccmake.registry.settings import RegistrySettings
-from duccmake.sources.location import Source
+from duccmake.workspace.event_log import EventSettings
 from support.shipped import shipped
 
 ROOT = Path(__file__).parents[2]

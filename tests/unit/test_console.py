@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from duccmake.console import announce, summarise
-from duccmake.plan import PUBLISHED, Problem
+from duccmake.planning.plan import PUBLISHED, Problem
+from duccmake.run.summary import announce, summarise
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of, open_repository, publish, stage
 

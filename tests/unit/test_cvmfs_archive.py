@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import RepositoryError
-from duccmake.mtree import Entry
-from duccmake.repository.cvmfs import tarstream
+from duccmake.repository.cvmfs import tar_writer
 from duccmake.repository.cvmfs.catalogs import MOST_ENTRIES, nested
-from duccmake.repository.cvmfs.kept import Keeping, keeps_name
+from duccmake.repository.cvmfs.fidelity import Keeping, keeps_name
 from duccmake.repository.cvmfs.settings import ServerSettings
-from duccmake.repository.cvmfs.tarstream import TarStream, header, link_header
+from duccmake.repository.cvmfs.tar_writer import TarStream, header, link_header
+from duccmake.tree.mtree import Entry
 
 
 def written(work, pieces=None) -> bytes:
@@ -61,7 +61,7 @@ names = st.lists(
 def test_names_of_any_bytes_and_length_are_read_back(name, target):
     raw = written(
         lambda stream: (
-            stream.add(header(name, tarstream.SYMLINK, link=target)),
+            stream.add(header(name, tar_writer.SYMLINK, link=target)),
             stream.add(link_header(name, target)),
             stream.close(),
         )
@@ -74,7 +74,7 @@ def test_names_of_any_bytes_and_length_are_read_back(name, target):
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 155, 156, 255, 256, 257, 3000])
 def test_names_at_the_edges_of_the_fields_are_read_back(length):
     for name in (b"n" * length, (b"d/" * length)[: length - 1] + b"n"):
-        raw = written(lambda s, name=name: (s.add(header(name, tarstream.FIFO)), s.close()))
+        raw = written(lambda s, name=name: (s.add(header(name, tar_writer.FIFO)), s.close()))
         assert [os.fsencode(member.name) for member in members(raw)] == [name]
 
 
@@ -91,7 +91,7 @@ def test_numbers_of_any_size_are_read_back(mode, owner, seconds, minor):
             stream.add(
                 header(
                     b"device",
-                    tarstream.CHAR,
+                    tar_writer.CHAR,
                     mode=mode,
                     uid=owner,
                     gid=owner,
@@ -117,15 +117,15 @@ def test_what_was_written_never_ends_where_an_archive_could(tmp_path: Path, monk
         ends.append(self._written)
 
     monkeypatch.setattr(TarStream, "_write", noted)
-    monkeypatch.setattr(tarstream, "_PIECE", 1000)
+    monkeypatch.setattr(tar_writer, "_PIECE", 1000)
     big = tmp_path / "big"
     big.write_bytes(os.urandom(300_000))
 
     def work(stream):
         for number in range(40):
-            stream.add_file(header(b"f%d" % number, tarstream.FILE, size=number), b"x" * number)
+            stream.add_file(header(b"f%d" % number, tar_writer.FILE, size=number), b"x" * number)
         descriptor = os.open(big, os.O_RDONLY)
-        stream.add_open(header(b"big", tarstream.FILE, size=300_000), descriptor, 300_000)
+        stream.add_open(header(b"big", tar_writer.FILE, size=300_000), descriptor, 300_000)
         os.close(descriptor)
         stream.close()
 
@@ -143,7 +143,7 @@ def test_a_file_of_another_size_than_announced_is_refused(tmp_path: Path, size, 
     file.write_bytes(bytes(size + change))
     descriptor = os.open(file, os.O_RDONLY)
     with pytest.raises(RepositoryError, match="another size"):
-        written(lambda s: s.add_open(header(b"f", tarstream.FILE, size=size), descriptor, size))
+        written(lambda s: s.add_open(header(b"f", tar_writer.FILE, size=size), descriptor, size))
     os.close(descriptor)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
-from duccmake.publish import publish_ready
-from duccmake.repository import UNMEASURED, ChangeSet
+from duccmake.fs.files import ContentStore
+from duccmake.jobs.publish_image import publish_ready
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
-from duccmake.store import ContentStore
+from duccmake.repository.model import UNMEASURED, ChangeSet
 from support import staged_trees as make
 from support.cvmfs_repositories import CHUNKS, GATEWAY, both
 from support.ducc_repository import leave_as_ducc

@@ -60,9 +60,9 @@ CHILD = """
     import os, pickle, signal, sys
     sys.path[:0] = sys.argv[3:]
     from support.cvmfs_repositories import Real, StandIn
-    from duccmake.repository.cvmfs import tarstream
+    from duccmake.repository.cvmfs import tar_writer
     from duccmake.repository.cvmfs.server import Server
-    from duccmake.repository.cvmfs.tarstream import TarStream
+    from duccmake.repository.cvmfs.tar_writer import TarStream
     from duccmake.repository.cvmfs.transaction import Transaction
     from support.staged_trees import publish
 
@@ -83,7 +83,7 @@ CHILD = """
         return call
 
     # Every piece is written at once, so that there are places within small archives.
-    tarstream._PIECE = 1024
+    tar_writer._PIECE = 1024
     exec(sys.argv[2])
     cvmfs, changes = pickle.loads(open(sys.argv[1], "rb").read())
     publish(cvmfs.open(), changes)

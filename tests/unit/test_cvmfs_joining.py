@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from duccmake.repository import ChangeSet
+from duccmake.repository.model import ChangeSet
 from support.cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
 from support.staged_trees import (
     BASE,

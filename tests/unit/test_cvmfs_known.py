@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from duccmake.repository import ChangeSet
-from duccmake.repository.cvmfs import changes
-from duccmake.repository.cvmfs.known import layers_before
+from duccmake.repository.cvmfs import commit as changes
+from duccmake.repository.cvmfs.known_files import layers_before
+from duccmake.repository.model import ChangeSet
 from support import staged_trees as make
 from support.cvmfs_repositories import CHUNKS, both
 from support.staged_trees import (

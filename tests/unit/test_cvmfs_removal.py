@@ -6,13 +6,14 @@ import os
 
 import pytest
 
-from duccmake.collect import collect
-from duccmake.departures import Departure, prune
 from duccmake.errors import RepositoryError
-from duccmake.pins import pins, roll_back
-from duccmake.repository import Keep
-from duccmake.repository.schedule import parse
-from duccmake.repository.usage import Use, survey
+from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.prune_images import prune
+from duccmake.jobs.rollback import pins, roll_back
+from duccmake.planning.plan import Departure
+from duccmake.repository.inventory import Use, survey
+from duccmake.repository.model import Keep
+from duccmake.repository.removal_schedule import parse
 from support.cvmfs_repositories import both, repository_for
 from support.staged_trees import TOP, file, publish, stage
 

@@ -21,8 +21,8 @@ import requests
 from duccmake.demo import images
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import RegistryError, RegistryUnavailable
-from duccmake.manifest import ImageConfig, Manifest, parse_manifest
-from duccmake.pep784 import zstd
+from duccmake.layer.zstd import zstd
+from duccmake.oci.manifest import ImageConfig, Manifest, parse_manifest
 
 
 def needs(program: str) -> str:

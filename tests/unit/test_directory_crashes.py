@@ -12,10 +12,10 @@ from itertools import count
 
 import pytest
 
-from duccmake import mtree
 from duccmake.errors import RepositoryLocked
-from duccmake.repository import ChangeSet
 from duccmake.repository.layout import Layout
+from duccmake.repository.model import ChangeSet
+from duccmake.tree import mtree
 from support import staged_trees as make
 from support.crashes import copy_tree, crash_after, each_crash, each_stop, leftovers
 from support.staged_trees import (

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from duccmake import mtree
 from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
-from duccmake.repository import ChangeSet
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.layout import Layout
+from duccmake.repository.model import ChangeSet
+from duccmake.tree import mtree
 from support import staged_trees as make
 from support.other_user import run_as
 from support.staged_trees import (

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from duccmake.errors import RepositoryError
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
+from duccmake.repository.directory.journal import Journal
 from duccmake.repository.edits import Edits
-from duccmake.repository.journal import Journal
 from support.staged_trees import names
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.recipe import Recipe, load
-from duccmake.reference import Platform
-from duccmake.tags import TagRules
+from duccmake.oci.reference import Platform
+from duccmake.oci.tags import TagRules
+from duccmake.recipe.parser import Recipe, load
 
 HEAD = "version: 2\ncvmfs_repo: unpacked.example.org\ninput:\n"
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import DuccmakeError
-from duccmake.eventlog import EventLog, EventSettings
+from duccmake.workspace.event_log import EventLog, EventSettings
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 
 WRITER = """
 import sys
 from pathlib import Path
-from duccmake.eventlog import EventLog, EventSettings
+from duccmake.workspace.event_log import EventLog, EventSettings
 log = EventLog(EventSettings(Path(sys.argv[1]), max_bytes=20_000, keep=100))
 for number in range(200):
     log.emit("test", writer=sys.argv[2], number=number, text="x" * (number % 150))

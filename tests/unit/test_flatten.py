@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duccmake import mtree
 from duccmake.errors import LayerError
-from duccmake.flatten import LayerTree, chain_changes, flatten, flatten_image, noted_layers
-from duccmake.manifest import ImageConfig
-from duccmake.mtree import CHAR, DIR, FILE, LINK, Entry
-from duccmake.repository import noted
-from duccmake.singularity import Generated
+from duccmake.layer.flatten import LayerTree, chain_changes, flatten, flatten_image, noted_layers
+from duccmake.layer.singularity import Generated
+from duccmake.oci.manifest import ImageConfig
+from duccmake.repository import overlay_losses
+from duccmake.tree import mtree
+from duccmake.tree.mtree import CHAR, DIR, FILE, LINK, Entry
 from support.pipeline import digest_of
 from support.samples import AMD64
 
@@ -231,14 +231,14 @@ def test_notes_are_read_by_the_layers_number_and_counted_by_kind(tmp_path):
     base, more = layer("1", d("a", 0o711), f("a/x")), layer("3", implied("a"), f("a/z"))
     tree = flatten([base, top, more, top])
     tree.write(tmp_path / "image")
-    found = noted.read(tmp_path / "image")
-    assert {number: noted.hidden(entries) for number, entries in found.items()} == {
+    found = overlay_losses.read(tmp_path / "image")
+    assert {number: overlay_losses.hidden(entries) for number, entries in found.items()} == {
         1: [b"a/x"],
         3: [b"a/z"],
     }
-    assert noted.losses(found) == {}
+    assert overlay_losses.losses(found) == {}
     flatten([base, more]).write(tmp_path / "3")
-    assert noted.losses(noted.read(tmp_path / "3")) == {"directories": 1}
+    assert overlay_losses.losses(overlay_losses.read(tmp_path / "3")) == {"directories": 1}
 
 
 def test_what_an_overlay_cannot_show_as_it_is_is_noted_on_the_symlink_and_on_what_was_removed():

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from duccmake import mtree
 from duccmake.demo.images import Image, LayerBuilder
-from duccmake.repository import ChangeSet, podman
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository import podman
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.foreign import foreign_links, take_out
+from duccmake.repository.model import ChangeSet
+from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import both, repository_for

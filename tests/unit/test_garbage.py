@@ -8,14 +8,15 @@ import shutil
 
 import pytest
 
-from duccmake.collect import collect
 from duccmake.errors import RepositoryError
-from duccmake.repository import ChangeSet, schedule
+from duccmake.jobs.collect_garbage import collect
+from duccmake.repository import removal_schedule
 from duccmake.repository.edits import Edits
-from duccmake.repository.garbage import FLAT, LAYER, Thing, find, freed_bytes
+from duccmake.repository.inventory import Use, survey
 from duccmake.repository.layout import Layout
-from duccmake.repository.usage import Use, survey
-from duccmake.repository.withdraw import withdraw
+from duccmake.repository.model import ChangeSet
+from duccmake.repository.removal import FLAT, LAYER, Thing, find, freed_bytes
+from duccmake.repository.withdrawal import withdraw
 from support.ducc_repository import leave_as_ducc
 from support.staged_trees import (
     BASE,
@@ -63,7 +64,7 @@ def things(image, *layers):
 
 
 def entries(repository):
-    return schedule.parse(repository.layout.remove_schedule.read_bytes())
+    return removal_schedule.parse(repository.layout.remove_schedule.read_bytes())
 
 
 def test_an_image_loses_its_name_at_once_and_its_content_after_the_time_of_grace(
@@ -323,7 +324,7 @@ def test_what_ducc_lists_for_removal_is_known_by_its_own_names(repository, stagi
     publish(repository, stage(staging))
     leave_as_ducc(repository.path)
     manifest = json.loads(repository.layout.manifest(NAME).read_bytes())
-    (entry,) = schedule.parse(json.dumps([manifest]).encode())
+    (entry,) = removal_schedule.parse(json.dumps([manifest]).encode())
     assert entry.config == manifest["Config"]["Digest"]
     assert list(entry.layers) == [layer["Digest"] for layer in manifest["Layers"]]
 

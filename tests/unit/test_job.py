@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from duccmake.errors import DuccmakeError, NotFound
-from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE, running
+from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE, running
 from support.planned import NAME, image, plan
 
 FAILURE = NotFound("no such blob", step="fetch", mend="push it again")

@@ -5,8 +5,8 @@ import stat
 import pytest
 
 from duccmake.errors import RepositoryError
-from duccmake.repository import kernel
-from duccmake.repository.journal import Journal, Move, put_directory
+from duccmake.fs import syscalls
+from duccmake.repository.directory.journal import Journal, Move, put_directory
 from duccmake.repository.layout import temporary
 from support.staged_trees import names
 
@@ -102,7 +102,7 @@ def test_a_directory_is_swapped_once_however_often_it_is_recovered(root, journal
 
 
 def test_directories_are_replaced_where_the_kernel_cannot_swap(root, journal, monkeypatch):
-    monkeypatch.setattr(kernel, "exchange", lambda one, other: False)
+    monkeypatch.setattr(syscalls, "exchange", lambda one, other: False)
     final = committed_directory(root, journal)
 
     journal.recover()
@@ -114,7 +114,7 @@ def test_exchange_swaps_two_names(root):
     one, other = root / "one", root / "other"
     one.mkdir()
     other.write_text("x")
-    if not kernel.exchange(one, other):
+    if not syscalls.exchange(one, other):
         pytest.skip("this file system does not swap names")
     assert stat.S_ISREG(one.lstat().st_mode)
     assert stat.S_ISDIR(other.lstat().st_mode)

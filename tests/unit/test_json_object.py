@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import ManifestError
-from duccmake.json_object import JsonObject, parse_json
-from duccmake.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, ImageConfig, parse_manifest
+from duccmake.oci.json_object import JsonObject, parse_json
+from duccmake.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, ImageConfig, parse_manifest
 
 DIGEST = "sha256:" + "a" * 64
 LABELS = {"a": "1", "A": "2", "digest": "x", "Digest": "y", "\u017f": "3", "s": "4"}

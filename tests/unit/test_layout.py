@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import InvalidReference
-from duccmake.reference import Digest
+from duccmake.oci.reference import Digest
 from duccmake.repository.layout import Layout, check_name, split_variant, temporary
 
 SHA256 = Digest("sha256", "ab" + "0" * 62)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, long_name, member
 from duccmake.errors import LimitExceeded
-from duccmake.limits import Account, UnpackLimits
-from duccmake.unpack import unpack_layer
+from duccmake.layer.limits import Account, UnpackLimits
+from duccmake.layer.unpack import unpack_layer
 from support.pipeline import digest_of
 
 MIB = 1024 * 1024

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from duccmake.config import Config
-from duccmake.departures import Departure
+from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError
-from duccmake.maintenance import (
+from duccmake.planning.plan import Departure
+from duccmake.run.maintenance import (
     collection_in_words,
     collections,
     pruning_in_words,

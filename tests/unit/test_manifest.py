@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import DigestMismatch, DuccmakeError, ManifestError, UnsupportedImage
-from duccmake.manifest import (
+from duccmake.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -24,7 +24,7 @@ from duccmake.manifest import (
     Manifest,
     parse_manifest,
 )
-from duccmake.reference import Digest, Platform
+from duccmake.oci.reference import Digest, Platform
 from support.samples import AMD64
 
 DIGEST = "sha256:" + "a" * 64

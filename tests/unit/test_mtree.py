@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.images import CASES
-from duccmake import mtree
 from duccmake.errors import RepositoryError
-from duccmake.mtree import Entry
+from duccmake.tree import mtree
+from duccmake.tree.mtree import Entry
 from support import pipeline
 from support.oracles import needs_root
 

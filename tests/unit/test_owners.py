@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from duccmake import unpack
 from duccmake.demo.images import LayerBuilder
+from duccmake.layer import unpack
 
 UNPACK = """
 import sys
 from pathlib import Path
-from duccmake.reference import Digest
-from duccmake.unpack import unpack_layer
+from duccmake.oci.reference import Digest
+from duccmake.layer.unpack import unpack_layer
 blob, stage, digest = sys.argv[1:]
 done = unpack_layer(Path(blob), Path(stage), digest=Digest.parse(digest))
 print(done.lost)
@@ -40,7 +40,7 @@ def test_owners_that_a_user_namespace_does_not_have_are_noted_as_lost(tmp_path: 
     arguments = [tmp_path / "blob", tmp_path / "stage", str(layer.digest)]
     done = subprocess.run(
         [*namespace, sys.executable, "-c", UNPACK, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(unpack.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(unpack.__file__).parents[2])},
         capture_output=True,
         text=True,
     )

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.plan import PUBLISHED, Plan, Problem, keeping
-from duccmake.reference import Digest
+from duccmake.oci.reference import Digest
+from duccmake.planning.plan import PUBLISHED, Plan, Problem, keeping
 from support.planned import NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
 

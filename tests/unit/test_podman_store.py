@@ -8,12 +8,13 @@ import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import DuccmakeError, ManifestError, RepositoryError
-from duccmake.reference import Digest
-from duccmake.repository import ImageRecord, StagedImage, podman
-from duccmake.repository.books import wished_record
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.oci.reference import Digest
+from duccmake.repository import podman
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
+from duccmake.repository.metadata import wished_record
+from duccmake.repository.model import ImageRecord, StagedImage
 from duccmake.repository.podman.layers import chain, layer_id
 from duccmake.repository.podman.names import names_of
 from support import pipeline

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.repository import ChangeSet, podman
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository import podman
+from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
-from duccmake.repository.garbage import FLAT, LAYER, Thing, remove
+from duccmake.repository.inventory import survey
+from duccmake.repository.model import ChangeSet
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.podman.paths import Paths
-from duccmake.repository.usage import survey
-from duccmake.repository.withdraw import withdraw
+from duccmake.repository.removal import FLAT, LAYER, Thing, remove
+from duccmake.repository.withdrawal import withdraw
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import CHUNKS, both, repository_for

@@ -9,10 +9,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duccmake import recipe
 from duccmake.errors import RecipeError
-from duccmake.recipe import Recipe, load, load_all, output_reference
-from duccmake.reference import Reference
+from duccmake.oci.reference import Reference
+from duccmake.recipe import parser
+from duccmake.recipe.parser import Recipe, load, load_all, output_reference
 from support.shipped import shipped
 
 DIGEST = "sha256:" + "ab" * 32
@@ -77,11 +77,11 @@ def test_the_example_recipe_of_the_configuration_is_without_fault(write: Write) 
     assert example.repository == "unpacked.example.org"
     assert len(example.wishes) >= 3
     assert (example.bad_entries, example.warnings) == ((), ())
-    assert example.output_format == recipe.DEFAULT_OUTPUT_FORMAT
+    assert example.output_format == parser.DEFAULT_OUTPUT_FORMAT
 
 
 def test_schema_states_the_defaults_that_the_code_has() -> None:
-    properties = yaml.safe_load(recipe.SCHEMA.read_bytes())["properties"]
+    properties = yaml.safe_load(parser.SCHEMA.read_bytes())["properties"]
     assert properties["output_format"]["default"] == Recipe(Path(), "r").output_format
     assert properties["user"]["default"] == Recipe(Path(), "r").user
     assert all(member["description"] for member in properties.values())
@@ -167,7 +167,7 @@ def test_file_that_cannot_be_read_is_a_recipe_error(tmp_path: Path, name: str) -
 
 
 def test_file_over_the_limit_is_refused(write: Write) -> None:
-    padding = "#" * recipe.MAX_BYTES
+    padding = "#" * parser.MAX_BYTES
     with pytest.raises(RecipeError, match="larger than 8 MiB"):
         load(write(f"{HEAD}input: []\n{padding}"))
 
@@ -396,7 +396,7 @@ def test_ignore_errors_can_single_out_a_tag_that_a_glob_stands_for(
     ("format", "image", "output"),
     [
         ("", "ghcr.io/a/b:1", ""),
-        (recipe.DEFAULT_OUTPUT_FORMAT, "ghcr.io/a/b:1", "https://ghcr.io/a/b_thin:1"),
+        (parser.DEFAULT_OUTPUT_FORMAT, "ghcr.io/a/b:1", "https://ghcr.io/a/b_thin:1"),
         ("$(scheme)|$(registry)", "http://h:5/a:1", "http|h:5"),
         ("$(tag)|$(digest)|$(reference)|$(image)", "h.x/a/b:1", "1||:1|a/b:1"),
         ("$(tag)|$(digest)", f"h.x/a@{DIGEST}", f"|{DIGEST}"),

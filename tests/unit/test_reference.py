@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duccmake.errors import InvalidReference
-from duccmake.reference import DOCKER_HUB, Digest, Platform, Reference
+from duccmake.oci.reference import DOCKER_HUB, Digest, Platform, Reference
 
 HEX = "0123456789abcdef" * 4
 

@@ -10,15 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.errors import (
-    DigestMismatch,
-    DuccmakeError,
-    NotFound,
-    RegistryError,
-    Unauthorized,
-)
-from duccmake.manifest import Descriptor
-from duccmake.reference import Reference
+from duccmake.errors import DigestMismatch, DuccmakeError, NotFound, RegistryError, Unauthorized
+from duccmake.oci.manifest import Descriptor
+from duccmake.oci.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults

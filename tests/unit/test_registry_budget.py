@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from duccmake.registry.budget import PullBudget
+from duccmake.registry.http.pull_budget import PullBudget
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duccmake.registry.challenge import Challenge, parse_challenges
+from duccmake.registry.http.challenge import Challenge, parse_challenges
 
 
 def test_commas_inside_a_quoted_scope_belong_to_the_scope():

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
-from duccmake.reference import Reference
+from duccmake.oci.reference import Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
@@ -337,7 +337,7 @@ def test_another_realm_is_asked_when_a_token_has_ended_and_the_first_one_is_gone
             registry.break_next("first", faults.status(code), times=999)
             if not early:
                 later = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600)
-                monkeypatch.setattr("duccmake.registry.auth.time", later)
+                monkeypatch.setattr("duccmake.registry.http.auth.time", later)
             assert asking.poll(reference(registry)) == image.manifest.digest
 
 

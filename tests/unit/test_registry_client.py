@@ -15,10 +15,10 @@ from duccmake.errors import (
     Unauthorized,
     UnsupportedImage,
 )
-from duccmake.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
-from duccmake.reference import Digest, Platform, Reference
-from duccmake.registry.answers import matching
+from duccmake.oci.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
+from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.registry.client import Client
+from duccmake.registry.responses import matching
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry

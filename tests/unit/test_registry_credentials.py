@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import ConfigError
-from duccmake.registry.credentials import Credentials, CredentialStore
+from duccmake.registry.http.credentials import Credentials, CredentialStore
 from duccmake.registry.settings import RegistrySettings
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from duccmake.errors import DigestMismatch, DuccmakeError, NotFound, RegistryUnavailable
-from duccmake.manifest import Descriptor
+from duccmake.oci.manifest import Descriptor
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults

@@ -25,12 +25,12 @@ from duccmake.errors import (
     RegistryError,
     UnsupportedImage,
 )
-from duccmake.manifest import Manifest
-from duccmake.recipe import load
-from duccmake.reference import Digest, Platform, Reference
-from duccmake.registry.anywhere import Anywhere
+from duccmake.oci.manifest import Manifest
+from duccmake.oci.reference import Digest, Platform, Reference
+from duccmake.recipe.parser import load
+from duccmake.registry.any_source import Anywhere
 from duccmake.registry.client import Client
-from duccmake.registry.selection import select_image
+from duccmake.registry.image_source import select_image
 from duccmake.repository.layout import check_name
 from support.samples import AMD64
 from support.servers import (

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from duccmake.registry.pace import Connections, Pace
+from duccmake.registry.http.limits import Connections, Pace
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_all_that_name_one_directory_share_connections(tmp_path, monkeypatch, ca
             if record.getMessage() == "waiting for one of 1 connections to host":
                 waits.set()
 
-    log = logging.getLogger("duccmake.registry.pace")
+    log = logging.getLogger("duccmake.registry.http.limits")
     caplog.set_level(logging.INFO, logger=log.name)
     monkeypatch.setattr(log, "handlers", [Listener()])
     release = Connections(1, tmp_path / "host").acquire()

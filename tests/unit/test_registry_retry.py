@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from duccmake.errors import ConfigError, RateLimited, RegistryError, RegistryUnavailable
-from duccmake.reference import Reference
+from duccmake.oci.reference import Reference
 from duccmake.registry.client import Client
-from duccmake.registry.retry import (
+from duccmake.registry.http.retry import (
     RegistryLeftAlone,
     RegistryUnreachable,
     backoff_seconds,

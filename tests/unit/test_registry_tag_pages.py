@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duccmake.errors import NotFound, RegistryError, RegistryUnavailable, Unauthorized
-from duccmake.manifest import OCI_MANIFEST
+from duccmake.oci.manifest import OCI_MANIFEST
 from duccmake.registry import tag_pages
 from duccmake.registry.client import Client
+from duccmake.registry.http.transport import Reply
 from duccmake.registry.settings import RegistrySettings
 from duccmake.registry.tag_pages import IncompleteList, list_tags, parse_page
-from duccmake.registry.transport import Reply
 from support.faulty_registry import FaultyRegistry
 from support.servers import add_image, reference, skopeo
 from support.tag_lists import LAST, OPAQUE, TagLists, asked_for

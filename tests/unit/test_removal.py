@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.departures import check_share
-from duccmake.entry import Wished
+from duccmake.config.settings import RemovalSettings
 from duccmake.errors import DuccmakeError, NotFound, RegistryUnavailable, Unauthorized
-from duccmake.plan import Departure
-from duccmake.recipe import parse
-from duccmake.reference import Platform, Reference
-from duccmake.registry.anywhere import Anywhere
-from duccmake.removal import Listings, leaving
-from duccmake.removal_settings import RemovalSettings
-from duccmake.resolve import Resolution, Resolved, Unresolved
-from duccmake.store import PollMemory
-from duccmake.tags import TagRules
+from duccmake.fs.files import PollMemory
+from duccmake.jobs.prune_images import check_share
+from duccmake.oci.reference import Platform, Reference
+from duccmake.oci.tags import TagRules
+from duccmake.planning.departures import Listings, leaving
+from duccmake.planning.plan import Departure
+from duccmake.planning.resolver import Resolution, Resolved, Unresolved
+from duccmake.recipe.entry import Wished
+from duccmake.recipe.parser import parse
+from duccmake.registry.any_source import Anywhere
 from support.staged_trees import digest_of
 
 HOUR = 3600.0

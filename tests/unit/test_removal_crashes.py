@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 
-from duccmake.collect import collect
-from duccmake.departures import prune
 from duccmake.errors import RepositoryLocked
-from duccmake.pins import pins, roll_back
-from duccmake.plan import Departure
-from duccmake.repository import Keep, schedule
-from duccmake.repository.usage import Use, survey
+from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.prune_images import prune
+from duccmake.jobs.rollback import pins, roll_back
+from duccmake.planning.plan import Departure
+from duccmake.repository import removal_schedule
+from duccmake.repository.inventory import Use, survey
+from duccmake.repository.model import Keep
 from support.crashes import each_crash, each_stop, leftovers
 from support.staged_trees import TOP, file, listing, open_repository, publish, stage
 
@@ -63,7 +64,7 @@ def end(repository, before):
     found = survey(repository.layout)
     assert found.present.layers == found.used.layers
     assert found.present.flats == found.used.flats
-    assert schedule.parse(repository.layout.remove_schedule.read_bytes()) == []
+    assert removal_schedule.parse(repository.layout.remove_schedule.read_bytes()) == []
 
 
 def test_a_crash_at_any_step_of_the_first_phase_leaves_the_image_or_its_entry(memory, monkeypatch):

@@ -16,14 +16,14 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duccmake.collect import collect
-from duccmake.departures import prune
 from duccmake.errors import DuccmakeError
-from duccmake.pins import history, lift, roll_back
-from duccmake.plan import Departure
-from duccmake.repository import ChangeSet, Keep
+from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.prune_images import prune
+from duccmake.jobs.rollback import history, lift, roll_back
+from duccmake.planning.plan import Departure
 from duccmake.repository.history import kept, left_with
-from duccmake.repository.usage import Use
+from duccmake.repository.inventory import Use
+from duccmake.repository.model import ChangeSet, Keep
 from support.crashes import in_memory
 from support.orphans import unreachable
 from support.staged_trees import BASE, TOP, file, open_repository, stage_image, stage_layer
@@ -127,7 +127,7 @@ class World:
 def world() -> Iterator[World]:
     with in_memory() as base:
         found = World(base)
-        with patch("duccmake.repository.books.time", SimpleNamespace(time=found.clock)):
+        with patch("duccmake.repository.metadata.time", SimpleNamespace(time=found.clock)):
             yield found
 
 

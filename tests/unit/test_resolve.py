@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.entry import Wished
 from duccmake.errors import DuccmakeError
-from duccmake.manifest import OCI_MANIFEST
-from duccmake.recipe import Recipe, Wish
-from duccmake.reference import Platform, Reference
+from duccmake.fs.files import ContentStore, PollMemory
+from duccmake.oci.manifest import OCI_MANIFEST
+from duccmake.oci.reference import Platform, Reference
+from duccmake.oci.tags import TagRules
+from duccmake.planning.resolver import Resolution, Resolved, Resolver, Unresolved
+from duccmake.recipe.entry import Wished
+from duccmake.recipe.parser import Recipe, Wish
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
-from duccmake.resolve import Resolution, Resolved, Resolver, Unresolved
-from duccmake.store import ContentStore, PollMemory
-from duccmake.tags import TagRules
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry, PullLimit
 from support.samples import AMD64

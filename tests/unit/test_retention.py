@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.recipe import parse
-from duccmake.reference import Platform, Reference
-from duccmake.removal_settings import RemovalSettings, Rule
-from duccmake.resolve import Resolved
-from duccmake.retention import given_up, seconds
+from duccmake.config.settings import RemovalSettings, Rule
+from duccmake.oci.reference import Platform, Reference
+from duccmake.planning.resolver import Resolved
+from duccmake.planning.retention import given_up, seconds
+from duccmake.recipe.parser import parse
 from support.staged_trees import digest_of
 
 DAY = 86400.0

@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from duccmake.collect import collect
-from duccmake.config import Config
+from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError, RepositoryError
-from duccmake.pins import history, in_words, lift, pins, roll_back
-from duccmake.recipe import parse
-from duccmake.removal import Listings
-from duccmake.repository import ChangeSet, Keep, schedule
+from duccmake.fs.files import PollMemory
+from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.rollback import history, in_words, lift, pins, roll_back
+from duccmake.planning.departures import Listings
+from duccmake.planning.reconcile import Standing
+from duccmake.planning.resolver import Resolution, Unresolved
+from duccmake.recipe.parser import parse
+from duccmake.repository import removal_schedule
 from duccmake.repository.edits import Edits
-from duccmake.repository.rollback import Pin, read_pins
-from duccmake.repository.usage import Use, survey
-from duccmake.repository.withdraw import withdraw
-from duccmake.resolve import Resolution, Unresolved
-from duccmake.standing import Standing
-from duccmake.store import PollMemory
+from duccmake.repository.inventory import Use, survey
+from duccmake.repository.model import ChangeSet, Keep
+from duccmake.repository.pins import Pin, read_pins
+from duccmake.repository.withdrawal import withdraw
 from support.staged_trees import TOP, file, flat_of, listing, stage
 from support.staged_trees import publish as publish_changes
 
@@ -80,7 +81,7 @@ def test_what_goes_beyond_the_history_is_entered_for_removal(repository, move):
     first = move("a", keep=1)
     move("b", keep=1)
     move("c", keep=1)
-    (entry,) = schedule.parse(repository.layout.remove_schedule.read_bytes())
+    (entry,) = removal_schedule.parse(repository.layout.remove_schedule.read_bytes())
     assert (entry.image, entry.why) == (by_digest(first), "beyond history.keep")
 
 
@@ -167,7 +168,7 @@ def test_a_tag_can_be_held_where_it_is(repository, move):
     assert roll_back(repository, TAG, str(image.manifest), Keep()) == image.manifest
     assert list(pins(repository)) == [TAG]
     assert (
-        schedule.parse(
+        removal_schedule.parse(
             repository.layout.remove_schedule.read_bytes()
             if (repository.layout.remove_schedule.exists())
             else b""

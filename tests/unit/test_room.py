@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from duccmake import room
-from duccmake.repository.directory import DirectoryRepository
-from duccmake.room import staged_bytes, wait_for_room
+from duccmake.jobs import open_gate
+from duccmake.jobs.open_gate import staged_bytes, wait_for_room
+from duccmake.repository.directory.backend import DirectoryRepository
 from support.planned import image, layer, plan
 
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(room, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(open_gate, "_POLL_SECONDS", 0.01)
     return tmp_path / "results"
 
 

@@ -9,9 +9,9 @@ import yaml
 from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
 from duccmake.errors import ConfigError, RecipeError
-from duccmake.plan import RESULTS, Plan
-from duccmake.reference import Platform
-from duccmake.session import begin, tidy
+from duccmake.oci.reference import Platform
+from duccmake.planning.plan import RESULTS, Plan
+from duccmake.run.session import begin, tidy
 from support.planned import REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
 

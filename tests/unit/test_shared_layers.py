@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from duccmake import mtree
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import LayerError
-from duccmake.repository import Repository
-from duccmake.repository.directory import DirectoryRepository
+from duccmake.repository.directory.backend import DirectoryRepository
+from duccmake.repository.model import Repository
+from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.cvmfs_repositories import both, repository_for
 from support.oracles import needs_overlay

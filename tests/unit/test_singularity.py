@@ -15,11 +15,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from duccmake import mtree
 from duccmake.errors import ConfigError
-from duccmake.manifest import ImageConfig
-from duccmake.reference import Platform
-from duccmake.singularity import Generated, generated
+from duccmake.layer.singularity import Generated, generated
+from duccmake.oci.manifest import ImageConfig
+from duccmake.oci.reference import Platform
+from duccmake.tree import mtree
 
 PLAIN = ImageConfig(Platform("linux", "amd64"), ())
 

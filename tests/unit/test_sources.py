@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from duccmake.errors import ConfigError, RecipeError
-from duccmake.recipe import MAX_BYTES
-from duccmake.sources import git
-from duccmake.sources.listing import parse_list
-from duccmake.sources.load import Loaded, load_sources
-from duccmake.sources.location import Source
+from duccmake.recipe.parser import MAX_BYTES
+from duccmake.recipe.sources import git
+from duccmake.recipe.sources.listing import parse_list
+from duccmake.recipe.sources.load import Loaded, load_sources
+from duccmake.recipe.sources.location import Source
 from support.wishes import GitProject, Server, recipe, serving
 
 APP = "https://registry.example.org/team/app:1"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from duccmake import spool
-from duccmake.spool import Notice, Spool, SpoolFull
+from duccmake.service import notices
+from duccmake.service.notices import Notice, Spool, SpoolFull
 
 ONE, TWO = Notice("r.example.org/a:1", "push", "harbor"), Notice("r.example.org/b:1", "delete")
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_notice_is_cleared_away(box: Spool, content: bytes):
 
 
 def test_there_is_a_limit_to_what_waits(box: Spool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(spool, "MAX_NOTICES", 1)
+    monkeypatch.setattr(notices, "MAX_NOTICES", 1)
     box.put(ONE)
     assert not box.put(ONE)
     with pytest.raises(SpoolFull, match="watcher"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from duccmake.store import ContentStore, Poll, PollMemory, write_atomically
+from duccmake.fs.files import ContentStore, Poll, PollMemory, write_atomically
 from support.staged_trees import digest_of
 
 POLL = Poll(digest_of("top"), digest_of("manifest"), digest_of("config"), 1_700_000_000.5)

@@ -10,8 +10,8 @@ import pytest
 
 from corpus.streams import DAMAGED, END, SOUND, gzip_members, member
 from duccmake.errors import CorruptLayer, DigestMismatch, LimitExceeded
-from duccmake.limits import UnpackLimits
-from duccmake.stream import LayerStream
+from duccmake.layer.limits import UnpackLimits
+from duccmake.layer.stream import LayerStream
 from support.pipeline import digest_of
 
 TAR = b"".join(member(b"file-%d" % n, hashlib.sha256(b"%d" % n).digest() * 50) for n in range(9))

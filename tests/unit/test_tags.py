@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duccmake.tags import TagRules, version_order
+from duccmake.oci.tags import TagRules, version_order
 
 _TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,15}"
 TAGS = ("latest", "1.8", "v1.9", "1.10", "1.10-slim", "1.11-rc1", "2.0", "nightly")

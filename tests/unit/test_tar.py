@@ -23,10 +23,10 @@ from corpus.streams import (
     record,
 )
 from duccmake.errors import CorruptLayer, DuccmakeError, LimitExceeded, UnsafeLayer
-from duccmake.limits import UnpackLimits
-from duccmake.mtree import BLOCK as BLOCK_DEVICE
-from duccmake.mtree import CHAR, DIR, FIFO, FILE, LINK
-from duccmake.tar import HARDLINK, TarReader
+from duccmake.layer.limits import UnpackLimits
+from duccmake.layer.tar import HARDLINK, TarReader
+from duccmake.tree.mtree import BLOCK as BLOCK_DEVICE
+from duccmake.tree.mtree import CHAR, DIR, FIFO, FILE, LINK
 
 
 def read(tar, *, step=0, **limits):

@@ -13,10 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duccmake.errors import InvalidReference
-from duccmake.manifest import DOCKER_LIST, OCI_INDEX, ImageConfig, Manifest, parse_manifest
-from duccmake.recipe import DEFAULT_OUTPUT_FORMAT
-from duccmake.reference import Platform, Reference
-from duccmake.thin import Source, docker_form, gzip_stored, layer_archive, oci_form, target_of
+from duccmake.oci.manifest import DOCKER_LIST, OCI_INDEX, ImageConfig, Manifest, parse_manifest
+from duccmake.oci.reference import Platform, Reference
+from duccmake.planning.thin_form import (
+    Source,
+    docker_form,
+    gzip_stored,
+    layer_archive,
+    oci_form,
+    target_of,
+)
+from duccmake.recipe.parser import DEFAULT_OUTPUT_FORMAT
 from support.servers import sha256
 
 DIGEST = "sha256:" + "ab" * 32

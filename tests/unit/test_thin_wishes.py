@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from duccmake.config import Config
+from duccmake.config.configuration import Config
 from duccmake.demo.registry import DemoRegistry
-from duccmake.plan import PENDING, PUBLISHED, PlannedImage, content_store
-from duccmake.recipe import Recipe, Wish
-from duccmake.reference import Platform, Reference
+from duccmake.jobs.push_thin_image import push_thin
+from duccmake.oci.reference import Platform, Reference
+from duccmake.planning.plan import PENDING, PUBLISHED, PlannedImage, content_store
+from duccmake.planning.thin_images import Thins, is_pushed, plan_thins
+from duccmake.recipe.parser import Recipe, Wish
 from duccmake.registry.client import Client
-from duccmake.repository import ImageRecord
-from duccmake.thin_push import push_thin
-from duccmake.thin_wishes import Thins, is_pushed, plan_thins
+from duccmake.repository.model import ImageRecord
 from support.planned import image
 from support.servers import add_image, free_port
 

@@ -15,7 +15,6 @@ import pytest
 
 from corpus.case import fifo, file, link
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, member, pax
-from duccmake import measured, mtree
 from duccmake.demo.images import MTIME, LayerBuilder
 from duccmake.errors import (
     CorruptLayer,
@@ -25,9 +24,11 @@ from duccmake.errors import (
     NoSpace,
     UnsafeLayer,
 )
-from duccmake.limits import UnpackLimits
-from duccmake.reference import Digest
-from duccmake.unpack import unpack_layer
+from duccmake.layer import measured
+from duccmake.layer.limits import UnpackLimits
+from duccmake.layer.unpack import unpack_layer
+from duccmake.oci.reference import Digest
+from duccmake.tree import mtree
 from support import oracles, trees
 from support.oracles import needs_root
 from support.other_user import run_as

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.reference import Platform, Reference
-from duccmake.repository import ANY_VARIANT
+from duccmake.oci.reference import Platform, Reference
 from duccmake.repository.edits import Edits
+from duccmake.repository.inventory import survey
 from duccmake.repository.layout import Layout
-from duccmake.repository.usage import survey
-from duccmake.repository.withdraw import withdraw
+from duccmake.repository.model import ANY_VARIANT
+from duccmake.repository.withdrawal import withdraw
 from support import staged_trees as make
 from support.cvmfs_repositories import both, repository_for
 from support.staged_trees import NAME, directory, file, publish, stage

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from duccmake.errors import ConfigError
-from duccmake.invocation import Invocation
-from duccmake.plan import RESULTS
-from duccmake.presence import nobody_runs, stay
-from duccmake.status import Status
-from duccmake.watch import child
-from duccmake.watch.child import CHECKOUT, Child, command
-from duccmake.watch.pace import Outcome
+from duccmake.planning.plan import RESULTS
+from duccmake.run.status import Status
+from duccmake.service.invocation import Invocation
+from duccmake.service.watch import child
+from duccmake.service.watch.child import CHECKOUT, Child, command
+from duccmake.service.watch.schedule import Outcome
+from duccmake.workspace.run_lock import nobody_runs, stay
 
 
 def invocation(*arguments: str) -> Invocation:
@@ -94,7 +94,7 @@ def test_a_run_is_judged_by_what_it_left(
 import os, sys
 sys.path.insert(0, {str(CHECKOUT / "workflow")!r})
 from pathlib import Path
-from duccmake.status import Status
+from duccmake.run.status import Status
 def save(images, stale, pid=0):
     Status(pid or os.getpid(), "r", 0, 0, {{}}, images, stale, (), ()).save(Path.cwd())
 {script}
@@ -119,7 +119,7 @@ def test_a_status_survives_its_file(tmp_path: Path):
 def test_who_stays_is_seen_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with nobody_runs(tmp_path) as alone:
         assert alone
-    monkeypatch.setattr("duccmake.presence._held", [])
+    monkeypatch.setattr("duccmake.workspace.run_lock._held", [])
     stay(tmp_path)
     with nobody_runs(tmp_path) as alone:
         assert not alone

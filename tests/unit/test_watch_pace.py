@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from duccmake.watch.pace import Outcome, Pace
+from duccmake.service.watch.schedule import Outcome, Pace
 
 GOOD, BROKEN = Outcome(True), Outcome(False)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from duccmake.config import Config
-from duccmake.plan import SOURCES
-from duccmake.sources import git
-from duccmake.sources.load import load_sources
-from duccmake.spool import Notice
-from duccmake.webhook.formats import READERS, git_place
-from duccmake.webhook.secrets import is_genuine
-from duccmake.webhook.wished import Wished
+from duccmake.config.configuration import Config
+from duccmake.planning.plan import SOURCES
+from duccmake.recipe.sources import git
+from duccmake.recipe.sources.load import load_sources
+from duccmake.service.notices import Notice
+from duccmake.service.webhook.coverage import Wished
+from duccmake.service.webhook.formats import READERS, git_place
+from duccmake.service.webhook.secrets import is_genuine
 from support.wishes import recipe
 
 DIGEST = f"sha256:{'ab' * 32}"

@@ -20,15 +20,16 @@ from typing import Any
 
 import pytest
 
-from duccmake import mtree, writers
-from duccmake.disk import ROOT, Disk
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
-from duccmake.pack import Packed
-from duccmake.reference import Digest
-from duccmake.staging import PIECE
-from duccmake.unpack import unpack_layer
-from duccmake.writer import Writer
-from duccmake.writers import Writers
+from duccmake.layer import writers
+from duccmake.layer.builder import PIECE
+from duccmake.layer.disk import ROOT, Disk
+from duccmake.layer.pack import Packed
+from duccmake.layer.unpack import unpack_layer
+from duccmake.layer.writer_process import Writer
+from duccmake.layer.writers import Writers
+from duccmake.oci.reference import Digest
+from duccmake.tree import mtree
 
 SECOND = 1_000_000_000
 OWNER = (os.geteuid(), os.getegid())
@@ -185,8 +186,8 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
         import hashlib, subprocess, sys
         from pathlib import Path
         from duccmake.errors import NoSpace
-        from duccmake.reference import Digest
-        from duccmake.unpack import unpack_layer
+        from duccmake.oci.reference import Digest
+        from duccmake.layer.unpack import unpack_layer
         blob, small = Path(sys.argv[1]), Path(sys.argv[2])
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
         if subprocess.run(mount, check=False).returncode:
@@ -199,7 +200,7 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
             sys.exit(28)
     """)
     command = ["unshare", "-rm", sys.executable, "-c", program]
-    environment = {**os.environ, "PYTHONPATH": str(Path(writers.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(writers.__file__).parents[2])}
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare")
     done = subprocess.run(
@@ -239,13 +240,13 @@ def test_process_has_ended_after_success(tmp_path: Path) -> None:
 def test_process_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, sys, time
-        from duccmake.writer import Writer
+        from duccmake.layer.writer_process import Writer
         writer = Writer(os.open(sys.argv[1], os.O_RDONLY)).__enter__()
         other = Writer(os.open(sys.argv[1], os.O_RDONLY)).__enter__()
         os.write(1, b"up")
         time.sleep(600)
     """)
-    package = str(Path(writers.__file__).parents[1])
+    package = str(Path(writers.__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", program, tmp_path],
         stdout=subprocess.PIPE,

@@ -12,15 +12,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([_package, *filter(None, [os.environ.get("PYTHONPATH")])])
 )
 
-from duccmake import adopt, maintenance
-from duccmake.console import announce, summarise
 from duccmake.errors import DuccmakeError
-from duccmake.job import PLAN_VARIABLE, RUN_VARIABLE
-from duccmake.plan import Plan, adopting
-from duccmake.repository import RECORD_FORMAT
-from duccmake.runevents import note_end, note_start
-from duccmake.session import begin, boot_id, tidy
-from duccmake.unpack import LAYER_FORMAT
+from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
+from duccmake.layer.unpack import LAYER_FORMAT
+from duccmake.planning.plan import Plan, adopting
+from duccmake.repository.model import RECORD_FORMAT
+from duccmake.run import adoption, maintenance
+from duccmake.run.events import note_end, note_start
+from duccmake.run.session import begin, boot_id, tidy
+from duccmake.run.summary import announce, summarise
 
 
 wildcard_constraints:
@@ -294,7 +294,7 @@ def get_manifest_digest(wildcards):
 
 
 if workflow.is_main_process and "adopt" in asked:
-    in_words(adopt.tell, plan, plan.config_in(Path.cwd()))
+    in_words(adoption.tell, plan, plan.config_in(Path.cwd()))
 
 
 # Snakemake calls no handler when there is nothing to do.

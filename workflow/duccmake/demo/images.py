@@ -26,9 +26,9 @@ from urllib.parse import urljoin
 import requests
 
 from ..errors import RegistryError, RegistryUnavailable
-from ..manifest import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST
-from ..pep784 import zstd
-from ..reference import Digest, Platform
+from ..layer.zstd import zstd
+from ..oci.manifest import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_CONFIG, OCI_MANIFEST
+from ..oci.reference import Digest, Platform
 
 MTIME = 1_700_000_000
 """When everything in a layer was last changed unless said otherwise, seconds since the epoch."""

@@ -23,8 +23,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ..errors import InvalidReference
-from ..manifest import OCI_INDEX
-from ..reference import Digest
+from ..oci.manifest import OCI_INDEX
+from ..oci.reference import Digest
 
 _NAME = r"(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
 _MANIFEST = re.compile(

@@ -21,19 +21,19 @@ from ..errors import (
     RegistryUnavailable,
     UnsupportedImage,
 )
-from ..manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
-from ..reference import DOCKER_HUB, Digest, Platform, Reference
-from .answers import parse_verified
-from .credentials import Credentials, CredentialStore, normal_host
+from ..oci.manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
+from ..oci.reference import DOCKER_HUB, Digest, Platform, Reference
 from .download import Download
-from .endpoints import Endpoint, mirrors, origin
+from .http.blobs import BlobSource
+from .http.credentials import Credentials, CredentialStore, normal_host
+from .http.endpoints import Endpoint, mirrors, origin
+from .http.retry import Patience, RetryPolicy
+from .http.transport import Call, Reply, Transport
+from .image_source import select_image
 from .push import CHUNK_BYTES, Pusher
-from .retry import Patience, RetryPolicy
-from .selection import select_image
+from .responses import parse_verified
 from .settings import RegistrySettings
-from .source import BlobSource
 from .tag_pages import IncompleteList, Page, list_tags, parse_page
-from .transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from ..errors import (
     RegistryUnavailable,
     WrongSize,
 )
-from ..manifest import Descriptor
-from .pace import Pace
-from .retry import RetryPolicy, TryAgain, backoff_seconds
+from ..oci.manifest import Descriptor
+from .http.limits import Pace
+from .http.retry import RetryPolicy, TryAgain, backoff_seconds
 
 logger = logging.getLogger(__name__)
 

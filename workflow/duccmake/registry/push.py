@@ -11,11 +11,11 @@ from typing import IO
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from ..errors import DigestMismatch, NotFound, RegistryError, RegistryUnavailable, Unauthorized
-from ..manifest import Descriptor
-from ..reference import Digest
-from .endpoints import Endpoint
-from .retry import Patience, backoff_seconds
-from .transport import Call, Reply, Transport
+from ..oci.manifest import Descriptor
+from ..oci.reference import Digest
+from .http.endpoints import Endpoint
+from .http.retry import Patience, backoff_seconds
+from .http.transport import Call, Reply, Transport
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from ..errors import (
     RegistryUnavailable,
     Unauthorized,
 )
-from ..reference import is_tag
-from .transport import Reply
+from ..oci.reference import is_tag
+from .http.transport import Reply
 
 MAX_TAGS = 1_000_000
 MAX_PAGES = 2_000

@@ -11,10 +11,10 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from ..reference import Digest
+from ..oci.reference import Digest
 from . import ducc
+from .inventory import links
 from .layout import Layout
-from .usage import links
 
 _WHITEOUT = ".wh."
 

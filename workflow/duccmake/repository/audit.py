@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..errors import DigestMismatch, DuccmakeError
-from ..manifest import ImageConfig, Manifest, parse_manifest
-from ..measured import Measured, check_diff_ids, check_sizes
+from ..layer.measured import Measured, check_diff_ids, check_sizes
+from ..oci.manifest import ImageConfig, Manifest, parse_manifest
+from ..oci.reference import Digest
 from ..products import PODMAN
-from ..reference import Digest
-from . import UNMEASURED, ImageRecord, podman
-from .flats import flat_tree, measured_layer
+from . import podman
+from .flat_trees import flat_tree, measured_layer
 from .foreign import foreign_links
 from .layout import Layout
+from .model import UNMEASURED, ImageRecord
 from .podman import StoreLayers
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ class Tree:
     """A directory with what a manifest lists, made of files of published layers.
 
     ``listing`` is the manifest's text, whose entries name the layer that provides them
-    (`duccmake.mtree`); ``layers`` are their trees, lowest first.  It is published under
+    (`duccmake.tree.mtree`); ``layers`` are their trees, lowest first.  It is published under
     the path ``manifest``, after all else of the tree.
     """
 

@@ -3,7 +3,7 @@
 Where a layer has a hard link to a lower layer, they put the file that the first image with
 the layer had there, for all images.  These files go again.  Directories that a layer only
 implies got attributes in the same way, and keep them: no flat tree and no chain of
-podman's store takes these for the layer's own any more (`duccmake.flatten`).
+podman's store takes these for the layer's own any more (`duccmake.layer.flatten`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from .. import mtree
-from ..mtree import Entry
-from ..reference import Digest
-from . import Repository, podman
+from ..oci.reference import Digest
+from ..tree import mtree
+from ..tree.mtree import Entry
+from . import podman
 from .edits import Edits
+from .model import Repository
 
 _LOWER = re.compile(rb" tags=(?:[^ ]*,)?lower[,\n]")
 

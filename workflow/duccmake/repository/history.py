@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..reference import Digest
-from . import ImageRecord, StagedImage, schedule
+from ..oci.reference import Digest
+from . import removal_schedule
 from .edits import Edits
 from .layout import Layout
+from .model import ImageRecord, StagedImage
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def read(content: bytes) -> dict[str, list[tuple[str, float]]]:
         listed = json.loads(content) if content else {}
         return {
             str(name): [
-                (str(Digest.parse(one["manifest"])), schedule.seconds(one["until"]))
+                (str(Digest.parse(one["manifest"])), removal_schedule.seconds(one["until"]))
                 for one in moves
             ]
             for name, moves in listed.items()
@@ -151,7 +152,9 @@ def _record(content: bytes) -> ImageRecord | None:
 
 def _dump(history: History) -> bytes:
     members: dict[str, list[dict[str, Any]]] = {
-        name: [{"manifest": one, "until": schedule.timestamp(until)} for one, until in moves]
+        name: [
+            {"manifest": one, "until": removal_schedule.timestamp(until)} for one, until in moves
+        ]
         for name, moves in sorted(history.items())
         if moves
     }

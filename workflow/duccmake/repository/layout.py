@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InvalidReference
-from ..reference import MULTIARCH, Digest
+from ..oci.reference import MULTIARCH, Digest
 
 _COMPONENT_BYTES = 250
 """A file name has 255 bytes at most; five are for the temporary name beside it."""

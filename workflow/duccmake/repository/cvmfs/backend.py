@@ -14,23 +14,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import RepositoryError
-from ...measured import Measured
-from ...reference import Digest
-from .. import ChangeSet, ImageRecord
+from ...fs.locks import held, is_held
+from ...layer.measured import Measured
+from ...oci.reference import Digest
+from ...tree.verify import Digests, differences
 from ..edits import Edits
 from ..failures import reported
-from ..lock import held, is_held
-from ..published import PublishedTree
-from ..verify import Digests, differences
+from ..model import ChangeSet, ImageRecord
+from ..reader import PublishedTree
 from .catalogs import MARKER
-from .changes import Changes
-from .kept import Keeping
+from .commit import Changes
+from .fidelity import Keeping
 from .members import Members
 from .mount import Mount
 from .removal import remove
 from .server import Server, ServerFailed
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
-from .tarstream import TarStream
+from .tar_writer import TarStream
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)

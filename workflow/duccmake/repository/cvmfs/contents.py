@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ... import mtree
 from ...errors import RepositoryError
-from ...mtree import Entry
-from ...pack import Packed
-from ..descriptors import Directories, split
-from . import tarstream
-from .known import KnownFiles
-from .tarstream import TarStream, header
+from ...layer.pack import Packed
+from ...tree import mtree
+from ...tree.directories import Directories, split
+from ...tree.mtree import Entry
+from . import tar_writer
+from .known_files import KnownFiles
+from .tar_writer import TarStream, header
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -26,7 +26,7 @@ class Contents(Protocol):
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
-        """Add the file of a plain line (`kept.plain`) as the member ``name``."""
+        """Add the file of a plain line (`fidelity.plain`) as the member ``name``."""
         ...
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
@@ -58,7 +58,7 @@ class LayerFiles:
             self._known.add_written(match.string, name, size)
         head = header(
             name,
-            tarstream.FILE,
+            tar_writer.FILE,
             mode=int(match["mode"], 8),
             uid=int(match["uid"]),
             gid=int(match["gid"]),
@@ -74,7 +74,7 @@ class LayerFiles:
         if entry.hardlink:
             stream.add_link(name, b"%b/%b" % (self._base, entry.hardlink))
         else:
-            head = entry_header(name, tarstream.FILE, entry, size=entry.size)
+            head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
             self._add_content(stream, head, entry.path, entry.size)
 
     def _add_content(self, stream: TarStream, head: bytes, path: bytes, size: int) -> None:
@@ -108,7 +108,7 @@ class Clones:
         directory = self._directories.get(self._generated, parent)
         descriptor = os.open(last, _FLAGS, dir_fd=directory)
         try:
-            head = entry_header(name, tarstream.FILE, entry, size=entry.size)
+            head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
             stream.add_open(head, descriptor, entry.size)
         finally:
             os.close(descriptor)

@@ -15,22 +15,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ... import mtree
 from ...errors import RepositoryError
-from ...mtree import Entry
-from ..descriptors import Directories, split
+from ...tree import mtree
+from ...tree.build import LOST
+from ...tree.directories import Directories, split
+from ...tree.mtree import Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
-from ..plant import LOST
-from . import tarstream
+from . import tar_writer
 from .catalogs import MARKER, nested
 from .contents import Clones, Contents, entry_header, relative
-from .kept import Keeping, keeps_name, plain
-from .tarstream import TarStream, header
+from .fidelity import Keeping, keeps_name, plain
+from .tar_writer import TarStream, header
 
 _KINDS = {
-    mtree.CHAR: tarstream.CHAR,
-    mtree.BLOCK: tarstream.BLOCK_DEVICE,
-    mtree.FIFO: tarstream.FIFO,
+    mtree.CHAR: tar_writer.CHAR,
+    mtree.BLOCK: tar_writer.BLOCK_DEVICE,
+    mtree.FIFO: tar_writer.FIFO,
 }
 
 # What lstat(2) takes, with CernVM-FS' own mount point before it and some room.
@@ -61,7 +61,7 @@ class Members:
         """A directory of the repository's own."""
         if path not in self._made:
             self._made.add(path)
-            self._stream.add(header(path, tarstream.DIRECTORY, mode=0o755, mtime_ns=self._now_ns))
+            self._stream.add(header(path, tar_writer.DIRECTORY, mode=0o755, mtime_ns=self._now_ns))
 
     def catalog(self, path: bytes) -> None:
         """Have a catalog begin in a directory, unless one does."""
@@ -88,11 +88,11 @@ class Members:
         """A symlink of the repository's own."""
         self.parents(path)
         self._stream.add(
-            header(path, tarstream.SYMLINK, mode=0o777, mtime_ns=self._now_ns, link=target)
+            header(path, tar_writer.SYMLINK, mode=0o777, mtime_ns=self._now_ns, link=target)
         )
 
     def _file_header(self, path: bytes, size: int) -> bytes:
-        return header(path, tarstream.FILE, mode=0o644, size=size, mtime_ns=self._now_ns)
+        return header(path, tar_writer.FILE, mode=0o644, size=size, mtime_ns=self._now_ns)
 
     def edits(self, edits: Edits, *, skip: Collection[bytes] = ()) -> None:
         """What edits put, in their order; catalogs first.
@@ -185,7 +185,7 @@ class Members:
     def whiteouts(self, base: bytes, entries: Iterable[Entry]) -> None:
         """Whiteouts for a tree that is published."""
         for entry in filter(keeps_name, entries):
-            self._stream.add(entry_header(self._name(base, entry.path), tarstream.CHAR, entry))
+            self._stream.add(entry_header(self._name(base, entry.path), tar_writer.CHAR, entry))
 
     def _tree_catalog(self, base: bytes, directory: bytes) -> None:
         path = base if directory == b"." else b"%b/%b" % (base, directory)
@@ -202,9 +202,9 @@ class Members:
             return
         if entry.kind == mtree.DIR:
             self._made.add(name)
-            self._stream.add(entry_header(name, tarstream.DIRECTORY, entry))
+            self._stream.add(entry_header(name, tar_writer.DIRECTORY, entry))
         elif entry.kind == mtree.LINK:
-            self._stream.add(entry_header(name, tarstream.SYMLINK, entry, link=entry.target))
+            self._stream.add(entry_header(name, tar_writer.SYMLINK, entry, link=entry.target))
         elif entry.kind in _KINDS:
             self._stream.add(entry_header(name, _KINDS[entry.kind], entry))
 
@@ -222,7 +222,7 @@ def _plain_header(name: bytes, match: re.Match[bytes]) -> bytes:
     """The header of a plain directory or symlink."""
     return header(
         name,
-        tarstream.SYMLINK if match["target"] is not None else tarstream.DIRECTORY,
+        tar_writer.SYMLINK if match["target"] is not None else tar_writer.DIRECTORY,
         mode=int(match["mode"], 8),
         uid=int(match["uid"]),
         gid=int(match["gid"]),

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ...store import remove_tree
+from ...fs.files import remove_tree
 from ..edits import Edits
 from .contents import relative
 from .transaction import Transactions

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...errors import RepositoryError
 from .settings import ServerSettings
-from .tarstream import TarStream
+from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
 

@@ -20,16 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RepositoryError, RepositoryLocked
-from ...store import write_atomically
+from ...fs.files import write_atomically
 from .mount import Mount
-from .server import (
-    Mark,
-    Server,
-    TransactionBusy,
-    processes,
-    spoil_archive,
-)
-from .tarstream import TarStream
+from .server import Mark, Server, TransactionBusy, processes, spoil_archive
+from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
 

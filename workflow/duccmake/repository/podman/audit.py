@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...errors import InvalidReference, RepositoryError
-from ...measured import Measure
-from ...reference import Digest
-from .. import ImageRecord
+from ...layer.measured import Measure
+from ...oci.reference import Digest
 from ..layout import Layout
+from ..model import ImageRecord
 from .index import Entry, Index
 from .paths import Paths
 from .store import has_own_tree, is_verified

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...errors import DuccmakeError
+from ...oci.reference import Digest
 from ...products import PODMAN
-from ...reference import Digest
-from .. import ImageRecord
 from ..layout import Layout
+from ..model import ImageRecord
 from .index import Entry, Index
 from .paths import Paths, big_data
 from .store import has_own_tree

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...reference import Digest
+from ...oci.reference import Digest
 
 _LINK_LETTERS = 16
 

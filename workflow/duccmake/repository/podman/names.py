@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ...reference import DOCKER_HUB, Digest
+from ...oci.reference import DOCKER_HUB, Digest
 from ..layout import split_variant
 
 _LONGEST = 255

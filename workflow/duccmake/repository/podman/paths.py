@@ -6,7 +6,7 @@ import base64
 import re
 from pathlib import Path
 
-from ...reference import Digest
+from ...oci.reference import Digest
 from ..layout import Layout
 from .layers import link_of
 

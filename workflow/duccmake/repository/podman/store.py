@@ -14,14 +14,14 @@ from datetime import datetime
 from pathlib import Path
 
 from ...errors import DuccmakeError, InvalidReference, RepositoryError
-from ...manifest import ImageConfig, Manifest, parse_manifest
-from ...measured import Measured
+from ...layer.measured import Measured
+from ...oci.manifest import ImageConfig, Manifest, parse_manifest
+from ...oci.reference import Digest
 from ...products import PODMAN
-from ...reference import Digest
-from .. import ImageRecord, StagedImage
 from ..edits import Edits, Tree
-from ..flats import measured_layer
+from ..flat_trees import measured_layer
 from ..layout import Layout, split_variant
+from ..model import ImageRecord, StagedImage
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain
 from .names import names_of, pinned_names_of

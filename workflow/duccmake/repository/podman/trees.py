@@ -1,7 +1,7 @@
 """Layers of the store that are no links: trees made for the chain that they are in.
 
 A published layer serves every image that has it, whatever is below it there, and an
-overlay of such layers is not always the image: see `duccmake.repository.noted`.  A layer
+overlay of such layers is not always the image: see `duccmake.repository.overlay_losses`.  A layer
 of the store belongs to one chain: here it can have a tree of its own, in which all is
 where and what it is there.  Its files are those of the published layers, as in a flat
 tree.
@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 
 from ...errors import DuccmakeError
-from ...flatten import LayerTree, chain_changes, noted_layers
-from ...manifest import ImageConfig
+from ...layer.flatten import LayerTree, chain_changes, noted_layers
+from ...oci.manifest import ImageConfig
+from ...oci.reference import Digest
 from ...products import PODMAN
-from ...reference import Digest
-from .. import StagedImage, noted
+from .. import overlay_losses
 from ..edits import Tree
 from ..layout import Layout
+from ..model import StagedImage
 from .index import Entry, Index
 from .layers import chain
 from .paths import Paths
@@ -62,7 +63,7 @@ def _of_image(
     }
     # No link can take the place of a tree that is there.
     stale = {number for number, identity in missing.items() if store.has_tree(identity)}
-    known = None if image.path is None else missing.keys() & noted.read(image.path).keys()
+    known = None if image.path is None else missing.keys() & overlay_losses.read(image.path).keys()
     if missing and (known is None or known or stale):
         layers = _trees(image.layers, manifest)
         numbers = missing.keys() & noted_layers(layers) if known is None else known

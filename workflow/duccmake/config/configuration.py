@@ -1,0 +1,368 @@
+"""The configuration: what the workflow's ``config`` says, checked once and then trusted.
+
+Keys, their defaults and what they mean stand in ``workflow/schemas/config.schema.yaml``
+and, for people, in ``config/README.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError, InvalidReference
+from ..layer.limits import UnpackLimits
+from ..oci.reference import Platform, Reference
+from ..products import PRODUCTS, in_order
+from ..recipe.sources.location import Source
+from ..registry.settings import RegistrySettings
+from ..workspace.event_log import EventSettings
+from .mistakes import InvalidConfig, Mistake, dotted
+from .settings import HistorySettings, RemovalSettings, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What one commit takes at most, beyond one image; 0 is no limit."""
+
+    images: int = 100
+    bytes: int = 20 * 1024**3
+    entries: int = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """Where and how images are published.
+
+    ``root`` holds the repository's own folder (backend ``directory``), and
+    ``clients_root`` is what stands for it on the machines that use the images, if
+    that is another.  ``mounts`` are the mounted repositories and ``server_config``
+    their settings (backend ``cvmfs``); a ``state`` of None stands for the
+    repository's spool area, and everything is put below the directory ``prefix``.
+    """
+
+    backend: str = "directory"
+    root: Path = Path("cvmfs")
+    flat: Literal["hardlink", "reflink", "copy"] = "hardlink"
+    lock_seconds: float = 3600.0
+    mounts: Path = Path("/cvmfs")
+    server_config: Path = Path("/etc/cvmfs/repositories.d")
+    state: Path | None = None
+    clients_root: Path | None = None
+    prefix: str = ""
+    batch: BatchSettings = field(default_factory=BatchSettings)
+
+    @property
+    def packs_layers(self) -> bool:
+        """Whether layers are staged as packs (`duccmake.layer.pack`), not as trees."""
+        return self.backend == "cvmfs"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveSettings:
+    """How tags are polled: for ``max_age`` seconds an answer is believed.
+
+    Where ``only`` names images, nothing is asked about others that are known.
+    """
+
+    max_age: float = 0.0
+    connections: int = 32
+    only: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How often the watcher polls, and after how many seconds it tries again what failed."""
+
+    interval: float = 600.0
+    retry: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecrets:
+    """Names of the environment variables that hold each sender's secret; empty is none."""
+
+    harbor: str = ""
+    distribution: str = ""
+    gitlab: str = ""
+    dockerhub: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Where notifications are heard, and left for the watcher.
+
+    ``listen`` is ``HOST:PORT`` or ``unix:PATH``.  ``aliases`` are registries' hosts as
+    senders name them, and as the wish list does.
+    """
+
+    listen: str = "127.0.0.1:8484"
+    spool: Path = Path("results/notices")
+    max_bytes: int = 1024**2
+    secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSettings:
+    """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
+
+    mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
+
+
+@dataclass(frozen=True, slots=True)
+class ThinSettings:
+    """Whether thin images are pushed; for ``max_age`` seconds one that was seen is believed in."""
+
+    push: Literal["auto", "always", "never"] = "auto"
+    max_age: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole configuration; a default each, with paths from the working directory.
+
+    ``registries`` is keyed by `Reference.host`, where the registry's API answers.
+    """
+
+    recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
+    repository: RepositorySettings = field(default_factory=RepositorySettings)
+    products: tuple[str, ...] = PRODUCTS
+    platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
+    registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
+    resolve: ResolveSettings = field(default_factory=ResolveSettings)
+    limits: UnpackLimits = field(default_factory=UnpackLimits)
+    flat: FlatSettings = field(default_factory=FlatSettings)
+    thin: ThinSettings = field(default_factory=ThinSettings)
+    removal: RemovalSettings = field(default_factory=RemovalSettings)
+    force_removal: bool = False
+    history: HistorySettings = field(default_factory=HistorySettings)
+    image: str = ""
+    digest: str = ""
+    scope: str = "pending"
+    adopt: bool = True
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    webhook: WebhookSettings = field(default_factory=WebhookSettings)
+    events: EventSettings = field(default_factory=EventSettings)
+
+    @classmethod
+    def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
+        """Check ``members``, as Snakemake or YAML give them; paths count from ``workdir``.
+
+        A text stands for a list of one, and for the number that it spells; null
+        stands for the default.  Raises `InvalidConfig` with every mistake.
+        """
+        from .schema import check  # slow to import
+
+        plain, mistakes = check(members)
+        config = _build(plain, workdir, mistakes)
+        if mistakes:
+            raise InvalidConfig(mistakes)
+        return config
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any], *, workdir: Path) -> Config:
+        """The configuration of members that were parsed before, as `as_plain` has them."""
+        return _build(plain, workdir, [])
+
+
+# From what the schema let pass to values.
+
+
+def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> Config:
+    default = Config()
+    return Config(
+        recipe=_sources(plain.get("recipe", ["config/recipe.yaml"]), workdir, mistakes),
+        repository=_repository(plain.get("repository", {}), workdir),
+        products=_products(plain.get("products", default.products), mistakes),
+        platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
+        registries=_registries(plain.get("registries", {}), workdir, mistakes),
+        resolve=_resolve(plain.get("resolve", {}), mistakes),
+        limits=UnpackLimits(**plain.get("limits", {})),
+        flat=FlatSettings(
+            _mount_points(
+                plain.get("flat", {}).get("mount_points", default.flat.mount_points), mistakes
+            )
+        ),
+        removal=_removal(plain.get("removal", {})),
+        force_removal=plain.get("force_removal", default.force_removal),
+        history=HistorySettings(**plain.get("history", {})),
+        image=plain.get("image", default.image),
+        digest=plain.get("digest", default.digest),
+        thin=ThinSettings(**plain.get("thin", {})),
+        scope=plain.get("scope", default.scope),
+        adopt=plain.get("adopt", default.adopt),
+        watch=WatchSettings(**plain.get("watch", {})),
+        webhook=_webhook(plain.get("webhook", {}), workdir),
+        events=_events(plain.get("events", {}), workdir),
+    )
+
+
+def _sources(
+    values: Sequence[str | Mapping[str, Any]], workdir: Path, mistakes: list[Mistake]
+) -> tuple[Source, ...]:
+    sources = []
+    for at, value in enumerate(values):
+        key = f"recipe[{at}]"
+        try:
+            sources.append(Source.parse(value, workdir))
+        except ConfigError as error:
+            mistakes.append(Mistake(key, error.found, error.mend))
+        if isinstance(value, Mapping) and bool(value.get("username_env")) != bool(
+            value.get("password_env")
+        ):
+            found = "one of 'username_env' and 'password_env' is missing"
+            mistakes.append(Mistake(key, found, "name both"))
+    return tuple(sources)
+
+
+def _path(path: str | Path, workdir: Path) -> Path:
+    try:
+        return workdir / Path(path).expanduser()
+    except RuntimeError:  # nobody of that name has a home: a folder that begins with "~"
+        return workdir / path
+
+
+def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
+    default = RepositorySettings()
+    given = {"root": default.root, **members}
+    paths = {
+        name: _path(given[name], workdir)
+        for name in ("root", "clients_root", "mounts", "server_config", "state")
+        if given.get(name) is not None
+    }
+    batch = BatchSettings(**members.get("batch", {}))
+    return RepositorySettings(**{**members, **paths, "batch": batch})
+
+
+def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSettings:
+    only = []
+    for at, text in enumerate(members.get("only", ())):
+        try:
+            only.append(Reference.parse(text))
+        except InvalidReference as error:
+            mistakes.append(Mistake(f"resolve.only[{at}]", error.found, error.mend))
+    return ResolveSettings(**{**members, "only": tuple(only)})
+
+
+def _webhook(members: Mapping[str, Any], workdir: Path) -> WebhookSettings:
+    return WebhookSettings(
+        **{
+            **members,
+            "spool": _path(members.get("spool", WebhookSettings().spool), workdir),
+            "secrets": WebhookSecrets(**members.get("secrets", {})),
+        }
+    )
+
+
+def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
+    file = members.get("file", str(EventSettings().file))
+    return EventSettings(**{**members, "file": _path(file, workdir) if file else None})
+
+
+def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
+    if "layers" not in names:
+        mistakes.append(
+            Mistake(
+                "products",
+                "'layers' is missing",
+                f"write 'products: [{', '.join(['layers', *names])}]': the others are made of them",
+            )
+        )
+    return in_order(names)
+
+
+def _platforms(texts: Sequence[str | Platform], mistakes: list[Mistake]) -> tuple[Platform, ...]:
+    platforms: dict[str, Platform] = {}
+    for at, text in enumerate(texts):
+        try:
+            platform = Platform.parse(str(text))
+        except InvalidReference as error:
+            mistakes.append(Mistake(f"platforms[{at}]", error.found, error.mend))
+            continue
+        first = platforms.setdefault(platform.label, platform)
+        if first != platform:
+            found = f"'{platform}' would be published in the same place as '{first}'"
+            mistakes.append(Mistake(f"platforms[{at}]", found, "keep one of the two"))
+    return tuple(platforms.values())
+
+
+def _registries(
+    plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]
+) -> dict[str, RegistrySettings]:
+    settings: dict[str, RegistrySettings] = {}
+    spelled: dict[str, str] = {}
+    for name, members in plain.items():
+        key = dotted(("registries", name))
+        host = _host(name)
+        if not host:
+            mistakes.append(
+                Mistake(key, "that is no host name", "write it like ghcr.io or localhost:5000")
+            )
+            continue
+        if host in settings:
+            found = f"that is the same registry as {spelled[host]!r}"
+            mistakes.append(Mistake(key, found, "join the two"))
+        told = any(mistake.key.startswith(f"{key}.") for mistake in mistakes)
+        if not told and bool(members.get("username_env")) != bool(members.get("password_env")):
+            mistakes.append(
+                Mistake(key, "one of 'username_env' and 'password_env' is missing", "name both")
+            )
+        settings[host] = _registry(members, workdir)
+        spelled[host] = name
+    return settings
+
+
+def _host(name: str) -> str:
+    """`Reference.host` for a registry as it is written in a wish list; empty if it is none."""
+    try:
+        reference = Reference.parse(f"https://{name}/repository")
+    except InvalidReference:
+        return ""
+    return reference.host if reference.registry == name.lower() else ""
+
+
+def _registry(members: Mapping[str, Any], workdir: Path) -> RegistrySettings:
+    flat = {**members, **members.get("limits", {})}
+    flat.pop("limits", None)
+    for file in ("auth_file", "ca_file"):
+        if file in flat:
+            flat[file] = _path(flat[file], workdir)
+    if "mirrors" in flat:
+        flat["mirrors"] = tuple(url.rstrip("/") for url in flat["mirrors"])
+    return RegistrySettings(**flat)
+
+
+def _removal(members: Mapping[str, Any]) -> RemovalSettings:
+    lists = {
+        "retention": tuple(Rule(**rule) for rule in members.get("retention", ())),
+        "pinned": tuple(members.get("pinned", ())),
+    }
+    return RemovalSettings(**{**members, **lists})
+
+
+def _mount_points(texts: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
+    points: dict[str, None] = {}
+    for at, text in enumerate(texts):
+        parts = [part for part in text.split("/") if part not in ("", ".")]
+        if not text.startswith("/") or not parts or not all(map(_is_plain_name, parts)):
+            mistakes.append(
+                Mistake(
+                    f"flat.mount_points[{at}]",
+                    f"{text[:80]!r} is no mount point",
+                    "write an absolute path without '..', like /cvmfs",
+                )
+            )
+        points["/" + "/".join(parts)] = None
+    return tuple(points)
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a folder of a published tree may have the name, which CernVM-FS may not read."""
+    return (
+        name != ".."
+        and name.isprintable()
+        and not name.startswith((".cvmfs", ".wh."))
+        and len(name.encode()) <= 255
+    )

@@ -1,0 +1,72 @@
+"""Removing from a repository what nothing uses any more: in batches, each under the lock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..repository.edits import Edits
+from ..repository.inventory import Use
+from ..repository.model import Repository
+from ..repository.removal import FLAT, Thing, enter, find, freed_bytes, remove
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Collected:
+    """What went, and what stays for now; ``freed`` is in bytes."""
+
+    flats: int = 0
+    layers: int = 0
+    freed: int = 0
+    waiting: int = 0
+    strange: list[str] = field(default_factory=list)
+
+
+def collect(
+    repository: Repository,
+    *,
+    spoken_for: Use,
+    grace: float,
+    batch: int,
+    clock: Callable[[], float] = time.time,
+) -> Collected:
+    """Remove what has been unused for ``grace`` seconds, ``batch`` things a transaction.
+
+    Who uses what is looked up anew under the lock for each batch, so that an image
+    that was published in between keeps what it has.  ``spoken_for`` is what images
+    to come will use.  Raises `RepositoryError` where the repository cannot be read.
+    """
+    collected = Collected()
+    layout = repository.layout
+    while True:
+        with repository.lock():
+            now = clock()
+            garbage = find(layout, spoken_for, now=now, grace=grace)
+            things = garbage.due[:batch]
+            edits = Edits(layout.root)
+            enter(edits, layout, set(garbage.unlisted).difference(things), now)
+            paths = [path for thing in things for path in thing.paths(layout)]
+            freed = freed_bytes(paths)
+            remove(edits, layout, things, garbage.used)
+            repository.edit(edits)
+        _count(collected, things, freed)
+        if len(garbage.due) <= batch:
+            break
+    collected.waiting = len(garbage.waiting)
+    collected.strange = list(garbage.strange)
+    for path in garbage.strange:
+        logger.warning("%s: no image accounts for it, so it stays", path)
+    return collected
+
+
+def _count(collected: Collected, things: tuple[Thing, ...], freed: int) -> None:
+    flats = sum(thing.kind == FLAT for thing in things)
+    collected.flats += flats
+    collected.layers += len(things) - flats
+    collected.freed += freed
+    for thing in things:
+        logger.info("removed the %s %s", thing.kind, thing.key)

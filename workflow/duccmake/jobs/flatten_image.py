@@ -1,0 +1,89 @@
+"""Staging an image's flat tree from layers that are staged or published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..errors import DuccmakeError
+from ..fs.files import ContentStore
+from ..layer import measured
+from ..layer.flatten import LayerTree, flatten_image
+from ..layer.measured import Measured, check_diff_ids
+from ..oci.manifest import ImageConfig
+from ..oci.reference import Digest
+from ..planning.plan import PlannedImage
+from ..repository.model import Repository
+
+
+def stage_flat_tree(
+    image: PlannedImage,
+    repository: Repository,
+    store: ContentStore,
+    destination: Path,
+    *,
+    staged: Mapping[str, Path],
+    mount_points: tuple[str, ...],
+) -> int:
+    """Flatten a planned image into ``destination/image``; returns the number of entries.
+
+    ``staged`` says by digest where layers are staged, if they are.  Raises
+    `DigestMismatch` where they do not unpack to what the configuration says.
+    """
+    raw = store.get(image.config)
+    if raw is None:
+        raise DuccmakeError(
+            f"the configuration {image.config} is not there any more",
+            image=image.title,
+            step="flatten",
+            mend="run again",
+        )
+    layers: list[LayerTree] = []
+    known: dict[Digest, Measured | None] = {}
+    for layer in image.layers:
+        found = _layer(layer.digest, repository, staged)
+        if found is None:
+            raise DuccmakeError(
+                f"the layer {layer.digest} is neither staged nor published",
+                image=image.title,
+                step="flatten",
+                mend="run again",
+            )
+        layers.append(found[0])
+        known[layer.digest] = found[1]
+    try:
+        check_diff_ids(
+            [layer.digest for layer in image.layers],
+            [layer.diff_id for layer in image.layers],
+            known.get,
+        )
+        return flatten_image(
+            layers,
+            ImageConfig.parse(raw, layers=len(layers)),
+            destination,
+            # Tags that share a configuration share the tree, which must not depend on them.
+            name=str(image.config),
+            mount_points=mount_points,
+        )
+    except DuccmakeError as error:
+        raise error.within(image=image.title, step="flatten") from None
+
+
+def _layer(
+    digest: Digest, repository: Repository, staged: Mapping[str, Path]
+) -> tuple[LayerTree, Measured | None] | None:
+    """A layer's manifest, and what it was measured to be, as it is staged or else published."""
+    # A commit of other images may move a staged layer into the repository at any
+    # moment, so it is opened before it is asked for elsewhere.
+    try:
+        metadata = staged[str(digest)] / ".metadata"
+        if found := measured.staged(metadata):
+            return LayerTree(digest, (metadata / "tree.mtree").read_bytes()), found
+    except FileNotFoundError:
+        pass
+    try:
+        with repository.reading():
+            manifest = repository.layer_manifest(digest).read_bytes()
+            return LayerTree(digest, manifest), repository.measured(digest)
+    except FileNotFoundError:
+        return None

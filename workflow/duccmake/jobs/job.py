@@ -1,0 +1,177 @@
+"""What every job of the workflow has around it: the plan, a log, and a way to fail.
+
+A job that fails says why in one line of its log and leaves an event for the
+run's summary.  Where all images that a job serves are covered by
+``ignoreErrors``, the failure is handed on through the job's output instead, so
+that it does not fail the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..config.configuration import Config
+from ..errors import DuccmakeError
+from ..fs.files import remove_tree, write_atomically
+from ..planning.plan import Plan, PlannedImage
+from ..workspace import run_lock
+from ..workspace.event_log import EventLog
+
+PLAN_VARIABLE = "DUCCMAKE_PLAN"
+"""The environment variable that names the plan's file to jobs."""
+
+RUN_VARIABLE = "DUCCMAKE_RUN"
+"""The environment variable that names the directory for the run's events."""
+
+_TOMBSTONE = "failure.json"
+_TOMBSTONE_MARK = b'{"duccmake-failure": '
+
+logger = logging.getLogger(__name__)
+
+
+class Job:
+    """One job: the plan and configuration it works by, and what it reports."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+        self._run = Path(os.environ[RUN_VARIABLE])
+        self.ignorable = False
+        self._serves = ""
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that the plan was made with."""
+        return self.plan.config_in(Path.cwd())
+
+    @cached_property
+    def events(self) -> EventLog:
+        """The event log."""
+        return EventLog(self.config.events, run=self._run.name)
+
+    def serves(self, images: Iterable[PlannedImage]) -> None:
+        """Say which images the job is for: it may fail quietly if that is so for all."""
+        served = list(images)
+        self.ignorable = all(image.ignorable for image in served)
+        others = f" (and {len(served) - 1} more)" if len(served) > 1 else ""
+        self._serves = served[0].title + others
+
+    def blame(self, error: DuccmakeError) -> DuccmakeError:
+        """Name the images that the job is for, where the error names none."""
+        return error.within(image=self._serves)
+
+    def check_inputs(self, paths: Iterable[str]) -> None:
+        """Raise the failure that a job before this one handed on, if one did.
+
+        A job that must not fail quietly takes it out of the way as well: whoever
+        handed it on, in an earlier run, is asked again in the next one.
+        """
+        for path in map(Path, paths):
+            failure = _handed_on(path)
+            if failure is None:
+                continue
+            if not self.ignorable:
+                remove_tree(path)
+            raise DuccmakeError(**failure)
+
+    def report(self, event: str, **members: Any) -> None:
+        """Leave an event for the run's summary."""
+        content = json.dumps({"event": event, "job": self.name, **members}).encode()
+        write_atomically(self._run / f"{event}-{self.name.replace('/', '%')}.json", content)
+
+    def published(self, image: PlannedImage) -> None:
+        """Enter into the event log what is visible now: the image, and its new layers."""
+        missing = self.plan.missing.get(image.repository, frozenset())
+        for digest in dict.fromkeys(layer.digest for layer in image.layers):
+            if digest in missing:
+                self.events.emit("publish_layer", image=image.name, layer_digest=digest.hex)
+        if "flat" in image.products:
+            self.events.emit(
+                "publish_flat_image",
+                image_request=image.reference,
+                image=image.name,
+                repository=image.repository,
+                public_path=image.name,
+                private_path=f".flat/{image.config.prefix}/{image.config.hex}",
+            )
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
+        if not sys.stderr.isatty():
+            yield lambda count: None
+            return
+        from tqdm import tqdm  # slow to import
+
+        with tqdm(
+            total=total or None, desc=what, unit="B", unit_scale=True, leave=False, delay=2
+        ) as bar:
+
+            def update(count: int) -> None:
+                bar.update(count)
+
+            yield update
+
+
+@contextmanager
+def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
+    """Run a job's work; ``output`` is the file or directory that carries a quiet failure.
+
+    Ends the process with status 1 when the work raises.
+    """
+    _log_to(Path(log))
+    run_lock.stay(Path.cwd())
+    job = Job(name)
+    try:
+        yield job
+    except DuccmakeError as error:
+        logger.error("%s", job.blame(error))
+        job.report("failed", error=str(error), image=error.image)
+        if not job.ignorable:
+            sys.exit(1)
+        _bury(Path(output), error)
+    except Exception as error:
+        logger.exception("this is a defect of duccmake, please report it")
+        job.report("failed", error=f"a defect of duccmake: {error!r}", image="")
+        sys.exit(1)
+
+
+def _log_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+
+
+# --- failures that do not fail the run ----------------------------------
+
+
+def _bury(output: Path, error: DuccmakeError) -> None:
+    failure = {"found": error.found, "image": error.image, "step": error.step, "mend": error.mend}
+    content = _TOMBSTONE_MARK + json.dumps(failure).encode() + b"}\n"
+    if output.suffix == ".json" or output.parent.name == "blobs":
+        write_atomically(output, content)
+    else:
+        write_atomically(output / _TOMBSTONE, content)
+
+
+def _handed_on(path: Path) -> Mapping[str, str] | None:
+    """What `_bury` wrote into a job's output, if it did."""
+    file = path / _TOMBSTONE if path.is_dir() else path
+    try:
+        with file.open("rb") as content:
+            if content.read(len(_TOMBSTONE_MARK)) != _TOMBSTONE_MARK:
+                return None
+            failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
+            return failure
+    except FileNotFoundError:
+        return None

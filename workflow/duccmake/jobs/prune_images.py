@@ -1,0 +1,109 @@
+"""Images that leave a repository, how many may do so at once, and their leaving."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from ..errors import DuccmakeError
+from ..oci.reference import Digest
+from ..planning.plan import Departure
+from ..repository import podman
+from ..repository.audit import Audit
+from ..repository.edits import Edits
+from ..repository.foreign import take_out
+from ..repository.inventory import Use, survey
+from ..repository.model import Repository
+from ..repository.removal import Thing, used_only_by
+from ..repository.withdrawal import withdraw
+
+logger = logging.getLogger(__name__)
+
+
+def prune(
+    repository: Repository,
+    departures: Sequence[Departure],
+    *,
+    max_percent: float,
+    force: bool,
+    clock: Callable[[], float] = time.time,
+) -> list[Departure]:
+    """Take away names and metadata of images that leave; returns those that left.
+
+    An image that was published anew since the departure was decided stays.  Raises
+    `DuccmakeError`, with nothing removed, where too many would leave at once.
+    """
+    with repository.lock():
+        total = sum(1 for _ in repository.names())
+        check_share(departures, total, max_percent=max_percent, force=force)
+        going = [item for item in departures if published(repository, item.name) == item.manifest]
+        edits = Edits(repository.layout.root)
+        leaving = {item.name: item.why for item in going}
+        withdraw(edits, repository.layout, leaving, survey(repository.layout), clock())
+        repository.edit(edits)
+    for item in going:
+        logger.info("%s left: %s", item.name, item.why)
+    return going
+
+
+def refuse(
+    repository: Repository,
+    refused: Sequence[Departure],
+    altered: Collection[Digest] = (),
+    *,
+    clock: Callable[[], float] = time.time,
+) -> list[Departure]:
+    """Take away what is published and not what it says; returns the images that left.
+
+    One without a manifest stays.  podman's store loses the layers that are not what they
+    stand for, and with them what has them there; ``altered`` layers lose the files that
+    are other images'.
+    """
+    layout = repository.layout
+    with repository.lock():
+        going = [
+            item
+            for item in refused
+            if item.manifest and published(repository, item.name) == item.manifest
+        ]
+        edits = Edits(layout.root)
+        leaving = {item.name: item.why for item in going}
+        if leaving:
+            withdraw(edits, layout, leaving, survey(layout), clock(), for_good=True)
+        podman.expel(edits, layout, Audit(layout).mistaken_layers())
+        repository.edit(edits)
+        if altered:
+            take_out(repository, altered)
+    for item in going:
+        logger.warning("%s is not what it says and was taken away: %s", item.name, item.why)
+    return going
+
+
+def published(repository: Repository, name: str) -> str:
+    """The digest of the manifest that duccmake published under a name, or ""."""
+    record = repository.description(name)
+    return str(record.manifest) if record else ""
+
+
+def freed_later(
+    repository: Repository, departures: Sequence[Departure], spoken_for: Use
+) -> list[Thing]:
+    """What nothing will use any more once these images have left."""
+    return used_only_by(repository.layout, [item.name for item in departures], spoken_for)
+
+
+def check_share(
+    departures: Sequence[Departure], total: int, *, max_percent: float, force: bool
+) -> None:
+    """Raise `DuccmakeError` where more of a repository's images would leave than may at once."""
+    count = len(departures)
+    if force or 100 * count <= max_percent * total:
+        return
+    raise DuccmakeError(
+        f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
+        f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
+        "nothing is removed",
+        step="prune",
+        mend="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
+    )

@@ -1,0 +1,197 @@
+"""Group commit: whoever publishes takes along every image that is ready by then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..config.configuration import BatchSettings
+from ..errors import DuccmakeError, RepositoryLocked
+from ..fs.files import ContentStore
+from ..layer import measured
+from ..layer.measured import Measured, check_diff_ids, check_sizes
+from ..planning.plan import PlannedImage, PlannedLayer, why_pending
+from ..products import IN_REPOSITORY, PODMAN
+from ..repository.model import ChangeSet, ImageRecord, Keep, Repository, StagedImage, StagedLayer
+from .batch import Batch
+
+logger = logging.getLogger(__name__)
+
+
+def publish_ready(
+    wanted: PlannedImage,
+    others: Iterable[PlannedImage],
+    repository: Repository,
+    *,
+    layers: Mapping[str, Path],
+    flats: Mapping[str, Path],
+    store: ContentStore,
+    limits: BatchSettings | None = None,
+    keep: Keep | None = None,
+) -> ImageRecord:
+    """Publish ``wanted`` and those of ``others`` that are wholly staged, in one commit.
+
+    Others that get ready while it is written may be taken along.
+    ``layers`` and ``flats`` say where, by digest, things are staged if they are;
+    ``limits`` how much one commit takes at most, ``keep`` what becomes of what is superseded.
+    When the commit fails, its images are tried one by one, so that none of them
+    stands in another's way.  Returns the record of ``wanted``; raises why that
+    could not be published.
+    """
+    with repository.lock():
+        if (record := _published(wanted, repository)) is not None:
+            logger.info("%s is published already, by a commit of others", wanted.name)
+            return record
+        images = [wanted, *(image for image in others if image.name != wanted.name)]
+        batch = Batch(limits or BatchSettings(), layers)
+        staged: dict[str, StagedImage] = {}
+
+        def is_ready(image: PlannedImage) -> bool:
+            item = _staged(image, repository, layers, flats, store)
+            if item is None or _published(image, repository) is not None or not batch.take(item):
+                return False
+            staged[image.name] = replace(item, keep=keep or Keep())
+            return True
+
+        def ready() -> Iterator[StagedImage]:
+            for image in images:
+                try:
+                    if image.name in staged or not is_ready(image):
+                        continue
+                except (OSError, DuccmakeError) as error:
+                    if image is wanted:
+                        raise
+                    # Its own job will say so; here it must not stand in others' way.
+                    logger.warning("%s is not taken along: %s", image.name, error)
+                    continue
+                yield staged[image.name]
+
+        def more() -> Iterator[ChangeSet]:
+            return (_change_set([image], repository, layers) for image in ready())
+
+        first = tuple(ready())
+        if wanted.name not in staged:
+            raise DuccmakeError(
+                "what was staged is not there any more", step="publish", mend="run again"
+            )
+        try:
+            repository.publish(_change_set(first, repository, layers), more)
+        except RepositoryLocked:
+            raise
+        except DuccmakeError as error:
+            if len(staged) == 1:
+                raise
+            logger.warning("%s; trying the %d images one by one", error, len(staged))
+            _publish_singly(wanted, staged, repository, layers)
+        record = _published(wanted, repository)
+    if record is None:
+        raise DuccmakeError(
+            "the repository does not show what was just published",
+            step="publish",
+            mend="see whether somebody else writes to it",
+        )
+    return record
+
+
+def _publish_singly(
+    wanted: PlannedImage,
+    staged: Mapping[str, StagedImage],
+    repository: Repository,
+    layers: Mapping[str, Path],
+) -> None:
+    # The image that this is about comes last: its error is the one to report.
+    for name, image in sorted(staged.items(), key=lambda item: item[0] == wanted.name):
+        try:
+            repository.publish(_change_set([image], repository, layers))
+        except DuccmakeError as error:
+            if name == wanted.name:
+                raise
+            logger.warning("%s: %s", name, error)
+
+
+def _published(image: PlannedImage, repository: Repository) -> ImageRecord | None:
+    record = repository.record(image.name)
+    return None if why_pending(image, repository, record) else record
+
+
+def _staged(
+    image: PlannedImage,
+    repository: Repository,
+    layers: Mapping[str, Path],
+    flats: Mapping[str, Path],
+    store: ContentStore,
+) -> StagedImage | None:
+    """The image as it is staged, or None while something of it is not ready."""
+    flat = None if image.prepared else flats.get(str(image.tree))
+    if not image.prepared and (flat is None or not flat.is_dir()):
+        return None
+    manifest, config = store.get(image.manifest), store.get(image.config)
+    if manifest is None or (config is None and "podman" in image.products):
+        return None
+    found = [_measured(layer, repository, layers) for layer in image.layers]
+    known = tuple(one for one in found if one is not None)
+    products = [name for name in image.products if name in IN_REPOSITORY]
+    is_measured = len(known) == len(found)
+    if is_measured:
+        _check(image, known)
+    elif image.prepared:
+        # Of DUCC's layers nobody knows what they unpack to, by which podman's store goes.
+        products = [name for name in products if name != PODMAN]
+    else:
+        return None
+    return StagedImage(
+        name=image.name,
+        platform=image.platform,
+        manifest=image.manifest,
+        manifest_bytes=manifest,
+        config=image.config,
+        layers=tuple(layer.digest for layer in image.layers),
+        path=flat,
+        config_bytes=config or b"",
+        measured=known if is_measured else None,
+        products=tuple(products),
+        variants=image.variants,
+        source=image.source,
+    )
+
+
+def _measured(
+    layer: PlannedLayer, repository: Repository, layers: Mapping[str, Path]
+) -> Measured | None:
+    """What a layer was found to be, as it is staged or else published."""
+    algorithm = layer.diff_id.algorithm
+    path = layers.get(str(layer.digest))
+    staged = measured.staged(path / ".metadata") if path is not None else None
+    if staged is not None and staged.diff_id(algorithm) is not None:
+        return staged
+    is_there = repository.has_layer(layer.digest, algorithm)
+    return repository.measured(layer.digest) if is_there else None
+
+
+def _check(image: PlannedImage, found: Sequence[Measured]) -> None:
+    """Hold an image to what its layers were found to be; `DigestMismatch` with its name."""
+    known = {one.digest: one for one in found}
+    try:
+        check_diff_ids(
+            [layer.digest for layer in image.layers],
+            [layer.diff_id for layer in image.layers],
+            known.get,
+        )
+        check_sizes([layer.descriptor for layer in image.layers], known.get)
+    except DuccmakeError as error:
+        raise error.within(image=image.title, step="publish") from None
+
+
+def _change_set(
+    images: Iterable[StagedImage], repository: Repository, layers: Mapping[str, Path]
+) -> ChangeSet:
+    chosen = tuple(images)
+    digests = dict.fromkeys(digest for image in chosen for digest in image.layers)
+    staged = tuple(
+        StagedLayer(digest, layers[str(digest)])
+        for digest in digests
+        if str(digest) in layers and layers[str(digest)].is_dir()
+    )
+    return ChangeSet(staged, chosen)

@@ -1,0 +1,118 @@
+"""Pushing a thin image, in both of its forms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ..errors import (
+    DuccmakeError,
+    InvalidReference,
+    RateLimited,
+    RegistryError,
+    RegistryUnavailable,
+    Unauthorized,
+)
+from ..fs.files import ContentStore
+from ..oci.manifest import Manifest, parse_manifest
+from ..oci.reference import Reference
+from ..planning.plan import PlannedImage, PlannedThin, why_pending
+from ..planning.thin_form import Content, Form, Source, docker_form, oci_form
+from ..registry.client import Client
+from ..repository.model import Repository
+
+logger = logging.getLogger(__name__)
+
+
+def push_thin(
+    thin: PlannedThin,
+    images: Sequence[PlannedImage],
+    repository: Repository,
+    store: ContentStore,
+    client: Client,
+) -> bytes:
+    """Push the thin image of ``images``; returns the manifest that has its tag now.
+
+    Nothing is sent that the registry has.  Its layers have to be visible in the
+    repository.  The OCI form, which some registries do not take, is no condition.
+    Raises what `Client` raises, and `DuccmakeError` where something is not there.
+    """
+    for image in images:
+        if why := why_pending(image, repository, repository.record(image.name)):
+            raise DuccmakeError(
+                f"its layers are not in the repository as they are wished for ({why})",
+                image=image.title,
+                step="push the thin image",
+                mend="run again",
+            )
+    sources = sources_of(images, store)
+    target = Reference.parse(thin.target)
+    docker = docker_of(sources, thin)
+    _push(client, target, docker)
+    try:
+        subject = client.has_referrers(target, sources[0].manifest.digest)
+        _push(client, target, oci_of(sources, thin, subject=subject))
+    except (RegistryUnavailable, RateLimited, Unauthorized):
+        raise
+    except (RegistryError, InvalidReference) as error:
+        logger.warning("%s: it is there for Docker only: %s", thin.target, error)
+    return docker.top.content
+
+
+def refuses_anybody(error: RegistryError) -> bool:
+    """Whether an error of an anonymous push says that the registry takes none."""
+    return not isinstance(error, RegistryUnavailable | RateLimited)
+
+
+def _push(client: Client, target: Reference, form: Form) -> None:
+    """Blobs, then manifests, then what the tag stands for: it names nothing that is not there."""
+    tagged = target.with_tag(form.tag)
+    if client.pushed(tagged) == form.top.descriptor.digest:
+        logger.info("%s is there already", tagged)
+        return
+    for blob in form.blobs:
+        client.push_blob(target, blob.descriptor, blob.content)
+    for manifest in form.manifests:
+        by_digest = replace(target, tag="", digest=manifest.descriptor.digest)
+        _push_manifest(client, by_digest, manifest)
+    _push_manifest(client, tagged, form.top)
+    logger.info("pushed %s as %s", tagged, form.top.descriptor.digest)
+
+
+def _push_manifest(client: Client, reference: Reference, content: Content) -> None:
+    client.push_manifest(reference, content.content, content.descriptor.media_type)
+
+
+# --- from plans to images -----------------------------------------------
+
+
+def sources_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Source]:
+    """What thin images are made of; `DuccmakeError` where it is not kept any more."""
+    return [_source(image, store) for image in images]
+
+
+def _source(image: PlannedImage, store: ContentStore) -> Source:
+    raw, config = store.get(image.manifest), store.get(image.config)
+    if raw is None or config is None:
+        raise DuccmakeError(
+            "what was kept of its manifest is not there any more",
+            image=image.title,
+            step="thin image",
+            mend="run again: it is fetched anew",
+        )
+    manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
+    assert isinstance(manifest, Manifest)
+    return Source(image.reference, image.platform, manifest, config)
+
+
+def docker_of(sources: Sequence[Source], thin: PlannedThin) -> Form:
+    """The thin image as Docker has it."""
+    tag = Reference.parse(thin.target).tag
+    return docker_form(sources, thin.repository, tag, several=thin.several)
+
+
+def oci_of(sources: Sequence[Source], thin: PlannedThin, *, subject: bool) -> Form:
+    """The thin image as OCI has it."""
+    tag = Reference.parse(thin.target).tag
+    return oci_form(sources, thin.repository, tag, several=thin.several, subject=subject)

@@ -1,0 +1,1 @@
+"""Names, manifests and configurations of images, as the OCI specifications have them."""

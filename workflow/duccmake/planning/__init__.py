@@ -1,0 +1,1 @@
+"""Deciding what a run has to do; nothing here changes a repository."""

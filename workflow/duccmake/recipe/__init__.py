@@ -1,0 +1,1 @@
+"""Wish lists: what they say, and where they come from."""

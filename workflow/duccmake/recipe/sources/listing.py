@@ -1,0 +1,52 @@
+"""The plain text list of OSG's cvmfs-singularity-sync: one image a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...errors import InvalidReference, RecipeError
+from ...oci.reference import Reference
+from ..parser import BadEntry, Recipe, Wish, with_wishes
+
+_SHOWN = 200
+
+
+def parse_list(path: Path, raw: bytes, repository: str) -> Recipe:
+    """A recipe from a list: ``[registry/]repository[:tag]`` a line, ``#`` begins a comment.
+
+    Docker Hub and ``latest`` are meant where nothing is said, and a tag may be a
+    glob.  ``path`` is what messages call the list.  A line that is no image becomes
+    a `BadEntry`.  Raises `RecipeError` where this is no list of images at all, such
+    as an empty file or an error page.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = raw[: error.start].count(b"\n") + 1
+        raise RecipeError(
+            f"{path}:{at}: not UTF-8",
+            mend="write one image a line, like library/debian:12",
+        ) from None
+    wishes: list[Wish] = []
+    bad: list[BadEntry] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        entry = line.partition(" #")[0].partition("\t#")[0].strip()
+        if not entry or entry.startswith("#"):
+            continue
+        try:
+            reference = Reference.parse(entry, default_registry="docker.io")
+            if reference.is_local:
+                raise InvalidReference(f"{entry!r} is in files", mend="use a recipe for these")
+            wishes.append(Wish(reference, number, path=path))
+        except InvalidReference as error:
+            shown = entry[:_SHOWN]
+            found = error.found if len(entry) <= _SHOWN else f"{shown!r}... is no image"
+            bad.append(BadEntry(shown, number, found, error.mend, path))
+    if not wishes or len(bad) > len(wishes):
+        first = f"; its line {bad[0].line} is {bad[0].text[:60]!r}" if bad else ""
+        raise RecipeError(
+            f"{path}: this is no list of images: {len(wishes)} lines are images, "
+            f"{len(bad)} are not{first}",
+            mend="write one image a line, like library/debian:12",
+        )
+    return with_wishes(Recipe(path, repository, bad_entries=tuple(bad)), wishes)

@@ -1,0 +1,1 @@
+"""Requests to registries: connections, credentials, tries and limits."""

@@ -1,0 +1,57 @@
+"""Where redirects lead, and where they may not."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from ...errors import RegistryError
+from .host import Answer
+
+MAX_REDIRECTS = 10
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def redirected(response: Answer, url: str, redirects: int, *, plain: bool = False) -> str:
+    """Where a redirect leads; the address itself may be signed and stays out of messages.
+
+    From https it leads to http only where that is allowed as ``plain``.
+    """
+    here = urlsplit(url)
+    location = response.headers.get("Location", "")
+    try:
+        target = _joined(url, location)
+        there = urlsplit(target)
+        is_place = there.scheme in ("http", "https") and there.hostname and there.port != 0
+    except ValueError:
+        is_place = False
+    if redirects > MAX_REDIRECTS:
+        response.close()
+        raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")
+    if not is_place:
+        response.close()
+        raise RegistryError(f"{here.netloc} redirects to nowhere")
+    if here.scheme == "https" and there.scheme == "http" and not plain:
+        response.close()
+        raise RegistryError(
+            f"{here.netloc} redirects to {there.netloc} without encryption",
+            mend="this is not followed; where it is about layers, the registry's setting "
+            "plain_blobs: true allows it",
+        )
+    return target
+
+
+def _joined(url: str, location: str) -> str:
+    """The address that a Location means; joining would mend one that is whole, or signed."""
+    if location.lower().startswith(("http://", "https://")):
+        return location
+    if location.startswith("/") and not location.startswith("//"):
+        here = urlsplit(url)
+        return f"{here.scheme}://{here.netloc}{location}"
+    return urljoin(url, location)
+
+
+def is_same_host(url: str, target: str) -> bool:
+    """Whether a redirect stays at the host, or at most leads from http to its https."""
+    here, there = urlsplit(url), urlsplit(target)
+    ports = [parts.port or {"http": 80, "https": 443}[parts.scheme] for parts in (here, there)]
+    return here.hostname == there.hostname and (ports[0] == ports[1] or ports == [80, 443])

@@ -1,0 +1,1 @@
+"""Images in files, read as if a registry had them."""

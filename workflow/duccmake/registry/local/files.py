@@ -1,0 +1,133 @@
+"""Reading local images: plain files alone, and blobs of them as downloads."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from ...errors import (
+    DigestMismatch,
+    DuccmakeError,
+    ManifestError,
+    NotFound,
+    RegistryError,
+    RegistryUnavailable,
+)
+from ...oci.manifest import Descriptor
+from ...oci.reference import Reference
+from ..download import Download
+from ..http.limits import Pace
+from ..http.retry import Patience, RetryPolicy
+
+MAX_METADATA_BYTES = 16 * 1024**2
+"""The largest manifest, index or configuration that is read from a file."""
+
+_MEND = "see whether it was written to its end, and write it again"
+_POLICY = RetryPolicy(Patience(tries=2, seconds=60.0), backoff_seconds=0.0)
+_NO_LIMIT = Pace(0)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a plain file; a FIFO or a device in its place is refused, not waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RegistryError(f"{path} is not a plain file", mend=_MEND)
+    return open(descriptor, "rb")
+
+
+def read_metadata(file: IO[bytes], name: object) -> bytes:
+    """All of a small file; `ManifestError` where it is none."""
+    content = file.read(MAX_METADATA_BYTES + 1)
+    if len(content) > MAX_METADATA_BYTES:
+        raise ManifestError(f"{name} has more than {MAX_METADATA_BYTES} bytes")
+    return content
+
+
+@contextmanager
+def reading(reference: Reference) -> Iterator[None]:
+    """Turn what goes wrong with the files of an image into errors that name both."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(
+            f"{error.filename or reference.path} does not exist",
+            image=reference.name,
+            mend="write the image there, or remove the entry",
+        ) from None
+    except OSError as error:
+        raise RegistryUnavailable(
+            f"{error.filename or reference.path} cannot be read: {error.strerror or error}",
+            image=reference.name,
+            mend="see to its permissions and its file system",
+        ) from None
+    except (DigestMismatch, ManifestError) as error:
+        error.mend = _MEND
+        raise error.within(image=reference.name) from None
+    except DuccmakeError as error:
+        raise error.within(image=reference.name) from None
+
+
+def copy_blob(
+    reference: Reference,
+    descriptor: Descriptor,
+    opened: Callable[[], IO[bytes]],
+    path: Path,
+    progress: Callable[[int], None] | None,
+) -> int:
+    """Copy what ``opened`` opens to ``path``, verified, as downloads are."""
+    return Download(descriptor, path, _POLICY, progress).run(
+        _FileSource(reference, descriptor, opened)
+    )
+
+
+class _FileSource:
+    """A file that a blob is copied from (`download.Source`)."""
+
+    pace = _NO_LIMIT
+
+    def __init__(
+        self, reference: Reference, descriptor: Descriptor, opened: Callable[[], IO[bytes]]
+    ) -> None:
+        self._reference = reference
+        self._descriptor = descriptor
+        self._opened = opened
+
+    def open(self, offset: int) -> _FileAnswer:
+        reference = self._reference
+        # Download takes errors of the system for those of the file that it writes.
+        with reading(reference):
+            file = self._opened()
+            file.seek(offset)
+        if not offset:
+            return _FileAnswer(200, reference, file)
+        size = self._descriptor.size
+        return _FileAnswer(
+            206, reference, file, {"Content-Range": f"bytes {offset}-{size - 1}/{size}"}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _FileAnswer:
+    """The rest of a file (`download.Answer`)."""
+
+    status: int
+    reference: Reference
+    file: IO[bytes]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def pieces(self, size: int, *, decode: bool) -> Iterator[bytes]:
+        while piece := self._read(size):
+            yield piece
+
+    def _read(self, size: int) -> bytes:
+        with reading(self.reference):
+            return self.file.read(size)
+
+    def close(self) -> None:
+        self.file.close()

@@ -1,0 +1,140 @@
+"""A repository in a plain directory: for evaluation, and for sites without CernVM-FS.
+
+Layers are renamed into their place, flat trees are hard links into them, and the
+public symlinks are swapped last, each in one step.  Everything of a change set is
+made under temporary names first; the journal then renames it into its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import RepositoryError
+from ...fs import syscalls
+from ...fs.locks import held, is_held
+from ...tree.build import FlatMode
+from ..edits import Edits
+from ..failures import reported
+from ..model import ChangeSet
+from ..reader import PublishedTree
+from .journal import Journal, Move
+from .prepare import EditsAsRenames, Preparation
+
+log = logging.getLogger(__name__)
+
+
+class DirectoryRepository(PublishedTree):
+    """The repository ``name`` in the directory ``root / name``; keeps to `Repository`.
+
+    ``flat`` says how flat trees get their files: ``hardlink`` (shared with the
+    layers), ``reflink`` (their own inodes, shared data) or ``copy``.
+    ``lock_seconds`` is how long `lock` waits for another publisher.  ``durable``
+    has what is published reach the disk before it becomes visible; without it a
+    crash of the machine, though not of the program, may lose content.
+    ``clients_root`` is what stands for ``root`` on the machines that use the repository.
+    Nothing is written before `lock` is entered.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        flat: FlatMode = "hardlink",
+        lock_seconds: float = 3600,
+        durable: bool = True,
+        clients_root: Path | None = None,
+    ) -> None:
+        super().__init__(root, name, clients_root=clients_root)
+        self._flat: FlatMode = flat
+        self._lock_seconds = lock_seconds
+        self._durable = durable
+        self._private = self._path / ".duccmake"
+        self._journal = Journal(self._private / "journal.json", self._path, self._sync)
+        self._locked = False
+
+    def is_locked(self) -> bool:
+        """Whether somebody publishes at this moment."""
+        return is_held(self._private / "lock")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the repository for publishing; `RepositoryLocked` after the time limit.
+
+        Entering finishes or undoes what a publisher that died left behind.
+        """
+        with reported("lock the repository"):
+            if not self._path.is_dir():
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._path.chmod(0o755)
+            self._private.mkdir(mode=0o700, exist_ok=True)
+        with held(self._private / "lock", self._lock_seconds):
+            with reported("recover the repository"):
+                outcome = self._journal.recover()
+            if outcome:
+                log.warning("%s: what an interrupted publisher left was %s", self._path, outcome)
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
+        """Publish a change set: all of it or, when this raises, none of its images.
+
+        That is too quick to ask for ``more``.
+        Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
+        """
+        if not self._locked:
+            raise RepositoryError("publishing needs the repository's lock", step="publish")
+        lacking = self._lacking(changes)
+        if not lacking.images and not lacking.layers:
+            return
+        started = time.monotonic()
+        with reported("publish"):
+            preparation = Preparation(self._layout, lacking.layers, lacking.images, flat=self._flat)
+            edits = Edits(self._path)
+            with self._transaction(preparation.temporaries(), edits) as moves:
+                moves += preparation.prepare(edits, lambda: self._configs(without=lacking.images))
+        log.info(
+            "published %d images and %d layers",
+            len(lacking.images),
+            len(lacking.layers),
+            extra={"seconds": time.monotonic() - started},
+        )
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone, in one transaction; only under `lock`.
+
+        Raises `RepositoryError` or `NoSpace`; nothing is changed then.
+        """
+        if not self._locked:
+            raise RepositoryError("editing needs the repository's lock", step="edit")
+        if not edits:
+            return
+        with reported("edit"), self._transaction([], edits):
+            pass
+
+    @contextmanager
+    def _transaction(self, temporaries: Iterable[Path], edits: Edits) -> Iterator[list[Move]]:
+        """Carry out the renames that the body adds and the edits that it makes, or nothing."""
+        moves: list[Move] = []
+        try:
+            self._journal.begin(temporaries)
+            yield moves
+            renames = EditsAsRenames(self._layout, edits)
+            self._journal.extend(renames.temporaries())
+            moves += renames.prepare()
+            self._journal.commit(moves, edits.removals, edits.times)
+        except Exception:
+            self._journal.recover()
+            raise
+        self._journal.recover()
+
+    def _sync(self) -> None:
+        if self._durable:
+            syscalls.sync_filesystem(self._path)

@@ -1,0 +1,253 @@
+"""What a repository is to the rest of duccmake: the values and the protocol.
+
+Two backends keep to it: `duccmake.repository.directory.backend` (a plain directory tree)
+and, later, CernVM-FS itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..layer.measured import Measured
+from ..oci.reference import Digest, Platform
+from .edits import Edits
+from .layout import Layout
+
+RECORD_FORMAT = 1
+"""Version of what a conversion makes; raising it has every image converted again."""
+
+UNMEASURED = "unmeasured"
+"""The member of a record's ``losses`` that counts trees of which nothing is known."""
+
+ANY_VARIANT = "*"
+"""What a public link leads to that leads each machine to its own platform."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLayer:
+    """A layer that `duccmake.layer.unpack` made whole: ``path`` has its manifest in ``.metadata/``.
+
+    The directory backend takes trees (``layerfs/``), CernVM-FS packs (`duccmake.layer.pack`).
+    """
+
+    digest: Digest
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many manifests stay reachable by digest that a tag has left.
+
+    ``wished`` are names that stay published for other reasons.
+    """
+
+    count: int = 0
+    wished: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class StagedImage:
+    """An image that is ready to be published.
+
+    ``path`` is what `duccmake.layer.flatten` made: ``tree.mtree`` (the flat tree),
+    ``generated/`` (the content of the entries flagged ``generated``, under their
+    paths) and ``layers/<number>.mtree`` (what the overlay of its layers needs
+    beyond each layer, lowest is 0, see `duccmake.layer.flatten`).  It is None where the
+    repository has the flat tree and the layers as they are wished, and names or other
+    products are added.
+
+    ``config_bytes`` is the configuration as the registry sent it.  ``measured`` is what
+    each layer was found to be when it was unpacked, which whoever made this has held the
+    image to (`duccmake.layer.measured`); None where nobody has, as with DUCC's.
+
+    ``variants`` are the labels of all platforms of the image in the wish's order,
+    where they are several; ``name`` is then that of this one
+    (`duccmake.oci.reference.Reference.name_on`).
+    ``keep`` says what becomes of what the name stood for before.
+    """
+
+    name: str
+    platform: Platform
+    manifest: Digest
+    manifest_bytes: bytes
+    config: Digest
+    layers: tuple[Digest, ...]
+    path: Path | None
+    products: tuple[str, ...] = ("layers", "flat")
+    variants: tuple[str, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
+    config_bytes: bytes = field(default=b"", repr=False)
+    measured: tuple[Measured, ...] | None = None
+    keep: Keep = field(default_factory=Keep)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSet:
+    """What one transaction publishes: layers that are not there yet, and images."""
+
+    layers: tuple[StagedLayer, ...]
+    images: tuple[StagedImage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the repository says of a published image (its ``record.json``).
+
+    ``losses`` counts what the repository could not keep, by kind (``xattrs``,
+    ``owners``, ``modes``, ``mtimes``, ``devices`` of the flat tree; ``whiteouts``,
+    ``directories``, ``links`` that its layers lack, and symlinks that they have
+    ``covered``, as flattening notes it): the manifests have the details.
+    ``unmeasured`` are trees that DUCC made, of which nobody knows what they lack.
+    ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
+    that were in force when the image was published; both may have moved on since.
+    ``verified``: all that the record names was measured and found to be what the image's
+    manifest and configuration say; earlier versions believed some of it.
+    """
+
+    name: str
+    platform: Platform
+    manifest: Digest
+    config: Digest
+    layers: tuple[Digest, ...]
+    products: tuple[str, ...]
+    losses: dict[str, int]
+    format: int = RECORD_FORMAT
+    source: Mapping[str, str] = field(default_factory=dict)
+    verified: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON members."""
+        return {
+            "format": self.format,
+            "name": self.name,
+            "platform": str(self.platform),
+            "manifest": str(self.manifest),
+            "config": str(self.config),
+            "layers": [str(layer) for layer in self.layers],
+            "products": list(self.products),
+            "losses": self.losses,
+            **({"source": dict(self.source)} if self.source else {}),
+            **({"verified": True} if self.verified else {}),
+        }
+
+    @classmethod
+    def from_json(cls, members: dict[str, Any]) -> ImageRecord:
+        """Read a record back; `KeyError`, `TypeError` or `ValueError` where it is damaged."""
+        return cls(
+            name=members["name"],
+            platform=Platform.parse(members["platform"]),
+            manifest=Digest.parse(members["manifest"]),
+            config=Digest.parse(members["config"]),
+            layers=tuple(Digest.parse(layer) for layer in members["layers"]),
+            products=tuple(members["products"]),
+            losses=dict(members["losses"]),
+            format=int(members["format"]),
+            source=dict(members.get("source", {})),
+            verified=members.get("verified") is True,
+        )
+
+
+class Repository(Protocol):
+    """A repository that images are published into; paths are DUCC's layout."""
+
+    @property
+    def name(self) -> str:
+        """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in it, as it can be read."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: a publisher that ends waits so long."""
+        ...
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None.
+
+        None as well where something that makes it visible is missing (its link,
+        flat tree or manifest): it then has to be published again.
+        """
+        ...
+
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image as it stands there, though something of it may be missing."""
+        ...
+
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
+        ...
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
+        ...
+
+    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+        """Whether these layers and the flat tree that was made of them are published, whole."""
+        ...
+
+    def variant(self, name: str) -> str:
+        """The label of the platform whose image the public link of ``name`` leads to.
+
+        `ANY_VARIANT` where each reader's machine decides; empty where there is no such
+        link, because the image is there for one platform alone, or not at all.
+        """
+        ...
+
+    def layer_manifest(self, digest: Digest) -> Path:
+        """The published ``tree.mtree`` of a layer."""
+        ...
+
+    def image_manifest(self, config: Digest) -> Path:
+        """The published ``tree.mtree`` of a flat tree."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """The names of all published images, sorted."""
+        ...
+
+    def is_locked(self) -> bool:
+        """Whether somebody holds the repository at this moment."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the repository for publishing; `RepositoryLocked` after the time limit.
+
+        Entering also finishes or undoes what a publisher that died left behind.
+        """
+        ...
+
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
+        """Publish a change set: all of it or, when this raises, none of its images.
+
+        Where publishing takes its time, it may ask ``more`` what has got ready
+        meanwhile, an image at a time, and take that along.
+
+        Only under `lock`.  What is published already is skipped, so publishing
+        twice is harmless.  Staged layers are used up (moved) where that is cheaper.
+        """
+        ...
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone, in one transaction: all of them or, when this raises, none.
+
+        Only under `lock`; nothing is done where there is nothing to edit.
+        """
+        ...
+
+    def reclaim(self) -> None:
+        """Free the storage of what was removed, where removing it does not do so at once.
+
+        Only under `lock`.
+        """
+        ...
+
+    def verify(self, name: str) -> list[str]:
+        """Compare a published image with its manifests: one line a difference."""
+        ...

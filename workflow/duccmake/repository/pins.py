@@ -1,0 +1,173 @@
+"""Pointing a tag back to a manifest that it left, and holding it there.
+
+``.metadata/pins.json`` has, for each tag's name that is held, the manifest and since
+when.  What a tag is pointed back to is looked for in the repository alone: among
+its images, and among what the schedule lists and is still in its time of grace.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..errors import DuccmakeError, RepositoryError
+from ..layer.measured import Measured, check_diff_ids
+from ..oci.manifest import ImageConfig
+from ..oci.reference import Digest
+from ..products import PODMAN
+from . import podman, removal_schedule
+from .edits import Edits
+from .flat_trees import flat_tree, measured_layer
+from .history import name_of
+from .layout import Layout
+from .metadata import publish_metadata
+from .model import ImageRecord, Keep, StagedImage
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A manifest that a name is held at, since a time in seconds since the epoch."""
+
+    manifest: Digest
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a name can be pointed back to: its record, its manifest, and how it is known."""
+
+    record: ImageRecord
+    manifest_bytes: bytes
+    known: str
+
+
+def read_pins(content: bytes) -> dict[str, Pin]:
+    """The pins in a file's content; `RepositoryError` where it is damaged.
+
+    Without it tags would move that somebody holds back.
+    """
+    try:
+        listed = json.loads(content) if content else {}
+        return {
+            str(name): Pin(Digest.parse(one["manifest"]), removal_schedule.seconds(one["since"]))
+            for name, one in listed.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RepositoryError(
+            ".metadata/pins.json is damaged",
+            mend="restore it, or remove it to have all tags follow their registries",
+        ) from None
+
+
+def pin(edits: Edits, layout: Layout, name: str, manifest: Digest, now: float) -> None:
+    """Hold a name at a manifest."""
+    pins = read_pins(edits.content(layout.pins))
+    edits.file(layout.pins, _dump({**pins, name: Pin(manifest, now)}))
+
+
+def unpin(edits: Edits, layout: Layout, name: str) -> bool:
+    """Let a name go; whether it was held."""
+    pins = read_pins(edits.content(layout.pins))
+    if pins.pop(name, None) is None:
+        return False
+    edits.file(layout.pins, _dump(pins))
+    return True
+
+
+def pasts(
+    layout: Layout, name: str, records: Callable[[], Iterator[ImageRecord]]
+) -> Iterator[Past]:
+    """All that a name can be pointed back to, those first that it left by itself.
+
+    ``records`` are those of the images that are wholly published.
+    """
+    listed = layout.remove_schedule
+    entries = removal_schedule.parse(listed.read_bytes() if listed.exists() else b"")
+    for entry in sorted(entries, key=lambda entry: entry.since, reverse=True):
+        record = _record(entry.record)
+        if record is not None and record.name == name and _is_whole(layout, record):
+            yield Past(
+                record, entry.text.encode(), f"left {removal_schedule.timestamp(entry.since)}"
+            )
+    repository = name_of(name, "").removesuffix("@")
+    for record in records():
+        same = record.name.startswith((f"{repository}@", f"{repository}:"))
+        if same and record.name != name and _is_whole(layout, record):
+            manifest = layout.manifest(record.name).read_bytes()
+            yield Past(record, manifest, f"as {record.name}")
+
+
+def point(
+    edits: Edits,
+    layout: Layout,
+    name: str,
+    past: Past,
+    others: Callable[[], Mapping[str, str]],
+    keep: Keep,
+) -> None:
+    """Have a name stand for what it stood for before: nothing is made anew.
+
+    Where the podman store has lost the image, the next run puts it there.
+    """
+    record = past.record
+    configuration = podman.configuration(layout, record.config)
+    products = tuple(one for one in record.products if one != PODMAN or configuration)
+    image = StagedImage(
+        name=name,
+        platform=record.platform,
+        manifest=record.manifest,
+        manifest_bytes=past.manifest_bytes,
+        config=record.config,
+        layers=record.layers,
+        path=None,
+        products=products,
+        source=record.source,
+        config_bytes=configuration,
+        measured=_measured(layout, record.layers),
+        keep=keep,
+    )
+    publish_metadata(edits, layout, [image], {name: record.losses}, others)
+
+
+def _is_whole(layout: Layout, record: ImageRecord) -> bool:
+    """Whether all of an image is there, and is what the image says, as far as can be told."""
+    measured = _measured(layout, record.layers)
+    if measured is None:
+        return False
+    configuration = podman.configuration(layout, record.config)
+    if configuration and not record.verified:
+        known = {one.digest: one for one in measured}
+        try:
+            config = ImageConfig.parse(configuration, layers=len(record.layers))
+            check_diff_ids(record.layers, config.diff_ids, known.get)
+        except DuccmakeError as error:
+            log.warning("%s@%s is not gone back to: %s", record.name, record.manifest, error)
+            return False
+    flat = flat_tree(layout, record.config, record.layers, measured)
+    return "flat" not in record.products or flat is not None
+
+
+def _measured(layout: Layout, layers: Iterable[Digest]) -> tuple[Measured, ...] | None:
+    """What all of these layers were found to be; None where one was not measured."""
+    found = [measured_layer(layout, layer) for layer in layers]
+    known = tuple(one for one in found if one is not None)
+    return known if len(known) == len(found) else None
+
+
+def _record(members: dict[str, object]) -> ImageRecord | None:
+    try:
+        return ImageRecord.from_json(members)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _dump(pins: Mapping[str, Pin]) -> bytes:
+    members = {
+        name: {"manifest": str(one.manifest), "since": removal_schedule.timestamp(one.since)}
+        for name, one in sorted(pins.items())
+    }
+    return json.dumps(members, indent=1).encode() + b"\n"

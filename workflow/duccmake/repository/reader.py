@@ -1,0 +1,226 @@
+"""What is published, read from a repository's tree; every backend reads it this way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import InvalidReference
+from ..layer import measured
+from ..layer.measured import Measured
+from ..oci.reference import MULTIARCH, Digest
+from ..tree.verify import Digests, differences
+from . import podman
+from .failures import reported
+from .flat_trees import flat_tree, flat_tree_of, measured_layer
+from .layout import Layout, split_variant
+from .metadata import wished_record
+from .model import ANY_VARIANT, UNMEASURED, ChangeSet, ImageRecord, StagedImage, StagedLayer
+
+log = logging.getLogger(__name__)
+
+
+class PublishedTree:
+    """The published part of the repository ``name`` in the directory ``root / name``.
+
+    The half of `Repository` that only reads; backends add how things get there.
+    ``clients_root`` is what stands for ``root`` on the machines that use the repository.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str,
+        *,
+        clients_root: Path | None = None,
+        variant_links: bool = False,
+    ) -> None:
+        if not name or name.startswith(".") or "/" in name or not name.isprintable():
+            raise InvalidReference(
+                f"{name!r} is not the name of a repository",
+                mend="write it like unpacked.example.org",
+            )
+        self._name = name
+        self._clients = clients_root and clients_root / name
+        self._variant_links = variant_links
+        self._read_from(Path(root).absolute() / name)
+
+    def _read_from(self, path: Path) -> None:
+        self._path = path
+        self._layout = Layout(path, self._clients, self._variant_links)
+
+    @property
+    def name(self) -> str:
+        """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        return self._name
+
+    @property
+    def path(self) -> Path:
+        """The directory that holds the repository."""
+        return self._path
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in it."""
+        return self._layout
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: it stays readable so long."""
+        return nullcontext()
+
+    def reclaim(self) -> None:
+        """Free the storage of what was removed, where removing it does not do so at once."""
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None where something of it is missing."""
+        record = self._read_record(name)
+        if record is None or not self._layout.manifest(name).is_file():
+            return None
+        if not podman.holds(self._layout, record):
+            return None
+        return record if "flat" not in record.products or self._points_to(record) else None
+
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image, though something of it may be missing."""
+        with self.reading():
+            return self._read_record(name)
+
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
+        return measured_layer(self._layout, digest)
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
+        found = self.measured(digest)
+        known = found is not None and found.diff_id(algorithm) is not None
+        return known and self._layout.layerfs(digest).is_dir()
+
+    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+        """Whether these layers and a flat tree of what they unpack to are published, whole."""
+        if not all(map(self.has_layer, layers)):
+            return False
+        found = [one for one in map(self.measured, layers) if one is not None]
+        return flat_tree(self._layout, config, layers, found) is not None
+
+    def variant(self, name: str) -> str:
+        """Which platform's image the public link of ``name`` leads to; see `Repository`."""
+        label = self._layout.variant(name)
+        return ANY_VARIANT if label and self._layout.variant_links else label
+
+    def layer_manifest(self, digest: Digest) -> Path:
+        """The published ``tree.mtree`` of a layer."""
+        return self._layout.layer_manifest(digest)
+
+    def image_manifest(self, config: Digest) -> Path:
+        """The published ``tree.mtree`` of a flat tree."""
+        return self._layout.flat_manifest(config)
+
+    def names(self) -> Iterator[str]:
+        """The names of all images that have a manifest here, sorted; DUCC's are among them.
+
+        Those of images of several platforms begin with ``.multiarch``.
+        """
+        base = self._layout.metadata
+        found = []
+        for directory, below, files in os.walk(base):
+            below[:] = [name for name in below if name[0] != "." or name == MULTIARCH]
+            if "manifest.json" in files:
+                found.append(str(Path(directory).relative_to(base)))
+        return iter(sorted(found))
+
+    def verify(self, name: str) -> list[str]:
+        """Compare a published image with its manifests: one line a difference."""
+        with reported("verify", name):
+            record = self.record(name)
+            if record is None:
+                return [f"{name} is not published, or not wholly"]
+            digests: Digests = {}
+            layout = self._layout
+            lines: list[str] = []
+            if "flat" in record.products:
+                tree, manifest = layout.flat(record.config), layout.flat_manifest(record.config)
+                lines += self._differences(tree, manifest, digests)
+            for digest in dict.fromkeys(record.layers):
+                tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
+                lines += self._differences(tree, manifest, digests)
+
+            def compare(tree: Path, manifest: Path) -> Iterator[str]:
+                return self._differences(tree, manifest, digests)
+
+            return lines + list(podman.differences(layout, record, compare))
+
+    def _read_record(self, name: str) -> ImageRecord | None:
+        path = self._layout.record(name)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        try:
+            record = ImageRecord.from_json(json.loads(content))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.warning("%s is damaged", path)
+            return None
+        return record if record.name == name else None
+
+    def _points_to(self, record: ImageRecord) -> bool:
+        try:
+            target = str(self._layout.link(record.name).readlink())
+        except OSError:
+            return False
+        wished = self._layout.link_target(record.name, record.config)
+        return target == wished and self._layout.flat(record.config).is_dir()
+
+    def _lacking(self, changes: ChangeSet) -> ChangeSet:
+        """The changes without what is published already; each image and each layer once."""
+        images = {image.name: image for image in changes.images if not self._is_published(image)}
+        layers = {layer.digest: layer for layer in changes.layers}
+        missing = [layer for layer in layers.values() if self._lacks(layer)]
+        return ChangeSet(tuple(missing), tuple(images.values()))
+
+    def _lacks(self, layer: StagedLayer) -> bool:
+        """Whether a layer is not published yet, or was measured by fewer algorithms."""
+        staged = measured.staged(layer.path / ".metadata")
+        algorithms = [diff_id.algorithm for diff_id in staged.diff_ids] if staged else ["sha256"]
+        return not all(self.has_layer(layer.digest, one) for one in algorithms)
+
+    def _is_published(self, image: StagedImage) -> bool:
+        record = self.record(image.name)
+        return (
+            record is not None
+            and UNMEASURED not in record.losses
+            and replace(record, losses={}, source=image.source) == wished_record(image, {})
+            and all(self.has_layer(layer) for layer in image.layers)
+            and ("flat" not in image.products or flat_tree_of(self._layout, image) is not None)
+            and not self._leads_elsewhere(image)
+        )
+
+    def _leads_elsewhere(self, image: StagedImage) -> bool:
+        """Whether the public name of an image of several platforms leads where it should not."""
+        own, public = split_variant(image.name)
+        if not own or "flat" not in image.products:
+            return False
+        good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
+        return self.variant(public) not in good
+
+    def _configs(self, *, without: Iterable[StagedImage]) -> dict[str, str]:
+        """The configurations of the images that stay as they are, by name."""
+        changed = {image.name for image in without}
+        records = (self._read_record(name) for name in self.names() if name not in changed)
+        return {record.name: str(record.config) for record in records if record}
+
+    def _differences(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
+        where = tree.relative_to(self._path)
+        if not manifest.is_file():
+            yield f"{where}: has no manifest"
+            return
+        for line in self._compare(tree, manifest, digests):
+            yield f"{where}: {line}"
+
+    def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
+        unprivileged = tree.parent.stat().st_uid != 0
+        return differences(tree, manifest, digests, unprivileged=unprivileged)

@@ -1,0 +1,205 @@
+"""The second phase of a removal: what nothing uses any more, when it may go, and its removal.
+
+How long something has been unused is known from the schedule: since the last of
+the images that had it was withdrawn.  What is unused and stands in no entry (a
+layer whose image could never be published) is entered when it is first met.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import RepositoryError
+from . import ducc, podman, removal_schedule
+from .edits import Edits
+from .inventory import Survey, Use, survey
+from .layout import Layout
+
+FLAT, LAYER = "flat tree", "layer"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Thing:
+    """A flat tree, with the podman store's image of it, or a layer: ``key`` names its directory."""
+
+    kind: str
+    key: str
+
+    def paths(self, layout: Layout) -> tuple[Path, ...]:
+        """All that there is of it."""
+        if self.kind == LAYER:
+            return (layout.layers / self.key[:2] / self.key,)
+        shard = Path(self.key[:2]) / self.key
+        in_store = podman.images(layout) / self.key
+        return (layout.flats / shard, layout.flat_metadata / shard, in_store)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """What nothing uses: ``due`` may go now, ``waiting`` at a time (seconds since the epoch).
+
+    ``unlisted`` are those that no entry of the schedule names yet; they are among
+    the others.  ``used`` is what stays because somebody uses it, ``strange`` what
+    stays because no image accounts for it.
+    """
+
+    due: tuple[Thing, ...]
+    waiting: Mapping[Thing, float]
+    unlisted: tuple[Thing, ...]
+    used: Use
+    strange: tuple[str, ...] = ()
+
+
+def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbage:
+    """What is garbage now; ``spoken_for`` is what images to come will use.
+
+    ``grace`` is in seconds.  Raises `RepositoryError` where the metadata of an image
+    cannot be read: nothing is known to be unused then.
+    """
+    found = survey(layout)
+    _refuse_the_unread(found)
+    used = found.used | spoken_for
+    unused = _unused(found.present, used)
+    since = _since(removal_schedule.parse(_content(layout.remove_schedule)))
+    unlisted = tuple(thing for thing in unused if not since.get(thing))
+    until = {thing: (since.get(thing) or now) + grace for thing in unused}
+    return Garbage(
+        tuple(thing for thing in unused if until[thing] <= now),
+        {thing: when for thing, when in until.items() if when > now},
+        unlisted,
+        used,
+        found.strange,
+    )
+
+
+def used_only_by(layout: Layout, names: Iterable[str], spoken_for: Use) -> list[Thing]:
+    """What nothing would use if the images of these names were not there."""
+    found = survey(layout)
+    _refuse_the_unread(found)
+    leaving = set(names)
+    staying = {name: use for name, use in found.uses.items() if name not in leaving}
+    later = Survey(staying, found.present).used | spoken_for
+    now = found.used | spoken_for
+    return [thing for thing in _unused(found.present, later) if _uses(now, thing)]
+
+
+def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> None:
+    """Enter things that no entry names with the present time: their grace begins."""
+    wanted = dict.fromkeys(things)
+    if not wanted:
+        return
+    entries = []
+    listed = removal_schedule.parse(edits.content(layout.remove_schedule))
+    for entry in listed:
+        # DUCC's own entries have no time.
+        covers = {thing for thing in _things(entry) if thing in wanted}  # layers may recur
+        if covers and not entry.since:
+            entry = replace(entry, since=now, why=entry.why or "listed by DUCC")
+            for thing in covers:
+                wanted.pop(thing)
+        entries.append(entry)
+    entries += [
+        removal_schedule.Entry(_manifest(thing), now, why="nothing uses it") for thing in wanted
+    ]
+    edits.file(layout.remove_schedule, removal_schedule.dump(entries))
+
+
+def remove(edits: Edits, layout: Layout, things: Sequence[Thing], used: Use) -> None:
+    """Remove things, the entries of which nothing unused is left, and DUCC's backlinks.
+
+    Images of podman's store go with their flat trees and their layers.
+    """
+    gone = set(things)
+    flats = [thing.key for thing in things if thing.kind == FLAT]
+    layers = {thing.key for thing in things if thing.kind == LAYER}
+    podman.without(edits, layout, flats=flats, layers=layers)
+    for thing in things:
+        for path in thing.paths(layout):
+            edits.remove(path)
+    listed = removal_schedule.parse(edits.content(layout.remove_schedule))
+    kept = [
+        entry
+        for entry in listed
+        if any(thing not in gone and _is_left(layout, thing, used) for thing in _things(entry))
+    ]
+    if kept != listed:
+        edits.file(layout.remove_schedule, removal_schedule.dump(kept))
+    _forget_origins(edits, layout, listed, gone)
+
+
+def freed_bytes(paths: Iterable[Path]) -> int:
+    """What removing ``paths`` frees: files with a name elsewhere, as in a layer, do not count."""
+    sizes: dict[tuple[int, int], int] = {}
+    unseen: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for directory, _, files in os.walk(path):
+            for name in files:
+                status = os.lstat(f"{directory}/{name}")
+                key = (status.st_dev, status.st_ino)
+                sizes[key] = status.st_size
+                unseen[key] = unseen.get(key, status.st_nlink) - 1
+    return sum(size for key, size in sizes.items() if unseen[key] <= 0)
+
+
+def _is_left(layout: Layout, thing: Thing, used: Use) -> bool:
+    return not _uses(used, thing) and any(map(os.path.lexists, thing.paths(layout)))
+
+
+def _uses(use: Use, thing: Thing) -> bool:
+    return thing.key in (use.layers if thing.kind == LAYER else use.flats)
+
+
+def _refuse_the_unread(found: Survey) -> None:
+    if found.unread:
+        more = f" (and {len(found.unread) - 1} more)" if len(found.unread) > 1 else ""
+        raise RepositoryError(
+            f"{found.unread[0]}{more}: what that image uses is not known",
+            step="collect garbage",
+            mend="restore or remove the file, then run again; nothing was removed",
+        )
+
+
+def _unused(present: Use, used: Use) -> list[Thing]:
+    # Flat trees first: a batch that ends between them and their layers leaves what is whole.
+    return [Thing(FLAT, key) for key in sorted(present.flats - used.flats)] + [
+        Thing(LAYER, key) for key in sorted(present.layers - used.layers)
+    ]
+
+
+def _since(entries: Iterable[removal_schedule.Entry]) -> dict[Thing, float]:
+    since: dict[Thing, float] = {}
+    for entry in entries:
+        for thing in _things(entry):
+            since[thing] = max(entry.since, since.get(thing, 0.0))
+    return since
+
+
+def _things(entry: removal_schedule.Entry) -> list[Thing]:
+    layers = [Thing(LAYER, digest.rpartition(":")[2]) for digest in entry.layers]
+    return [Thing(FLAT, entry.config.rpartition(":")[2]), *layers] if entry.config else layers
+
+
+def _manifest(thing: Thing) -> dict[str, object]:
+    digest = f"{'sha512' if len(thing.key) == 128 else 'sha256'}:{thing.key}"
+    config, layers = ({"digest": digest}, []) if thing.kind == FLAT else ({}, [{"digest": digest}])
+    return {"schemaVersion": 2, "config": config, "layers": layers}
+
+
+def _forget_origins(
+    edits: Edits, layout: Layout, entries: Iterable[removal_schedule.Entry], gone: set[Thing]
+) -> None:
+    """Take the configurations that are gone out of DUCC's backlinks of the layers that stay."""
+    for entry in entries:
+        if not entry.config or Thing(FLAT, entry.config.rpartition(":")[2]) not in gone:
+            continue
+        for thing in _things(entry):
+            origin = layout.layers / thing.key[:2] / thing.key / ".metadata" / "origin.json"
+            if thing.kind == LAYER and thing not in gone and origin.is_file():
+                edits.file(origin, ducc.origins_without(edits.content(origin), entry.config))
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""

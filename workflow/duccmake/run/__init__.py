@@ -1,0 +1,1 @@
+"""One run of the workflow around its jobs: its start, what people see, its status."""

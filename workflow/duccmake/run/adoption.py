@@ -1,0 +1,117 @@
+"""Taking over a repository that DUCC filled: what is adopted, and what is damaged, in words."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from ..config.configuration import Config
+from ..errors import InvalidReference
+from ..oci.reference import Digest
+from ..planning.adoption import Leftovers
+from ..planning.plan import Plan, PlannedImage, PlannedLayer, open_repository
+from ..products import IN_REPOSITORY
+from ..repository import adoption
+from ..repository.model import Repository
+from .summary import counted
+
+
+def can_adopt(
+    image: PlannedImage,
+    layers: Sequence[PlannedLayer],
+    repository: Repository,
+    leftovers: Leftovers,
+) -> bool:
+    """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
+    layout = repository.layout
+    if image.anew or image.variants or layout.record(image.name).exists():
+        return False
+    digests = [layer.digest for layer in layers]
+    with repository.reading():
+        return adoption.is_whole(
+            layout, image.name, image.config, digests, image.products
+        ) and not ("flat" in image.products and leftovers.find(layout.flat(image.config)))
+
+
+def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
+    """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
+    repository = open_repository(config, name)
+    layout, leftovers = repository.layout, Leftovers(repository)
+    wished = {image.reference.name: image for image in plan.images if image.repository == name}
+    unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}
+    lines: list[str] = []
+    kinds: Counter[str] = Counter()
+    layers: dict[Digest, None] = {}
+    with repository.reading():
+        for found in repository.names():
+            try:
+                if layout.record(found).exists():
+                    continue
+            except InvalidReference as error:
+                lines.append(f"leave    {found}  {error}")
+                continue
+            known = adoption.manifest(layout, found)
+            layers.update(dict.fromkeys(known[1] if known else ()))
+            image = wished.get(found)
+            damage = "; ".join(_damage(repository, leftovers, found, image))
+            kind, why = _fate(image, unresolved.get(found, ""), damage)
+            kinds[kind] += 1
+            lines.append(f"{kind:7}  {found}  {why}".rstrip())
+        lines += [f"damaged  {line}" for line in _damaged(repository, leftovers, layers)]
+    unknown = f", {kinds['wait']} not resolved" if kinds["wait"] else ""
+    total = (
+        f"duccmake: {name}: {counted(kinds.total(), 'image')} of DUCC's: "
+        f"{kinds['adopt']} to adopt, {kinds['convert']} to convert again, "
+        f"{kinds['leave']} not wished for{unknown}"
+    )
+    return [*lines, total]
+
+
+def tell(plan: Plan, config: Config, stream: TextIO | None = None) -> None:
+    """Say what DUCC left in the repositories, and what is taken over."""
+    for name in sorted(plan.missing):
+        for line in adoption_in_words(plan, config, name):
+            print(line, file=stream or sys.stderr)
+
+
+def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str, str]:
+    """What becomes of an image of DUCC's, in a word, and why."""
+    if image is not None and image.adopted:
+        return "adopt", ""
+    if image is not None:
+        return "convert", damage or "it is not what is wished for now"
+    kind, why = ("wait", unresolved) if unresolved else ("leave", "not wished for")
+    return kind, f"{why}; {damage}" if damage else why
+
+
+def _damage(
+    repository: Repository, leftovers: Leftovers, name: str, image: PlannedImage | None
+) -> Iterator[str]:
+    layout = repository.layout
+    products = image.products if image else tuple(IN_REPOSITORY)
+    yield from adoption.lacking(layout, name, products)
+    known = adoption.manifest(layout, name)
+    if known and "flat" in products and layout.flat(known[0]).is_dir():
+        path = leftovers.find(layout.flat(known[0]))
+        if path:
+            yield f"its flat tree {known[0].short} has {path}"
+
+
+def _damaged(
+    repository: Repository, leftovers: Leftovers, layers: dict[Digest, None]
+) -> Iterator[str]:
+    """What is damaged besides images: nothing of it is touched before an image needs it."""
+    layout = repository.layout
+    for digest in sorted(layers, key=str):
+        tree = layout.layerfs(digest)
+        if tree.is_dir() and not layout.layer_manifest(digest).exists():
+            path = leftovers.find(tree)
+            if path:
+                where = tree.relative_to(layout.root)
+                yield f"{where}  has {path}: fetched again when an image needs it"
+    for chain in adoption.dirty_chains(layout):
+        yield f"{chain}  a chain that DUCC did not finish"
+    for link in adoption.dangling_links(layout):
+        yield f"{link}  the link leads nowhere"

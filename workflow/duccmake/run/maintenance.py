@@ -1,0 +1,212 @@
+"""What the targets ``prune`` and ``gc`` would do, for people and for the jobs that do it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+
+from ..config.configuration import Config
+from ..errors import DuccmakeError
+from ..jobs.collect_garbage import Collected
+from ..jobs.prune_images import check_share, freed_later
+from ..planning.plan import RESULTS, Departure, Plan, open_repository
+from ..repository.inventory import Use
+from ..repository.layout import split_variant
+from ..repository.model import Repository
+from ..repository.removal import FLAT, Garbage, Thing, find, freed_bytes
+from ..repository.removal_schedule import timestamp
+from .summary import counted, in_bytes
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 20
+"""How many images, trees and layers a preview names; more are counted."""
+
+
+TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "unpin"})
+"""Targets of the workflow that convert nothing."""
+
+
+def targets(arguments: Sequence[str]) -> frozenset[str]:
+    """Which of `TARGETS` a command line asks for."""
+    return TARGETS.intersection(arguments)
+
+
+def repositories(plan: Plan) -> list[str]:
+    """The names of the repositories that the wish lists are about."""
+    return sorted(plan.missing)
+
+
+def departures(plan: Plan, repository: str) -> list[Departure]:
+    """The images that leave a repository."""
+    return [item for item in plan.departures if item.repository == repository]
+
+
+def refused(plan: Plan, repository: str) -> list[Departure]:
+    """What is published in a repository and is not what it says."""
+    return [item for item in plan.refused if item.repository == repository]
+
+
+def spoken_for(plan: Plan, repository: str) -> Use:
+    """What the images of the plan have or will have, which must not be removed."""
+    images = [image for image in plan.images if image.repository == repository]
+    layers = [layer.digest for image in images for layer in image.layers]
+    return Use.of([image.config for image in images], layers)
+
+
+def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:
+    """The repositories that have an image of this name; `DuccmakeError` where none has."""
+    opened = [open_repository(config, name) for name in repositories(plan)]
+    found = [repository for repository in opened if image and repository.description(image)]
+    if not found:
+        several = sorted(
+            {
+                name
+                for repository in opened
+                for name in repository.names()
+                if name != image and split_variant(name)[1] == image
+            }
+        )
+        raise DuccmakeError(
+            f"no repository has the image {image!r}" if image else "no image is named",
+            mend=f"it is there for several platforms, name one: {', '.join(several)}"
+            if several
+            else "name it as the repository does: --config image=docker.io/library/app:1",
+        )
+    return found
+
+
+# --- receipts -----------------------------------------------------------
+
+
+def prunings(plan: Plan) -> list[str]:
+    """Receipts to be made: one for each repository that images leave."""
+    return [
+        _receipt(name, "pruned", [[item.name, item.manifest, item.why] for item in leaving])
+        for name in repositories(plan)
+        if (leaving := departures(plan, name))
+    ]
+
+
+def refusals(plan: Plan) -> list[str]:
+    """Receipts to be made: one for each repository that has what is not what it says."""
+    return [
+        _receipt(name, "refused", found)
+        for name in repositories(plan)
+        if (
+            found := [
+                *([item.name, item.manifest, item.why] for item in refused(plan, name)),
+                *sorted(map(str, plan.altered.get(name, ()))),
+            ]
+        )
+    ]
+
+
+def collections(plan: Plan, config: Config, *, tell: bool = False) -> list[str]:
+    """Receipts to be made: one for each repository in which something is to be collected.
+
+    With ``tell`` those are logged where something waits for its time.
+    """
+    found = []
+    for name in repositories(plan):
+        garbage = _garbage(plan, config, name)
+        if garbage.due or garbage.unlisted:
+            keys = sorted(thing.key for thing in (*garbage.due, *garbage.unlisted))
+            found.append(_receipt(name, "collected", keys))
+        elif garbage.waiting and tell:
+            words = collection_in_words(plan, config, name)
+            logger.warning("%s: nothing to free yet: %s", name, words.partition("\n")[2])
+    return found
+
+
+def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
+    """The path of a receipt; one of an earlier run, for the same work, is out of date."""
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    path = RESULTS / repository / kind / f"{key}.json"
+    path.unlink(missing_ok=True)
+    return str(path)
+
+
+# --- previews -----------------------------------------------------------
+
+
+def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
+    """What pruning a repository would do."""
+    leaving, repository = departures(plan, name), open_repository(config, name)
+    with repository.reading():
+        return _pruning_in_words(plan, config, leaving, repository)
+
+
+def _pruning_in_words(
+    plan: Plan, config: Config, leaving: Sequence[Departure], repository: Repository
+) -> str:
+    total = sum(1 for _ in repository.names())
+    try:
+        check_share(
+            leaving, total, max_percent=config.removal.max_percent, force=config.force_removal
+        )
+    except DuccmakeError as error:
+        return "\n".join([str(error), *_listed([f"{item.name}: {item.why}" for item in leaving])])
+    things = freed_later(repository, leaving, spoken_for(plan, repository.name))
+    lines = [
+        f"{len(leaving)} of {total} images leave; {_amount(repository, things)} will be freed "
+        f"by 'snakemake gc' after {config.removal.grace_days:g} days",
+        *_listed([f"{item.name}: {item.why}" for item in leaving]),
+    ]
+    return "\n".join(lines)
+
+
+def collection_in_words(plan: Plan, config: Config, name: str) -> str:
+    """What collecting garbage in a repository would do."""
+    repository = open_repository(config, name)
+    with repository.reading():
+        return _collection_in_words(_garbage(plan, config, name), repository)
+
+
+def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
+    lines = [
+        f"{_amount(repository, garbage.due)} to free",
+        *_listed([f"{thing.kind} {thing.key}" for thing in garbage.due]),
+    ]
+    if garbage.unlisted:
+        lines.append(f"{len(garbage.unlisted)} are found unused now: their time of grace begins")
+    if garbage.waiting:
+        first = timestamp(min(garbage.waiting.values()))
+        lines.append(
+            f"{_amount(repository, list(garbage.waiting))} in their time of grace, the first "
+            f"until {first}"
+        )
+    if garbage.strange:
+        lines.append(f"{len(garbage.strange)} paths that no image accounts for stay")
+        lines += _listed(garbage.strange)
+    return "\n".join(lines)
+
+
+def collected_in_words(collected: Collected) -> str:
+    """What collecting garbage came to."""
+    waiting = f"; {collected.waiting} more wait for their time" if collected.waiting else ""
+    return f"{_things(collected.flats, collected.layers, collected.freed)}{waiting}"
+
+
+def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
+    repository, spoken = open_repository(config, name), spoken_for(plan, name)
+    with repository.reading():
+        return find(repository.layout, spoken, now=time.time(), grace=config.removal.grace)
+
+
+def _amount(repository: Repository, things: Sequence[Thing]) -> str:
+    flats = sum(thing.kind == FLAT for thing in things)
+    size = freed_bytes(path for thing in things for path in thing.paths(repository.layout))
+    return f"{_things(flats, len(things) - flats, size)},"
+
+
+def _things(flats: int, layers: int, size: int) -> str:
+    return f"{counted(flats, 'flat tree')} and {counted(layers, 'layer')}, {in_bytes(size)}"
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    more = [f"  and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+    return [f"  {line}" for line in lines[:_LISTED]] + more

@@ -1,0 +1,118 @@
+"""The start of a run: configuration, plan, and what lies in the way of a true picture."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.configuration import Config
+from ..config.schema import as_plain
+from ..fs.files import remove_tree
+from ..planning.plan import RESULTS, Plan
+from ..planning.planner import make_plan
+from ..workspace import run_lock
+
+logger = logging.getLogger(__name__)
+
+_KEPT_RUNS = 20
+
+_WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"})
+"""Calls of Snakemake that need no image: they ask no registry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the main process hands to its jobs: the plan's file and a directory for events.
+
+    ``polled`` says whether registries were asked, without which the plan is empty.
+    """
+
+    plan: Plan
+    plan_file: Path
+    run: Path
+    polled: bool
+
+
+def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]) -> Session:
+    """Parse the configuration, make the plan and save it.
+
+    Runs for a dry run as well, and so changes nothing that counts: it writes the
+    plan and what is remembered of registries, and takes away receipts of what a
+    repository no longer holds.  Raises `ConfigError` and `RecipeError`.
+    """
+    _log_to_terminal()
+    config = Config.parse(members, workdir=workdir)
+    poll = not _WITHOUT_POLL.intersection(arguments)
+    plan = make_plan(config, as_plain(members), poll=poll)
+    if poll:
+        # From here on: what cannot be planned leaves nothing behind.
+        run_lock.stay(workdir)
+    plan_file = plan.save()
+    _remove_stale_receipts(plan)
+    run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
+    return Session(plan, plan_file, run, poll)
+
+
+def tidy(plan: Plan, session_plan: Path) -> None:
+    """Remove what earlier runs left and this one has no use for; call it when jobs start.
+
+    Staged layers, flat trees and blobs of images that were given up, events and
+    plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
+    """
+    wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
+    wanted |= {plan.key(image.tree) for image in plan.wanted}
+    staged = [*RESULTS.glob("*/layers/*"), *RESULTS.glob("*/flat/*"), *RESULTS.glob("blobs/*")]
+    for path in staged:
+        if path.name.strip(".").partition(".")[0] not in wanted:
+            _remove(path)
+    for path in (RESULTS / "gates").glob("*"):
+        if path.name != session_plan.stem[:12]:
+            _remove(path)
+    for directory in ("plans", "runs"):
+        paths = sorted((RESULTS / directory).glob("*"), key=lambda path: path.stat().st_mtime)
+        for path in paths[:-_KEPT_RUNS]:
+            if path != session_plan:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    logger.info("removing %s of an earlier run", path)
+    remove_tree(path)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: what was staged before a power failure may be torn."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _remove_stale_receipts(plan: Plan) -> None:
+    """Remove receipts of pending images: the repository, which knows, does not have them.
+
+    A job writes its receipt after publishing.  Whoever sees a receipt and finds the
+    image missing afterwards knows that it was lost or replaced since.
+    """
+    for image in plan.wanted:
+        directory = RESULTS / image.repository / "published" / image.name
+        (directory / f"{plan.key(image.manifest)}.json").unlink(missing_ok=True)
+    for thin in plan.thins:
+        thin.output.unlink(missing_ok=True)
+    for problem in plan.problems:
+        (RESULTS / "problems" / str(problem.number)).unlink(missing_ok=True)
+
+
+def _log_to_terminal() -> None:
+    # Standard output belongs to Snakemake, which prints graphs there.
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("duccmake: %(message)s"))
+    logger = logging.getLogger("duccmake")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False

@@ -1,0 +1,1 @@
+"""What starts runs by itself: the watcher, and webhooks that wake it."""

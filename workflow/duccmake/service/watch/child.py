@@ -1,0 +1,141 @@
+"""One run of Snakemake as a child process: started, judged, and stopped with care."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from ...run.status import Status
+from ...workspace import run_lock
+from ..invocation import Invocation
+from .schedule import Outcome
+
+logger = logging.getLogger(__name__)
+
+CHECKOUT = Path(__file__).resolve().parents[4]
+
+_LOCKS = Path(".snakemake/locks")
+_LOGS = Path(".snakemake/log")
+_KEPT_LOGS = 200
+
+# What can be done again, and costs little of what was done already.
+_REPEATABLE = re.compile(r"\.(?:fetch_blob|unpack_layer|flatten_image)\.py\Z")
+
+
+def command(invocation: Invocation, only: Sequence[str] = ()) -> list[str]:
+    """Snakemake's command line; ``only`` are the images that the run shall ask for."""
+    words = [sys.executable, "-m", "snakemake", "--directory", str(invocation.directory)]
+    if not {"-s", "--snakefile"}.intersection(invocation.rest):
+        words += ["--snakefile", str(CHECKOUT / "Snakefile")]
+    words += invocation.rest
+    if invocation.configfiles:
+        words += ["--configfile", *map(str, invocation.configfiles)]
+    if values := _values(invocation, only):
+        words += ["--config", *values]
+    return words
+
+
+def _values(invocation: Invocation, only: Sequence[str]) -> list[str]:
+    """The values for ``--config``, which knows each key once."""
+    if not only:
+        return list(invocation.values)
+    resolve: dict[str, Any] = {}
+    others = []
+    for value in invocation.values:
+        key, _, text = value.partition("=")
+        if key == "resolve":
+            resolve.update(yaml.safe_load(text))
+        else:
+            others.append(value)
+    resolve["only"] = list(only)
+    text = yaml.safe_dump(resolve, default_flow_style=True, width=10**9).strip()
+    return [*others, f"resolve={text}"]
+
+
+class Child:
+    """A run of Snakemake under way, in a session of its own: signals reach it through us."""
+
+    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+
+    @classmethod
+    async def start(cls, invocation: Invocation, only: Sequence[str] = ()) -> Child:
+        """Start it."""
+        process = await asyncio.create_subprocess_exec(
+            *command(invocation, only),
+            cwd=invocation.directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return cls(process, invocation.directory)
+
+    async def outcome(self) -> Outcome:
+        """Wait for its end and say how it was."""
+        status = await self._process.wait()
+        _prune(self._directory / _LOGS)
+        told = Status.load(self._directory)
+        if told is None or told.pid != self._process.pid:
+            return Outcome(completed=status == 0)
+        return Outcome(True, told.failed | frozenset(told.stale))
+
+    def stop(self) -> None:
+        """Ask it to end: no new job, what can be repeated is cut off, a transaction is finished.
+
+        Call it again until it has ended.
+        """
+        if self._process.returncode is not None:
+            return
+        try:
+            jobs = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.send_signal(signal.SIGTERM)
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            return
+        for job in jobs:
+            try:
+                if any(_REPEATABLE.search(word) for word in job.cmdline()):
+                    job.terminate()
+            except psutil.Error:
+                continue
+
+    def kill(self) -> None:
+        """End it at once, with all that it started; the next run mends what is half done."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _prune(logs: Path) -> None:
+    """Remove all but the newest of the logs that Snakemake leaves of each run."""
+    for path in sorted(logs.glob("*.snakemake.log"))[:-_KEPT_LOGS]:
+        path.unlink(missing_ok=True)
+
+
+async def clear_stale_lock(invocation: Invocation) -> bool:
+    """Take away Snakemake's lock if whoever had it is dead; False if somebody runs."""
+    if not any((invocation.directory / _LOCKS).glob("*")):
+        return True
+    with run_lock.nobody_runs(invocation.directory) as alone:
+        if not alone:
+            return False
+        logger.warning("a run was killed: taking its lock away")
+        unlock = await asyncio.create_subprocess_exec(
+            *command(invocation),
+            "--unlock",
+            cwd=invocation.directory,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        await unlock.wait()
+    return True

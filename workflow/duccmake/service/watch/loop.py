@@ -1,0 +1,232 @@
+"""The watcher's loop: wait, run, judge, and again; until somebody says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ...config.configuration import Config
+from ...errors import DuccmakeError, RepositoryLocked
+from ...fs.locks import held
+from ...planning.plan import RESULTS
+from ...workspace.event_log import EventLog
+from ..invocation import Invocation
+from ..notices import Notice, Spool
+from ..systemd import Service
+from .child import Child, clear_stale_lock
+from .schedule import Outcome, Pace
+from .wakers import watch_files
+
+logger = logging.getLogger(__name__)
+
+LOCK = RESULTS / "watch.lock"
+
+MAX_CHOSEN = 100
+"""A run that is asked for more images than these asks for all."""
+
+_SETTLE_SECONDS = 0.05
+"""Notices come in swarms: so long the next ones are waited for."""
+
+_BUSY_SECONDS = 1.0
+_STOP_SECONDS = 0.5
+_STOP_EXTENSION = 120.0
+
+
+class Watcher:
+    """Runs Snakemake as ``invocation`` says, one run at a time."""
+
+    def __init__(self, invocation: Invocation, service: Service) -> None:
+        self._invocation = invocation
+        self._service = service
+        self._config: Config = invocation.configuration()
+        self._pace = Pace(self._config.watch.interval, self._config.watch.retry)
+        self._spool = Spool(self._config.webhook.spool)
+        self._woken = asyncio.Event()
+        self._stopping = False
+        self._stop_watching = asyncio.Event()
+        self._child: Child | None = None
+        self._last = "no run yet"
+
+    async def run(self) -> int:
+        """Watch until SIGTERM or SIGINT; returns the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        self._spool.prepare()
+        background = [asyncio.create_task(self._watch_files())]
+        if self._service.watchdog_seconds:
+            background.append(asyncio.create_task(self._be_alive()))
+        self._service.ready("started")
+        logger.info("watching, with a poll every %g s", self._config.watch.interval)
+        try:
+            while not self._stopping:
+                await self._turn()
+        finally:
+            self._stop_watching.set()
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+        logger.info("stopped")
+        return 0
+
+    # --- one turn -------------------------------------------------------
+
+    async def _turn(self) -> None:
+        """Wait for a reason to run, and run."""
+        now = time.monotonic()
+        waiting = self._spool.waiting() > 0
+        start = min(self._pace.due, self._pace.earliest) if waiting else self._pace.due
+        if start > now:
+            self._service.status(
+                f"waiting; next poll in {self._pace.due - now:.0f} s; {self._last}"
+            )
+            self._woken.clear()
+            if self._spool.waiting() > 0 and not waiting:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), start - now)
+            return
+        if not await clear_stale_lock(self._invocation):
+            self._service.status("waiting for a run that somebody else started")
+            await self._pause(_BUSY_SECONDS)
+            return
+        if waiting:
+            await self._pause(_SETTLE_SECONDS)
+        if not self._stopping:
+            await self._run(whole=self._pace.due <= now)
+
+    async def _run(self, *, whole: bool) -> None:
+        self._pace.begun()
+        notices = self._spool.take()
+        chosen = sorted({notice.image for notice in notices})
+        # Whether an image leaves is for a poll of all to say.
+        leaving = any(notice.action == "delete" for notice in notices)
+        whole = whole or leaving or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
+        self._service.status(f"running for {'all images' if whole else ', '.join(chosen)[:200]}")
+        with self._told(whole, notices) as outcomes:
+            self._child = await Child.start(self._invocation, () if whole else chosen)
+            if self._stopping:
+                self._child.stop()
+            ended = asyncio.create_task(self._child.outcome())
+            while not ended.done():
+                await asyncio.wait([ended], timeout=_STOP_SECONDS if self._stopping else None)
+                if self._stopping and not ended.done():
+                    self._service.stopping("finishing what is in hand", _STOP_EXTENSION)
+                    self._child.stop()
+            outcome = ended.result()
+            self._child = None
+            outcomes.append(outcome)
+        if self._stopping:
+            return
+        self._pace.ended(outcome, whole=whole)
+        self._last = _words(outcome)
+        if outcome.completed:
+            self._spool.drop(notices)
+        else:
+            pause = max(0.0, self._pace.earliest - time.monotonic())
+            logger.error("the run did not get to its images; trying again in %.0f s", pause)
+
+    @contextmanager
+    def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Outcome]]:
+        """Enter a poll into the event log; the block appends its outcome."""
+        outcomes: list[Outcome] = []
+        log = EventLog(self._config.events)
+        with log.span("poll", scope="all" if whole else "some", notices=len(notices)) as span:
+            yield outcomes
+            for outcome in outcomes:
+                span.members["completed"] = outcome.completed
+                span.members["failed_images"] = len(outcome.failed)
+
+    # --- what others ask for --------------------------------------------
+
+    def _stop(self) -> None:
+        if self._stopping and self._child is not None:
+            logger.warning("told to stop again: ending the run at once")
+            self._child.kill()
+            return
+        self._stopping = True
+        logger.info("told to stop%s", "; finishing what is in hand" if self._child else "")
+        self._service.stopping("stopping", _STOP_EXTENSION)
+        if self._child is not None:
+            self._child.stop()
+        self._woken.set()
+        self._stop_watching.set()
+
+    def _reload(self) -> None:
+        self._service.reloading()
+        try:
+            self._config = self._invocation.configuration()
+        except DuccmakeError as error:
+            logger.error("the configuration stays as it was: %s", error)
+        else:
+            logger.info("read the configuration again")
+            self._pace.interval = self._config.watch.interval
+            self._pace.retry = self._config.watch.retry
+            self._spool = Spool(self._config.webhook.spool)
+            self._spool.prepare()
+            self._pace.changed()
+            self._stop_watching.set()
+        self._service.ready("read the configuration again")
+        self._woken.set()
+
+    def _changed(self) -> None:
+        self._pace.changed()
+        self._woken.set()
+
+    # --- in the background ----------------------------------------------
+
+    async def _watch_files(self) -> None:
+        """Watch files; from the beginning again where the configuration was read again."""
+        while not self._stopping:
+            self._stop_watching = asyncio.Event()
+            files = [source.path for source in self._config.recipe if not source.is_remote]
+            try:
+                await watch_files(
+                    files,
+                    self._spool.new,
+                    changed=self._changed,
+                    noticed=self._woken.set,
+                    stop=self._stop_watching,
+                )
+            except (OSError, RuntimeError) as error:
+                logger.warning("files cannot be watched (%s): polling alone", error)
+                return
+
+    async def _be_alive(self) -> None:
+        while True:
+            self._service.alive()
+            await asyncio.sleep(self._service.watchdog_seconds / 3)
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, but not once told to stop."""
+        end = time.monotonic() + seconds
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _STOP_SECONDS))
+
+
+def _words(outcome: Outcome) -> str:
+    if not outcome.completed:
+        return "the last run failed as a whole"
+    if outcome.failed:
+        return f"the last run left {len(outcome.failed)} images for later"
+    return "the last run was good"
+
+
+@contextmanager
+def only_watcher(directory: Path) -> Iterator[None]:
+    """Hold the working directory against other watchers; `RepositoryLocked` if there is one."""
+    path = directory / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(path, 0):
+            yield
+    except RepositoryLocked as error:
+        raise RepositoryLocked(
+            f"another watcher runs here: {error.found}", mend=error.mend
+        ) from None

@@ -1,0 +1,79 @@
+"""Serving the application with uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+
+from ...config.configuration import WebhookSecrets
+from ...errors import DuccmakeError
+from ...workspace.event_log import EventLog
+from ..invocation import Invocation, log_to_stderr
+from ..notices import Spool
+from .app import Listener
+from .coverage import Wished
+from .secrets import read_secrets
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """\
+Hear what registries say of pushed and deleted images: POST /harbor, /distribution,
+/gitlab, /dockerhub. Images of the wish list wake the watcher. Put it behind a proxy."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Listen until SIGTERM; returns the exit status."""
+    log_to_stderr("duccmake-webhook")
+    invocation = Invocation.parse(arguments, program="webhook.py", description=DESCRIPTION)
+    if invocation.rest:
+        logger.error("unknown option %s; --help says what there is", invocation.rest[0])
+        return 2
+    try:
+        os.chdir(invocation.directory)
+        config = invocation.configuration()
+        secrets = read_secrets(config.webhook.secrets)
+        spool = Spool(config.webhook.spool)
+        spool.prepare()
+    except (DuccmakeError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    if open_ones := [name for name in WebhookSecrets.__slots__ if name not in secrets]:
+        logger.warning("no secret for %s: anybody may call these", ", ".join(open_ones))
+    listener = Listener(
+        Wished(config),
+        spool,
+        secrets,
+        max_bytes=config.webhook.max_bytes,
+        events=EventLog(config.events),
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            listener.application(),
+            **_address(config.webhook.listen),
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=256,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=20,
+            lifespan="off",
+        )
+    )
+    logger.info("listening at %s, leaving notices in %s", config.webhook.listen, spool.new)
+    # It raises the signal that ended it once more; to be told to stop is no failure.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _address(listen: str) -> dict[str, Any]:
+    if listen.startswith("unix:"):
+        return {"uds": listen.removeprefix("unix:")}
+    host, _, port = listen.rpartition(":")
+    return {"host": host.strip("[]"), "port": int(port)}

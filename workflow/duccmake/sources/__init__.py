@@ -1,4 +1,0 @@
-"""Where wish lists come from: files, addresses on the web, git repositories.
-
-`duccmake.sources.load.load_sources` is what the rest of duccmake calls.
-"""

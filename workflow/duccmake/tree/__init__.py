@@ -1,0 +1,1 @@
+"""Trees of files: as text (mtree), and on disk, built, copied and compared."""

@@ -1,0 +1,54 @@
+"""Who runs: a lock that every run and every job shares, so that others can tell when none does.
+
+Snakemake's own lock outlives a process that was killed, and may be taken away only
+when nobody runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..planning.plan import RESULTS
+
+RUN_LOCK = RESULTS / "run.lock"
+
+_held: list[int] = []
+
+
+def stay(workdir: Path) -> None:
+    """Be seen as running for as long as this process lives; a file system may not know how."""
+    if _held:
+        return
+    path = workdir / RUN_LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        return
+    _held.append(descriptor)
+
+
+@contextmanager
+def nobody_runs(workdir: Path) -> Iterator[bool]:
+    """Whether no run and no job is alive; if so, none begins within the block.
+
+    False as well where the file system has no locks, so that nobody can tell.
+    """
+    path = workdir / RUN_LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            alone = False
+        else:
+            alone = True
+        yield alone
+    finally:
+        os.close(descriptor)
