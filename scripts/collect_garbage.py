@@ -5,14 +5,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from duccmake.jobs.collect_garbage import collect
+from duccmake.jobs.collect_garbage import collect, collected_in_words
 from duccmake.jobs.job import running
-from duccmake.planning.plan import open_repository
-from duccmake.run.maintenance import collected_in_words, spoken_for
+from duccmake.planning.removal import spoken_for
+from duccmake.repository.open import open_repository
 
 log, output, repository = sys.argv[1:]
 with running(f"collect_garbage-{repository}", log=log) as job:
-    opened = open_repository(job.config, repository)
+    opened = open_repository(job.config.repository, repository)
     collected = collect(
         opened,
         spoken_for=spoken_for(job.plan, repository),

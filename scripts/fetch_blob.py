@@ -5,8 +5,8 @@ from pathlib import Path
 
 from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.jobs.job import running
-from duccmake.planning.plan import LIMITS
 from duccmake.registry.client import Client
+from duccmake.workspace.results import LIMITS
 
 log, output, key = sys.argv[1:]
 with running(f"fetch_blob-{key}", log=log, output=output) as job:

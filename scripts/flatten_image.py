@@ -5,7 +5,8 @@ from pathlib import Path
 
 from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
-from duccmake.planning.plan import content_store, open_repository
+from duccmake.repository.open import open_repository
+from duccmake.workspace.results import content_store
 
 log, output, repository, key, *inputs = sys.argv[1:]
 with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job:
@@ -17,7 +18,7 @@ with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job
     ):
         entries = stage_flat_tree(
             images[0],
-            open_repository(job.config, repository),
+            open_repository(job.config.repository, repository),
             content_store(),
             Path(output),
             staged=job.plan.staged_paths(repository),

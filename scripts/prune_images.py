@@ -6,13 +6,13 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import prune
-from duccmake.planning.plan import open_repository
-from duccmake.run.maintenance import departures
+from duccmake.planning.removal import departures
+from duccmake.repository.open import open_repository
 
 log, output, repository = sys.argv[1:]
 with running(f"prune_images-{repository}", log=log) as job:
     left = prune(
-        open_repository(job.config, repository),
+        open_repository(job.config.repository, repository),
         departures(job.plan, repository),
         max_percent=job.config.removal.max_percent,
         force=job.config.force_removal,

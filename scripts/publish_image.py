@@ -6,7 +6,9 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.jobs.publish_image import publish_ready
-from duccmake.planning.plan import content_store, keeping, open_repository
+from duccmake.planning.plan import keeping
+from duccmake.repository.open import open_repository
+from duccmake.workspace.results import content_store
 
 log, output, repository, name, *inputs = sys.argv[1:]
 with running(f"publish_image-{repository}-{name}", log=log, output=output) as job:
@@ -17,7 +19,7 @@ with running(f"publish_image-{repository}-{name}", log=log, output=output) as jo
         record = publish_ready(
             image,
             [other for other in job.plan.wanted if other.repository == repository],
-            open_repository(job.config, repository),
+            open_repository(job.config.repository, repository),
             layers=job.plan.staged_paths(repository),
             flats=job.plan.flat_paths(repository),
             store=content_store(),

@@ -8,10 +8,11 @@ from duccmake.fs.files import write_atomically
 from duccmake.jobs.job import running
 from duccmake.jobs.push_thin_image import push_thin, refuses_anybody
 from duccmake.oci.reference import Reference
-from duccmake.planning.plan import LIMITS, content_store, open_repository
 from duccmake.planning.thin_images import note_refusal
 from duccmake.registry.client import Client
 from duccmake.registry.http.credentials import output_credentials
+from duccmake.repository.open import open_repository
+from duccmake.workspace.results import LIMITS, content_store
 
 log, output, repository, name, *inputs = sys.argv[1:]
 with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as job:
@@ -28,7 +29,11 @@ with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as 
     ):
         try:
             manifest = push_thin(
-                thin, images, open_repository(job.config, repository), content_store(), client
+                thin,
+                images,
+                open_repository(job.config.repository, repository),
+                content_store(),
+                client,
             )
         except RegistryError as error:
             anonymous = job.config.thin.push == "auto" and not client.has_credentials(target)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import refuse
-from duccmake.planning.plan import open_repository
-from duccmake.run.maintenance import refused
+from duccmake.planning.removal import refused
+from duccmake.repository.open import open_repository
 
 log, output, repository = sys.argv[1:]
 with running(f"refuse_images-{repository}", log=log) as job:
     left = refuse(
-        open_repository(job.config, repository),
+        open_repository(job.config.repository, repository),
         refused(job.plan, repository),
         job.plan.altered.get(repository, ()),
     )

@@ -3,9 +3,8 @@
 import sys
 
 from duccmake.jobs.job import running
-from duccmake.jobs.rollback import roll_back
+from duccmake.jobs.rollback import repositories_with, roll_back
 from duccmake.planning.plan import keeping
-from duccmake.run.maintenance import repositories_with
 
 (log,) = sys.argv[1:]
 with running("rollback", log=log) as job:

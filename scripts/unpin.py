@@ -3,8 +3,7 @@
 import sys
 
 from duccmake.jobs.job import running
-from duccmake.jobs.rollback import lift
-from duccmake.run.maintenance import repositories_with
+from duccmake.jobs.rollback import lift, repositories_with
 
 (log,) = sys.argv[1:]
 with running("unpin", log=log) as job:

@@ -25,12 +25,13 @@ POLL = f"""
 import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from pathlib import Path
-from duccmake.recipe.parser import Recipe, Wish
+from duccmake.recipe.model import Recipe, Wish
 from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.planning.resolver import Resolver
-from duccmake.fs.files import ContentStore, PollMemory
+from duccmake.oci.content_store import ContentStore
+from duccmake.planning.poll_memory import PollMemory
 host, state = sys.argv[1], Path(sys.argv[2])
 wishes = tuple(
     Wish(Reference.parse(f"http://{{host}}/team/app{{number}}:1"), number)

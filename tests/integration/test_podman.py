@@ -18,8 +18,7 @@ from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey as look_through
 from duccmake.repository.podman.layers import chain
-from duccmake.repository.removal import FLAT, LAYER, Thing, remove
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, podman_client
 from support.podman_client import Podman, podman
 from support.runs import CHECKOUT

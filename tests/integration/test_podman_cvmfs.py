@@ -14,7 +14,7 @@ import pytest
 from duccmake.demo.images import Image, LayerBuilder
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.removal import withdraw
 from support import pipeline, podman_client
 from support.cvmfs_repositories import Real, StandIn, both, repository_for
 from support.podman_client import Podman, podman

@@ -16,12 +16,13 @@ POLL = f"""
 import sys
 sys.path.insert(0, {str(PACKAGE)!r})
 from pathlib import Path
-from duccmake.recipe.parser import Recipe, Wish
+from duccmake.recipe.model import Recipe, Wish
 from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from duccmake.planning.resolver import Resolver
-from duccmake.fs.files import ContentStore, PollMemory
+from duccmake.oci.content_store import ContentStore
+from duccmake.planning.poll_memory import PollMemory
 host, state = sys.argv[1], Path(sys.argv[2])
 references = [Reference.parse(f"http://{{host}}/team/app{{n}}:1") for n in range(2000)]
 wishes = tuple(Wish(reference, 1) for reference in references)

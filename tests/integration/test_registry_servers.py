@@ -15,13 +15,14 @@ import pytest
 
 from duccmake.demo.registry import DemoRegistry, Store
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
-from duccmake.fs.files import ContentStore, PollMemory
 from duccmake.jobs.fetch_blob import fetch_layer
+from duccmake.oci.content_store import ContentStore
 from duccmake.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.oci.reference import Reference
-from duccmake.planning.plan import PENDING, PlannedImage, PlannedLayer
+from duccmake.planning.model import PENDING, PlannedImage, PlannedLayer
+from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.resolver import Resolved, Resolver
-from duccmake.recipe.parser import Recipe, Wish
+from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults

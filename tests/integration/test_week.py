@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.jobs.rollback import history
-from duccmake.repository.history import kept
+from duccmake.repository.history import history_of, kept
 from duccmake.repository.inventory import survey
 from support.faulty_registry import FaultyRegistry
 from support.orphans import unreachable
@@ -106,7 +105,7 @@ class Week:
     def published(self) -> set[str]:
         """Names with a link and all that belongs to it, without those of the history."""
         repository = self.work.repository
-        past = kept(history(repository), 100)
+        past = kept(history_of(repository), 100)
         host = f"{self.work.host}/"
         names = {name for name in repository.names() if repository.record(name) is not None}
         return {name.removeprefix(host) for name in names - past}

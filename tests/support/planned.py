@@ -9,7 +9,8 @@ from typing import Any
 from duccmake.layer import measured
 from duccmake.oci.manifest import Descriptor
 from duccmake.oci.reference import Digest, Platform, Reference
-from duccmake.planning.plan import PENDING, Plan, PlannedImage, PlannedLayer, Problem
+from duccmake.planning.model import PENDING, PlannedImage, PlannedLayer, Problem
+from duccmake.planning.plan import Plan
 from support.staged_trees import digest_of
 
 REPOSITORY = "unpacked.example.org"

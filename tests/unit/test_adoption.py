@@ -11,7 +11,7 @@ import pytest
 
 from duccmake.errors import RepositoryError
 from duccmake.planning.adoption import Leftovers
-from duccmake.planning.plan import Problem
+from duccmake.planning.model import Problem
 from duccmake.repository.adoption import dangling_links, dirty_chains, is_whole, lacking, leftover
 from duccmake.repository.model import UNMEASURED, ChangeSet
 from duccmake.run.adoption import adoption_in_words

@@ -13,15 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from duccmake.config.configuration import Config, RepositorySettings, WebhookSettings
+from duccmake.config.configuration import Config
 from duccmake.config.mistakes import InvalidConfig
 from duccmake.config.schema import SCHEMA as SCHEMA_FILE
+from duccmake.config.settings import WebhookSettings
 from duccmake.errors import ConfigError
 from duccmake.layer.limits import UnpackLimits
 from duccmake.oci.reference import Platform, Reference
 from duccmake.recipe.parser import load
 from duccmake.recipe.sources.location import Source
 from duccmake.registry.settings import RegistrySettings
+from duccmake.repository.settings import RepositorySettings
 from duccmake.workspace.event_log import EventSettings
 from support.shipped import shipped
 

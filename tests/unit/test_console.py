@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from duccmake.planning.plan import PUBLISHED, Problem
+from duccmake.planning.model import PUBLISHED, Problem
 from duccmake.run.summary import announce, summarise
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of, open_repository, publish, stage

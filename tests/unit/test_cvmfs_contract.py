@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
-from duccmake.fs.files import ContentStore
 from duccmake.jobs.publish_image import publish_ready
+from duccmake.oci.content_store import ContentStore
 from duccmake.repository.edits import Edits
 from duccmake.repository.layout import Layout
 from duccmake.repository.model import UNMEASURED, ChangeSet

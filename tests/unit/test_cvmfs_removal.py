@@ -9,10 +9,11 @@ import pytest
 from duccmake.errors import RepositoryError
 from duccmake.jobs.collect_garbage import collect
 from duccmake.jobs.prune_images import prune
-from duccmake.jobs.rollback import pins, roll_back
-from duccmake.planning.plan import Departure
+from duccmake.jobs.rollback import roll_back
+from duccmake.planning.model import Departure
 from duccmake.repository.inventory import Use, survey
 from duccmake.repository.model import Keep
+from duccmake.repository.pins import pins_of
 from duccmake.repository.removal_schedule import parse
 from support.cvmfs_repositories import both, repository_for
 from support.staged_trees import TOP, file, publish, stage
@@ -51,7 +52,7 @@ def test_an_image_leaves_its_content_follows_and_a_tag_is_pointed_back(cvmfs, tm
             GOES,
             MOVES,
         }
-    assert list(pins(repository)) == [MOVES]
+    assert list(pins_of(repository)) == [MOVES]
 
     collected = collect(repository, spoken_for=Use(), grace=0, batch=2, clock=lambda: NOW + 1e9)
     assert (collected.flats, collected.layers) == (2, 2)

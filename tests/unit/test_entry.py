@@ -9,7 +9,8 @@ import pytest
 
 from duccmake.oci.reference import Platform
 from duccmake.oci.tags import TagRules
-from duccmake.recipe.parser import Recipe, load
+from duccmake.recipe.model import Recipe
+from duccmake.recipe.parser import load
 
 HEAD = "version: 2\ncvmfs_repo: unpacked.example.org\ninput:\n"
 

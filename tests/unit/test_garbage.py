@@ -15,8 +15,7 @@ from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import Use, survey
 from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet
-from duccmake.repository.removal import FLAT, LAYER, Thing, find, freed_bytes
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.removal import FLAT, LAYER, Thing, find, freed_bytes, withdraw
 from support.ducc_repository import leave_as_ducc
 from support.staged_trees import (
     BASE,

@@ -6,14 +6,14 @@ import pytest
 
 from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError
-from duccmake.planning.plan import Departure
+from duccmake.jobs.rollback import repositories_with
+from duccmake.planning.model import Departure
+from duccmake.planning.removal import spoken_for
 from duccmake.run.maintenance import (
     collection_in_words,
     collections,
     pruning_in_words,
     prunings,
-    repositories_with,
-    spoken_for,
     targets,
 )
 from support.planned import NAME, REPOSITORY, image, plan

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from duccmake.oci.reference import Digest
-from duccmake.planning.plan import PUBLISHED, Plan, Problem, keeping
+from duccmake.planning.model import PUBLISHED, Problem
+from duccmake.planning.plan import Plan, keeping
 from support.planned import NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
 

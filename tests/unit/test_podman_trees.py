@@ -19,8 +19,7 @@ from duccmake.repository.inventory import survey
 from duccmake.repository.model import ChangeSet
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.podman.paths import Paths
-from duccmake.repository.removal import FLAT, LAYER, Thing, remove
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import CHUNKS, both, repository_for

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from duccmake.config.configuration import BatchSettings
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
-from duccmake.fs.files import ContentStore
 from duccmake.jobs.publish_image import publish_ready
+from duccmake.oci.content_store import ContentStore
 from duccmake.repository.layout import Layout
+from duccmake.repository.settings import BatchSettings
 from support.planned import image, planned_as_staged
 from support.staged_trees import directory, file, open_repository, stage
 

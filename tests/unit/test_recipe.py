@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from duccmake.errors import RecipeError
 from duccmake.oci.reference import Reference
-from duccmake.recipe import parser
-from duccmake.recipe.parser import Recipe, load, load_all, output_reference
+from duccmake.recipe import model, parser
+from duccmake.recipe.model import Recipe, output_reference
+from duccmake.recipe.parser import load, load_all
 from support.shipped import shipped
 
 DIGEST = "sha256:" + "ab" * 32
@@ -77,7 +78,7 @@ def test_the_example_recipe_of_the_configuration_is_without_fault(write: Write) 
     assert example.repository == "unpacked.example.org"
     assert len(example.wishes) >= 3
     assert (example.bad_entries, example.warnings) == ((), ())
-    assert example.output_format == parser.DEFAULT_OUTPUT_FORMAT
+    assert example.output_format == model.DEFAULT_OUTPUT_FORMAT
 
 
 def test_schema_states_the_defaults_that_the_code_has() -> None:
@@ -396,7 +397,7 @@ def test_ignore_errors_can_single_out_a_tag_that_a_glob_stands_for(
     ("format", "image", "output"),
     [
         ("", "ghcr.io/a/b:1", ""),
-        (parser.DEFAULT_OUTPUT_FORMAT, "ghcr.io/a/b:1", "https://ghcr.io/a/b_thin:1"),
+        (model.DEFAULT_OUTPUT_FORMAT, "ghcr.io/a/b:1", "https://ghcr.io/a/b_thin:1"),
         ("$(scheme)|$(registry)", "http://h:5/a:1", "http|h:5"),
         ("$(tag)|$(digest)|$(reference)|$(image)", "h.x/a/b:1", "1||:1|a/b:1"),
         ("$(tag)|$(digest)", f"h.x/a@{DIGEST}", f"|{DIGEST}"),

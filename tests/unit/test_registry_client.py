@@ -17,8 +17,8 @@ from duccmake.errors import (
 )
 from duccmake.oci.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
 from duccmake.oci.reference import Digest, Platform, Reference
+from duccmake.oci.tags import matching
 from duccmake.registry.client import Client
-from duccmake.registry.responses import matching
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry

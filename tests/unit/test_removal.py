@@ -9,12 +9,12 @@ import pytest
 
 from duccmake.config.settings import RemovalSettings
 from duccmake.errors import DuccmakeError, NotFound, RegistryUnavailable, Unauthorized
-from duccmake.fs.files import PollMemory
-from duccmake.jobs.prune_images import check_share
 from duccmake.oci.reference import Platform, Reference
 from duccmake.oci.tags import TagRules
 from duccmake.planning.departures import Listings, leaving
-from duccmake.planning.plan import Departure
+from duccmake.planning.model import Departure
+from duccmake.planning.poll_memory import PollMemory
+from duccmake.planning.removal import check_share
 from duccmake.planning.resolver import Resolution, Resolved, Unresolved
 from duccmake.recipe.entry import Wished
 from duccmake.recipe.parser import parse

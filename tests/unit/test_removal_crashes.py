@@ -9,11 +9,12 @@ import pytest
 from duccmake.errors import RepositoryLocked
 from duccmake.jobs.collect_garbage import collect
 from duccmake.jobs.prune_images import prune
-from duccmake.jobs.rollback import pins, roll_back
-from duccmake.planning.plan import Departure
+from duccmake.jobs.rollback import roll_back
+from duccmake.planning.model import Departure
 from duccmake.repository import removal_schedule
 from duccmake.repository.inventory import Use, survey
 from duccmake.repository.model import Keep
+from duccmake.repository.pins import pins_of
 from support.crashes import each_crash, each_stop, leftovers
 from support.staged_trees import TOP, file, listing, open_repository, publish, stage
 
@@ -120,7 +121,7 @@ def test_a_crash_while_a_tag_is_pointed_back_leaves_one_image_or_the_other(memor
             pass
         assert repository.verify(tag) == []
         back = str(repository.record(tag).manifest) == old
-        assert back == (tag in pins(repository))
+        assert back == (tag in pins_of(repository))
         assert leftovers(repository.path) == []
         outcomes.add(back)
     assert outcomes == {True, False}

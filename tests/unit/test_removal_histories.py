@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.collect_garbage import collect
 from duccmake.jobs.prune_images import prune
-from duccmake.jobs.rollback import history, lift, roll_back
-from duccmake.planning.plan import Departure
-from duccmake.repository.history import kept, left_with
+from duccmake.jobs.rollback import lift, roll_back
+from duccmake.planning.model import Departure
+from duccmake.repository.history import history_of, kept, left_with
 from duccmake.repository.inventory import Use
 from duccmake.repository.model import ChangeSet, Keep
 from support.crashes import in_memory
@@ -75,7 +75,7 @@ class World:
         publish_changes(self.repository, ChangeSet((layer,), ()))
 
     def leave(self, tag):
-        gone = [tag, *left_with(history(self.repository), [tag])]
+        gone = [tag, *left_with(history_of(self.repository), [tag])]
         leaving = [
             Departure(self.repository.name, name, str(record.manifest), "left")
             for name in gone
@@ -113,7 +113,7 @@ class World:
             name = str(link.relative_to(self.repository.path))
             assert self.repository.verify(name) == []
         published = set(self.repository.names())
-        past = kept(history(self.repository), 100)
+        past = kept(history_of(self.repository), 100)
         assert published == {*self.wished, *past}
 
     def links(self) -> Iterator[Path]:

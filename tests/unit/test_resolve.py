@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import DuccmakeError
-from duccmake.fs.files import ContentStore, PollMemory
+from duccmake.oci.content_store import ContentStore
 from duccmake.oci.manifest import OCI_MANIFEST
 from duccmake.oci.reference import Platform, Reference
 from duccmake.oci.tags import TagRules
+from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.resolver import Resolution, Resolved, Resolver, Unresolved
 from duccmake.recipe.entry import Wished
-from duccmake.recipe.parser import Recipe, Wish
+from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults

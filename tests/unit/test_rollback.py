@@ -9,19 +9,20 @@ import pytest
 
 from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError, RepositoryError
-from duccmake.fs.files import PollMemory
 from duccmake.jobs.collect_garbage import collect
-from duccmake.jobs.rollback import history, in_words, lift, pins, roll_back
+from duccmake.jobs.rollback import lift, roll_back
 from duccmake.planning.departures import Listings
-from duccmake.planning.reconcile import Standing
+from duccmake.planning.poll_memory import PollMemory
+from duccmake.planning.reconcile import Standing, pin_in_words
 from duccmake.planning.resolver import Resolution, Unresolved
 from duccmake.recipe.parser import parse
 from duccmake.repository import removal_schedule
 from duccmake.repository.edits import Edits
+from duccmake.repository.history import history_of
 from duccmake.repository.inventory import Use, survey
 from duccmake.repository.model import ChangeSet, Keep
-from duccmake.repository.pins import Pin, read_pins
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.pins import Pin, pins_of, read_pins
+from duccmake.repository.removal import withdraw
 from support.staged_trees import TOP, file, flat_of, listing, stage
 from support.staged_trees import publish as publish_changes
 
@@ -66,7 +67,7 @@ def test_the_last_digests_of_a_tag_stay_reachable_and_whole(repository, move):
     assert list(repository.names()) == sorted([TAG, *map(by_digest, images[1:3])])
     assert [line for name in repository.names() for line in repository.verify(name)] == []
     assert not flat_of(repository, images[0]).exists()
-    moves = history(repository)[TAG]
+    moves = history_of(repository)[TAG]
     assert [manifest for manifest, _ in moves] == [str(images[2].manifest), str(images[1].manifest)]
 
 
@@ -74,7 +75,7 @@ def test_without_history_a_moved_tag_leaves_no_name_behind(repository, move):
     move("a")
     move("b")
     assert list(repository.names()) == [TAG]
-    assert history(repository) == {}
+    assert history_of(repository) == {}
 
 
 def test_what_goes_beyond_the_history_is_entered_for_removal(repository, move):
@@ -95,9 +96,9 @@ def test_a_digest_that_is_wished_for_itself_stays_when_the_history_ends(reposito
 def test_a_tag_that_goes_back_and_forth_has_each_digest_once(repository, move):
     for version in "ababab":
         last = move(version, keep=3)
-    (before,) = history(repository)[TAG][:1]
-    assert len({manifest for manifest, _ in history(repository)[TAG]}) == len(
-        history(repository)[TAG]
+    (before,) = history_of(repository)[TAG][:1]
+    assert len({manifest for manifest, _ in history_of(repository)[TAG]}) == len(
+        history_of(repository)[TAG]
     )
     assert before[0] != str(last.manifest)
     assert [line for name in repository.names() for line in repository.verify(name)] == []
@@ -126,7 +127,7 @@ def test_a_tag_is_pointed_back_to_what_its_history_has(repository, move):
     assert repository.record(TAG).manifest == good.manifest
     assert repository.layout.manifest(TAG).read_bytes() == good.manifest_bytes
     assert repository.verify(TAG) == []
-    assert pins(repository) == {TAG: Pin(good.manifest, NOW)}
+    assert pins_of(repository) == {TAG: Pin(good.manifest, NOW)}
     assert reads(repository, by_digest(bad)) == "bad"
 
 
@@ -151,7 +152,7 @@ def test_what_was_collected_cannot_be_gone_back_to_and_what_can_is_named(reposit
     assert f"{second.manifest} (left 20" in str(caught.value)
     assert str(first.manifest) not in str(caught.value).partition("still in")[2]
     assert reads(repository, TAG) == "third"
-    assert pins(repository) == {}
+    assert pins_of(repository) == {}
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:", "abc", "sha256:zzzzzz"])
@@ -166,7 +167,7 @@ def test_a_digest_that_names_nothing_changes_nothing(repository, move, digest):
 def test_a_tag_can_be_held_where_it_is(repository, move):
     image = move("first")
     assert roll_back(repository, TAG, str(image.manifest), Keep()) == image.manifest
-    assert list(pins(repository)) == [TAG]
+    assert list(pins_of(repository)) == [TAG]
     assert (
         removal_schedule.parse(
             repository.layout.remove_schedule.read_bytes()
@@ -181,7 +182,7 @@ def test_a_pin_is_lifted_and_only_where_there_is_one(repository, move):
     image = move("first")
     roll_back(repository, TAG, str(image.manifest), Keep())
     lift(repository, TAG)
-    assert pins(repository) == {}
+    assert pins_of(repository) == {}
     with pytest.raises(DuccmakeError, match="is not pinned; pinned are: none"):
         lift(repository, TAG)
 
@@ -194,7 +195,7 @@ def test_damaged_pins_are_refused_not_forgotten():
 
 def test_a_run_says_what_is_held_and_how_to_let_it_go(move):
     image, other = move("one"), move("two")
-    words = in_words(TAG, Pin(image.manifest, NOW), other.manifest)
+    words = pin_in_words(TAG, Pin(image.manifest, NOW), other.manifest)
     assert words == (
         f"pinned to {image.manifest.short} since 2027-01-15T08:00:00Z; its registry has "
         f"{other.manifest.short}; 'snakemake unpin --config image={TAG}' lifts it"

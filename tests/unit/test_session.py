@@ -10,8 +10,9 @@ from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
 from duccmake.errors import ConfigError, RecipeError
 from duccmake.oci.reference import Platform
-from duccmake.planning.plan import RESULTS, Plan
+from duccmake.planning.plan import Plan
 from duccmake.run.session import begin, tidy
+from duccmake.workspace.results import RESULTS
 from support.planned import REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from duccmake.demo.images import Image, Layer, LayerBuilder
 from duccmake.errors import LayerError
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.model import Repository
+from duccmake.repository.protocol import Repository
 from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.cvmfs_repositories import both, repository_for

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from duccmake.fs.files import ContentStore, Poll, PollMemory, write_atomically
+from duccmake.fs.files import write_atomically
+from duccmake.oci.content_store import ContentStore
+from duccmake.planning.poll_memory import Poll, PollMemory
 from support.staged_trees import digest_of
 
 POLL = Poll(digest_of("top"), digest_of("manifest"), digest_of("config"), 1_700_000_000.5)

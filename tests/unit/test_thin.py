@@ -23,7 +23,7 @@ from duccmake.planning.thin_form import (
     oci_form,
     target_of,
 )
-from duccmake.recipe.parser import DEFAULT_OUTPUT_FORMAT
+from duccmake.recipe.model import DEFAULT_OUTPUT_FORMAT
 from support.servers import sha256
 
 DIGEST = "sha256:" + "ab" * 32

@@ -14,11 +14,12 @@ from duccmake.config.configuration import Config
 from duccmake.demo.registry import DemoRegistry
 from duccmake.jobs.push_thin_image import push_thin
 from duccmake.oci.reference import Platform, Reference
-from duccmake.planning.plan import PENDING, PUBLISHED, PlannedImage, content_store
+from duccmake.planning.model import PENDING, PUBLISHED, PlannedImage
 from duccmake.planning.thin_images import Thins, is_pushed, plan_thins
-from duccmake.recipe.parser import Recipe, Wish
+from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client
 from duccmake.repository.model import ImageRecord
+from duccmake.workspace.results import content_store
 from support.planned import image
 from support.servers import add_image, free_port
 

@@ -16,7 +16,7 @@ from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey
 from duccmake.repository.layout import Layout
 from duccmake.repository.model import ANY_VARIANT
-from duccmake.repository.withdrawal import withdraw
+from duccmake.repository.removal import withdraw
 from support import staged_trees as make
 from support.cvmfs_repositories import both, repository_for
 from support.staged_trees import NAME, directory, file, publish, stage

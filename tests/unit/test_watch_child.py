@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from duccmake.errors import ConfigError
-from duccmake.planning.plan import RESULTS
 from duccmake.run.status import Status
 from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Outcome
+from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import nobody_runs, stay
 
 

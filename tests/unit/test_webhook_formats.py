@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from duccmake.config.configuration import Config
-from duccmake.planning.plan import SOURCES
 from duccmake.recipe.sources import git
 from duccmake.recipe.sources.load import load_sources
 from duccmake.service.notices import Notice
 from duccmake.service.webhook.coverage import Wished
 from duccmake.service.webhook.formats import READERS, git_place
 from duccmake.service.webhook.secrets import is_genuine
+from duccmake.workspace.results import SOURCES
 from support.wishes import recipe
 
 DIGEST = f"sha256:{'ab' * 32}"

@@ -15,7 +15,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.layer.unpack import LAYER_FORMAT
-from duccmake.planning.plan import Plan, adopting
+from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
 from duccmake.run.events import note_end, note_start
@@ -76,7 +76,7 @@ def publisher_of(repository):
 
 
 publisher, all_publishers = {}, {}
-for number, name in enumerate(maintenance.repositories(plan)):
+for number, name in enumerate(repositories(plan)):
     resource = f"publisher_{number}"
     workflow.register_resource(resource, 1)
     publisher[resource], all_publishers[resource] = publisher_of(name), 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ConfigError, InvalidReference
 from ..layer.limits import UnpackLimits
@@ -17,106 +17,20 @@ from ..oci.reference import Platform, Reference
 from ..products import PRODUCTS, in_order
 from ..recipe.sources.location import Source
 from ..registry.settings import RegistrySettings
+from ..repository.settings import BatchSettings, RepositorySettings
 from ..workspace.event_log import EventSettings
 from .mistakes import InvalidConfig, Mistake, dotted
-from .settings import HistorySettings, RemovalSettings, Rule
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSettings:
-    """What one commit takes at most, beyond one image; 0 is no limit."""
-
-    images: int = 100
-    bytes: int = 20 * 1024**3
-    entries: int = 2_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class RepositorySettings:
-    """Where and how images are published.
-
-    ``root`` holds the repository's own folder (backend ``directory``), and
-    ``clients_root`` is what stands for it on the machines that use the images, if
-    that is another.  ``mounts`` are the mounted repositories and ``server_config``
-    their settings (backend ``cvmfs``); a ``state`` of None stands for the
-    repository's spool area, and everything is put below the directory ``prefix``.
-    """
-
-    backend: str = "directory"
-    root: Path = Path("cvmfs")
-    flat: Literal["hardlink", "reflink", "copy"] = "hardlink"
-    lock_seconds: float = 3600.0
-    mounts: Path = Path("/cvmfs")
-    server_config: Path = Path("/etc/cvmfs/repositories.d")
-    state: Path | None = None
-    clients_root: Path | None = None
-    prefix: str = ""
-    batch: BatchSettings = field(default_factory=BatchSettings)
-
-    @property
-    def packs_layers(self) -> bool:
-        """Whether layers are staged as packs (`duccmake.layer.pack`), not as trees."""
-        return self.backend == "cvmfs"
-
-
-@dataclass(frozen=True, slots=True)
-class ResolveSettings:
-    """How tags are polled: for ``max_age`` seconds an answer is believed.
-
-    Where ``only`` names images, nothing is asked about others that are known.
-    """
-
-    max_age: float = 0.0
-    connections: int = 32
-    only: tuple[Reference, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WatchSettings:
-    """How often the watcher polls, and after how many seconds it tries again what failed."""
-
-    interval: float = 600.0
-    retry: float = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookSecrets:
-    """Names of the environment variables that hold each sender's secret; empty is none."""
-
-    harbor: str = ""
-    distribution: str = ""
-    gitlab: str = ""
-    dockerhub: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookSettings:
-    """Where notifications are heard, and left for the watcher.
-
-    ``listen`` is ``HOST:PORT`` or ``unix:PATH``.  ``aliases`` are registries' hosts as
-    senders name them, and as the wish list does.
-    """
-
-    listen: str = "127.0.0.1:8484"
-    spool: Path = Path("results/notices")
-    max_bytes: int = 1024**2
-    secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FlatSettings:
-    """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
-
-    mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
-
-
-@dataclass(frozen=True, slots=True)
-class ThinSettings:
-    """Whether thin images are pushed; for ``max_age`` seconds one that was seen is believed in."""
-
-    push: Literal["auto", "always", "never"] = "auto"
-    max_age: float = 86400.0
+from .settings import (
+    FlatSettings,
+    HistorySettings,
+    RemovalSettings,
+    ResolveSettings,
+    Rule,
+    ThinSettings,
+    WatchSettings,
+    WebhookSecrets,
+    WebhookSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,13 @@
-"""What the configuration says of removal, as values."""
+"""The sections of the configuration, as values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from ..oci.reference import Reference
 
 Policy = Literal["keep", "schedule", "prune"]
 
@@ -45,3 +49,63 @@ class HistorySettings:
     """How many manifests stay reachable by digest that a tag has left."""
 
     keep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveSettings:
+    """How tags are polled: for ``max_age`` seconds an answer is believed.
+
+    Where ``only`` names images, nothing is asked about others that are known.
+    """
+
+    max_age: float = 0.0
+    connections: int = 32
+    only: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """How often the watcher polls, and after how many seconds it tries again what failed."""
+
+    interval: float = 600.0
+    retry: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecrets:
+    """Names of the environment variables that hold each sender's secret; empty is none."""
+
+    harbor: str = ""
+    distribution: str = ""
+    gitlab: str = ""
+    dockerhub: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Where notifications are heard, and left for the watcher.
+
+    ``listen`` is ``HOST:PORT`` or ``unix:PATH``.  ``aliases`` are registries' hosts as
+    senders name them, and as the wish list does.
+    """
+
+    listen: str = "127.0.0.1:8484"
+    spool: Path = Path("results/notices")
+    max_bytes: int = 1024**2
+    secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSettings:
+    """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
+
+    mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
+
+
+@dataclass(frozen=True, slots=True)
+class ThinSettings:
+    """Whether thin images are pushed; for ``max_age`` seconds one that was seen is believed in."""
+
+    push: Literal["auto", "always", "never"] = "auto"
+    max_age: float = 86400.0

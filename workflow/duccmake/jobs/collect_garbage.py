@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from ..repository.edits import Edits
 from ..repository.inventory import Use
-from ..repository.model import Repository
+from ..repository.protocol import Repository
 from ..repository.removal import FLAT, Thing, enter, find, freed_bytes, remove
+from ..words import trees_and_layers
 
 logger = logging.getLogger(__name__)
 
@@ -70,3 +71,9 @@ def _count(collected: Collected, things: tuple[Thing, ...], freed: int) -> None:
     collected.freed += freed
     for thing in things:
         logger.info("removed the %s %s", thing.kind, thing.key)
+
+
+def collected_in_words(collected: Collected) -> str:
+    """What collecting garbage came to."""
+    waiting = f"; {collected.waiting} more wait for their time" if collected.waiting else ""
+    return f"{trees_and_layers(collected.flats, collected.layers, collected.freed)}{waiting}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import DuccmakeError, NotFound
-from ..planning.plan import Claim
+from ..planning.model import Claim
 from ..registry.any_source import Anywhere
 from ..registry.client import Client
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import DuccmakeError
-from ..fs.files import ContentStore
 from ..layer import measured
 from ..layer.flatten import LayerTree, flatten_image
 from ..layer.measured import Measured, check_diff_ids
+from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig
 from ..oci.reference import Digest
-from ..planning.plan import PlannedImage
-from ..repository.model import Repository
+from ..planning.model import PlannedImage
+from ..repository.protocol import Repository
 
 
 def stage_flat_tree(

@@ -21,7 +21,8 @@ from typing import Any
 from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..fs.files import remove_tree, write_atomically
-from ..planning.plan import Plan, PlannedImage
+from ..planning.model import PlannedImage
+from ..planning.plan import Plan
 from ..workspace import run_lock
 from ..workspace.event_log import EventLog
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..planning.plan import RESULTS
-from ..repository.model import Repository
+from ..repository.protocol import Repository
+from ..workspace.results import RESULTS
 
 logger = logging.getLogger(__name__)
 

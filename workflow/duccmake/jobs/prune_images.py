@@ -1,4 +1,4 @@
-"""Images that leave a repository, how many may do so at once, and their leaving."""
+"""Taking away the names of images that leave a repository."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from ..errors import DuccmakeError
 from ..oci.reference import Digest
-from ..planning.plan import Departure
+from ..planning.model import Departure
+from ..planning.removal import check_share, published
 from ..repository import podman
 from ..repository.audit import Audit
 from ..repository.edits import Edits
 from ..repository.foreign import take_out
-from ..repository.inventory import Use, survey
-from ..repository.model import Repository
-from ..repository.removal import Thing, used_only_by
-from ..repository.withdrawal import withdraw
+from ..repository.inventory import survey
+from ..repository.protocol import Repository
+from ..repository.removal import withdraw
 
 logger = logging.getLogger(__name__)
 
@@ -78,32 +77,3 @@ def refuse(
     for item in going:
         logger.warning("%s is not what it says and was taken away: %s", item.name, item.why)
     return going
-
-
-def published(repository: Repository, name: str) -> str:
-    """The digest of the manifest that duccmake published under a name, or ""."""
-    record = repository.description(name)
-    return str(record.manifest) if record else ""
-
-
-def freed_later(
-    repository: Repository, departures: Sequence[Departure], spoken_for: Use
-) -> list[Thing]:
-    """What nothing will use any more once these images have left."""
-    return used_only_by(repository.layout, [item.name for item in departures], spoken_for)
-
-
-def check_share(
-    departures: Sequence[Departure], total: int, *, max_percent: float, force: bool
-) -> None:
-    """Raise `DuccmakeError` where more of a repository's images would leave than may at once."""
-    count = len(departures)
-    if force or 100 * count <= max_percent * total:
-        return
-    raise DuccmakeError(
-        f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
-        f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
-        "nothing is removed",
-        step="prune",
-        mend="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import (
@@ -14,13 +14,19 @@ from ..errors import (
     RegistryUnavailable,
     Unauthorized,
 )
-from ..fs.files import ContentStore
-from ..oci.manifest import Manifest, parse_manifest
+from ..oci.content_store import ContentStore
 from ..oci.reference import Reference
-from ..planning.plan import PlannedImage, PlannedThin, why_pending
-from ..planning.thin_form import Content, Form, Source, docker_form, oci_form
+from ..planning.model import PlannedImage, PlannedThin
+from ..planning.pending import why_pending
+from ..planning.thin_form import (
+    Content,
+    Form,
+    docker_of,
+    oci_of,
+    sources_of,
+)
 from ..registry.client import Client
-from ..repository.model import Repository
+from ..repository.protocol import Repository
 
 logger = logging.getLogger(__name__)
 
@@ -82,37 +88,3 @@ def _push(client: Client, target: Reference, form: Form) -> None:
 
 def _push_manifest(client: Client, reference: Reference, content: Content) -> None:
     client.push_manifest(reference, content.content, content.descriptor.media_type)
-
-
-# --- from plans to images -----------------------------------------------
-
-
-def sources_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Source]:
-    """What thin images are made of; `DuccmakeError` where it is not kept any more."""
-    return [_source(image, store) for image in images]
-
-
-def _source(image: PlannedImage, store: ContentStore) -> Source:
-    raw, config = store.get(image.manifest), store.get(image.config)
-    if raw is None or config is None:
-        raise DuccmakeError(
-            "what was kept of its manifest is not there any more",
-            image=image.title,
-            step="thin image",
-            mend="run again: it is fetched anew",
-        )
-    manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
-    assert isinstance(manifest, Manifest)
-    return Source(image.reference, image.platform, manifest, config)
-
-
-def docker_of(sources: Sequence[Source], thin: PlannedThin) -> Form:
-    """The thin image as Docker has it."""
-    tag = Reference.parse(thin.target).tag
-    return docker_form(sources, thin.repository, tag, several=thin.several)
-
-
-def oci_of(sources: Sequence[Source], thin: PlannedThin, *, subject: bool) -> Form:
-    """The thin image as OCI has it."""
-    tag = Reference.parse(thin.target).tag
-    return oci_form(sources, thin.repository, tag, several=thin.several, subject=subject)

@@ -1,33 +1,22 @@
-"""Tags that are held at a digest: pointing one back, lifting the pin, and what to say of it."""
+"""Pointing a tag back to a digest that it left, and lifting the pin."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..oci.reference import Digest
+from ..planning.plan import Plan, repositories
 from ..repository.edits import Edits
-from ..repository.history import read as read_history
-from ..repository.model import ImageRecord, Keep, Repository
-from ..repository.pins import Past, Pin, pasts, pin, point, read_pins, unpin
-from ..repository.removal_schedule import timestamp
+from ..repository.layout import split_variant
+from ..repository.model import ImageRecord, Keep
+from ..repository.open import open_repository
+from ..repository.pins import Past, pasts, pin, pins_of, point, unpin
+from ..repository.protocol import Repository
 
 _FEWEST_DIGITS = 6
-
-
-def pins(repository: Repository) -> dict[str, Pin]:
-    """The tags of a repository that are held, by name."""
-    with repository.reading():
-        path = repository.layout.pins
-        return read_pins(path.read_bytes() if path.exists() else b"")
-
-
-def history(repository: Repository) -> dict[str, list[tuple[str, float]]]:
-    """The manifests that tags of a repository left, by name; see `repository.history`."""
-    with repository.reading():
-        path = repository.layout.history
-        return read_history(path.read_bytes() if path.exists() else b"")
 
 
 def roll_back(
@@ -66,18 +55,9 @@ def lift(repository: Repository, name: str) -> None:
     with repository.lock():
         edits = Edits(repository.layout.root)
         if not unpin(edits, repository.layout, name):
-            held = ", ".join(pins(repository)) or "none"
+            held = ", ".join(pins_of(repository)) or "none"
             raise DuccmakeError(f"{name} is not pinned; pinned are: {held}", step="unpin")
         repository.edit(edits)
-
-
-def in_words(name: str, held: Pin, registry: Digest | None) -> str:
-    """What to say of a tag that is held."""
-    moved = f"; its registry has {registry.short}" if registry not in (None, held.manifest) else ""
-    return (
-        f"pinned to {held.manifest.short} since {timestamp(held.since)}{moved}; "
-        f"'snakemake unpin --config image={name}' lifts it"
-    )
 
 
 def _chosen(found: Sequence[Past], name: str, digest: str) -> Past:
@@ -111,3 +91,25 @@ def _records(repository: Repository) -> Iterator[ImageRecord]:
 def _configs(repository: Repository, name: str) -> dict[str, str]:
     found = (repository.description(other) for other in repository.names() if other != name)
     return {record.name: str(record.config) for record in found if record is not None}
+
+
+def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:
+    """The repositories that have an image of this name; `DuccmakeError` where none has."""
+    opened = [open_repository(config.repository, name) for name in repositories(plan)]
+    found = [repository for repository in opened if image and repository.description(image)]
+    if not found:
+        several = sorted(
+            {
+                name
+                for repository in opened
+                for name in repository.names()
+                if name != image and split_variant(name)[1] == image
+            }
+        )
+        raise DuccmakeError(
+            f"no repository has the image {image!r}" if image else "no image is named",
+            mend=f"it is there for several platforms, name one: {', '.join(several)}"
+            if several
+            else "name it as the repository does: --config image=docker.io/library/app:1",
+        )
+    return found

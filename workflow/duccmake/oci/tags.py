@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..registry.responses import matching
-
 _PART = re.compile(r"\d+|[a-z]+")
 _BEFORE_RELEASE = ("nightly", "snapshot", "dev", "alpha", "a", "beta", "b", "pre", "preview", "rc")
 """What marks a version that comes before the one it names."""
@@ -63,3 +61,10 @@ def _part_order(part: str) -> tuple[int, int, str]:
     if part in _BEFORE_RELEASE:
         return (0, _BEFORE_RELEASE.index(part), "")
     return (2, 0, part)
+
+
+def matching(pattern: str, tags: Iterable[str]) -> list[str]:
+    """The tags that a glob matches whole: ``*`` any text, ``?`` one character, nothing else."""
+    wildcards = {"*": ".*", "?": "."}
+    expression = re.compile("".join(wildcards.get(char) or re.escape(char) for char in pattern))
+    return [tag for tag in tags if expression.fullmatch(tag)]

@@ -1,13 +1,15 @@
-"""What was found in trees of DUCC's, remembered: looking through one takes long."""
+"""Which images of DUCC's can be taken over as they stand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..fs.files import LineMemory
+from ..fs.line_memory import LineMemory
 from ..repository import adoption
-from ..repository.model import Repository
-from .plan import RESULTS
+from ..repository.protocol import Repository
+from ..workspace.results import RESULTS
+from .model import PlannedImage, PlannedLayer
 
 
 class Leftovers:
@@ -30,3 +32,20 @@ class Leftovers:
         path = adoption.leftover(tree)
         self._memory.note(key, [changed, path])
         return path
+
+
+def can_adopt(
+    image: PlannedImage,
+    layers: Sequence[PlannedLayer],
+    repository: Repository,
+    leftovers: Leftovers,
+) -> bool:
+    """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
+    layout = repository.layout
+    if image.anew or image.variants or layout.record(image.name).exists():
+        return False
+    digests = [layer.digest for layer in layers]
+    with repository.reading():
+        return adoption.is_whole(
+            layout, image.name, image.config, digests, image.products
+        ) and not ("flat" in image.products and leftovers.find(layout.flat(image.config)))

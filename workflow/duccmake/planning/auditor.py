@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from ..fs.files import LineMemory
+from ..fs.line_memory import LineMemory
 from ..oci.reference import Digest
 from ..repository.audit import Audit, Fault, Finding
-from ..repository.model import ImageRecord, Repository
-from .plan import RESULTS, Departure, content_store
+from ..repository.model import ImageRecord
+from ..repository.protocol import Repository
+from ..workspace.results import RESULTS, content_store
+from .model import Departure
 
 
 class Auditor:

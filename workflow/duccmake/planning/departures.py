@@ -14,14 +14,13 @@ from typing import Protocol
 
 from ..config.settings import RemovalSettings
 from ..errors import MANIFEST_UNKNOWN, DuccmakeError, NotFound
-from ..fs.files import PollMemory
 from ..oci.reference import Digest, Reference
-from ..oci.tags import TagRules
-from ..recipe.parser import Recipe, Wish
-from ..registry.responses import matching
+from ..oci.tags import TagRules, matching
+from ..recipe.model import Recipe, Wish
 from ..repository.layout import split_variant
 from ..repository.removal_schedule import timestamp
-from .plan import Departure
+from .model import Departure
+from .poll_memory import PollMemory
 from .resolver import Resolution
 
 logger = logging.getLogger(__name__)

@@ -16,156 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ..config.configuration import Config
-from ..fs.files import ContentStore, write_atomically
+from ..fs.files import write_atomically
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
-from ..products import IN_REPOSITORY, PODMAN
-from ..repository.model import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, ImageRecord, Keep, Repository
-
-RESULTS = Path("results")
-"""What the workflow keeps below its working directory."""
-
-LIMITS = RESULTS / "limits"
-"""Where jobs that run at the same time share the limits of each registry."""
-
-SOURCES = RESULTS / "sources"
-"""Where wish lists from elsewhere are kept."""
+from ..repository.model import Keep
+from ..workspace.results import RESULTS
+from .model import PENDING, Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem
 
 _UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
-
-PENDING, PUBLISHED = "pending", "published"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedLayer:
-    """A layer of a planned image, as that says: its blob and what that unpacks to."""
-
-    descriptor: Descriptor
-    diff_id: Digest
-
-    @property
-    def digest(self) -> Digest:
-        """The blob's digest, under which the layer is published."""
-        return self.descriptor.digest
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedImage:
-    """An image of the wish list: what it is, where it comes from, whether it is published.
-
-    ``variants`` are the labels of all platforms that it is wished for on, in the
-    wish's order, where they are several: each is an image of its own.  ``why`` says
-    in words why it is pending, or what keeps it from being newer.  What nothing is
-    to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
-    has it.  ``prepared``: the repository has the layers and the flat tree as they are
-    wished, only names or further products are to be made of them.  ``adopted``: so it
-    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.  ``fault``: what
-    is wrong with it as an earlier version published it.
-    """
-
-    repository: str
-    reference: Reference
-    platform: Platform
-    manifest: Digest
-    config: Digest
-    layers: tuple[PlannedLayer, ...]
-    state: str
-    why: str
-    ignorable: bool
-    products: tuple[str, ...] = ("layers", "flat")
-    variants: tuple[str, ...] = ()
-    source: Mapping[str, str] = field(default_factory=dict)
-    prepared: bool = False
-    adopted: bool = False
-    anew: bool = False
-    fault: str = ""
-
-    @property
-    def name(self) -> str:
-        """The image's path in the repository."""
-        return self.reference.name_on(self.platform) if self.variants else self.reference.name
-
-    @property
-    def tree(self) -> Digest:
-        """What its flat tree is made of, as one digest: the configuration over these layers."""
-        parts = (self.config, *(layer.digest for layer in self.layers))
-        return Digest("sha256", hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
-
-    @property
-    def title(self) -> str:
-        """The image for people: its name in the wish list, and the platform of several."""
-        return _title(self.reference.name, str(self.platform) if self.variants else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What an image says of a layer; another image may say something else of the same blob."""
-
-    layer: PlannedLayer
-    image: PlannedImage
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A wish that cannot be followed; those with one reason have one ``number``.
-
-    ``platform`` is the one of several that cannot be had.
-    """
-
-    repository: str
-    name: str
-    reason: str
-    ignorable: bool
-    number: int
-    platform: str = ""
-
-    @property
-    def title(self) -> str:
-        """The image for people."""
-        return _title(self.name, self.platform)
-
-
-def _title(name: str, platform: str) -> str:
-    return f"{name} ({platform})" if platform else name
-
-
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """An image that leaves; only the ``manifest`` that was seen then is meant."""
-
-    repository: str
-    name: str
-    manifest: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedThin:
-    """A thin image to be pushed as ``target``, of the images with these paths.
-
-    ``key`` stands for all that it is made of, ``user`` is the recipe's account where
-    that is the one to push with.  ``why`` says in words why it is pushed.
-    """
-
-    repository: str
-    name: str
-    target: str
-    key: str
-    images: tuple[str, ...]
-    user: str
-    ignorable: bool
-    why: str
-
-    @property
-    def output(self) -> Path:
-        """The file with its manifest, which is there when it is pushed."""
-        return RESULTS / "thin" / self.repository / self.name / f"{self.key}.thin.json"
-
-    @property
-    def several(self) -> bool:
-        """Whether it is a list of platforms."""
-        return self.images[0] != self.name
 
 
 @dataclass(frozen=True)
@@ -472,33 +331,6 @@ def adopting(plan: Plan) -> list[PlannedImage]:
     return [image for image in plan.images if image.adopted]
 
 
-def open_repository(config: Config, name: str) -> Repository:
-    """The repository of that name, in the backend of the configuration."""
-    settings = config.repository
-    # Jobs that fetch or unpack need none of them.
-    if settings.backend == "cvmfs":
-        from ..repository.cvmfs.backend import CvmfsRepository
-
-        return CvmfsRepository(
-            name,
-            mounts=settings.mounts,
-            server_config=settings.server_config,
-            state=settings.state / name if settings.state else None,
-            prefix=settings.prefix,
-            lock_seconds=settings.lock_seconds,
-            clients_root=settings.clients_root,
-        )
-    from ..repository.directory.backend import DirectoryRepository
-
-    return DirectoryRepository(
-        settings.root,
-        name,
-        flat=settings.flat,
-        lock_seconds=settings.lock_seconds,
-        clients_root=settings.clients_root,
-    )
-
-
 def keeping(plan: Plan, config: Config, repository: str) -> Keep:
     """What becomes of what tags of a repository stood for before."""
     wished = [(image.repository, image.name) for image in plan.images]
@@ -506,41 +338,6 @@ def keeping(plan: Plan, config: Config, repository: str) -> Keep:
     return Keep(config.history.keep, frozenset(names))
 
 
-def content_store() -> ContentStore:
-    """Where manifests and configurations are kept between runs."""
-    return ContentStore(RESULTS / "manifests")
-
-
-def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord | None) -> str:
-    """Why an image has to be published; empty where the repository has it as wished.
-
-    ``record`` is what the repository says of it.
-    """
-    if record is None:
-        return "new: not in the repository, or not wholly"
-    if image.fault and not record.verified:
-        return f"published wrong by an earlier version: {image.fault}"
-    if record.manifest != image.manifest:
-        return f"moved: {record.manifest.short} is published, {image.manifest.short} is wished for"
-    if record.platform != image.platform:
-        return f"another platform: {record.platform} is published, {image.platform} is wished for"
-    # DUCC's layers were not measured, and podman's store goes by what was.
-    without = PODMAN if UNMEASURED in record.losses else ""
-    wished = [one for one in image.products if one in IN_REPOSITORY and one != without]
-    if lacking := [product for product in wished if product not in record.products]:
-        return f"published without {', '.join(lacking)}"
-    if record.format < RECORD_FORMAT:
-        return f"published in the old format {record.format}"
-    if image.anew and UNMEASURED in record.losses:
-        return "adopted from DUCC, and to be converted now"
-    return _why_hidden(image, repository)
-
-
-def _why_hidden(image: PlannedImage, repository: Repository) -> str:
-    """Why the public name of an image of several platforms does not lead where it should."""
-    if not image.variants or "flat" not in image.products:
-        return ""
-    leads_to, own = repository.variant(image.reference.name), image.platform.label
-    if leads_to in (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1]):
-        return ""
-    return f"its public name leads to {leads_to or 'one platform alone'} instead"
+def repositories(plan: Plan) -> list[str]:
+    """The names of the repositories that the wish lists are about."""
+    return sorted(plan.missing)

@@ -10,32 +10,23 @@ from typing import Any
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
-from ..fs.files import PollMemory
 from ..oci.reference import Digest
 from ..recipe.coverage import Coverage
 from ..recipe.sources.load import Loaded, Origin, load_sources
 from ..registry.any_source import Anywhere
 from ..registry.client import Client
 from ..registry.http.credentials import Credentials
-from ..repository.model import UNMEASURED, Repository
-from ..run.adoption import can_adopt
-from .adoption import Leftovers
+from ..repository.model import UNMEASURED
+from ..repository.open import open_repository
+from ..repository.protocol import Repository
+from ..workspace.results import RESULTS, SOURCES, content_store
+from .adoption import Leftovers, can_adopt
 from .auditor import Auditor
 from .departures import Listings
-from .plan import (
-    PENDING,
-    PUBLISHED,
-    RESULTS,
-    SOURCES,
-    Departure,
-    Plan,
-    PlannedImage,
-    PlannedLayer,
-    Problem,
-    content_store,
-    open_repository,
-    why_pending,
-)
+from .model import PENDING, PUBLISHED, Departure, PlannedImage, PlannedLayer, Problem
+from .pending import why_pending
+from .plan import Plan
+from .poll_memory import PollMemory
 from .reconcile import Standing
 from .resolver import Resolved, Resolver, Unresolved
 from .thin_images import plan_thins
@@ -57,7 +48,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     loaded = load_sources(config.recipe, SOURCES, fetch=poll and not config.resolve.only)
     recipes = loaded.recipes if poll else ()
     repositories = {
-        recipe.repository: open_repository(config, recipe.repository) for recipe in recipes
+        recipe.repository: open_repository(config.repository, recipe.repository)
+        for recipe in recipes
     }
     images: list[PlannedImage] = []
     problems: list[Problem] = []

@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
-from ..fs.files import PollMemory
-from ..jobs import rollback
-from ..jobs.prune_images import published
 from ..oci.manifest import Manifest, parse_manifest
-from ..recipe.parser import Recipe
+from ..oci.reference import Digest
+from ..recipe.model import Recipe
+from ..repository import history, pins
 from ..repository.history import kept, left_with
 from ..repository.layout import split_variant
-from ..repository.model import Repository
 from ..repository.pins import Pin
+from ..repository.protocol import Repository
+from ..repository.removal_schedule import timestamp
+from ..workspace.results import content_store
 from .departures import Leaving, Listings, leaving, matches
-from .plan import Departure, content_store
+from .model import Departure
+from .poll_memory import PollMemory
+from .removal import published
 from .resolver import Resolution, Resolved
 from .retention import given_up, seconds
 
@@ -45,7 +48,7 @@ class Standing:
         cls, recipe: Recipe, resolution: Resolution, repository: Repository, config: Config
     ) -> Standing:
         """Look at the recipe's repository."""
-        held = rollback.pins(repository)
+        held = pins.pins_of(repository)
         loose = [item for item in resolution.resolved if item.path not in held]
         lost = given_up(
             recipe,
@@ -64,7 +67,7 @@ class Standing:
         pin = self.pins.get(item.path)
         if pin is None:
             return item
-        words = rollback.in_words(item.path, pin, item.manifest)
+        words = pin_in_words(item.path, pin, item.manifest)
         record = self.repository.record(item.path)
         if record is not None and record.manifest == pin.manifest:
             return replace(item, manifest=pin.manifest, config=record.config, stale=words)
@@ -76,7 +79,7 @@ class Standing:
 
     def leaving(self, listings: Listings, memory: PollMemory) -> Leaving:
         """What is published in the repository and not wished for, or not any more."""
-        past = rollback.history(self.repository)
+        past = history.history_of(self.repository)
         reachable = kept(past, self.config.history.keep)
         wanted = {item.path for item in self.resolution.resolved}
         # What an error keeps from being resolved is wished for all the same.
@@ -112,3 +115,12 @@ def _created(item: Resolved) -> float:
         return seconds(str(json.loads(raw or b"{}").get("created")))
     except (ValueError, AttributeError):
         return 0.0
+
+
+def pin_in_words(name: str, held: Pin, registry: Digest | None) -> str:
+    """What to say of a tag that is held."""
+    moved = f"; its registry has {registry.short}" if registry not in (None, held.manifest) else ""
+    return (
+        f"pinned to {held.manifest.short} since {timestamp(held.since)}{moved}; "
+        f"'snakemake unpin --config image={name}' lifts it"
+    )

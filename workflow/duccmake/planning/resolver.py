@@ -12,19 +12,20 @@ from itertools import chain, groupby
 from typing import TypeVar
 
 from ..errors import DuccmakeError, RateLimited, RegistryUnavailable
-from ..fs.files import ContentStore, Poll, PollMemory
+from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest, parse_manifest
 from ..oci.reference import Digest, Platform, Reference
 from ..oci.tags import TagRules
 from ..recipe.coverage import Chosen
 from ..recipe.entry import Wished
-from ..recipe.parser import Recipe, Wish
+from ..recipe.model import Recipe, Wish
 from ..registry.any_source import Anywhere
 from ..registry.cached_source import Once
 from ..registry.client import Client
 from ..registry.http.retry import RegistryLeftAlone, RegistryUnreachable
 from ..registry.image_source import ImageSource, select_image
 from ..registry.tag_pages import IncompleteList
+from .poll_memory import Poll, PollMemory
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..config.settings import RemovalSettings, Rule
 from ..oci.tags import version_order
-from ..recipe.parser import Recipe
+from ..recipe.model import Recipe
 from .departures import matches
 from .resolver import Resolved
 

@@ -12,12 +12,13 @@ import json
 import struct
 import tarfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
-from ..errors import InvalidReference
+from ..errors import DuccmakeError, InvalidReference
+from ..oci.content_store import ContentStore
 from ..oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_LIST,
@@ -27,9 +28,11 @@ from ..oci.manifest import (
     OCI_MANIFEST,
     Descriptor,
     Manifest,
+    parse_manifest,
 )
 from ..oci.reference import Digest, Platform, Reference
-from ..recipe.parser import output_reference
+from ..recipe.model import output_reference
+from .model import PlannedImage, PlannedThin
 
 THIN_FORMAT = 1
 """Version of what is made here; raising it has every thin image pushed again."""
@@ -280,3 +283,34 @@ def _json_of(descriptor: Descriptor) -> dict[str, Any]:
 
 def _dump(members: Mapping[str, Any]) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode()
+
+
+def sources_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Source]:
+    """What thin images are made of; `DuccmakeError` where it is not kept any more."""
+    return [_source(image, store) for image in images]
+
+
+def _source(image: PlannedImage, store: ContentStore) -> Source:
+    raw, config = store.get(image.manifest), store.get(image.config)
+    if raw is None or config is None:
+        raise DuccmakeError(
+            "what was kept of its manifest is not there any more",
+            image=image.title,
+            step="thin image",
+            mend="run again: it is fetched anew",
+        )
+    manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
+    assert isinstance(manifest, Manifest)
+    return Source(image.reference, image.platform, manifest, config)
+
+
+def docker_of(sources: Sequence[Source], thin: PlannedThin) -> Form:
+    """The thin image as Docker has it."""
+    tag = Reference.parse(thin.target).tag
+    return docker_form(sources, thin.repository, tag, several=thin.several)
+
+
+def oci_of(sources: Sequence[Source], thin: PlannedThin, *, subject: bool) -> Form:
+    """The thin image as OCI has it."""
+    tag = Reference.parse(thin.target).tag
+    return oci_form(sources, thin.repository, tag, several=thin.several, subject=subject)

@@ -18,15 +18,16 @@ from pathlib import Path
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnavailable
-from ..fs.files import ContentStore, write_atomically
-from ..jobs.push_thin_image import docker_of, sources_of
+from ..fs.files import write_atomically
+from ..oci.content_store import ContentStore
 from ..oci.reference import Reference
 from ..recipe.coverage import Coverage
-from ..recipe.parser import Recipe
+from ..recipe.model import Recipe
 from ..registry.client import Client
 from ..registry.http.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
-from .plan import PUBLISHED, RESULTS, PlannedImage, PlannedThin
-from .thin_form import OCI_SUFFIX, THIN_FORMAT, target_of
+from ..workspace.results import RESULTS
+from .model import PUBLISHED, PlannedImage, PlannedThin
+from .thin_form import OCI_SUFFIX, THIN_FORMAT, docker_of, sources_of, target_of
 
 REFUSED = RESULTS / "thin" / "refused"
 """A file for each registry that refused what nobody in particular pushed."""

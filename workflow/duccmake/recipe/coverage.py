@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..oci.reference import Reference
-from ..registry.responses import matching
-from .parser import Recipe, Wish
+from ..oci.tags import matching
+from .model import Recipe, Wish
 
 
 class Coverage:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DuccmakeError
-from ..fs.files import ContentStore
+from ..oci.content_store import ContentStore
 from ..oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from ..oci.reference import Digest, Reference
 from .image_source import ImageSource

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable
 
 from ..errors import DigestMismatch, InvalidReference, RegistryError
 from ..oci.manifest import Index, Manifest, parse_manifest
 from ..oci.reference import Digest
 from .http.transport import Reply
-
-
-def matching(pattern: str, tags: Iterable[str]) -> list[str]:
-    """The tags that a glob matches whole: ``*`` any text, ``?`` one character, nothing else."""
-    wildcards = {"*": ".*", "?": "."}
-    expression = re.compile("".join(wildcards.get(char) or re.escape(char) for char in pattern))
-    return [tag for tag in tags if expression.fullmatch(tag)]
 
 
 def parse_verified(reply: Reply, wanted: str) -> Manifest | Index:

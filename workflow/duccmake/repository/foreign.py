@@ -18,7 +18,7 @@ from ..tree import mtree
 from ..tree.mtree import Entry
 from . import podman
 from .edits import Edits
-from .model import Repository
+from .protocol import Repository
 
 _LOWER = re.compile(rb" tags=(?:[^ ]*,)?lower[,\n]")
 

@@ -18,6 +18,7 @@ from . import removal_schedule
 from .edits import Edits
 from .layout import Layout
 from .model import ImageRecord, StagedImage
+from .protocol import Repository
 
 log = logging.getLogger(__name__)
 
@@ -159,3 +160,10 @@ def _dump(history: History) -> bytes:
         if moves
     }
     return json.dumps(members, indent=1).encode() + b"\n"
+
+
+def history_of(repository: Repository) -> dict[str, list[tuple[str, float]]]:
+    """The manifests that tags of a repository left, by name; see `repository.history`."""
+    with repository.reading():
+        path = repository.layout.history
+        return read(path.read_bytes() if path.exists() else b"")

@@ -24,6 +24,7 @@ from .history import name_of
 from .layout import Layout
 from .metadata import publish_metadata
 from .model import ImageRecord, Keep, StagedImage
+from .protocol import Repository
 
 log = logging.getLogger(__name__)
 
@@ -171,3 +172,10 @@ def _dump(pins: Mapping[str, Pin]) -> bytes:
         for name, one in sorted(pins.items())
     }
     return json.dumps(members, indent=1).encode() + b"\n"
+
+
+def pins_of(repository: Repository) -> dict[str, Pin]:
+    """The tags of a repository that are held, by name."""
+    with repository.reading():
+        path = repository.layout.pins
+        return read_pins(path.read_bytes() if path.exists() else b"")

@@ -1,8 +1,9 @@
-"""The second phase of a removal: what nothing uses any more, when it may go, and its removal.
+"""Removing images, in two phases, as edits.
 
-How long something has been unused is known from the schedule: since the last of
-the images that had it was withdrawn.  What is unused and stands in no entry (a
-layer whose image could never be published) is entered when it is first met.
+First an image loses its link and its metadata (`withdraw`); its flat tree and its layers
+stay, so that readers who are in the middle of them can finish, and an image that comes
+back is simply linked again.  What nothing has used for the time of grace goes in the
+second phase (`find`, `remove`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RepositoryError
-from . import ducc, podman, removal_schedule
+from . import ducc, history, podman, removal_schedule
 from .edits import Edits
 from .inventory import Survey, Use, survey
 from .layout import Layout
+from .metadata import link_public_names
 
 FLAT, LAYER = "flat tree", "layer"
 
@@ -203,3 +205,57 @@ def _forget_origins(
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
+
+
+def withdraw(
+    edits: Edits,
+    layout: Layout,
+    leaving: Mapping[str, str],
+    survey: Survey,
+    now: float,
+    *,
+    for_good: bool = False,
+) -> None:
+    """Take away the links and the metadata of images, and enter them in the schedule.
+
+    In podman's store they lose their names and keep their digests.
+    ``leaving`` says why, by name.  What another image that stays has as well is
+    not entered.  No tag can go back to what leaves ``for_good``.
+    """
+    staying = [use for name, use in survey.uses.items() if name not in leaving]
+    used = {key for use in staying for key in use.flats}
+    entries = []
+    for name, why in leaving.items():
+        manifest = layout.manifest(name)
+        record = b"" if for_good else edits.content(layout.record(name))
+        entered = removal_schedule.entered(edits.content(manifest), name, why, now, record=record)
+        entries += [entry for entry in entered if entry.config.rpartition(":")[2] not in used]
+        if layout.link(name).is_symlink():
+            edits.remove(layout.link(name))
+        edits.remove(manifest.parent)
+    podman.without(edits, layout, names=leaving)
+    link_public_names(edits, layout, leaving)
+    history.forget(edits, layout, leaving)
+    if entries:
+        listed = removal_schedule.parse(edits.content(layout.remove_schedule))
+        edits.file(layout.remove_schedule, removal_schedule.dump([*listed, *entries]))
+    _remove_emptied(edits, layout)
+
+
+def _remove_emptied(edits: Edits, layout: Layout) -> None:
+    """Remove the directories of which all content is removed, instead of that."""
+    kept = {layout.root, layout.metadata, *(parent for put in edits.puts for parent in put.parents)}
+    pending = list(edits.removals)
+    while pending:
+        parent = pending.pop(0).parent
+        if parent in kept or not parent.is_dir():
+            continue
+        children = {Path(entry.path) for entry in os.scandir(parent)}
+        if children <= edits.removals.keys():
+            for child in children:
+                del edits.removals[child]
+            edits.remove(parent)
+            pending.append(parent)
+    # Links go first.
+    ordered = sorted(edits.removals, key=lambda path: layout.metadata in path.parents)
+    edits.removals = dict.fromkeys(ordered)

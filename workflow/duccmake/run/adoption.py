@@ -1,43 +1,28 @@
-"""Taking over a repository that DUCC filled: what is adopted, and what is damaged, in words."""
+"""What DUCC left in a repository, for people: what is adopted, and what is damaged."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TextIO
 
 from ..config.configuration import Config
 from ..errors import InvalidReference
 from ..oci.reference import Digest
 from ..planning.adoption import Leftovers
-from ..planning.plan import Plan, PlannedImage, PlannedLayer, open_repository
+from ..planning.model import PlannedImage
+from ..planning.plan import Plan
 from ..products import IN_REPOSITORY
 from ..repository import adoption
-from ..repository.model import Repository
-from .summary import counted
-
-
-def can_adopt(
-    image: PlannedImage,
-    layers: Sequence[PlannedLayer],
-    repository: Repository,
-    leftovers: Leftovers,
-) -> bool:
-    """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
-    layout = repository.layout
-    if image.anew or image.variants or layout.record(image.name).exists():
-        return False
-    digests = [layer.digest for layer in layers]
-    with repository.reading():
-        return adoption.is_whole(
-            layout, image.name, image.config, digests, image.products
-        ) and not ("flat" in image.products and leftovers.find(layout.flat(image.config)))
+from ..repository.open import open_repository
+from ..repository.protocol import Repository
+from ..words import counted
 
 
 def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
-    repository = open_repository(config, name)
+    repository = open_repository(config.repository, name)
     layout, leftovers = repository.layout, Leftovers(repository)
     wished = {image.reference.name: image for image in plan.images if image.repository == name}
     unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}

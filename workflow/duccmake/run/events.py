@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
-from ..planning.plan import Plan, PlannedImage
+from ..planning.model import PlannedImage
+from ..planning.plan import Plan
 from ..workspace.event_log import EventLog
 from .status import Status
 

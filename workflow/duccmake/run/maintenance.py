@@ -1,4 +1,4 @@
-"""What the targets ``prune`` and ``gc`` would do, for people and for the jobs that do it."""
+"""What the targets ``prune`` and ``gc`` would do, for people, and their receipts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
-from ..jobs.collect_garbage import Collected
-from ..jobs.prune_images import check_share, freed_later
-from ..planning.plan import RESULTS, Departure, Plan, open_repository
-from ..repository.inventory import Use
-from ..repository.layout import split_variant
-from ..repository.model import Repository
+from ..planning.model import Departure
+from ..planning.plan import Plan, repositories
+from ..planning.removal import check_share, departures, freed_later, refused, spoken_for
+from ..repository.open import open_repository
+from ..repository.protocol import Repository
 from ..repository.removal import FLAT, Garbage, Thing, find, freed_bytes
 from ..repository.removal_schedule import timestamp
-from .summary import counted, in_bytes
+from ..words import trees_and_layers
+from ..workspace.results import RESULTS
 
 logger = logging.getLogger(__name__)
 
@@ -33,50 +33,6 @@ TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "unpin"})
 def targets(arguments: Sequence[str]) -> frozenset[str]:
     """Which of `TARGETS` a command line asks for."""
     return TARGETS.intersection(arguments)
-
-
-def repositories(plan: Plan) -> list[str]:
-    """The names of the repositories that the wish lists are about."""
-    return sorted(plan.missing)
-
-
-def departures(plan: Plan, repository: str) -> list[Departure]:
-    """The images that leave a repository."""
-    return [item for item in plan.departures if item.repository == repository]
-
-
-def refused(plan: Plan, repository: str) -> list[Departure]:
-    """What is published in a repository and is not what it says."""
-    return [item for item in plan.refused if item.repository == repository]
-
-
-def spoken_for(plan: Plan, repository: str) -> Use:
-    """What the images of the plan have or will have, which must not be removed."""
-    images = [image for image in plan.images if image.repository == repository]
-    layers = [layer.digest for image in images for layer in image.layers]
-    return Use.of([image.config for image in images], layers)
-
-
-def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository]:
-    """The repositories that have an image of this name; `DuccmakeError` where none has."""
-    opened = [open_repository(config, name) for name in repositories(plan)]
-    found = [repository for repository in opened if image and repository.description(image)]
-    if not found:
-        several = sorted(
-            {
-                name
-                for repository in opened
-                for name in repository.names()
-                if name != image and split_variant(name)[1] == image
-            }
-        )
-        raise DuccmakeError(
-            f"no repository has the image {image!r}" if image else "no image is named",
-            mend=f"it is there for several platforms, name one: {', '.join(several)}"
-            if several
-            else "name it as the repository does: --config image=docker.io/library/app:1",
-        )
-    return found
 
 
 # --- receipts -----------------------------------------------------------
@@ -135,7 +91,7 @@ def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
 
 def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
     """What pruning a repository would do."""
-    leaving, repository = departures(plan, name), open_repository(config, name)
+    leaving, repository = departures(plan, name), open_repository(config.repository, name)
     with repository.reading():
         return _pruning_in_words(plan, config, leaving, repository)
 
@@ -161,7 +117,7 @@ def _pruning_in_words(
 
 def collection_in_words(plan: Plan, config: Config, name: str) -> str:
     """What collecting garbage in a repository would do."""
-    repository = open_repository(config, name)
+    repository = open_repository(config.repository, name)
     with repository.reading():
         return _collection_in_words(_garbage(plan, config, name), repository)
 
@@ -185,14 +141,8 @@ def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
     return "\n".join(lines)
 
 
-def collected_in_words(collected: Collected) -> str:
-    """What collecting garbage came to."""
-    waiting = f"; {collected.waiting} more wait for their time" if collected.waiting else ""
-    return f"{_things(collected.flats, collected.layers, collected.freed)}{waiting}"
-
-
 def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
-    repository, spoken = open_repository(config, name), spoken_for(plan, name)
+    repository, spoken = open_repository(config.repository, name), spoken_for(plan, name)
     with repository.reading():
         return find(repository.layout, spoken, now=time.time(), grace=config.removal.grace)
 
@@ -200,11 +150,7 @@ def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
 def _amount(repository: Repository, things: Sequence[Thing]) -> str:
     flats = sum(thing.kind == FLAT for thing in things)
     size = freed_bytes(path for thing in things for path in thing.paths(repository.layout))
-    return f"{_things(flats, len(things) - flats, size)},"
-
-
-def _things(flats: int, layers: int, size: int) -> str:
-    return f"{counted(flats, 'flat tree')} and {counted(layers, 'layer')}, {in_bytes(size)}"
+    return f"{trees_and_layers(flats, len(things) - flats, size)},"
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 from ..config.configuration import Config
 from ..config.schema import as_plain
 from ..fs.files import remove_tree
-from ..planning.plan import RESULTS, Plan
+from ..planning.plan import Plan
 from ..planning.planner import make_plan
 from ..workspace import run_lock
+from ..workspace.results import RESULTS
 
 logger = logging.getLogger(__name__)
 

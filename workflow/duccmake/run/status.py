@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..fs.files import write_atomically
-from ..planning.plan import RESULTS, Plan
+from ..planning.plan import Plan
+from ..workspace.results import RESULTS
 
 STATUS = RESULTS / "status.json"
 

@@ -11,17 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..planning.plan import (
-    PENDING,
-    Plan,
-    PlannedImage,
-    PlannedLayer,
-    adopting,
-    open_repository,
-    why_pending,
-)
+from ..planning.model import PENDING, PlannedImage, PlannedLayer
+from ..planning.pending import why_pending
+from ..planning.plan import Plan, adopting
 from ..planning.thin_images import manifest_of
 from ..repository.model import UNMEASURED, ImageRecord
+from ..repository.open import open_repository
+from ..words import counted, in_bytes
 from .status import Status, of_this_process
 
 _STARTED = time.monotonic()
@@ -151,7 +147,8 @@ def _layers(plan: Plan) -> Iterator[PlannedLayer]:
 def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterator[_Outcome]:
     config = plan.config_in(workdir)
     repositories = {
-        name: open_repository(config, name) for name in {image.repository for image in plan.images}
+        name: open_repository(config.repository, name)
+        for name in {image.repository for image in plan.images}
     }
     failures = {event["job"]: event["error"] for event in events if event["event"] == "failed"}
     for image in plan.images:
@@ -232,18 +229,3 @@ def _events(run: Path) -> Iterator[dict[str, Any]]:
 def _many(number: int) -> str:
     """What stands before a line that is said for several images at once."""
     return f"{number} images: " if number > 1 else ""
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things for people."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def in_bytes(number: int) -> str:
-    """A number of bytes for people."""
-    value = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..planning.plan import RESULTS
+from .results import RESULTS
 
 RUN_LOCK = RESULTS / "run.lock"
 

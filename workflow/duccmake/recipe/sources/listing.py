@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import InvalidReference, RecipeError
 from ...oci.reference import Reference
-from ..parser import BadEntry, Recipe, Wish, with_wishes
+from ..model import BadEntry, Recipe, Wish, with_wishes
 
 _SHOWN = 200
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ...errors import RecipeError
 from ...fs.files import write_atomically
-from ..parser import Recipe, join, parse, read
+from ..model import Recipe, join
+from ..parser import parse, read
 from . import git, web
 from .listing import parse_list
 from .location import Source

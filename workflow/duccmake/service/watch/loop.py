@@ -13,8 +13,8 @@ from pathlib import Path
 from ...config.configuration import Config
 from ...errors import DuccmakeError, RepositoryLocked
 from ...fs.locks import held
-from ...planning.plan import RESULTS
 from ...workspace.event_log import EventLog
+from ...workspace.results import RESULTS
 from ..invocation import Invocation
 from ..notices import Notice, Spool
 from ..systemd import Service

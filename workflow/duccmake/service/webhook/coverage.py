@@ -9,9 +9,9 @@ from pathlib import Path
 from ...config.configuration import Config
 from ...errors import DuccmakeError, InvalidReference
 from ...oci.reference import Reference
-from ...planning.plan import SOURCES
 from ...recipe.coverage import Coverage, admits
 from ...recipe.sources.load import load_sources
+from ...workspace.results import SOURCES
 from ..notices import Notice
 from .formats import Notification, git_place, is_digest
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from ...config.configuration import WebhookSecrets
+from ...config.settings import WebhookSecrets
 from ...errors import ConfigError
 
 MAX_AGE_SECONDS = 300.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from ...config.configuration import WebhookSecrets
+from ...config.settings import WebhookSecrets
 from ...errors import DuccmakeError
 from ...workspace.event_log import EventLog
 from ..invocation import Invocation, log_to_stderr

@@ -1,0 +1,145 @@
+"""What is planned, as values: images, layers, thin images, departures, problems."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..oci.manifest import Descriptor
+from ..oci.reference import Digest, Platform, Reference
+from ..workspace.results import RESULTS
+
+PENDING, PUBLISHED = "pending", "published"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """A layer of a planned image, as that says: its blob and what that unpacks to."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+
+    @property
+    def digest(self) -> Digest:
+        """The blob's digest, under which the layer is published."""
+        return self.descriptor.digest
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """An image of the wish list: what it is, where it comes from, whether it is published.
+
+    ``variants`` are the labels of all platforms that it is wished for on, in the
+    wish's order, where they are several: each is an image of its own.  ``why`` says
+    in words why it is pending, or what keeps it from being newer.  What nothing is
+    to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
+    has it.  ``prepared``: the repository has the layers and the flat tree as they are
+    wished, only names or further products are to be made of them.  ``adopted``: so it
+    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.  ``fault``: what
+    is wrong with it as an earlier version published it.
+    """
+
+    repository: str
+    reference: Reference
+    platform: Platform
+    manifest: Digest
+    config: Digest
+    layers: tuple[PlannedLayer, ...]
+    state: str
+    why: str
+    ignorable: bool
+    products: tuple[str, ...] = ("layers", "flat")
+    variants: tuple[str, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
+    prepared: bool = False
+    adopted: bool = False
+    anew: bool = False
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """The image's path in the repository."""
+        return self.reference.name_on(self.platform) if self.variants else self.reference.name
+
+    @property
+    def tree(self) -> Digest:
+        """What its flat tree is made of, as one digest: the configuration over these layers."""
+        parts = (self.config, *(layer.digest for layer in self.layers))
+        return Digest("sha256", hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
+
+    @property
+    def title(self) -> str:
+        """The image for people: its name in the wish list, and the platform of several."""
+        return _title(self.reference.name, str(self.platform) if self.variants else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What an image says of a layer; another image may say something else of the same blob."""
+
+    layer: PlannedLayer
+    image: PlannedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A wish that cannot be followed; those with one reason have one ``number``.
+
+    ``platform`` is the one of several that cannot be had.
+    """
+
+    repository: str
+    name: str
+    reason: str
+    ignorable: bool
+    number: int
+    platform: str = ""
+
+    @property
+    def title(self) -> str:
+        """The image for people."""
+        return _title(self.name, self.platform)
+
+
+def _title(name: str, platform: str) -> str:
+    return f"{name} ({platform})" if platform else name
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """An image that leaves; only the ``manifest`` that was seen then is meant."""
+
+    repository: str
+    name: str
+    manifest: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedThin:
+    """A thin image to be pushed as ``target``, of the images with these paths.
+
+    ``key`` stands for all that it is made of, ``user`` is the recipe's account where
+    that is the one to push with.  ``why`` says in words why it is pushed.
+    """
+
+    repository: str
+    name: str
+    target: str
+    key: str
+    images: tuple[str, ...]
+    user: str
+    ignorable: bool
+    why: str
+
+    @property
+    def output(self) -> Path:
+        """The file with its manifest, which is there when it is pushed."""
+        return RESULTS / "thin" / self.repository / self.name / f"{self.key}.thin.json"
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a list of platforms."""
+        return self.images[0] != self.name

@@ -1,0 +1,43 @@
+"""Whether an image has to be published, and why."""
+
+from __future__ import annotations
+
+from ..products import IN_REPOSITORY, PODMAN
+from ..repository.model import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, ImageRecord
+from ..repository.protocol import Repository
+from .model import PlannedImage
+
+
+def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord | None) -> str:
+    """Why an image has to be published; empty where the repository has it as wished.
+
+    ``record`` is what the repository says of it.
+    """
+    if record is None:
+        return "new: not in the repository, or not wholly"
+    if image.fault and not record.verified:
+        return f"published wrong by an earlier version: {image.fault}"
+    if record.manifest != image.manifest:
+        return f"moved: {record.manifest.short} is published, {image.manifest.short} is wished for"
+    if record.platform != image.platform:
+        return f"another platform: {record.platform} is published, {image.platform} is wished for"
+    # DUCC's layers were not measured, and podman's store goes by what was.
+    without = PODMAN if UNMEASURED in record.losses else ""
+    wished = [one for one in image.products if one in IN_REPOSITORY and one != without]
+    if lacking := [product for product in wished if product not in record.products]:
+        return f"published without {', '.join(lacking)}"
+    if record.format < RECORD_FORMAT:
+        return f"published in the old format {record.format}"
+    if image.anew and UNMEASURED in record.losses:
+        return "adopted from DUCC, and to be converted now"
+    return _why_hidden(image, repository)
+
+
+def _why_hidden(image: PlannedImage, repository: Repository) -> str:
+    """Why the public name of an image of several platforms does not lead where it should."""
+    if not image.variants or "flat" not in image.products:
+        return ""
+    leads_to, own = repository.variant(image.reference.name), image.platform.label
+    if leads_to in (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1]):
+        return ""
+    return f"its public name leads to {leads_to or 'one platform alone'} instead"

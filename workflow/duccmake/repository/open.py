@@ -1,0 +1,32 @@
+"""Opening a repository with the backend that the settings name."""
+
+from __future__ import annotations
+
+from .protocol import Repository
+from .settings import RepositorySettings
+
+
+def open_repository(settings: RepositorySettings, name: str) -> Repository:
+    """The repository of that name, in the backend of the settings."""
+    # Jobs that fetch or unpack need none of them.
+    if settings.backend == "cvmfs":
+        from .cvmfs.backend import CvmfsRepository
+
+        return CvmfsRepository(
+            name,
+            mounts=settings.mounts,
+            server_config=settings.server_config,
+            state=settings.state / name if settings.state else None,
+            prefix=settings.prefix,
+            lock_seconds=settings.lock_seconds,
+            clients_root=settings.clients_root,
+        )
+    from .directory.backend import DirectoryRepository
+
+    return DirectoryRepository(
+        settings.root,
+        name,
+        flat=settings.flat,
+        lock_seconds=settings.lock_seconds,
+        clients_root=settings.clients_root,
+    )

@@ -1,0 +1,120 @@
+"""What a repository is to the rest of duccmake; two backends keep to it.
+
+`duccmake.repository.directory` is a plain directory tree, `duccmake.repository.cvmfs`
+CernVM-FS itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from ..layer.measured import Measured
+from ..oci.reference import Digest
+from .edits import Edits
+from .layout import Layout
+from .model import ChangeSet, ImageRecord
+
+
+class Repository(Protocol):
+    """A repository that images are published into; paths are DUCC's layout."""
+
+    @property
+    def name(self) -> str:
+        """The CernVM-FS name, like ``unpacked.cern.ch``."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in it, as it can be read."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: a publisher that ends waits so long."""
+        ...
+
+    def record(self, name: str) -> ImageRecord | None:
+        """The record of a published image, or None.
+
+        None as well where something that makes it visible is missing (its link,
+        flat tree or manifest): it then has to be published again.
+        """
+        ...
+
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image as it stands there, though something of it may be missing."""
+        ...
+
+    def measured(self, digest: Digest) -> Measured | None:
+        """What a published layer was found to be; None where nobody has measured it."""
+        ...
+
+    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
+        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
+        ...
+
+    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+        """Whether these layers and the flat tree that was made of them are published, whole."""
+        ...
+
+    def variant(self, name: str) -> str:
+        """The label of the platform whose image the public link of ``name`` leads to.
+
+        `ANY_VARIANT` where each reader's machine decides; empty where there is no such
+        link, because the image is there for one platform alone, or not at all.
+        """
+        ...
+
+    def layer_manifest(self, digest: Digest) -> Path:
+        """The published ``tree.mtree`` of a layer."""
+        ...
+
+    def image_manifest(self, config: Digest) -> Path:
+        """The published ``tree.mtree`` of a flat tree."""
+        ...
+
+    def names(self) -> Iterator[str]:
+        """The names of all published images, sorted."""
+        ...
+
+    def is_locked(self) -> bool:
+        """Whether somebody holds the repository at this moment."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the repository for publishing; `RepositoryLocked` after the time limit.
+
+        Entering also finishes or undoes what a publisher that died left behind.
+        """
+        ...
+
+    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
+        """Publish a change set: all of it or, when this raises, none of its images.
+
+        Where publishing takes its time, it may ask ``more`` what has got ready
+        meanwhile, an image at a time, and take that along.
+
+        Only under `lock`.  What is published already is skipped, so publishing
+        twice is harmless.  Staged layers are used up (moved) where that is cheaper.
+        """
+        ...
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone, in one transaction: all of them or, when this raises, none.
+
+        Only under `lock`; nothing is done where there is nothing to edit.
+        """
+        ...
+
+    def reclaim(self) -> None:
+        """Free the storage of what was removed, where removing it does not do so at once.
+
+        Only under `lock`.
+        """
+        ...
+
+    def verify(self, name: str) -> list[str]:
+        """Compare a published image with its manifests: one line a difference."""
+        ...

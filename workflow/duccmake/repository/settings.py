@@ -1,0 +1,44 @@
+"""What the configuration says of repositories, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """What one commit takes at most, beyond one image; 0 is no limit."""
+
+    images: int = 100
+    bytes: int = 20 * 1024**3
+    entries: int = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """Where and how images are published.
+
+    ``root`` holds the repository's own folder (backend ``directory``), and
+    ``clients_root`` is what stands for it on the machines that use the images, if
+    that is another.  ``mounts`` are the mounted repositories and ``server_config``
+    their settings (backend ``cvmfs``); a ``state`` of None stands for the
+    repository's spool area, and everything is put below the directory ``prefix``.
+    """
+
+    backend: str = "directory"
+    root: Path = Path("cvmfs")
+    flat: Literal["hardlink", "reflink", "copy"] = "hardlink"
+    lock_seconds: float = 3600.0
+    mounts: Path = Path("/cvmfs")
+    server_config: Path = Path("/etc/cvmfs/repositories.d")
+    state: Path | None = None
+    clients_root: Path | None = None
+    prefix: str = ""
+    batch: BatchSettings = field(default_factory=BatchSettings)
+
+    @property
+    def packs_layers(self) -> bool:
+        """Whether layers are staged as packs (`duccmake.layer.pack`), not as trees."""
+        return self.backend == "cvmfs"

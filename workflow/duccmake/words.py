@@ -1,0 +1,23 @@
+"""Numbers of things for people."""
+
+from __future__ import annotations
+
+
+def trees_and_layers(flats: int, layers: int, size: int) -> str:
+    """Flat trees and layers for people, with their size in bytes."""
+    return f"{counted(flats, 'flat tree')} and {counted(layers, 'layer')}, {in_bytes(size)}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things for people."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def in_bytes(number: int) -> str:
+    """A number of bytes for people."""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
