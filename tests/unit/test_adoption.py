@@ -10,9 +10,15 @@ from dataclasses import replace
 import pytest
 
 from duccmake.errors import RepositoryError
-from duccmake.planning.adoption import Leftovers
+from duccmake.planning.adoption import StrayWhiteouts
 from duccmake.planning.model import Problem
-from duccmake.repository.adoption import dangling_links, dirty_chains, is_whole, lacking, leftover
+from duccmake.repository.adoption import (
+    dangling_links,
+    dirty_chains,
+    is_whole,
+    lacking,
+    stray_whiteout,
+)
 from duccmake.repository.model import UNMEASURED, ChangeSet
 from duccmake.run.adoption import adoption_in_words
 from support import planned
@@ -85,13 +91,13 @@ def test_flat_tree_counts_only_where_it_is_wished_for(repository, image):
 
 def test_leftover_dirty_chain_and_dangling_link_are_found(repository, image):
     root, flat = repository.path, repository.layout.flat(image.config)
-    assert (leftover(flat), dirty_chains(repository.layout)) == ("", [])
+    assert (stray_whiteout(flat), dirty_chains(repository.layout)) == ("", [])
     assert dangling_links(repository.layout) == []
     (flat / "etc" / ".wh..wh..opq").touch()
     (root / ".dirty-chains" / "0a").mkdir(parents=True)
     (root / ".dirty-chains" / ".cvmfscatalog").touch()
     (root / "gone.example.org").symlink_to(".flat/ab/ab00")
-    assert leftover(flat) == "etc/.wh..wh..opq"
+    assert stray_whiteout(flat) == "etc/.wh..wh..opq"
     assert dirty_chains(repository.layout) == [".dirty-chains/0a"]
     assert dangling_links(repository.layout) == ["gone.example.org"]
 
@@ -101,14 +107,14 @@ def test_a_tree_is_looked_through_once_and_again_when_it_has_changed(
 ):
     monkeypatch.chdir(tmp_path)
     flat = repository.layout.flat(image.config)
-    assert Leftovers(repository).find(flat) == ""
+    assert StrayWhiteouts(repository).find(flat) == ""
     (flat / "etc" / ".wh.below").touch()  # which the time of the tree's root does not tell
-    assert Leftovers(repository).find(flat) == ""
+    assert StrayWhiteouts(repository).find(flat) == ""
     (flat / "new").touch()
-    leftovers = Leftovers(repository)
+    leftovers = StrayWhiteouts(repository)
     assert leftovers.find(flat) == leftovers.find(flat) == "etc/.wh.below"
     (flat / "etc" / ".wh.below").unlink()
-    assert Leftovers(repository).find(flat) == "etc/.wh.below"
+    assert StrayWhiteouts(repository).find(flat) == "etc/.wh.below"
 
 
 def test_memory_of_a_run_that_was_killed_is_worth_what_is_whole_of_it(
@@ -117,15 +123,15 @@ def test_memory_of_a_run_that_was_killed_is_worth_what_is_whole_of_it(
     monkeypatch.chdir(tmp_path)
     flat = repository.layout.flat(image.config)
     (flat / ".wh.there").touch()
-    assert Leftovers(repository).find(flat) == ".wh.there"
+    assert StrayWhiteouts(repository).find(flat) == ".wh.there"
     (memory,) = tmp_path.glob("results/*/leftovers.jsonl")
     whole = memory.read_text()
     memory.write_text(whole + whole[: len(whole) // 2])
     (flat / ".wh.there").unlink()
     os.utime(flat, ns=(0, json.loads(whole)[1]))
-    assert Leftovers(repository).find(flat) == ".wh.there"
+    assert StrayWhiteouts(repository).find(flat) == ".wh.there"
     os.utime(flat, ns=(0, 0))
-    assert [Leftovers(repository).find(flat) for _ in range(3)] == [""] * 3
+    assert [StrayWhiteouts(repository).find(flat) for _ in range(3)] == [""] * 3
 
 
 def adopted(repository, image):

@@ -12,7 +12,7 @@ from duccmake.errors import DuccmakeError, NotFound
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE, running
 from support.planned import NAME, image, plan
 
-FAILURE = NotFound("no such blob", step="fetch", mend="push it again")
+FAILURE = NotFound("no such blob", step="fetch", hint="push it again")
 
 
 @pytest.fixture(autouse=True)

@@ -207,7 +207,7 @@ def test_alias_of_an_entry_is_that_entry(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "reason", "mend"),
+    ("entry", "reason", "hint"),
     [
         ("ubuntu:latest", "names no registry", "- 'docker.io/library/ubuntu:latest'"),
         ("ubuntu", "names no registry", "- 'docker.io/library/ubuntu:latest'"),
@@ -241,14 +241,14 @@ def test_alias_of_an_entry_is_that_entry(write: Write) -> None:
     ],
 )  # fmt: skip
 def test_bad_entry_is_reported_with_line_and_mend_and_the_others_go_on(
-    listed: Callable[..., Recipe], entry: str, reason: str, mend: str
+    listed: Callable[..., Recipe], entry: str, reason: str, hint: str
 ) -> None:
     found = listed("ghcr.io/first/one:1", entry, "ghcr.io/last/one:1")
     assert [wish.reference.repository for wish in found.wishes] == ["first/one", "last/one"]
     (bad,) = found.bad_entries
     assert bad.line == 5
     assert reason in bad.reason
-    assert mend in bad.mend
+    assert hint in bad.hint
     assert re.search(r"recipe\.yaml:5: .+; .+", str(bad))
     assert len(str(bad)) < 1000
 

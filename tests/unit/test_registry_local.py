@@ -28,7 +28,7 @@ from duccmake.errors import (
 from duccmake.oci.manifest import Manifest
 from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.recipe.parser import load
-from duccmake.registry.any_source import Anywhere
+from duccmake.registry.any_source import AnySource
 from duccmake.registry.client import Client
 from duccmake.registry.image_source import select_image
 from duccmake.repository.layout import check_name
@@ -51,7 +51,7 @@ PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)
 @pytest.fixture
 def places():
     with Client({}) as client:
-        yield Anywhere(client)
+        yield AnySource(client)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def copy(registry: DemoRegistry, name: str, *targets: str) -> None:
         )
 
 
-def check_image(places: Anywhere, reference: Reference, layers, tmp_path: Path) -> Manifest:
+def check_image(places: AnySource, reference: Reference, layers, tmp_path: Path) -> Manifest:
     """The reference leads to an image of these layers, byte for byte; returns its manifest."""
     top, manifest, config = select_image(places, reference, AMD64)
     assert top == places.poll(reference)

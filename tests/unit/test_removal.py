@@ -18,7 +18,7 @@ from duccmake.planning.removal import check_share
 from duccmake.planning.resolver import Resolution, Resolved, Unresolved
 from duccmake.recipe.entry import Wished
 from duccmake.recipe.parser import parse
-from duccmake.registry.any_source import Anywhere
+from duccmake.registry.any_source import AnySource
 from support.staged_trees import digest_of
 
 HOUR = 3600.0
@@ -326,7 +326,7 @@ def test_digests_never_vanish(tmp_path):
 
 
 def test_an_oci_layout_that_is_not_there_says_nothing_of_its_tags(tmp_path):
-    listings = Listings(Anywhere(Tags([])))
+    listings = Listings(AnySource(Tags([])))
     nowhere = Reference.parse(f"oci:{tmp_path}/nowhere:1")
     assert listings.lists(nowhere) is listings.lacks(nowhere) is None
     (tmp_path / "index.json").write_text('{"manifests": []}')

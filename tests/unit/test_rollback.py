@@ -13,7 +13,7 @@ from duccmake.jobs.collect_garbage import collect
 from duccmake.jobs.rollback import lift, roll_back
 from duccmake.planning.departures import Listings
 from duccmake.planning.poll_memory import PollMemory
-from duccmake.planning.reconcile import Standing, pin_in_words
+from duccmake.planning.reconcile import Reconciliation, pin_in_words
 from duccmake.planning.resolver import Resolution, Unresolved
 from duccmake.recipe.parser import parse
 from duccmake.repository import removal_schedule
@@ -229,7 +229,7 @@ def test_a_digest_that_is_wished_for_itself_stays_while_its_registry_cannot_say_
     missed += [Unresolved(TAG, None, False, "404")] if why == "a shorter history" else []
     config = Config.parse(members, workdir=tmp_path)
     resolution = Resolution((), tuple(missed))
-    standing = Standing(recipe, resolution, repository, config, {}, {})
+    standing = Reconciliation(recipe, resolution, repository, config, {}, {})
     memory = PollMemory(tmp_path / "polls.json")
     leaving = standing.leaving(Listings(Lists("1")), memory).departures
     assert [item.name for item in leaving] == ([] if why == "a shorter history" else [TAG])

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from duccmake.jobs import open_gate
-from duccmake.jobs.open_gate import staged_bytes, wait_for_room
+from duccmake.jobs.open_gate import staged_bytes, wait_for_space
 from duccmake.repository.directory.backend import DirectoryRepository
 from support.planned import image, layer, plan
 
@@ -36,10 +36,10 @@ def test_what_is_staged_is_counted_as_the_unpacker_noted_it(results):
 def test_more_is_fetched_at_once_where_there_is_room_or_nobody_who_makes_it(results, tmp_path):
     repository = DirectoryRepository(tmp_path, "images.example.org")
     stage(results, "one", 30)
-    wait_for_room([repository], 29)  # nobody publishes
+    wait_for_space([repository], 29)  # nobody publishes
     with repository.lock():
-        wait_for_room([repository], 30)
-        wait_for_room([repository], 0)
+        wait_for_space([repository], 30)
+        wait_for_space([repository], 0)
 
 
 def test_it_waits_until_the_publisher_has_made_room(results, tmp_path):
@@ -53,7 +53,7 @@ def test_it_waits_until_the_publisher_has_made_room(results, tmp_path):
             return super().is_locked()
 
     with ThreadPoolExecutor() as pool, repository.lock():
-        waiting = pool.submit(wait_for_room, [Watched(tmp_path, "images.example.org")], 29)
+        waiting = pool.submit(wait_for_space, [Watched(tmp_path, "images.example.org")], 29)
         assert asked.wait(10)
         assert not waiting.done()
         staged.unlink()

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from duccmake.service import notices
-from duccmake.service.notices import Notice, Spool, SpoolFull
+from duccmake.service.notices import Notice, NoticeQueue, QueueFull
 
 ONE, TWO = Notice("r.example.org/a:1", "push", "harbor"), Notice("r.example.org/b:1", "delete")
 
 
 @pytest.fixture
-def box(tmp_path: Path) -> Spool:
-    found = Spool(tmp_path / "notices")
+def box(tmp_path: Path) -> NoticeQueue:
+    found = NoticeQueue(tmp_path / "notices")
     found.prepare()
     return found
 
 
-def test_the_same_notice_waits_once(box: Spool):
+def test_the_same_notice_waits_once(box: NoticeQueue):
     assert box.put(ONE)
     assert not box.put(Notice(ONE.image, ONE.action, "another sender"))
     assert box.put(TWO)
@@ -28,7 +28,7 @@ def test_the_same_notice_waits_once(box: Spool):
     assert box.take() == [ONE, TWO]
 
 
-def test_what_comes_while_a_poll_is_under_way_is_new_again(box: Spool):
+def test_what_comes_while_a_poll_is_under_way_is_new_again(box: NoticeQueue):
     box.put(ONE)
     taken = box.take()
     assert box.waiting() == 0
@@ -37,15 +37,15 @@ def test_what_comes_while_a_poll_is_under_way_is_new_again(box: Spool):
     assert box.take() == [ONE]
 
 
-def test_a_watcher_that_died_leaves_its_notices_to_the_next(box: Spool, tmp_path: Path):
+def test_a_watcher_that_died_leaves_its_notices_to_the_next(box: NoticeQueue, tmp_path: Path):
     box.put(ONE)
     box.take()
-    assert Spool(tmp_path / "notices").take() == [ONE]
+    assert NoticeQueue(tmp_path / "notices").take() == [ONE]
     box.drop([ONE])
     assert box.take() == []
 
 
-def test_many_writers_and_a_taker_lose_nothing(box: Spool):
+def test_many_writers_and_a_taker_lose_nothing(box: NoticeQueue):
     images = [Notice(f"r.example.org/app:{number}") for number in range(20)]
     done = threading.Event()
     seen: set[Notice] = set()
@@ -76,7 +76,7 @@ def test_many_writers_and_a_taker_lose_nothing(box: Spool):
 @pytest.mark.parametrize(
     "content", [b"", b"[1]", b'{"image": 5}', b"\xff", b'{"image":"x","action":"push","sender":""}']
 )
-def test_a_file_that_is_no_notice_is_cleared_away(box: Spool, content: bytes):
+def test_a_file_that_is_no_notice_is_cleared_away(box: NoticeQueue, content: bytes):
     path = box.new / "0123.json"
     path.write_bytes(content)
     box.put(ONE)
@@ -86,9 +86,9 @@ def test_a_file_that_is_no_notice_is_cleared_away(box: Spool, content: bytes):
     assert box.take() == []
 
 
-def test_there_is_a_limit_to_what_waits(box: Spool, monkeypatch: pytest.MonkeyPatch):
+def test_there_is_a_limit_to_what_waits(box: NoticeQueue, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(notices, "MAX_NOTICES", 1)
     box.put(ONE)
     assert not box.put(ONE)
-    with pytest.raises(SpoolFull, match="watcher"):
+    with pytest.raises(QueueFull, match="watcher"):
         box.put(TWO)

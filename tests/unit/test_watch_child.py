@@ -16,7 +16,7 @@ from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Outcome
 from duccmake.workspace.results import RESULTS
-from duccmake.workspace.run_lock import nobody_runs, stay
+from duccmake.workspace.run_lock import hold, nobody_runs
 
 
 def invocation(*arguments: str) -> Invocation:
@@ -119,7 +119,7 @@ def test_a_status_survives_its_file(tmp_path: Path):
 def test_who_stays_is_seen_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with nobody_runs(tmp_path) as alone:
         assert alone
-    monkeypatch.setattr("duccmake.workspace.run_lock._held", [])
-    stay(tmp_path)
+    monkeypatch.setattr("duccmake.workspace.run_lock._descriptors", [])
+    hold(tmp_path)
     with nobody_runs(tmp_path) as alone:
         assert not alone

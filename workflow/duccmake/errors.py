@@ -10,15 +10,15 @@ class DuccmakeError(Exception):
 
     ``found`` says what was found.  ``image`` and ``step`` say which image and
     what was being done with it; whoever knows them adds them with `within`.
-    ``mend`` says what the operator can do.
+    ``hint`` says what the operator can do.
     """
 
-    def __init__(self, found: str, *, image: str = "", step: str = "", mend: str = "") -> None:
+    def __init__(self, found: str, *, image: str = "", step: str = "", hint: str = "") -> None:
         super().__init__(found)
         self.found = found
         self.image = image
         self.step = step
-        self.mend = mend
+        self.hint = hint
 
     def within(self, *, image: str = "", step: str = "") -> Self:
         """Fill in the image and the step where they are not yet known."""
@@ -28,8 +28,8 @@ class DuccmakeError(Exception):
 
     def __str__(self) -> str:
         line = ": ".join(part for part in (self.image, self.step, self.found) if part)
-        if self.mend:
-            line = f"{line}; {self.mend}"
+        if self.hint:
+            line = f"{line}; {self.hint}"
         return " ".join(line.split())
 
 

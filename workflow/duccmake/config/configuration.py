@@ -122,7 +122,7 @@ def _sources(
         try:
             sources.append(Source.parse(value, workdir))
         except ConfigError as error:
-            mistakes.append(Mistake(key, error.found, error.mend))
+            mistakes.append(Mistake(key, error.found, error.hint))
         if isinstance(value, Mapping) and bool(value.get("username_env")) != bool(
             value.get("password_env")
         ):
@@ -156,7 +156,7 @@ def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSett
         try:
             only.append(Reference.parse(text))
         except InvalidReference as error:
-            mistakes.append(Mistake(f"resolve.only[{at}]", error.found, error.mend))
+            mistakes.append(Mistake(f"resolve.only[{at}]", error.found, error.hint))
     return ResolveSettings(**{**members, "only": tuple(only)})
 
 
@@ -193,7 +193,7 @@ def _platforms(texts: Sequence[str | Platform], mistakes: list[Mistake]) -> tupl
         try:
             platform = Platform.parse(str(text))
         except InvalidReference as error:
-            mistakes.append(Mistake(f"platforms[{at}]", error.found, error.mend))
+            mistakes.append(Mistake(f"platforms[{at}]", error.found, error.hint))
             continue
         first = platforms.setdefault(platform.label, platform)
         if first != platform:

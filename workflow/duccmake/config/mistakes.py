@@ -14,14 +14,14 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing that is wrong: the key with its sections, what was found, and the mend."""
+    """One thing that is wrong: the key with its sections, what was found, and a hint."""
 
     key: str
     found: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.found}; {self.mend}"
+        return f"{self.key}: {self.found}; {self.hint}"
 
 
 class InvalidConfig(ConfigError):

@@ -105,7 +105,7 @@ def _breaches(plain: Any) -> list[tuple[Key, Mistake]]:
             strange = [(*key, name) for name in error.instance if name not in known]
             breaches += [(name, _unknown(name, known)) for name in strange]
         else:
-            breaches.append((key, Mistake(dotted(key), _found(error), _mend(error, key))))
+            breaches.append((key, Mistake(dotted(key), _found(error), _hint(error, key))))
     return breaches
 
 
@@ -131,15 +131,15 @@ def _unknown(key: Key, known: Iterable[str]) -> Mistake:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if _SECRET.search(name) and not name.endswith(("_env", "_file")):
         variables = "'username_env' and 'password_env' of the registry"
-        mend = f"put it in an environment variable and name that, with {variables}"
-        return Mistake(dotted(key), "credentials do not belong into the configuration", mend)
+        hint = f"put it in an environment variable and name that, with {variables}"
+        return Mistake(dotted(key), "credentials do not belong into the configuration", hint)
     if near:
-        mend = f"did you mean {dotted((*key[:-1], near[0]))!r}?"
+        hint = f"did you mean {dotted((*key[:-1], near[0]))!r}?"
     elif elsewhere := _elsewhere(name, _schema(), ()):
-        mend = f"did you mean {dotted(elsewhere)!r}?"
+        hint = f"did you mean {dotted(elsewhere)!r}?"
     else:
-        mend = f"known here are {', '.join(known)}"
-    return Mistake(dotted(key), "there is no such key", mend)
+        hint = f"known here are {', '.join(known)}"
+    return Mistake(dotted(key), "there is no such key", hint)
 
 
 def _elsewhere(name: str, schema: Any, key: Key) -> Key:
@@ -175,7 +175,7 @@ def _found(error: Any) -> str:
     return f"found {shown if len(shown) <= 80 else shown[:80] + '...'}"
 
 
-def _mend(error: Any, key: Key) -> str:
+def _hint(error: Any, key: Key) -> str:
     limit = error.validator_value
     if error.validator == "enum":
         near = difflib.get_close_matches(str(error.instance), limit, n=1)

@@ -347,16 +347,16 @@ def _request(
     accept: tuple[int, ...] = (200, 201, 202),
     **arguments: Any,
 ) -> requests.Response:
-    mend = "see whether the registry runs and takes pushes"
+    hint = "see whether the registry runs and takes pushes"
     try:
         response = registry.request(method, url, timeout=30, **arguments)
     except requests.RequestException as error:
-        raise RegistryUnavailable(f"{method} {url}: {error}", step="push", mend=mend) from None
+        raise RegistryUnavailable(f"{method} {url}: {error}", step="push", hint=hint) from None
     if response.status_code not in accept:
         raise RegistryError(
             f"{method} {url} was answered with {response.status_code} {response.text[:200]!r}",
             step="push",
-            mend=mend,
+            hint=hint,
         )
     return response
 

@@ -54,7 +54,7 @@ def _acquire(descriptor: int, path: Path, seconds: float) -> None:
         if time.monotonic() >= deadline:
             raise RepositoryLocked(
                 f"{path} has been held for more than {seconds:g} s by {_holder(descriptor)}",
-                mend="wait until it ends; the lock does not outlive it",
+                hint="wait until it ends; the lock does not outlive it",
             )
         if not told:
             log.info("waiting for %s, which holds %s", _holder(descriptor), path)

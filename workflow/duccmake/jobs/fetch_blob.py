@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import DuccmakeError, NotFound
 from ..planning.model import Claim
-from ..registry.any_source import Anywhere
+from ..registry.any_source import AnySource
 from ..registry.client import Client
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def fetch_layer(
     agree with.  Raises the error of the last one.
     """
     failure: DuccmakeError = NotFound("no image of the plan has the layer")
-    places = Anywhere(client)
+    places = AnySource(client)
     sizes = Counter(claim.layer.descriptor.size for claim in claims)
     asked = set()
     for claim in sorted(claims, key=lambda claim: -sizes[claim.layer.descriptor.size]):

@@ -36,7 +36,7 @@ def stage_flat_tree(
             f"the configuration {image.config} is not there any more",
             image=image.title,
             step="flatten",
-            mend="run again",
+            hint="run again",
         )
     layers: list[LayerTree] = []
     known: dict[Digest, Measured | None] = {}
@@ -47,7 +47,7 @@ def stage_flat_tree(
                 f"the layer {layer.digest} is neither staged nor published",
                 image=image.title,
                 step="flatten",
-                mend="run again",
+                hint="run again",
             )
         layers.append(found[0])
         known[layer.digest] = found[1]

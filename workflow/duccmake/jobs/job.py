@@ -32,8 +32,8 @@ PLAN_VARIABLE = "DUCCMAKE_PLAN"
 RUN_VARIABLE = "DUCCMAKE_RUN"
 """The environment variable that names the directory for the run's events."""
 
-_TOMBSTONE = "failure.json"
-_TOMBSTONE_MARK = b'{"duccmake-failure": '
+_FAILURE = "failure.json"
+_FAILURE_MARK = b'{"duccmake-failure": '
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
     Ends the process with status 1 when the work raises.
     """
     _log_to(Path(log))
-    run_lock.stay(Path.cwd())
+    run_lock.hold(Path.cwd())
     job = Job(name)
     try:
         yield job
@@ -138,7 +138,7 @@ def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
         job.report("failed", error=str(error), image=error.image)
         if not job.ignorable:
             sys.exit(1)
-        _bury(Path(output), error)
+        _hand_on(Path(output), error)
     except Exception as error:
         logger.exception("this is a defect of duccmake, please report it")
         job.report("failed", error=f"a defect of duccmake: {error!r}", image="")
@@ -156,21 +156,21 @@ def _log_to(path: Path) -> None:
 # --- failures that do not fail the run ----------------------------------
 
 
-def _bury(output: Path, error: DuccmakeError) -> None:
-    failure = {"found": error.found, "image": error.image, "step": error.step, "mend": error.mend}
-    content = _TOMBSTONE_MARK + json.dumps(failure).encode() + b"}\n"
+def _hand_on(output: Path, error: DuccmakeError) -> None:
+    failure = {"found": error.found, "image": error.image, "step": error.step, "hint": error.hint}
+    content = _FAILURE_MARK + json.dumps(failure).encode() + b"}\n"
     if output.suffix == ".json" or output.parent.name == "blobs":
         write_atomically(output, content)
     else:
-        write_atomically(output / _TOMBSTONE, content)
+        write_atomically(output / _FAILURE, content)
 
 
 def _handed_on(path: Path) -> Mapping[str, str] | None:
-    """What `_bury` wrote into a job's output, if it did."""
-    file = path / _TOMBSTONE if path.is_dir() else path
+    """What `_hand_on` wrote into a job's output, if it did."""
+    file = path / _FAILURE if path.is_dir() else path
     try:
         with file.open("rb") as content:
-            if content.read(len(_TOMBSTONE_MARK)) != _TOMBSTONE_MARK:
+            if content.read(len(_FAILURE_MARK)) != _FAILURE_MARK:
                 return None
             failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
             return failure

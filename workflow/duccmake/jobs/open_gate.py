@@ -27,7 +27,7 @@ def staged_bytes(results: Path = RESULTS) -> int:
     return total
 
 
-def wait_for_room(repositories: Iterable[Repository], limit: int) -> None:
+def wait_for_space(repositories: Iterable[Repository], limit: int) -> None:
     """Wait while more than ``limit`` bytes are staged and somebody is publishing.
 
     Who publishes makes room.  While nobody does, waiting would help nobody: what is

@@ -77,7 +77,7 @@ def publish_ready(
         first = tuple(ready())
         if wanted.name not in staged:
             raise DuccmakeError(
-                "what was staged is not there any more", step="publish", mend="run again"
+                "what was staged is not there any more", step="publish", hint="run again"
             )
         try:
             repository.publish(_change_set(first, repository, layers), more)
@@ -93,7 +93,7 @@ def publish_ready(
         raise DuccmakeError(
             "the repository does not show what was just published",
             step="publish",
-            mend="see whether somebody else writes to it",
+            hint="see whether somebody else writes to it",
         )
     return record
 

@@ -18,13 +18,7 @@ from ..oci.content_store import ContentStore
 from ..oci.reference import Reference
 from ..planning.model import PlannedImage, PlannedThin
 from ..planning.pending import why_pending
-from ..planning.thin_form import (
-    Content,
-    Form,
-    docker_of,
-    oci_of,
-    sources_of,
-)
+from ..planning.thin_form import Content, Form, docker_of, oci_of, sources_of
 from ..registry.client import Client
 from ..repository.protocol import Repository
 
@@ -50,7 +44,7 @@ def push_thin(
                 f"its layers are not in the repository as they are wished for ({why})",
                 image=image.title,
                 step="push the thin image",
-                mend="run again",
+                hint="run again",
             )
     sources = sources_of(images, store)
     target = Reference.parse(thin.target)

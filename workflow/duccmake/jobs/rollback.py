@@ -72,7 +72,7 @@ def _chosen(found: Sequence[Past], name: str, digest: str) -> Past:
     raise DuccmakeError(
         f"{name}: {what}; still in the repository are: {there}",
         step="rollback",
-        mend="give one of these as 'digest'; any other can be wished for by its digest, "
+        hint="give one of these as 'digest'; any other can be wished for by its digest, "
         "and be gone back to when it is published",
     )
 
@@ -108,7 +108,7 @@ def repositories_with(plan: Plan, config: Config, image: str) -> list[Repository
         )
         raise DuccmakeError(
             f"no repository has the image {image!r}" if image else "no image is named",
-            mend=f"it is there for several platforms, name one: {', '.join(several)}"
+            hint=f"it is there for several platforms, name one: {', '.join(several)}"
             if several
             else "name it as the repository does: --config image=docker.io/library/app:1",
         )

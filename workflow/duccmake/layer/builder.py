@@ -272,7 +272,7 @@ class Staging:
             limit = self._limits.path_bytes
             raise LimitExceeded(
                 f"a path has {limit - parent.room + len(name)} bytes, more than {limit}",
-                mend="raise limits.path_bytes if the image is honest",
+                hint="raise limits.path_bytes if the image is honest",
             )
 
     # --- making entries -------------------------------------------------
@@ -291,7 +291,7 @@ class Staging:
             if self._limits.path_depth and depth > self._limits.path_depth:
                 raise LimitExceeded(
                     f"a path has more than {self._limits.path_depth} components",
-                    mend="raise limits.path_depth if the image is honest",
+                    hint="raise limits.path_depth if the image is honest",
                 )
             self.check_room(parent, name)
             self._directories += 1

@@ -402,7 +402,7 @@ class _Merge:
         if node is not None and _provider(node) == self._number:
             raise LayerError(
                 f"{decode(name)!r} is a file and a directory in one layer, by way of a symlink",
-                mend="the image is broken: ask its author to build it again",
+                hint="the image is broken: ask its author to build it again",
             )
 
     def _make_target(self, path: bytes) -> _Dir | None:
@@ -582,7 +582,7 @@ class _Merge:
             what = "neither in its layer nor in one below"
         return LayerError(
             f"{decode(path)!r} is a hard link to {decode(target)!r}, which is {what}",
-            mend="the image is broken: ask its author to build it again",
+            hint="the image is broken: ask its author to build it again",
         )
 
 

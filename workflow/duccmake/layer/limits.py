@@ -64,7 +64,7 @@ class Account:
         if limit and self._entries > limit:
             raise LimitExceeded(
                 f"the layer has more than {limit} entries, directories that it needs included",
-                mend="raise limits.entries if the image is honest",
+                hint="raise limits.entries if the image is honest",
             )
 
     def check_time(self) -> None:
@@ -72,7 +72,7 @@ class Account:
         if self._deadline and time.monotonic() > self._deadline:
             raise LimitExceeded(
                 f"unpacking took longer than {self.limits.seconds:g} seconds",
-                mend="raise limits.seconds if the image is honest",
+                hint="raise limits.seconds if the image is honest",
             )
 
     def _check_bytes(self) -> None:
@@ -80,7 +80,7 @@ class Account:
         if limits.bytes and total > limits.bytes:
             raise LimitExceeded(
                 f"the layer unpacks to more than {limits.bytes} bytes",
-                mend="raise limits.bytes if the image is honest",
+                hint="raise limits.bytes if the image is honest",
             )
         if (
             limits.ratio
@@ -90,5 +90,5 @@ class Account:
             raise LimitExceeded(
                 f"the layer unpacks to more than {limits.ratio:g} times its size "
                 f"({self.blob_bytes} bytes)",
-                mend="raise limits.ratio if the image is honest",
+                hint="raise limits.ratio if the image is honest",
             )

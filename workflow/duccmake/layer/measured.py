@@ -24,7 +24,7 @@ those of containers/storage, which DUCC uses too."""
 _COMPRESSIONS = {"bzip2": 1, "gzip": 2, "xz": 3, "zstd": 4}
 """How containers/storage numbers them (pkg/archive); 0 is no compression."""
 
-_MEND = "the image is broken: ask its author to build and push it again"
+_HINT = "the image is broken: ask its author to build and push it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +117,13 @@ def check_diff_ids(layers: Sequence[Digest], diff_ids: Sequence[Digest], measure
         if found is None:
             raise DuccmakeError(
                 f"what its layer {layer} unpacks to was never measured by {claimed.algorithm}",
-                mend="run again: it is fetched and unpacked",
+                hint="run again: it is fetched and unpacked",
             )
         if found != claimed:
             raise DigestMismatch(
                 f"its layer {number}, {layer}, unpacks to the diff_id {found} where its "
                 f"configuration promises {claimed}",
-                mend=_MEND,
+                hint=_HINT,
             )
 
 
@@ -135,5 +135,5 @@ def check_sizes(layers: Sequence[Descriptor], measure: Measure) -> None:
             raise DigestMismatch(
                 f"its layer {number}, {layer.digest}, has {measured.blob_bytes} bytes where its "
                 f"manifest promises {layer.size}",
-                mend=_MEND,
+                hint=_HINT,
             )

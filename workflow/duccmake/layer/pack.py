@@ -186,5 +186,5 @@ class Packed:
     def _damaged(path: bytes) -> LayerError:
         return LayerError(
             f"the staged layer has not all of {path!r}, as its manifest says",
-            mend="remove the staged layer and run again",
+            hint="remove the staged layer and run again",
         )

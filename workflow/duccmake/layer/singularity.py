@@ -53,7 +53,7 @@ def generated(
             if there.kind != DIR:
                 raise ConfigError(
                     f"the mount point {mount_point!r} lies where every flat tree has a file",
-                    mend="name another directory",
+                    hint="name another directory",
                 )
     return tuple(entries.values())
 
@@ -99,7 +99,7 @@ def _with_parents(mount_point: str) -> Iterator[bytes]:
     if not mount_point.startswith("/") or not parts or ".." in parts or "\0" in mount_point:
         raise ConfigError(
             f"{mount_point!r} is not a mount point",
-            mend="write the absolute path of a directory, like /cvmfs",
+            hint="write the absolute path of a directory, like /cvmfs",
         )
     for count in range(1, len(parts) + 1):
         yield _bytes("/".join(parts[:count]))

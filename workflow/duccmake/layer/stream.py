@@ -99,7 +99,7 @@ class StreamResult:
         if self.blob != blob:
             raise DigestMismatch(
                 f"the layer's blob has the digest {self.blob} where {blob} was promised",
-                mend="the stored blob is damaged: run again to fetch it anew",
+                hint="the stored blob is damaged: run again to fetch it anew",
             )
 
 

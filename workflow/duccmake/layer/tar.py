@@ -244,7 +244,7 @@ class TarReader:
             raise LimitExceeded(
                 f"an entry's extended headers have {extensions.size} bytes, "
                 f"more than {self._limits.header_bytes}",
-                mend="raise limits.header_bytes if the image is honest",
+                hint="raise limits.header_bytes if the image is honest",
             )
         content = b"".join(self.content())
         self._pass_over_content()
@@ -399,7 +399,7 @@ class TarReader:
         if self._limits.header_bytes and size > self._limits.header_bytes:
             raise LimitExceeded(
                 f"a sparse file's map has more than {self._limits.header_bytes} bytes",
-                mend="raise limits.header_bytes if the image is honest",
+                hint="raise limits.header_bytes if the image is honest",
             )
 
     def _open_sparse(self, member: Member, numbers: list[int], stored: int) -> None:
@@ -468,7 +468,7 @@ def _kind(fields: tuple[bytes, ...]) -> bytes:
         name = fields[0].partition(b"\0")[0]
         raise UnsafeLayer(
             f"{name!r} has the tar type {fields[7]!r}, which no image layer may have",
-            mend="ask the image's author to build it with a current tool",
+            hint="ask the image's author to build it with a current tool",
         )
     return kind
 

@@ -116,7 +116,7 @@ def unpack_layer(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(
                 f"no space left while unpacking {digest}",
-                mend=f"make room on the file system of {destination} and run again",
+                hint=f"make room on the file system of {destination} and run again",
             ) from error
         raise describe(error) from error
     except BaseException:
@@ -219,7 +219,7 @@ class _Unpacker:
         if limit and len(path) > limit:
             raise LimitExceeded(
                 f"a path has {len(path)} bytes, more than {limit}",
-                mend="raise limits.path_bytes if the image is honest",
+                hint="raise limits.path_bytes if the image is honest",
             )
         parent_path, _, name = path.rpartition(b"/")
         if not name:
@@ -359,7 +359,7 @@ def normal_path(name: bytes) -> bytes:
         if part == b"..":
             if not parts:
                 raise UnsafeLayer(
-                    f"{name!r} leads out of the layer", mend="do not trust this image"
+                    f"{name!r} leads out of the layer", hint="do not trust this image"
                 )
             parts.pop()
         elif part not in (b"", b"."):

@@ -137,7 +137,7 @@ class Writer:
             self._process.join()
             raise LayerError(
                 f"the writing process ended with status {self._process.exitcode}",
-                mend="run again; was it killed for want of memory?",
+                hint="run again; was it killed for want of memory?",
             ) from None
         self._under_way -= 1
         if failure:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ManifestError
 
-_MEND = "ask the image's author to build it with a current tool"
+_HINT = "ask the image's author to build it with a current tool"
 _LARGEST = 2**63 - 1
 
 
@@ -49,7 +49,7 @@ def parse_json(raw: bytes, what: str) -> Any:
     except ValueError as error:
         raise ManifestError(
             f"{what} is not JSON: {error} (it begins with {raw[:40]!r})",
-            mend="see whether a proxy or a login page answers instead of the registry",
+            hint="see whether a proxy or a login page answers instead of the registry",
         ) from None
 
 
@@ -137,4 +137,4 @@ class JsonObject:
 
 
 def _ambiguous(found: str) -> ManifestError:
-    return ManifestError(found, mend=_MEND)
+    return ManifestError(found, hint=_HINT)

@@ -102,12 +102,12 @@ class Descriptor:
             raise DigestMismatch(
                 f"content of {len(content)} bytes with {self.digest.algorithm}:{found} where "
                 f"{self.size} bytes with {self.digest} were promised",
-                mend="the registry or a proxy serves damaged content: ask its operator",
+                hint="the registry or a proxy serves damaged content: ask its operator",
             )
         if len(content) != self.size:
             raise DigestMismatch(
                 f"{self.digest} has {len(content)} bytes where its descriptor has {self.size}",
-                mend="ask the image's author to push what names it again",
+                hint="ask the image's author to push what names it again",
             )
         return content
 
@@ -213,7 +213,7 @@ def parse_manifest(
         return Index(media_type, digest, entries, raw)
     if media_type not in MANIFEST_TYPES:
         raise UnsupportedImage(
-            f"{media_type!r} is not a container image", mend="remove the entry from the wish list"
+            f"{media_type!r} is not a container image", hint="remove the entry from the wish list"
         )
     if not has_layers:
         raise ManifestError(f"the manifest {digest} has no 'layers'")
@@ -231,12 +231,12 @@ def check_schema(members: JsonObject) -> None:
     if members.has("fsLayers") or (type(version) is int and version == 1):
         raise UnsupportedImage(
             "the image has a manifest of Docker's schema 1, which is obsolete",
-            mend="push the image again with a current client",
+            hint="push the image again with a current client",
         )
     if version is not None and (type(version) is not int or version != 2):
         raise ManifestError(
             f"{members.what} has the schemaVersion {version!r} in place of the number 2",
-            mend="ask the image's author to build it with a current tool",
+            hint="ask the image's author to build it with a current tool",
         )
 
 
@@ -246,7 +246,7 @@ def _image_manifest(members: JsonObject, media_type: str, digest: Digest, raw: b
     if config.media_type not in (CONFIG_TYPES if artifact else CONFIG_TYPES | _UNSAID_TYPES):
         raise UnsupportedImage(
             f"an artifact of type {artifact or config.media_type!r} is not a container image",
-            mend="remove the entry from the wish list",
+            hint="remove the entry from the wish list",
         )
     layers = tuple(Descriptor.parse(layer) for layer in members.array("layers"))
     for layer in layers:
@@ -286,7 +286,7 @@ class ImageConfig:
             raise UnsupportedImage(
                 f"the configuration has a rootfs of the type {rootfs.get('type')!r}, "
                 "and only 'layers' can be unpacked",
-                mend="ask the image's author to build it with a current tool",
+                hint="ask the image's author to build it with a current tool",
             )
         try:
             diff_ids = tuple(map(Digest.parse, rootfs.array("diff_ids")))

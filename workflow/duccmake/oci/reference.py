@@ -55,7 +55,7 @@ class Digest:
                 return cls(algorithm, value)
         raise InvalidReference(
             f"{text!r} is not a digest",
-            mend="a digest is 'sha256:' and 64 lower-case hexadecimal digits",
+            hint="a digest is 'sha256:' and 64 lower-case hexadecimal digits",
         )
 
     @property
@@ -87,7 +87,7 @@ class Platform:
         if len(parts) in (2, 3) and all(_PLATFORM_PART.match(part) for part in parts):
             return cls(*parts)
         raise InvalidReference(
-            f"{text!r} is not a platform", mend="write it as os/architecture, like linux/amd64"
+            f"{text!r} is not a platform", hint="write it as os/architecture, like linux/amd64"
         )
 
     def matches(self, other: Platform) -> bool:
@@ -150,7 +150,7 @@ class Reference:
         that is given.  Docker Hub's official images get their ``library/``.
         """
         if not isinstance(text, str) or not text.strip():
-            raise InvalidReference(f"{text!r} is not an image reference", mend=_FORM)
+            raise InvalidReference(f"{text!r} is not an image reference", hint=_FORM)
         rest = text.strip()
         if is_local(rest):
             return _parse_local(cls, rest)
@@ -161,17 +161,17 @@ class Reference:
             scheme = "https"
         if scheme not in ("http", "https"):
             raise InvalidReference(
-                f"{text!r} has the unknown scheme {scheme!r}", mend="use https:// or http://"
+                f"{text!r} has the unknown scheme {scheme!r}", hint="use https:// or http://"
             )
         rest, at, digest_text = rest.partition("@")
         digest = _parse_digest(text, digest_text) if at else None
         registry, slash, path = rest.partition("/")
         if not slash or not _looks_like_host(registry):
             if not default_registry:
-                raise InvalidReference(f"{text!r} names no registry", mend=_FORM)
+                raise InvalidReference(f"{text!r} names no registry", hint=_FORM)
             registry, path = default_registry, rest
         if not _HOST.match(registry):
-            raise InvalidReference(f"{text!r}: {registry!r} is not a host name", mend=_FORM)
+            raise InvalidReference(f"{text!r}: {registry!r} is not a host name", hint=_FORM)
         repository, colon, tag = path.rstrip("/").partition(":")
         if registry in _HUB_NAMES and "/" not in repository and repository:
             repository = f"library/{repository}"
@@ -179,18 +179,18 @@ class Reference:
             lower = " in lower case" if repository != repository.lower() else ""
             raise InvalidReference(
                 f"{text!r}: {repository!r} is not a repository name",
-                mend=f"write the repository{lower} as the registry shows it, like library/debian",
+                hint=f"write the repository{lower} as the registry shows it, like library/debian",
             )
         if not colon and digest is None:
             tag = "latest"
         if (colon or tag) and not _TAG_GLOB.match(tag):
             raise InvalidReference(
                 f"{text!r}: {tag!r} is not a tag",
-                mend="a tag is up to 128 letters, digits, '_', '.', '-' (and '*' or '?' in a glob)",
+                hint="a tag is up to 128 letters, digits, '_', '.', '-' (and '*' or '?' in a glob)",
             )
         if digest is not None and not _TAG.match(tag or "x"):
             raise InvalidReference(
-                f"{text!r} has both a tag glob and a digest", mend="keep one of the two"
+                f"{text!r} has both a tag glob and a digest", hint="keep one of the two"
             )
         return cls(scheme, registry.lower(), repository, tag, digest)
 
@@ -271,7 +271,7 @@ def _parse_local(kind: type[Reference], text: str) -> Reference:
     path, colon, inner = rest.partition(":")
     member, tag = "", inner
     if scheme == DOCKER_ARCHIVE and at:
-        raise InvalidReference(f"{text!r}: such an archive has no digests", mend=_LOCAL_FORM)
+        raise InvalidReference(f"{text!r}: such an archive has no digests", hint=_LOCAL_FORM)
     # In an OCI archive, what has neither a slash nor a colon is a tag.
     if scheme == DOCKER_ARCHIVE or (scheme == OCI_ARCHIVE and ("/" in inner or ":" in inner)):
         folder, slash, last = inner.rpartition("/")
@@ -281,15 +281,15 @@ def _parse_local(kind: type[Reference], text: str) -> Reference:
         if colon and not _MEMBER.match(member):
             raise InvalidReference(
                 f"{text!r}: {member!r} is not an image's name",
-                mend="write the name as 'docker load' shows it, like docker.io/library/debian:12",
+                hint="write the name as 'docker load' shows it, like docker.io/library/debian:12",
             )
     if (tag or (colon and not member)) and not _TAG_GLOB.match(tag):
-        raise InvalidReference(f"{text!r}: {tag!r} is not a tag", mend=_LOCAL_FORM)
+        raise InvalidReference(f"{text!r}: {tag!r} is not a tag", hint=_LOCAL_FORM)
     if digest is not None and tag:
-        raise InvalidReference(f"{text!r} has a tag and a digest", mend="keep one of the two")
+        raise InvalidReference(f"{text!r} has a tag and a digest", hint="keep one of the two")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or not path.isprintable():
-        raise InvalidReference(f"{text!r} names no file", mend=_LOCAL_FORM)
+        raise InvalidReference(f"{text!r} names no file", hint=_LOCAL_FORM)
     reference = kind(
         scheme=scheme,
         registry=scheme,
@@ -301,7 +301,7 @@ def _parse_local(kind: type[Reference], text: str) -> Reference:
     )
     if any(len(part) > _LONGEST_PART for part in reference.name.split("/")):
         raise InvalidReference(
-            f"{text!r} would get too long a name in the repository", mend="use a shorter path"
+            f"{text!r} would get too long a name in the repository", hint="use a shorter path"
         )
     return reference
 
@@ -320,7 +320,7 @@ def _parse_digest(text: str, digest_text: str) -> Digest:
     try:
         return Digest.parse(digest_text)
     except InvalidReference as error:
-        raise InvalidReference(f"{text!r}: {error.found}", mend=error.mend) from None
+        raise InvalidReference(f"{text!r}: {error.found}", hint=error.hint) from None
 
 
 def _looks_like_host(component: str) -> bool:

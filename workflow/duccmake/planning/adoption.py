@@ -12,7 +12,7 @@ from ..workspace.results import RESULTS
 from .model import PlannedImage, PlannedLayer
 
 
-class Leftovers:
+class StrayWhiteouts:
     """Whiteouts' markers in the trees of a repository, each looked through once.
 
     ``results/REPOSITORY/leftovers.jsonl`` has of each tree its time in nanoseconds and the
@@ -24,12 +24,12 @@ class Leftovers:
         self._memory = LineMemory(RESULTS / repository.name / "leftovers.jsonl")
 
     def find(self, tree: Path) -> str:
-        """`adoption.leftover` of a tree."""
+        """`adoption.stray_whiteout` of a tree."""
         key, changed = str(tree.relative_to(self._root)), tree.stat().st_mtime_ns
         match self._memory.get(key):
             case [int(then), str(path)] if then == changed:
                 return path
-        path = adoption.leftover(tree)
+        path = adoption.stray_whiteout(tree)
         self._memory.note(key, [changed, path])
         return path
 
@@ -38,7 +38,7 @@ def can_adopt(
     image: PlannedImage,
     layers: Sequence[PlannedLayer],
     repository: Repository,
-    leftovers: Leftovers,
+    strays: StrayWhiteouts,
 ) -> bool:
     """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
     layout = repository.layout
@@ -48,4 +48,4 @@ def can_adopt(
     with repository.reading():
         return adoption.is_whole(
             layout, image.name, image.config, digests, image.products
-        ) and not ("flat" in image.products and leftovers.find(layout.flat(image.config)))
+        ) and not ("flat" in image.products and strays.find(layout.flat(image.config)))

@@ -13,21 +13,21 @@ from ..errors import DuccmakeError
 from ..oci.reference import Digest
 from ..recipe.coverage import Coverage
 from ..recipe.sources.load import Loaded, Origin, load_sources
-from ..registry.any_source import Anywhere
+from ..registry.any_source import AnySource
 from ..registry.client import Client
 from ..registry.http.credentials import Credentials
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
 from ..workspace.results import RESULTS, SOURCES, content_store
-from .adoption import Leftovers, can_adopt
+from .adoption import StrayWhiteouts, can_adopt
 from .auditor import Auditor
 from .departures import Listings
 from .model import PENDING, PUBLISHED, Departure, PlannedImage, PlannedLayer, Problem
 from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
-from .reconcile import Standing
+from .reconcile import Reconciliation
 from .resolver import Resolved, Resolver, Unresolved
 from .thin_images import plan_thins
 
@@ -76,15 +76,15 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 repositories[recipe.repository].record(path) is not None
             ),
         )
-        standings = [
-            Standing.of(recipe, resolution, repositories[recipe.repository], config)
+        reconciliations = [
+            Reconciliation.of(recipe, resolution, repositories[recipe.repository], config)
             for recipe, resolution in zip(recipes, resolutions, strict=True)
         ]
         answered = (item for found in resolutions for item in found.resolved if not item.stale)
-        listings = Listings(Anywhere(client), (item.reference for item in answered))
+        listings = Listings(AnySource(client), (item.reference for item in answered))
         leavings = [
-            standing.leaving(listings, memory)
-            for standing in standings
+            reconciliation.leaving(listings, memory)
+            for reconciliation in reconciliations
             if not config.resolve.only  # who asks for some images says nothing of the others
         ]
         memory.save()
@@ -94,25 +94,25 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for source, reason in loaded.problems if poll else ():
         number = numbers.setdefault(reason, len(numbers) + 1)
         problems.append(Problem("", source, f"{source}: {reason}", False, number))
-    for standing in standings:
-        repository, resolution = standing.repository, standing.resolution
-        coverage, leftovers = Coverage([standing.recipe]), Leftovers(repository)
+    for reconciliation in reconciliations:
+        repository, resolution = reconciliation.repository, reconciliation.resolution
+        coverage, strays = Coverage([reconciliation.recipe]), StrayWhiteouts(repository)
         auditor = Auditor(repository)
         planned: list[PlannedImage] = []
         damaged: list[Unresolved] = []
         for wish in resolution.resolved:
-            if wish.path in standing.given_up:
+            if wish.path in reconciliation.given_up:
                 continue
             try:
                 origin = _origin(wish, coverage, loaded)
-                held = standing.held(wish)
-                planned.append(_planned(held, repository, config, origin, leftovers, auditor))
+                held = reconciliation.held(wish)
+                planned.append(_planned(held, repository, config, origin, strays, auditor))
             except DuccmakeError as error:
                 name, ignorable = wish.reference.name, wish.ignorable
                 platform = wish.platform if len(wish.platforms) > 1 else None
                 damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
         images += planned
-        auditor.look_at_others(standing.names, {image.name for image in planned})
+        auditor.look_at_others(reconciliation.names, {image.name for image in planned})
         refused += auditor.refused
         altered[repository.name] = auditor.altered
         missing[repository.name] = _missing_layers(planned, repository)
@@ -186,7 +186,7 @@ def _planned(
     repository: Repository,
     config: Config,
     origin: Origin,
-    leftovers: Leftovers,
+    strays: StrayWhiteouts,
     auditor: Auditor,
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
@@ -216,7 +216,7 @@ def _planned(
     layers = tuple(PlannedLayer(descriptor, diff_id) for descriptor, diff_id in pairs)
     if not why:
         return replace(image, layers=layers)
-    if config.scope != "all" and can_adopt(image, layers, repository, leftovers):
+    if config.scope != "all" and can_adopt(image, layers, repository, strays):
         why = "published by DUCC: it is taken over as it stands"
         return replace(image, layers=layers, state=PENDING, why=why, prepared=True, adopted=True)
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)

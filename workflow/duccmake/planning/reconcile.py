@@ -28,7 +28,7 @@ from .retention import given_up, seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Reconciliation:
     """A recipe, resolved, beside what its repository has.
 
     ``given_up`` are images that retention does not keep, with the reason, ``pins``
@@ -46,7 +46,7 @@ class Standing:
     @classmethod
     def of(
         cls, recipe: Recipe, resolution: Resolution, repository: Repository, config: Config
-    ) -> Standing:
+    ) -> Reconciliation:
         """Look at the recipe's repository."""
         held = pins.pins_of(repository)
         loose = [item for item in resolution.resolved if item.path not in held]

@@ -37,7 +37,7 @@ def check_share(
         f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
         "nothing is removed",
         step="prune",
-        mend="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
+        hint="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
     )
 
 

@@ -19,8 +19,8 @@ from ..oci.tags import TagRules
 from ..recipe.coverage import Chosen
 from ..recipe.entry import Wished
 from ..recipe.model import Recipe, Wish
-from ..registry.any_source import Anywhere
-from ..registry.cached_source import Once
+from ..registry.any_source import AnySource
+from ..registry.cached_source import CachedSource
 from ..registry.client import Client
 from ..registry.http.retry import RegistryLeftAlone, RegistryUnreachable
 from ..registry.image_source import ImageSource, select_image
@@ -67,7 +67,7 @@ class Resolved:
                 "what was kept of its manifest is damaged",
                 image=self.reference.name,
                 step="resolve",
-                mend="run again: it is fetched anew",
+                hint="run again: it is fetched anew",
             )
         manifest = parse_manifest(raw, algorithm=self.manifest.algorithm)
         assert isinstance(manifest, Manifest)
@@ -161,7 +161,7 @@ class Resolver:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._source = Anywhere(client)
+        self._source = AnySource(client)
         self._memory = memory
         self._store = store
         self._max_age = max_age
@@ -299,7 +299,7 @@ class Resolver:
 
     def _poll_image(self, questions: Iterable[_Question]) -> list[_Outcome | _Missed | _Pull]:
         """Poll one image for its platforms."""
-        source = Once(self._source, self._store)
+        source = CachedSource(self._source, self._store)
         answers = [self._poll(question, source) for question in questions]
         # What one platform was polled for, another need not be pulled by its tag for.
         return [
@@ -334,7 +334,7 @@ class Resolver:
 
     def _pull_image(self, pulls: Iterable[_Pull]) -> list[_Outcome | _Missed]:
         """Pull one image for its platforms."""
-        source = Once(self._source, self._store)
+        source = CachedSource(self._source, self._store)
         return [self._pull(pull, source) for pull in pulls]
 
     def _pull(self, pull: _Pull, source: ImageSource) -> _Outcome | _Missed:
@@ -422,9 +422,9 @@ class _Troubles:
     def lines(self) -> Iterator[str]:
         """One line for each registry."""
         for registry, error in sorted(self._unreached.items()):
-            yield f"registry {registry} not reached: {error.found}; {error.mend}"
+            yield f"registry {registry} not reached: {error.found}; {error.hint}"
         for registry, error in sorted(self._spent.items()):
-            yield f"registry {registry} is short of requests: {error.found}; {error.mend}"
+            yield f"registry {registry} is short of requests: {error.found}; {error.hint}"
 
 
 def _failed(question: _Question, error: DuccmakeError) -> _Outcome | _Missed:

@@ -99,12 +99,12 @@ def target_of(output_format: str, reference: Reference) -> Reference:
         raise InvalidReference(
             f"output_format makes {text!r} of it, which is no name for a thin image: "
             f"{error.found.removeprefix(f'{text!r}: ')}",
-            mend="name a registry and a repository in output_format, and end it with :$(tag)",
+            hint="name a registry and a repository in output_format, and end it with :$(tag)",
         ) from None
     if target.is_local or target.is_glob or not target.tag:
         raise InvalidReference(
             f"output_format makes {text!r} of it, which has no tag in a registry",
-            mend="end output_format with :$(tag)",
+            hint="end output_format with :$(tag)",
         )
     return replace(target, digest=None)
 
@@ -297,7 +297,7 @@ def _source(image: PlannedImage, store: ContentStore) -> Source:
             "what was kept of its manifest is not there any more",
             image=image.title,
             step="thin image",
-            mend="run again: it is fetched anew",
+            hint="run again: it is fetched anew",
         )
     manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
     assert isinstance(manifest, Manifest)

@@ -286,13 +286,13 @@ class _Asker:
         return self._refusals[target.host]
 
     def _ask_host(self, target: Reference) -> str:
-        mend = (
+        hint = (
             "log in there, or name credentials in the configuration's 'registries'; "
             "'thin: {push: never}' says that none are wished for"
         )
         refusal = (
             f"registry {target.registry} takes no anonymous pushes, and there are no credentials "
-            f"for {target.repository}; {mend}"
+            f"for {target.repository}; {hint}"
         )
         if was_refused(target.host, self._now - self._config.thin.max_age):
             return refusal
@@ -302,7 +302,7 @@ class _Asker:
         except (RegistryUnavailable, RateLimited) as error:
             return f"registry {target.registry} not reached: {error.found}"
         except DuccmakeError as error:
-            return f"registry {target.registry}: {error.found}; {mend}"
+            return f"registry {target.registry}: {error.found}; {hint}"
         note_refusal(target.host)
         return refusal
 

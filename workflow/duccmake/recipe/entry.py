@@ -39,8 +39,8 @@ NOTHING_SPECIAL = Wished()
 class EntryError(InvalidReference):
     """A mapping that is no entry; ``line`` is where the mistake stands."""
 
-    def __init__(self, found: str, *, line: int, mend: str) -> None:
-        super().__init__(found, mend=mend)
+    def __init__(self, found: str, *, line: int, hint: str) -> None:
+        super().__init__(found, hint=hint)
         self.line = line
 
 
@@ -128,18 +128,18 @@ class _Members:
             (value for key, value in node.value if getattr(key, "value", None) == "image"), node
         )
 
-    def mistake(self, found: str, mend: str, *path: Any) -> EntryError:
+    def mistake(self, found: str, hint: str, *path: Any) -> EntryError:
         """The error for what stands at ``path`` below the entry; it names the image."""
         image = self.plain.get("image") if isinstance(self.plain, dict) else None
         name = f"{image.strip()[:200]!r}: " if isinstance(image, str) and "@" not in image else ""
-        return EntryError(f"{name}{found}", line=self._line(path), mend=mend)
+        return EntryError(f"{name}{found}", line=self._line(path), hint=hint)
 
     def platform(self, text: str, *path: str | int) -> Platform:
         """A platform; the error names the entry."""
         try:
             return Platform.parse(text)
         except InvalidReference as error:
-            raise self.mistake(error.found, error.mend, *path) from None
+            raise self.mistake(error.found, error.hint, *path) from None
 
     def check(self, schema: Any) -> None:
         """Raise what the schema says of the entry, its first mistake."""
@@ -156,28 +156,28 @@ class _Members:
             known = error.schema["properties"]
             strange = [key for key in error.instance if key not in known]
             near = difflib.get_close_matches(missing, strange, n=1)
-            mend = f"did you mean {missing!r} for {near[0]!r}?" if near else _example(schema, "")
-            return self.mistake(f"the entry has no {missing!r}", mend, *path, *near)
+            hint = f"did you mean {missing!r} for {near[0]!r}?" if near else _example(schema, "")
+            return self.mistake(f"the entry has no {missing!r}", hint, *path, *near)
         if error.validator == "additionalProperties":
             known = list(error.schema["properties"])
             strange = next(key for key in error.instance if key not in known)
             near = difflib.get_close_matches(strange, known, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             where = "an entry" if not path else repr(path[-1])
-            return self.mistake(f"{strange[:80]!r} is no key of {where}", mend, *path, strange)
+            return self.mistake(f"{strange[:80]!r} is no key of {where}", hint, *path, strange)
         named = [str(part) for part in path if isinstance(part, str)]
         if error.validator == "enum":
             near = difflib.get_close_matches(str(error.instance), error.validator_value, n=1)
-            mend = f"did you mean {near[0]!r}?" if near else _list(error.validator_value)
+            hint = f"did you mean {near[0]!r}?" if near else _list(error.validator_value)
         else:
-            mend = _example(schema, ".".join(named))
-        return self.mistake(f"{'.'.join(named)!r} has {_found(error.instance)}", mend, *path)
+            hint = _example(schema, ".".join(named))
+        return self.mistake(f"{'.'.join(named)!r} has {_found(error.instance)}", hint, *path)
 
     def _value(self, node: yaml.Node) -> Any:
         self._nodes += 1
         if self._nodes > _MAX_NODES:
             raise EntryError(
-                "the entry is too large", line=self._line(()), mend="write fewer globs"
+                "the entry is too large", line=self._line(()), hint="write fewer globs"
             )
         if isinstance(node, yaml.SequenceNode):
             return [self._value(child) for child in node.value]
@@ -189,7 +189,7 @@ class _Members:
                     raise EntryError(
                         f"the key {name[:80]!r} stands twice in the entry",
                         line=line_of(key),
-                        mend="join the two",
+                        hint="join the two",
                     )
                 plain = self._value(value)
                 # An empty member is one that is not there.

@@ -39,12 +39,12 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class BadEntry:
-    """An entry that is no image: what stands there, why it is wrong, and the mend."""
+    """An entry that is no image: what stands there, why it is wrong, and a hint."""
 
     text: str
     line: int
     reason: str
-    mend: str
+    hint: str
     path: Path = Path()
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ class BadEntry:
 
     def error(self) -> RecipeError:
         """The same as an error, for whoever lets the entry fail."""
-        return RecipeError(f"{self.path}:{self.line}: {self.reason}", mend=self.mend)
+        return RecipeError(f"{self.path}:{self.line}: {self.reason}", hint=self.hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def _joined(recipes: Sequence[Recipe]) -> Recipe:
                 raise RecipeError(
                     f"{other.path}: {key!r} is {getattr(other, key)!r}, but {first.path}, for the "
                     f"same repository {first.repository}, has {getattr(first, key)!r}",
-                    mend="write the same in both",
+                    hint="write the same in both",
                 )
     if not others:
         return first

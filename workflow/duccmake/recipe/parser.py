@@ -66,7 +66,7 @@ def parse(path: Path, raw: bytes) -> Recipe:
             wishes.append(_wish(path, node, id(node) in faulty))
         except InvalidReference as error:
             line = error.line if isinstance(error, EntryError) else line_of(node)
-            bad.append(BadEntry(_shown(node), line, error.found, error.mend, path))
+            bad.append(BadEntry(_shown(node), line, error.found, error.hint, path))
     recipe = Recipe(
         path=path,
         repository=_text(members, "cvmfs_repo"),
@@ -100,12 +100,12 @@ def read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"{path}: the recipe cannot be read: {getattr(error, 'strerror', None) or error}",
-            mend="see 'recipe' in the configuration: paths count from the working directory",
+            hint="see 'recipe' in the configuration: paths count from the working directory",
         ) from None
     if len(raw) > MAX_BYTES:
         raise RecipeError(
             f"{path}: the recipe is larger than {MAX_BYTES // 1024**2} MiB",
-            mend="split it: 'recipe' in the configuration may be a list",
+            hint="split it: 'recipe' in the configuration may be a list",
         )
     return raw
 
@@ -119,19 +119,19 @@ def _compose(path: Path, raw: bytes) -> yaml.MappingNode:
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}"
         raise RecipeError(
             f"{place}: not YAML: {error.problem or error.context}",
-            mend="look at indentation, quotes and dashes there and in the line before",
+            hint="look at indentation, quotes and dashes there and in the line before",
         ) from None
     except yaml.reader.ReaderError as error:
         before = raw[: error.position].split(b"\n")
         raise RecipeError(
             f"{path}:{len(before)}:{len(before[-1]) + 1}: not YAML: {error.reason}",
-            mend="remove that character; the file must be UTF-8",
+            hint="remove that character; the file must be UTF-8",
         ) from None
     if not isinstance(node, yaml.MappingNode):
         found = "empty" if node is None else _kind(node)
         raise RecipeError(
             f"{path}:{line_of(node) if node else 1}: the recipe is {found}, not a mapping",
-            mend="it begins with the line 'version: 1', and the images stand below 'input:'",
+            hint="it begins with the line 'version: 1', and the images stand below 'input:'",
         )
     return node
 
@@ -150,7 +150,7 @@ def _refuse_bombs(path: Path, raw: bytes) -> None:
             what = "is nested too deeply" if depth > _MAX_DEPTH else "has too many aliases"
             raise RecipeError(
                 f"{path}:{line_of(event)}: the recipe {what}",
-                mend="write the images as a plain list below 'input:'",
+                hint="write the images as a plain list below 'input:'",
             )
 
 
@@ -171,7 +171,7 @@ def _members(path: Path, root: yaml.MappingNode) -> dict[str, _Member]:
             raise RecipeError(
                 f"{path}:{line_of(key_node)}: the key {key!r} stands here a second time, "
                 f"first in line {members[key].line}",
-                mend="join the two",
+                hint="join the two",
             )
         members[key] = _Member(line_of(key_node), node)
     return members
@@ -220,7 +220,7 @@ def _validator() -> Any:
 def _wrong_version(path: Path, member: _Member) -> RecipeError:
     return RecipeError(
         f"{path}:{member.line}: {_shown(member.node)!r} is no version of a recipe",
-        mend="write 'version: 1', or 'version: 2' where entries are mappings",
+        hint="write 'version: 1', or 'version: 2' where entries are mappings",
     )
 
 
@@ -229,21 +229,21 @@ def _missing(path: Path, key: str, members: dict[str, _Member]) -> RecipeError:
     for near in difflib.get_close_matches(key, unknown, n=1):
         return RecipeError(
             f"{path}:{members[near].line}: there is {near!r} but no {key!r}",
-            mend=f"did you mean {key!r}?",
+            hint=f"did you mean {key!r}?",
         )
-    return RecipeError(f"{path}:1: there is no {key!r}", mend=f"add the line {_example(key)!r}")
+    return RecipeError(f"{path}:1: there is no {key!r}", hint=f"add the line {_example(key)!r}")
 
 
 def _wrong_member(path: Path, key: str, member: _Member) -> RecipeError:
     types = _schema()["properties"][key]["type"]
     found = _kind(member.node)
     if found == "text" and "array" in types:
-        mend = f"write {key}: ['{_shown(member.node)}']"
+        hint = f"write {key}: ['{_shown(member.node)}']"
     else:
-        mend = f"write it like {_example(key)}"
+        hint = f"write it like {_example(key)}"
     if found == "text" and key == "cvmfs_repo":
         found = f"{_shown(member.node)!r}, which cannot be the name of a repository"
-    return RecipeError(f"{path}:{member.line}: {key!r} is {found}", mend=mend)
+    return RecipeError(f"{path}:{member.line}: {key!r} is {found}", hint=hint)
 
 
 def _example(key: str) -> str:
@@ -263,9 +263,9 @@ def _unknown_keys(path: Path, members: dict[str, _Member]) -> list[str]:
     for key, member in members.items():
         if key not in known:
             near = difflib.get_close_matches(key.lower(), folded, n=1)
-            mend = f"did you mean {folded[near[0]]!r}?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean {folded[near[0]]!r}?" if near else f"known are {', '.join(known)}"
             warnings.append(
-                f"{path}:{member.line}: the unknown key {_cut(key)!r} is passed over; {mend}"
+                f"{path}:{member.line}: the unknown key {_cut(key)!r} is passed over; {hint}"
             )
     return warnings
 
@@ -276,10 +276,10 @@ def _unknown_variables(path: Path, members: dict[str, _Member]) -> list[str]:
     for name in VARIABLE.findall(_text(members, "output_format")):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            mend = f"did you mean $({near[0]})?" if near else f"known are {', '.join(known)}"
+            hint = f"did you mean $({near[0]})?" if near else f"known are {', '.join(known)}"
             warnings.append(
                 f"{path}:{members['output_format'].line}: 'output_format' has the unknown "
-                f"variable $({_cut(name)}); {mend}"
+                f"variable $({_cut(name)}); {hint}"
             )
     return warnings
 
@@ -369,7 +369,7 @@ def _wish(path: Path, node: yaml.Node, faulty: bool) -> Wish:
     if len(node.value) == 1 and not _image_of(node):
         # An image whose tag YAML takes for a value; or a key that is misspelled.
         fault = _fault(node, _shown(node))
-        if fault.mend.startswith("write - "):
+        if fault.hint.startswith("write - "):
             raise fault
     image, wished = parse_entry(node, _schema()["$defs"]["entry"])
     reference = _reference(image, False)
@@ -379,26 +379,26 @@ def _wish(path: Path, node: yaml.Node, faulty: bool) -> Wish:
 
 
 def _reference(node: yaml.Node, faulty: bool) -> Reference:
-    """The image of one entry; `InvalidReference` with the best mend for a bad one."""
+    """The image of one entry; `InvalidReference` with the best hint for a bad one."""
     shown = _shown(node)
     if faulty:
         raise _fault(node, shown)
     text = node.value.strip()
     if _CREDENTIALS.match(text):
         raise InvalidReference(
-            f"{shown!r}: what stands before the '@' looks like credentials", mend=_NO_CREDENTIALS
+            f"{shown!r}: what stands before the '@' looks like credentials", hint=_NO_CREDENTIALS
         )
     if len(text.split()) > 1:
         raise InvalidReference(
             f"{shown!r} has a blank in it",
-            mend=f"give each image a line and a dash of its own: {_as_entries(text.split())}",
+            hint=f"give each image a line and a dash of its own: {_as_entries(text.split())}",
         )
     try:
         return Reference.parse(text)
     except InvalidReference as error:
         guess = "" if is_local(text) else _guess(text)
         raise InvalidReference(
-            error.found, mend=f"write {_as_entries([guess])}" if guess else error.mend
+            error.found, hint=f"write {_as_entries([guess])}" if guess else error.hint
         ) from None
 
 
@@ -408,25 +408,25 @@ def _fault(node: yaml.Node, shown: str) -> InvalidReference:
         guess = _guess(re.sub(r":\s+", ":", shown).rstrip(":"))
         if any(getattr(key, "value", None) == "image" for key, _ in node.value):
             return InvalidReference(
-                "the entry is a mapping, which version 1 does not know", mend="write 'version: 2'"
+                "the entry is a mapping, which version 1 does not know", hint="write 'version: 2'"
             )
         return InvalidReference(
             f"{shown!r} is no text to YAML, because of the colon and what follows it"
             if len(node.value) == 1
             else "the entry is a mapping",
-            mend=f"write {_as_entries([guess])}" if guess else "write an image, in quotes",
+            hint=f"write {_as_entries([guess])}" if guess else "write an image, in quotes",
         )
     if isinstance(node, yaml.SequenceNode):
-        return InvalidReference("the entry is a list", mend="one dash a line")
+        return InvalidReference("the entry is a list", hint="one dash a line")
     if len(node.value) > _MAX_SHOWN:
         return InvalidReference(
-            f"{shown!r} is {len(node.value)} characters long", mend="no image has such a name"
+            f"{shown!r} is {len(node.value)} characters long", hint="no image has such a name"
         )
     if not node.value or _plain(node) is None:
-        return InvalidReference("the entry is empty", mend="remove the line, or write an image")
+        return InvalidReference("the entry is empty", hint="remove the line, or write an image")
     return InvalidReference(
         f"{_cut(shown)!r} is no text to YAML",
-        mend="write an image, like - 'docker.io/library/debian:12'",
+        hint="write an image, like - 'docker.io/library/debian:12'",
     )
 
 

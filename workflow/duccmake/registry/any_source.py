@@ -13,7 +13,7 @@ from .local.oci_layout import OciLayouts
 from .local.tarball import opened_tarball
 
 
-class Anywhere:
+class AnySource:
     """Asks, for each reference, the source that its scheme names; `ImageSource` itself."""
 
     def __init__(self, registries: ImageSource) -> None:

@@ -12,7 +12,7 @@ from ..oci.reference import Digest, Reference
 from .image_source import ImageSource
 
 
-class Once:
+class CachedSource:
     """Remembers polls, also failed ones, and keeps manifests in ``store``, for later runs.
 
     For one thread.

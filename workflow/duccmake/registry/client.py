@@ -306,7 +306,7 @@ class Client:
         try:
             return list_tags(endpoint.url("tags/list"), ask)
         except ManifestError as error:
-            raise RegistryError(error.found, mend=error.mend) from None
+            raise RegistryError(error.found, hint=error.hint) from None
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
         """By HEAD; where that tells nothing, whatever its status, GET decides."""
@@ -377,7 +377,7 @@ def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:
         return error
     return RegistryUnavailable(
         f"{urlsplit(reply.url).netloc} answers with a page for people: {error.found}",
-        mend="see whether a proxy or a login page answers instead of the registry",
+        hint="see whether a proxy or a login page answers instead of the registry",
     )
 
 

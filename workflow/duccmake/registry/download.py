@@ -113,7 +113,7 @@ class Download:
             kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else DuccmakeError
             raise kind(
                 f"{self._path} cannot be written: {error.strerror}",
-                mend="make room, or check the permissions, and run again",
+                hint="make room, or check the permissions, and run again",
             ) from error
         return self._received
 
@@ -200,7 +200,7 @@ class Download:
                 raise WrongSize(
                     f"{self._descriptor.digest} has {part.tell()} bytes where "
                     f"{self._descriptor.size} were promised",
-                    mend="the image is broken: ask its author to build and push it again",
+                    hint="the image is broken: ask its author to build and push it again",
                 )
             raise TryAgain(
                 RegistryUnavailable(f"the download of {self._descriptor.digest} is short")
@@ -260,7 +260,7 @@ class Download:
         descriptor = self._descriptor
         return DigestMismatch(
             f"{found} where {descriptor.size} bytes with {descriptor.digest} were promised",
-            mend="the registry or a proxy serves damaged content: ask its operator",
+            hint="the registry or a proxy serves damaged content: ask its operator",
         )
 
 

@@ -113,5 +113,5 @@ def _no_platform(wanted: Platform, there: Iterable[str]) -> UnsupportedImage:
     names = ", ".join(sorted(set(there))) or "none"
     return UnsupportedImage(
         f"there is no image for {wanted}, only for: {names}",
-        mend="wish for one of these platforms, or remove the entry",
+        hint="wish for one of these platforms, or remove the entry",
     )

@@ -135,7 +135,7 @@ class Pusher:
         if urlsplit(location)[:2] != urlsplit(reply.url)[:2]:
             raise RegistryError(
                 f"{self._endpoint.host} wants the upload to go to {urlsplit(location).netloc}",
-                mend="credentials are not taken there: push to that registry itself",
+                hint="credentials are not taken there: push to that registry itself",
             )
         return location
 

@@ -26,7 +26,7 @@ def parse_verified(reply: Reply, wanted: str) -> Manifest | Index:
         if found != digest.hex:
             raise DigestMismatch(
                 f"a manifest with {digest.algorithm}:{found} came where {digest} was promised",
-                mend="the registry or a proxy serves damaged content: ask its operator",
+                hint="the registry or a proxy serves damaged content: ask its operator",
             )
         if text == wanted:
             algorithm = digest.algorithm

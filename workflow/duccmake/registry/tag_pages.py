@@ -41,8 +41,8 @@ _RELATION = re.compile(r"""\brel\s*=\s*["']?([^"';,]*)""", re.IGNORECASE)
 class IncompleteList(RegistryError):
     """There may be more tags than ``tags``, and the registry does not lead to them."""
 
-    def __init__(self, found: str, tags: list[str], *, mend: str = "") -> None:
-        super().__init__(found, mend=mend)
+    def __init__(self, found: str, tags: list[str], *, hint: str = "") -> None:
+        super().__init__(found, hint=hint)
         self.tags = tags
 
 
@@ -69,7 +69,7 @@ def parse_page(reply: Reply) -> Page:
     if not isinstance(listed, list) or not all(isinstance(name, str | None) for name in listed):
         raise ManifestError(
             "the registry's list of tags cannot be read",
-            mend="see whether a proxy or a login page answers instead of the registry",
+            hint="see whether a proxy or a login page answers instead of the registry",
         )
     asked = parse_qs(urlsplit(reply.url).query).get("n")
     return Page(
@@ -182,7 +182,7 @@ class _Walk:
                 f"the registry lists {len(self._names)} tags, as many as it was asked for, "
                 "and leads to no others",
                 self._tags(),
-                mend="name those that are wished for and missing",
+                hint="name those that are wished for and missing",
             )
         return None
 
@@ -208,5 +208,5 @@ class _Walk:
 def _endless() -> RegistryError:
     return RegistryError(
         "the registry lists its tags without end",
-        mend="what is known of them stays in force; ask the registry's operator",
+        hint="what is known of them stays in force; ask the registry's operator",
     )

@@ -65,7 +65,7 @@ def lacking(layout: Layout, name: str, products: Collection[str]) -> Iterator[st
         yield "its link leads nowhere"
 
 
-def leftover(tree: Path) -> str:
+def stray_whiteout(tree: Path) -> str:
     """The path of a whiteout's marker (``.wh.…``) in a tree, where it is a mistake; else empty."""
     pending = [os.fspath(tree)]
     while pending:

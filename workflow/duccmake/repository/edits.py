@@ -1,6 +1,6 @@
 """What a transaction writes besides layers and flat trees, as a value for each backend.
 
-Metadata, DUCC's books, public links, the podman store and removals are small and
+Metadata, DUCC's files, public links, the podman store and removals are small and
 many: they are computed as `Edits` from what the repository shows (its `Layout`),
 so that a backend only has to know how to put a file, a symlink or a directory, and
 how to remove a path.

@@ -26,7 +26,7 @@ def reported(step: str, image: str = "") -> Iterator[None]:
                 f"no space is left for the repository{where}",
                 image=image,
                 step=step,
-                mend="free some space or raise the quota, then run again",
+                hint="free some space or raise the quota, then run again",
             ) from error
         raise RepositoryError(
             f"{error.strerror or error}{where}", image=image, step=step

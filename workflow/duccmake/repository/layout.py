@@ -41,7 +41,7 @@ def check_name(name: str) -> str:
     ):
         raise InvalidReference(
             f"{name!r} cannot be the path of an image in a repository",
-            mend="an image's name is registry/repository:tag",
+            hint="an image's name is registry/repository:tag",
         )
     return name
 

@@ -1,4 +1,4 @@
-"""An image's metadata, DUCC's books and the public links, as edits of a repository.
+"""An image's metadata, DUCC's files and the public links, as edits of a repository.
 
 Whatever the backend, a published image leaves the same files; they are computed
 here from what the repository shows at the time, under the publisher's lock.
@@ -65,7 +65,7 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         layout, image.name, image.config, image.layers, image.products
     ):
         return {UNMEASURED: 1 + len(set(image.layers))}
-    raise RepositoryError("it was published, but is not any more", mend="run again")
+    raise RepositoryError("it was published, but is not any more", hint="run again")
 
 
 def is_there(layout: Layout, image: StagedImage, digest: Digest) -> bool:
@@ -85,7 +85,7 @@ def check_link(layout: Layout, name: str) -> None:
 def _check_link(layout: Layout, link: Path) -> None:
     if os.path.lexists(link) and not link.is_symlink():
         raise RepositoryError(
-            f"{link} is in the way of its link", mend="move it away and run again"
+            f"{link} is in the way of its link", hint="move it away and run again"
         )
     checked_parents(layout.root, link)
 
@@ -102,7 +102,7 @@ def checked_parents(root: Path, path: Path) -> list[Path]:
         if parent.is_symlink():
             raise RepositoryError(
                 f"{parent} is a symlink where a directory is needed",
-                mend="no image's name can lead through another image",
+                hint="no image's name can lead through another image",
             )
         parents.append(parent)
     return parents
@@ -117,7 +117,7 @@ def layers_json(layer: StagedLayer) -> bytes:
     """``layers.json`` of a layer to be published; `RepositoryError` where it is not whole."""
     found = measured.staged(layer.path / ".metadata")
     if found is None:
-        raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
+        raise RepositoryError(f"{layer.path} is no staged layer", hint="remove it and run again")
     return dump(found.to_json(datetime.now(UTC).isoformat(timespec="seconds")))
 
 
@@ -129,7 +129,7 @@ def publish_metadata(
     others: Callable[[], Mapping[str, str]],
     trees: Mapping[Path, Tree] | None = None,
 ) -> None:
-    """Manifests and records of ``images``, DUCC's books, podman's store, and last the public links.
+    """Manifests and records of ``images``, DUCC's files, podman's store, and last the public links.
 
     ``losses`` are each image's, by name; ``others`` tells the configurations of
     the images that stay as they are, by name; ``trees`` are those of podman's store.

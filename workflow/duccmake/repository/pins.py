@@ -60,7 +60,7 @@ def read_pins(content: bytes) -> dict[str, Pin]:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RepositoryError(
             ".metadata/pins.json is damaged",
-            mend="restore it, or remove it to have all tags follow their registries",
+            hint="restore it, or remove it to have all tags follow their registries",
         ) from None
 
 

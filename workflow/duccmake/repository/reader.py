@@ -43,7 +43,7 @@ class PublishedTree:
         if not name or name.startswith(".") or "/" in name or not name.isprintable():
             raise InvalidReference(
                 f"{name!r} is not the name of a repository",
-                mend="write it like unpacked.example.org",
+                hint="write it like unpacked.example.org",
             )
         self._name = name
         self._clients = clients_root and clients_root / name

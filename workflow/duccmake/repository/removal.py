@@ -160,7 +160,7 @@ def _refuse_the_unread(found: Survey) -> None:
         raise RepositoryError(
             f"{found.unread[0]}{more}: what that image uses is not known",
             step="collect garbage",
-            mend="restore or remove the file, then run again; nothing was removed",
+            hint="restore or remove the file, then run again; nothing was removed",
         )
 
 

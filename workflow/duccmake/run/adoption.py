@@ -10,7 +10,7 @@ from typing import TextIO
 from ..config.configuration import Config
 from ..errors import InvalidReference
 from ..oci.reference import Digest
-from ..planning.adoption import Leftovers
+from ..planning.adoption import StrayWhiteouts
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..products import IN_REPOSITORY
@@ -23,7 +23,7 @@ from ..words import counted
 def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
     repository = open_repository(config.repository, name)
-    layout, leftovers = repository.layout, Leftovers(repository)
+    layout, strays = repository.layout, StrayWhiteouts(repository)
     wished = {image.reference.name: image for image in plan.images if image.repository == name}
     unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}
     lines: list[str] = []
@@ -40,11 +40,11 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
             known = adoption.manifest(layout, found)
             layers.update(dict.fromkeys(known[1] if known else ()))
             image = wished.get(found)
-            damage = "; ".join(_damage(repository, leftovers, found, image))
+            damage = "; ".join(_damage(repository, strays, found, image))
             kind, why = _fate(image, unresolved.get(found, ""), damage)
             kinds[kind] += 1
             lines.append(f"{kind:7}  {found}  {why}".rstrip())
-        lines += [f"damaged  {line}" for line in _damaged(repository, leftovers, layers)]
+        lines += [f"damaged  {line}" for line in _damaged(repository, strays, layers)]
     unknown = f", {kinds['wait']} not resolved" if kinds["wait"] else ""
     total = (
         f"duccmake: {name}: {counted(kinds.total(), 'image')} of DUCC's: "
@@ -72,27 +72,27 @@ def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str
 
 
 def _damage(
-    repository: Repository, leftovers: Leftovers, name: str, image: PlannedImage | None
+    repository: Repository, strays: StrayWhiteouts, name: str, image: PlannedImage | None
 ) -> Iterator[str]:
     layout = repository.layout
     products = image.products if image else tuple(IN_REPOSITORY)
     yield from adoption.lacking(layout, name, products)
     known = adoption.manifest(layout, name)
     if known and "flat" in products and layout.flat(known[0]).is_dir():
-        path = leftovers.find(layout.flat(known[0]))
+        path = strays.find(layout.flat(known[0]))
         if path:
             yield f"its flat tree {known[0].short} has {path}"
 
 
 def _damaged(
-    repository: Repository, leftovers: Leftovers, layers: dict[Digest, None]
+    repository: Repository, strays: StrayWhiteouts, layers: dict[Digest, None]
 ) -> Iterator[str]:
     """What is damaged besides images: nothing of it is touched before an image needs it."""
     layout = repository.layout
     for digest in sorted(layers, key=str):
         tree = layout.layerfs(digest)
         if tree.is_dir() and not layout.layer_manifest(digest).exists():
-            path = leftovers.find(tree)
+            path = strays.find(tree)
             if path:
                 where = tree.relative_to(layout.root)
                 yield f"{where}  has {path}: fetched again when an image needs it"

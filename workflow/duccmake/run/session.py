@@ -52,7 +52,7 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     plan = make_plan(config, as_plain(members), poll=poll)
     if poll:
         # From here on: what cannot be planned leaves nothing behind.
-        run_lock.stay(workdir)
+        run_lock.hold(workdir)
     plan_file = plan.save()
     _remove_stale_receipts(plan)
     run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"

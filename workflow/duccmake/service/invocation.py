@@ -91,7 +91,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(found, Mapping | None):
-        raise ConfigError(f"{path} is no mapping", mend="it holds lines like 'recipe: list.yaml'")
+        raise ConfigError(f"{path} is no mapping", hint="it holds lines like 'recipe: list.yaml'")
     return found or {}
 
 

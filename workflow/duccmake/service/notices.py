@@ -23,7 +23,7 @@ MAX_NOTICES = 10_000
 """So many may wait; a sender is asked to come back later with more."""
 
 
-class SpoolFull(DuccmakeError):
+class QueueFull(DuccmakeError):
     """More notices wait than the folder may hold."""
 
 
@@ -45,7 +45,7 @@ class Notice:
         return hashlib.sha256(f"{self.action} {self.image}".encode()).hexdigest()[:40]
 
 
-class Spool:
+class NoticeQueue:
     """The folder ``path``: notices in ``new``, those that a poll is about in ``taken``."""
 
     def __init__(self, path: Path) -> None:
@@ -64,14 +64,14 @@ class Spool:
     def put(self, notice: Notice) -> bool:
         """Keep a notice, on the disk when this returns; False if it waits already.
 
-        Raises `SpoolFull`, and OSError where the folder cannot be written.
+        Raises `QueueFull`, and OSError where the folder cannot be written.
         """
         path = self._new / f"{notice.key}.json"
         if path.exists():
             return False
         if self.waiting() >= MAX_NOTICES:
-            raise SpoolFull(
-                f"{MAX_NOTICES} notices wait in {self._new}", mend="see whether the watcher runs"
+            raise QueueFull(
+                f"{MAX_NOTICES} notices wait in {self._new}", hint="see whether the watcher runs"
             )
         members = {
             "image": notice.image,

@@ -38,7 +38,7 @@ _KIND_BITS = {
 }
 
 
-def plant(
+def build(
     manifest: Path,
     target: Path,
     *,
@@ -55,14 +55,14 @@ def plant(
     the layers; where that is impossible they are copied.
     """
     with Directories() as directories:
-        lost = _Planter(directories, target, layers, generated, mode).build(manifest)
+        lost = _Builder(directories, target, layers, generated, mode).build(manifest)
     with manifest.open("rb") as lines, published.open("wb") as out:
         os.fchmod(out.fileno(), 0o644)
         out.writelines(_relabel(line, lost) if lost or LOST in line else line for line in lines)
     return Counter(kind.decode() for kinds in lost.values() for kind in kinds)
 
 
-class _Planter:
+class _Builder:
     def __init__(
         self,
         directories: Directories,
@@ -99,7 +99,7 @@ class _Planter:
         if not made or made[0].path != b".":
             raise RepositoryError(
                 f"{manifest} does not begin with the tree's root",
-                mend="remove the staged image and run again",
+                hint="remove the staged image and run again",
             )
         # Children change the times of their directories, so those come last, deepest first.
         for entry in reversed(made):
@@ -223,7 +223,7 @@ class _Planter:
         if entry.layer is None or not 0 <= entry.layer < len(self._layers):
             raise RepositoryError(
                 f"{entry.path!r} of the image's manifest names no layer of the image",
-                mend="remove the staged image and run again",
+                hint="remove the staged image and run again",
             )
         return self._layers[entry.layer], entry.content_path
 

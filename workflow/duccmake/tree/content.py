@@ -75,7 +75,7 @@ def _open_regular(directories: Directories, source: Location) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise RepositoryError(
             f"{source[1]!r} below {os.fsdecode(source[0])} is no regular file",
-            mend="verify the repository: a published layer was changed",
+            hint="verify the repository: a published layer was changed",
         )
     return os.open(name, flags, dir_fd=directory)
 

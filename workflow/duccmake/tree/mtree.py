@@ -75,7 +75,7 @@ class Entry:
         except (KeyError, ValueError, IndexError):
             raise RepositoryError(
                 f"{line[:80]!r} is no line of a tree manifest",
-                mend="the manifest is damaged: remove it and run again",
+                hint="the manifest is damaged: remove it and run again",
             ) from None
 
     @property

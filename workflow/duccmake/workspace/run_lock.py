@@ -16,12 +16,12 @@ from .results import RESULTS
 
 RUN_LOCK = RESULTS / "run.lock"
 
-_held: list[int] = []
+_descriptors: list[int] = []
 
 
-def stay(workdir: Path) -> None:
+def hold(workdir: Path) -> None:
     """Be seen as running for as long as this process lives; a file system may not know how."""
-    if _held:
+    if _descriptors:
         return
     path = workdir / RUN_LOCK
     try:
@@ -30,7 +30,7 @@ def stay(workdir: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError:
         return
-    _held.append(descriptor)
+    _descriptors.append(descriptor)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def content(source: Source, clone: Path, commit: str) -> bytes:
     if size > MAX_BYTES:
         raise RecipeError(
             f"{source.path} is larger than {MAX_BYTES // 1024**2} MiB in commit {commit[:12]}",
-            mend="split it: 'recipe' in the configuration may be a list",
+            hint="split it: 'recipe' in the configuration may be a list",
         )
     return _git(["cat-file", "blob", blob], source, clone)
 
@@ -73,13 +73,13 @@ def _git(arguments: list[str], source: Source, clone: Path | None = None) -> byt
             timeout=SECONDS,
         )
     except FileNotFoundError:
-        raise RecipeError("the program git is missing", mend="install git") from None
+        raise RecipeError("the program git is missing", hint="install git") from None
     except subprocess.TimeoutExpired:
         raise RecipeError(
-            f"{source.url} did not answer within {SECONDS:.0f} s", mend="see whether it is up"
+            f"{source.url} did not answer within {SECONDS:.0f} s", hint="see whether it is up"
         ) from None
     if done.returncode:
-        raise RecipeError(f"git {arguments[0]}: {_said(done.stderr)}", mend=_MEND)
+        raise RecipeError(f"git {arguments[0]}: {_said(done.stderr)}", hint=_HINT)
     return done.stdout
 
 
@@ -94,7 +94,7 @@ _SETTINGS = (
     "http.lowSpeedTime=20",
 )
 
-_MEND = (
+_HINT = (
     "see whether the repository, the branch and the file are there; credentials come from "
     "git's own helpers, or from 'username_env' and 'password_env'"
 )
@@ -140,7 +140,7 @@ def credentials(source: Source) -> tuple[str, str]:
     for name in (source.username_env, source.password_env):
         if not os.environ.get(name):
             raise RecipeError(
-                f"the environment variable {name} is not set", mend="set it, or leave it out"
+                f"the environment variable {name} is not set", hint="set it, or leave it out"
             )
     return os.environ[source.username_env], os.environ[source.password_env]
 

@@ -25,7 +25,7 @@ def parse_list(path: Path, raw: bytes, repository: str) -> Recipe:
         at = raw[: error.start].count(b"\n") + 1
         raise RecipeError(
             f"{path}:{at}: not UTF-8",
-            mend="write one image a line, like library/debian:12",
+            hint="write one image a line, like library/debian:12",
         ) from None
     wishes: list[Wish] = []
     bad: list[BadEntry] = []
@@ -36,17 +36,17 @@ def parse_list(path: Path, raw: bytes, repository: str) -> Recipe:
         try:
             reference = Reference.parse(entry, default_registry="docker.io")
             if reference.is_local:
-                raise InvalidReference(f"{entry!r} is in files", mend="use a recipe for these")
+                raise InvalidReference(f"{entry!r} is in files", hint="use a recipe for these")
             wishes.append(Wish(reference, number, path=path))
         except InvalidReference as error:
             shown = entry[:_SHOWN]
             found = error.found if len(entry) <= _SHOWN else f"{shown!r}... is no image"
-            bad.append(BadEntry(shown, number, found, error.mend, path))
+            bad.append(BadEntry(shown, number, found, error.hint, path))
     if not wishes or len(bad) > len(wishes):
         first = f"; its line {bad[0].line} is {bad[0].text[:60]!r}" if bad else ""
         raise RecipeError(
             f"{path}: this is no list of images: {len(wishes)} lines are images, "
             f"{len(bad)} are not{first}",
-            mend="write one image a line, like library/debian:12",
+            hint="write one image a line, like library/debian:12",
         )
     return with_wishes(Recipe(path, repository, bad_entries=tuple(bad)), wishes)

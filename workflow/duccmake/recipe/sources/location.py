@@ -59,7 +59,7 @@ class Source:
         if form == "list" and not members.get("cvmfs_repo"):
             raise ConfigError(
                 f"{text!r} is a plain list, which names no repository",
-                mend=f"write {{source: '{text}', cvmfs_repo: unpacked.example.org}}",
+                hint=f"write {{source: '{text}', cvmfs_repo: unpacked.example.org}}",
             )
         return cls(text, kind, path, url, branch, format=form, **members)
 
@@ -78,7 +78,7 @@ def _place(text: str, workdir: Path) -> tuple[Kind, Path, str, str]:
     if match := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text):
         raise ConfigError(
             f"{_hidden(text)!r}: {match[1]!r} is no scheme of a wish list",
-            mend=f"use a path or https://, or {_GIT_FORM}",
+            hint=f"use a path or https://, or {_GIT_FORM}",
         )
     try:
         return "file", workdir / Path(text).expanduser(), "", ""
@@ -89,19 +89,19 @@ def _place(text: str, workdir: Path) -> tuple[Kind, Path, str, str]:
 def _git(text: str) -> tuple[Kind, Path, str, str]:
     match = _GIT.match(text)
     if match is None:
-        raise ConfigError(f"{_hidden(text)!r} names no file in a git repository", mend=_GIT_FORM)
+        raise ConfigError(f"{_hidden(text)!r} names no file in a git repository", hint=_GIT_FORM)
     repository, scheme = match["repository"], match["scheme"]
     if scheme == "file":
         if not repository.startswith("file:///"):
-            raise ConfigError(f"{text!r}: the repository's path is not absolute", mend=_GIT_FORM)
+            raise ConfigError(f"{text!r}: the repository's path is not absolute", hint=_GIT_FORM)
     else:
         _check_url(text, repository, scheme)
     name, at, branch = match["rest"].partition("@")
     if (at and not _BRANCH.match(branch)) or not name.isprintable():
-        raise ConfigError(f"{text!r}: {branch or name!r} is no branch", mend=_GIT_FORM)
+        raise ConfigError(f"{text!r}: {branch or name!r} is no branch", hint=_GIT_FORM)
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or parts[0].startswith(("/", ":")):
-        raise ConfigError(f"{text!r}: {name!r} is no file of a repository", mend=_GIT_FORM)
+        raise ConfigError(f"{text!r}: {name!r} is no file of a repository", hint=_GIT_FORM)
     return "git", Path(*parts), repository, branch
 
 
@@ -111,11 +111,11 @@ def _check_url(text: str, url: str, scheme: str) -> None:
     if at and not (scheme == "ssh" and _USER.match(user)):
         raise ConfigError(
             f"{_hidden(text)!r}: credentials do not belong into the configuration",
-            mend="write {source: ..., username_env: NAME, password_env: NAME} with the names of "
+            hint="write {source: ..., username_env: NAME, password_env: NAME} with the names of "
             "environment variables, or leave them to netrc or git's credential helper",
         )
     if not _HOST.match(host) or not url.isprintable() or " " in url:
-        raise ConfigError(f"{text!r}: {host!r} is not a host name", mend=_GIT_FORM)
+        raise ConfigError(f"{text!r}: {host!r} is not a host name", hint=_GIT_FORM)
 
 
 def _hidden(text: str) -> str:

@@ -45,14 +45,14 @@ def fetch(source: Source, etag: str = "") -> Answer:
                 return Answer(None, etag)
             if answer.status_code != 200:
                 raise RecipeError(
-                    f"{source.url} answers {answer.status_code} {answer.reason}", mend=_MEND
+                    f"{source.url} answers {answer.status_code} {answer.reason}", hint=_HINT
                 )
             return Answer(_body(source, answer), answer.headers.get("ETag", ""))
     except requests.RequestException as error:
-        raise RecipeError(f"{source.url} cannot be read: {_why(error)}", mend=_MEND) from None
+        raise RecipeError(f"{source.url} cannot be read: {_why(error)}", hint=_HINT) from None
 
 
-_MEND = "see whether the address is right and its server is up"
+_HINT = "see whether the address is right and its server is up"
 
 
 def _check_way(answer: requests.Response) -> None:
@@ -60,7 +60,7 @@ def _check_way(answer: requests.Response) -> None:
     if urls[0].startswith("https:") and any(not url.startswith("https:") for url in urls):
         raise RecipeError(
             f"{urls[0]} redirects to http, where anybody may answer",
-            mend="name the address that it should lead to",
+            hint="name the address that it should lead to",
         )
 
 
@@ -71,7 +71,7 @@ def _body(source: Source, answer: requests.Response) -> bytes:
         if len(body) > MAX_BYTES:
             raise RecipeError(
                 f"{source.url} holds more than {MAX_BYTES // 1024**2} MiB",
-                mend="split it: 'recipe' in the configuration may be a list",
+                hint="split it: 'recipe' in the configuration may be a list",
             )
     return body
 

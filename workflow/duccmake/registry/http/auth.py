@@ -23,7 +23,7 @@ DEFAULT_LIFETIME_SECONDS = 60.0
 
 _CLIENT_ID = "duccmake"
 _NOTHING = Challenge("")
-_MEND = (
+_HINT = (
     "give credentials in the registry's settings or log in with podman or docker, "
     "and check the name: registries answer so for what does not exist, too"
 )
@@ -132,7 +132,7 @@ class Authorizer:
         if challenge is None:
             schemes = ", ".join(sorted(offered)) or "nothing"
             raise Unauthorized(
-                f"{self._host} refuses {scope.repository} and asks for {schemes}", mend=_MEND
+                f"{self._host} refuses {scope.repository} and asks for {schemes}", hint=_HINT
             )
         known = self._challenge
         if refused.startswith("Bearer ") and challenge.scheme == "basic" and known and not again:
@@ -181,11 +181,11 @@ class Authorizer:
     def _basic(self, credentials: Credentials | None, scope: Scope, refused: str) -> _Grant:
         if credentials is None or not credentials.username:
             raise Unauthorized(
-                f"{self._host} asks for credentials for {scope.repository}", mend=_MEND
+                f"{self._host} asks for credentials for {scope.repository}", hint=_HINT
             )
         if credentials.basic == refused:
             raise Unauthorized(
-                f"{self._host} refuses the credentials for {scope.repository}", mend=_MEND
+                f"{self._host} refuses the credentials for {scope.repository}", hint=_HINT
             )
         return _Grant(credentials.basic, float("inf"))
 
@@ -204,12 +204,12 @@ class Authorizer:
         status, body = self._fetched(request)
         if request.form and status in (404, 405):
             raise Unauthorized(
-                f"{parts.netloc} knows no identity tokens", mend="log in with a password instead"
+                f"{parts.netloc} knows no identity tokens", hint="log in with a password instead"
             )
         if status != 200:
             raise Unauthorized(
                 f"{parts.netloc} gives no token for {' '.join(scopes)} (status {status})",
-                mend=_MEND,
+                hint=_HINT,
             )
         return _grant(body, parts.netloc)
 
@@ -225,7 +225,7 @@ class Authorizer:
             if request.is_secret:
                 raise Unauthorized(
                     f"{self._host} wants tokens fetched from {parts.netloc} without encryption",
-                    mend="this is not done: credentials would be readable on the way",
+                    hint="this is not done: credentials would be readable on the way",
                 ) from None
         return self._fetch(request)
 
@@ -275,7 +275,7 @@ def _grant(body: bytes, realm_host: str) -> _Grant:
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
         raise RegistryError(
             f"{realm_host} gives an answer without a token",
-            mend="see whether a proxy or a login page answers instead of the realm",
+            hint="see whether a proxy or a login page answers instead of the realm",
         )
     # Used up early: a token may not end while a request is on its way.
     return _Grant(f"Bearer {token}", time.monotonic() + lifetime * 0.8)

@@ -126,7 +126,7 @@ class CredentialStore:
             if not value:
                 raise ConfigError(
                     f"the environment variable {name!r} with the credentials for {host} is not set",
-                    mend="export it, or take username_env and password_env out of the settings",
+                    hint="export it, or take username_env and password_env out of the settings",
                 )
             values.append(value)
         return Credentials(username=values[0], password=values[1])
@@ -152,7 +152,7 @@ class CredentialStore:
         except FileNotFoundError:
             if required:
                 raise ConfigError(
-                    f"the auth file {path} does not exist", mend="log in, or mend auth_file"
+                    f"the auth file {path} does not exist", hint="log in, or mend auth_file"
                 ) from None
             members = {}
         except (OSError, ValueError) as error:
@@ -160,7 +160,7 @@ class CredentialStore:
             if required:
                 raise ConfigError(
                     f"the auth file {path} cannot be read ({type(error).__name__})",
-                    mend="it has to be JSON as docker login and podman login write it",
+                    hint="it has to be JSON as docker login and podman login write it",
                 ) from None
             logger.warning("%s cannot be read and is passed over", path)
             members = {}
@@ -212,7 +212,7 @@ def ducc_registries(environment: Mapping[str, str]) -> tuple[DuccRegistry, ...]:
         if not ident or not ((user and password) or proxy):
             raise ConfigError(
                 f"DUCC_AUTH_REGISTRIES names {name!r} without all it needs",
-                mend=f"set DUCC_{name}_IDENT and DUCC_{name}_USER with DUCC_{name}_PASS, "
+                hint=f"set DUCC_{name}_IDENT and DUCC_{name}_USER with DUCC_{name}_PASS, "
                 f"or DUCC_{name}_PROXY",
             )
         credentials = Credentials(user, password) if user and password else None
@@ -263,7 +263,7 @@ def _from_entry(entry: Mapping[str, Any], path: Path) -> Credentials | None:
             pair = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise ConfigError(
-                f"an 'auth' of {path} is not base64", mend="log in to the registry again"
+                f"an 'auth' of {path} is not base64", hint="log in to the registry again"
             ) from None
         username, colon, password = pair.partition(":")
         if colon:

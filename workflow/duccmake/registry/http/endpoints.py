@@ -54,7 +54,7 @@ def _mirror(base_url: str, repository: str) -> Endpoint:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         raise ConfigError(
             f"the mirror of {repository} is not a base URL",
-            mend="write it as https://host[:port][/prefix], its credentials apart",
+            hint="write it as https://host[:port][/prefix], its credentials apart",
         )
     prefix = parts.path.strip("/")
     prefix = prefix.removeprefix("v2").strip("/") if prefix.split("/")[0] == "v2" else prefix

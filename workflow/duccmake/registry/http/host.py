@@ -180,7 +180,7 @@ class Host:
             self.pulls.note(response.headers)
             return response
         if not self.pulls.take():
-            raise RateLimited(f"{self.name} allows no more pulls for now", mend=_LATER)
+            raise RateLimited(f"{self.name} allows no more pulls for now", hint=_LATER)
         told: Mapping[str, str] | None = None
         try:
             response = request()
@@ -221,7 +221,7 @@ class Host:
         if wait <= 0:
             return
         if not deadline.allows(wait):
-            raise RateLimited(f"{self.name} asks to wait {wait:.0f} s", mend=_LATER)
+            raise RateLimited(f"{self.name} asks to wait {wait:.0f} s", hint=_LATER)
         time.sleep(wait)
 
     def _failure(self, error: Exception) -> TryAgain | RegistryError:
@@ -231,13 +231,13 @@ class Host:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return RegistryError(
                     f"the certificate of {self.name} does not verify: {cause.verify_message}",
-                    mend="give the authority's certificate as ca_file in the registry's settings",
+                    hint="give the authority's certificate as ca_file in the registry's settings",
                 )
             if isinstance(cause, LocationValueError):
                 return RegistryError(f"{self.name} is not a host that can be asked")
-        mend = f"see whether the registry is up and reachable from here{self.other_scheme}"
+        hint = f"see whether the registry is up and reachable from here{self.other_scheme}"
         reason = _reason(causes)
-        unreachable = RegistryUnreachable(f"{self.name} cannot be reached: {reason}", mend=mend)
+        unreachable = RegistryUnreachable(f"{self.name} cannot be reached: {reason}", hint=hint)
         return unreachable if reason == _PLAIN else TryAgain(unreachable)
 
     @property
@@ -319,7 +319,7 @@ def _pools(scheme: str, base_url: str, settings: RegistrySettings) -> urllib3.Po
     except (HTTPError, ValueError):
         raise ConfigError(
             f"the proxy {host} of the environment cannot be used",
-            mend="set HTTPS_PROXY to http://host:port, or NO_PROXY for this registry",
+            hint="set HTTPS_PROXY to http://host:port, or NO_PROXY for this registry",
         ) from None
 
 
@@ -352,6 +352,6 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
             reason = "it does not exist" if error.errno == errno.ENOENT else "no PEM certificates"
             raise ConfigError(
                 f"the certificate authorities in {path} cannot be read: {reason}",
-                mend="ca_file has to be a file of certificates in PEM form",
+                hint="ca_file has to be a file of certificates in PEM form",
             ) from None
     return context

@@ -34,7 +34,7 @@ def redirected(response: Answer, url: str, redirects: int, *, plain: bool = Fals
         response.close()
         raise RegistryError(
             f"{here.netloc} redirects to {there.netloc} without encryption",
-            mend="this is not followed; where it is about layers, the registry's setting "
+            hint="this is not followed; where it is about layers, the registry's setting "
             "plain_blobs: true allows it",
         )
     return target

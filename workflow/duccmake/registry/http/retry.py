@@ -127,7 +127,7 @@ class Breaker:
                 raise RegistryLeftAlone(
                     f"{self._host} is left alone after {self._failures} failures in a row, "
                     f"the last: {self._reason}",
-                    mend="see whether it is up and reachable from here",
+                    hint="see whether it is up and reachable from here",
                 )
             self._open_until = now + self._seconds
 

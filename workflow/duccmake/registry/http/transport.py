@@ -275,7 +275,7 @@ class Transport:
                 if call.is_secret and not is_same_host(url, target):
                     raise RegistryError(
                         f"{host.name} redirects a request for a token to {urlsplit(target).netloc}",
-                        mend="credentials are not taken there: ask the registry's operator",
+                        hint="credentials are not taken there: ask the registry's operator",
                     )
                 url = target
             raise AssertionError("too many redirects are an error")
@@ -292,23 +292,23 @@ class Transport:
         if status == 429:
             if wait is not None:
                 host.pause(call.method, call.url, wait)
-            mend = "run again later, log in for a larger budget, or configure a mirror"
-            return TryAgain(RateLimited(what, mend=mend), wait)
+            hint = "run again later, log in for a larger budget, or configure a mirror"
+            return TryAgain(RateLimited(what, hint=hint), wait)
         if status >= 500 or status == 408:
-            mend = "the registry is in trouble: what is known stays in force"
-            return TryAgain(RegistryUnavailable(what, mend=mend), wait)
+            hint = "the registry is in trouble: what is known stays in force"
+            return TryAgain(RegistryUnavailable(what, hint=hint), wait)
         if redirected:
             # Signed addresses run out: the registry gives a new one.
             return TryAgain(RegistryUnavailable(f"{what} after a redirect"))
         if status in (401, 403):
-            mend = "give credentials that may read it, or check the name"
-            return Unauthorized(what, mend=mend)
+            hint = "give credentials that may read it, or check the name"
+            return Unauthorized(what, hint=hint)
         if status == 404:
-            missing = NotFound(what, mend="check the repository and the tag, or remove the entry")
+            missing = NotFound(what, hint="check the repository and the tag, or remove the entry")
             missing.code = code
             return missing
         if status == 400 and host.scheme == "http" and not code:
-            return RegistryError(what, mend=f"see what it says{host.other_scheme}")
+            return RegistryError(what, hint=f"see what it says{host.other_scheme}")
         return RegistryError(what)
 
 

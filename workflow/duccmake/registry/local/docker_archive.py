@@ -62,7 +62,7 @@ class DockerArchives:
             raise RegistryError(
                 f"{reference.path} was changed while it was read",
                 image=reference.name,
-                mend="run again; an archive is replaced best by renaming a new one",
+                hint="run again; an archive is replaced best by renaming a new one",
             )
         return found
 
@@ -118,7 +118,7 @@ class _Image:
             return self.members[descriptor.digest]
         except KeyError:
             raise NotFound(
-                f"the archive does not have {descriptor.digest} any more", mend="run again"
+                f"the archive does not have {descriptor.digest} any more", hint="run again"
             ) from None
 
 
@@ -169,7 +169,7 @@ class _Archive:
         missing = NotFound(
             f"{self._tar.path} has {len(entries)} such images; it has these names: "
             f"{known[:500] or 'none'}",
-            mend="name one of them, as docker-archive:path:name:tag",
+            hint="name one of them, as docker-archive:path:name:tag",
         )
         missing.code = MANIFEST_UNKNOWN
         raise missing

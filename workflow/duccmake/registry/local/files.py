@@ -27,7 +27,7 @@ from ..http.retry import Patience, RetryPolicy
 MAX_METADATA_BYTES = 16 * 1024**2
 """The largest manifest, index or configuration that is read from a file."""
 
-_MEND = "see whether it was written to its end, and write it again"
+_HINT = "see whether it was written to its end, and write it again"
 _POLICY = RetryPolicy(Patience(tries=2, seconds=60.0), backoff_seconds=0.0)
 _NO_LIMIT = Pace(0)
 
@@ -37,7 +37,7 @@ def open_plain(path: Path) -> IO[bytes]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise RegistryError(f"{path} is not a plain file", mend=_MEND)
+        raise RegistryError(f"{path} is not a plain file", hint=_HINT)
     return open(descriptor, "rb")
 
 
@@ -58,16 +58,16 @@ def reading(reference: Reference) -> Iterator[None]:
         raise NotFound(
             f"{error.filename or reference.path} does not exist",
             image=reference.name,
-            mend="write the image there, or remove the entry",
+            hint="write the image there, or remove the entry",
         ) from None
     except OSError as error:
         raise RegistryUnavailable(
             f"{error.filename or reference.path} cannot be read: {error.strerror or error}",
             image=reference.name,
-            mend="see to its permissions and its file system",
+            hint="see to its permissions and its file system",
         ) from None
     except (DigestMismatch, ManifestError) as error:
-        error.mend = _MEND
+        error.hint = _HINT
         raise error.within(image=reference.name) from None
     except DuccmakeError as error:
         raise error.within(image=reference.name) from None

@@ -190,7 +190,7 @@ class _Layout:
         scheme = reference.scheme
         missing = NotFound(
             f"{reference.path} has {len(found)} images for {what}; its names are: {known[:500]}",
-            mend=f"name one of them, as {scheme}:path:tag or {scheme}:path@digest",
+            hint=f"name one of them, as {scheme}:path:tag or {scheme}:path@digest",
         )
         missing.code = MANIFEST_UNKNOWN
         raise missing

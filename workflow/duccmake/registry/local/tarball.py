@@ -35,7 +35,7 @@ def opened_tarball(reference: Reference) -> Iterator[Tarball]:
         raise ManifestError(
             f"{reference.path} is no tar archive, or damaged ({type(error).__name__})",
             image=reference.name,
-            mend="see whether it was written to its end, and write it again",
+            hint="see whether it was written to its end, and write it again",
         ) from None
 
 

@@ -130,7 +130,7 @@ class CvmfsRepository(PublishedTree):
                 f"{self._name} is published through a gateway, which keeps no devices, and so no "
                 "whiteouts, outside of a directory with a catalog of its own",
                 step="lock the repository",
-                mend="set repository.prefix, to 'containers' for example",
+                hint="set repository.prefix, to 'containers' for example",
             )
         with reported("lock the repository"):
             # The repository's owner, whom cvmfs_server may run as, reads the archive in it.

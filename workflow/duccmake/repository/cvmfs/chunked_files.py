@@ -218,7 +218,7 @@ def _copy(source: Packed, target: int, file: Large) -> None:
     if file.entry.sha256 and digest.hexdigest() != file.entry.sha256:
         raise RepositoryError(
             f"{file.entry.path!r} is staged with another content than its layer's manifest says",
-            mend="remove the staged layer and run again",
+            hint="remove the staged layer and run again",
         )
 
 

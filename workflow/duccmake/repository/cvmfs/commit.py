@@ -113,7 +113,7 @@ class Changes:
                 for digest in image.layers:
                     if digest not in staged and not is_there(self._layout, image, digest):
                         raise RepositoryError(
-                            f"its layer {digest} is neither published nor staged", mend="run again"
+                            f"its layer {digest} is neither published nor staged", hint="run again"
                         )
                 check_link(self._layout, image.name)
 
@@ -394,7 +394,7 @@ def _check_staged(layer: StagedLayer) -> None:
     metadata = layer.path / ".metadata"
     needed = (layer.path / CONTENT, layer.path / INDEX, metadata / "tree.mtree")
     if not all(path.is_file() for path in needed):
-        raise RepositoryError(f"{layer.path} is no staged layer", mend="remove it and run again")
+        raise RepositoryError(f"{layer.path} is no staged layer", hint="remove it and run again")
 
 
 def _staged_manifest(layer: StagedLayer) -> Path:

@@ -117,7 +117,7 @@ class Clones:
         if layer is None or int(layer) >= len(self._layers):
             raise RepositoryError(
                 f"{path!r} of the image's manifest names no layer of the image",
-                mend="remove the staged image and run again",
+                hint="remove the staged image and run again",
             )
         return b"%b/%b" % (self._layers[int(layer)], source)
 

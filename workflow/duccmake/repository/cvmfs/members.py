@@ -213,7 +213,7 @@ class Members:
         if len(name) > _PATH_BYTES:
             raise RepositoryError(
                 f"{path[:80]!r}... is a path of {len(path)} bytes, too long for CernVM-FS",
-                mend="the image cannot be published with it",
+                hint="the image cannot be published with it",
             )
         return name
 

@@ -71,7 +71,7 @@ class Mount:
             if not self._path.is_dir() or time.monotonic() >= deadline:
                 raise RepositoryError(
                     f"the repository is not mounted on {self._path}",
-                    mend=f"mount it: cvmfs_server mount {self._path.name}",
+                    hint=f"mount it: cvmfs_server mount {self._path.name}",
                 )
             time.sleep(_POLL_SECONDS)
 

@@ -41,8 +41,8 @@ _BUSY = ("another transaction is already open", "lease path busy")
 class ServerFailed(RepositoryError):
     """``cvmfs_server`` ended with an error; ``output`` is all that it said."""
 
-    def __init__(self, found: str, *, output: str = "", mend: str = "") -> None:
-        super().__init__(found, mend=mend)
+    def __init__(self, found: str, *, output: str = "", hint: str = "") -> None:
+        super().__init__(found, hint=hint)
         self.output = output
 
 
@@ -178,7 +178,7 @@ class Server:
         if _PLAIN_PATH.fullmatch(str(fifo)) is None:
             raise RepositoryError(
                 f"{fifo} has characters in it that cvmfs_server would have a shell read",
-                mend="set repository.state to a directory with a plain name",
+                hint="set repository.state to a directory with a plain name",
             )
         fifo.unlink(missing_ok=True)
         os.mkfifo(fifo, 0o600)
@@ -192,7 +192,7 @@ class Server:
         if program is None:
             raise RepositoryError(
                 "cvmfs_server is not on the PATH",
-                mend="install cvmfs-server on this machine, or run duccmake on the stratum 0",
+                hint="install cvmfs-server on this machine, or run duccmake on the stratum 0",
             )
         log.info("cvmfs_server %s", " ".join(arguments))
         answers, ours = os.pipe()
@@ -231,10 +231,10 @@ class Server:
         found = f"'cvmfs_server {arguments[0]}' {ended}: {last or 'without a word'}"
         if any(word in output for word in _BUSY):
             raise TransactionBusy(found, output=output)
-        raise ServerFailed(found, output=output, mend=_mend(output))
+        raise ServerFailed(found, output=output, hint=_hint(output))
 
 
-def _mend(output: str) -> str:
+def _hint(output: str) -> str:
     if "No space left" in output:
         return "free some space on the stratum 0"
     if "whitelist" in output and "expired" in output:

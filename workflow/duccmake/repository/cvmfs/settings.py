@@ -54,7 +54,7 @@ class ServerSettings:
         except OSError as error:
             raise RepositoryError(
                 f"{path} cannot be read ({error.strerror}): this machine does not publish {name}",
-                mend=f"make the repository with 'cvmfs_server mkfs {name}', or run duccmake "
+                hint=f"make the repository with 'cvmfs_server mkfs {name}', or run duccmake "
                 "where it is published",
             ) from None
         return cls.parse(name, _values(text))

@@ -243,7 +243,7 @@ class TarStream:
         if left:
             raise RepositoryError(
                 "a staged file has another size than its manifest says",
-                mend="remove what is staged and run again",
+                hint="remove what is staged and run again",
             )
         if size % _BLOCK:
             padding = _BLOCK - size % _BLOCK

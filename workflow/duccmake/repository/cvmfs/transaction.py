@@ -112,7 +112,7 @@ class Transactions:
                 self._journal.unlink(missing_ok=True)
                 if time.monotonic() >= deadline:
                     raise RepositoryLocked(
-                        error.found, mend="wait until it is published, then run again"
+                        error.found, hint="wait until it is published, then run again"
                     ) from None
                 time.sleep(_POLL_SECONDS)
             except Exception:
@@ -145,7 +145,7 @@ class Transactions:
             if time.monotonic() >= deadline:
                 raise RepositoryLocked(
                     f"somebody has {self.server.describe_transaction()} on {name}",
-                    mend=f"publish it or abort it ('cvmfs_server abort {name}'), then run again",
+                    hint=f"publish it or abort it ('cvmfs_server abort {name}'), then run again",
                 )
             if not told:
                 log.warning("waiting for %s on %s", self.server.describe_transaction(), name)
@@ -189,7 +189,7 @@ class Transactions:
         except (ValueError, KeyError, TypeError):
             raise RepositoryError(
                 f"the journal {self._journal} is damaged",
-                mend="see whether a transaction is open that nobody works on, abort it, and "
+                hint="see whether a transaction is open that nobody works on, abort it, and "
                 "remove the file",
             ) from None
 

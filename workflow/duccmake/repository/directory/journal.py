@@ -140,7 +140,7 @@ class Journal:
             pass
         raise RepositoryError(
             f"the journal {self._path} is damaged or of another version",
-            mend="finish with the version that wrote it, or see config/README.md",
+            hint="finish with the version that wrote it, or see config/README.md",
         )
 
     def _write(self, state: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from ...errors import NoSpace, RepositoryError
 from ...fs.files import remove_tree
 from ...layer import measured
 from ...oci.reference import Digest
-from ...tree.build import FlatMode, plant
+from ...tree.build import FlatMode, build
 from .. import overlay_losses, podman
 from ..edits import Directory, Edits, File, Put, Symlink, Tree
 from ..failures import reported
@@ -125,7 +125,7 @@ class Preparation:
         metadata = layer.path / ".metadata"
         if not (layer.path / "layerfs").is_dir() or not (metadata / "tree.mtree").is_file():
             raise RepositoryError(
-                f"{layer.path} is no staged layer", mend="remove it and run again"
+                f"{layer.path} is no staged layer", hint="remove it and run again"
             )
         for entry in layer.path.iterdir():
             if entry.name not in ("layerfs", ".metadata"):
@@ -158,7 +158,7 @@ class Preparation:
         for digest in image.layers:
             if not is_there(self._layout, image, digest):
                 raise RepositoryError(
-                    f"its layer {digest} is neither published nor staged", mend="run again"
+                    f"its layer {digest} is neither published nor staged", hint="run again"
                 )
         check_link(self._layout, image.name)
 
@@ -182,7 +182,7 @@ class Preparation:
         make_parents(self._layout.root, manifest)
         new = temporary(final)
         losses = dict(
-            plant(
+            build(
                 staged / "tree.mtree",
                 new,
                 layers=[self._layout.layerfs(digest) for digest in image.layers],
@@ -228,7 +228,7 @@ class EditsAsRenames:
             # Found now: after the commit point the rename would fail for ever.
             raise RepositoryError(
                 f"{path} is a directory in the way of a file or a link",
-                mend="move it away and run again",
+                hint="move it away and run again",
             )
         if isinstance(put, File):
             new.write_bytes(put.content)
@@ -249,7 +249,7 @@ def _plant_listing(tree: Tree, new: Path) -> None:
     with tempfile.NamedTemporaryFile() as listing:
         listing.write(tree.listing)
         listing.flush()
-        plant(
+        build(
             Path(listing.name),
             new,
             layers=tree.layers,
@@ -299,6 +299,6 @@ def _copy_tree(source: Path, target: Path) -> None:
         if "No space left" in said or "quota exceeded" in said:
             raise NoSpace(
                 f"no space is left to copy {source}",
-                mend="free some space or raise the quota, then run again",
+                hint="free some space or raise the quota, then run again",
             )
         raise RepositoryError(f"cp ended with {outcome.returncode}: {said[-500:]}")

@@ -76,5 +76,5 @@ def _parse(content: bytes, path: Path) -> list[Entry]:
     except (ValueError, KeyError, TypeError):
         raise RepositoryError(
             f"{path} is damaged",
-            mend=f"remove {path.parents[1]}: the next run writes it anew",
+            hint=f"remove {path.parents[1]}: the next run writes it anew",
         ) from None

@@ -180,7 +180,7 @@ class _Store:
         layers = chain(config.diff_ids, self._has_own_tree)
         created = _time(config.created)
         if image.measured is None:
-            raise RepositoryError("what its layers unpack to was never measured", mend="run again")
+            raise RepositoryError("what its layers unpack to was never measured", hint="run again")
         for layer, diff_id, found in zip(layers, config.diff_ids, image.measured, strict=True):
             self._add_layer(layer, diff_id, found, created)
         identity = image.config.hex

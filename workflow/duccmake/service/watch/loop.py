@@ -16,7 +16,7 @@ from ...fs.locks import held
 from ...workspace.event_log import EventLog
 from ...workspace.results import RESULTS
 from ..invocation import Invocation
-from ..notices import Notice, Spool
+from ..notices import Notice, NoticeQueue
 from ..systemd import Service
 from .child import Child, clear_stale_lock
 from .schedule import Outcome, Pace
@@ -45,7 +45,7 @@ class Watcher:
         self._service = service
         self._config: Config = invocation.configuration()
         self._pace = Pace(self._config.watch.interval, self._config.watch.retry)
-        self._spool = Spool(self._config.webhook.spool)
+        self._queue = NoticeQueue(self._config.webhook.spool)
         self._woken = asyncio.Event()
         self._stopping = False
         self._stop_watching = asyncio.Event()
@@ -58,7 +58,7 @@ class Watcher:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        self._spool.prepare()
+        self._queue.prepare()
         background = [asyncio.create_task(self._watch_files())]
         if self._service.watchdog_seconds:
             background.append(asyncio.create_task(self._be_alive()))
@@ -80,14 +80,14 @@ class Watcher:
     async def _turn(self) -> None:
         """Wait for a reason to run, and run."""
         now = time.monotonic()
-        waiting = self._spool.waiting() > 0
+        waiting = self._queue.waiting() > 0
         start = min(self._pace.due, self._pace.earliest) if waiting else self._pace.due
         if start > now:
             self._service.status(
                 f"waiting; next poll in {self._pace.due - now:.0f} s; {self._last}"
             )
             self._woken.clear()
-            if self._spool.waiting() > 0 and not waiting:
+            if self._queue.waiting() > 0 and not waiting:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), start - now)
@@ -103,7 +103,7 @@ class Watcher:
 
     async def _run(self, *, whole: bool) -> None:
         self._pace.begun()
-        notices = self._spool.take()
+        notices = self._queue.take()
         chosen = sorted({notice.image for notice in notices})
         # Whether an image leaves is for a poll of all to say.
         leaving = any(notice.action == "delete" for notice in notices)
@@ -127,7 +127,7 @@ class Watcher:
         self._pace.ended(outcome, whole=whole)
         self._last = _words(outcome)
         if outcome.completed:
-            self._spool.drop(notices)
+            self._queue.drop(notices)
         else:
             pause = max(0.0, self._pace.earliest - time.monotonic())
             logger.error("the run did not get to its images; trying again in %.0f s", pause)
@@ -168,8 +168,8 @@ class Watcher:
             logger.info("read the configuration again")
             self._pace.interval = self._config.watch.interval
             self._pace.retry = self._config.watch.retry
-            self._spool = Spool(self._config.webhook.spool)
-            self._spool.prepare()
+            self._queue = NoticeQueue(self._config.webhook.spool)
+            self._queue.prepare()
             self._pace.changed()
             self._stop_watching.set()
         self._service.ready("read the configuration again")
@@ -189,7 +189,7 @@ class Watcher:
             try:
                 await watch_files(
                     files,
-                    self._spool.new,
+                    self._queue.new,
                     changed=self._changed,
                     noticed=self._woken.set,
                     stop=self._stop_watching,
@@ -228,5 +228,5 @@ def only_watcher(directory: Path) -> Iterator[None]:
             yield
     except RepositoryLocked as error:
         raise RepositoryLocked(
-            f"another watcher runs here: {error.found}", mend=error.mend
+            f"another watcher runs here: {error.found}", hint=error.hint
         ) from None

@@ -1,4 +1,4 @@
-"""What wakes the watcher: a file of a wish list that changed, a notice in the spool."""
+"""What wakes the watcher: a file of a wish list that changed, a notice in the queue."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ async def watch_files(
     noticed: Callable[[], None],
     stop: asyncio.Event,
 ) -> None:
-    """Call ``changed`` and ``noticed`` when a wish list or the spool changes, until ``stop``.
+    """Call ``changed`` and ``noticed`` when a wish list or the queue changes, until ``stop``.
 
     Folders are watched, so that files may be replaced by renaming; a folder that is
     not there is left to the poll.
     """
     files = {_absolute(path) for path in wish_lists}
-    spool = _absolute(notices)
-    folders = {path.parent for path in files} | {spool}
+    queue = _absolute(notices)
+    folders = {path.parent for path in files} | {queue}
     present = [folder for folder in folders if folder.is_dir()]
     async for changes in watchfiles.awatch(
         *present,
@@ -48,7 +48,7 @@ async def watch_files(
         if any(path in files for path in paths):
             logger.info("a wish list has changed")
             changed()
-        if any(path.parent == spool and not path.name.startswith(".") for path in paths):
+        if any(path.parent == queue and not path.name.startswith(".") for path in paths):
             noticed()
 
 

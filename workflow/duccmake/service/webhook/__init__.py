@@ -1,1 +1,1 @@
-"""Notifications of registries, heard over HTTP and left in the spool for the watcher."""
+"""Notifications of registries, heard over HTTP and left in a queue for the watcher."""

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...workspace.event_log import EventLog
-from ..notices import Notice, Spool, SpoolFull
+from ..notices import Notice, NoticeQueue, QueueFull
 from .coverage import Wished
 from .formats import READERS
 from .secrets import is_genuine
@@ -33,19 +33,19 @@ MAX_IMAGES = 1000
 
 
 class Listener:
-    """Hears notifications and leaves notices in the spool."""
+    """Hears notifications and leaves notices in the queue."""
 
     def __init__(
         self,
         wished: Wished,
-        spool: Spool,
+        queue: NoticeQueue,
         secrets: Mapping[str, str],
         *,
         max_bytes: int,
         events: EventLog,
     ) -> None:
         self._wished = wished
-        self._spool = spool
+        self._queue = queue
         self._secrets = secrets
         self._max_bytes = max_bytes
         self._events = events
@@ -61,7 +61,7 @@ class Listener:
         )
 
     async def _health(self, request: Request) -> Response:
-        return JSONResponse({"waiting": await run_in_threadpool(self._spool.waiting)})
+        return JSONResponse({"waiting": await run_in_threadpool(self._queue.waiting)})
 
     async def _hear(self, request: Request) -> Response:
         sender = request.path_params["sender"]
@@ -87,7 +87,7 @@ class Listener:
             return _answer(400, "not JSON")
         try:
             waiting = await run_in_threadpool(self._keep, sender, members)
-        except (SpoolFull, OSError) as error:
+        except (QueueFull, OSError) as error:
             logger.error("a notice of /%s could not be kept: %s", sender, error)
             return _answer(503, "cannot be kept now", {"Retry-After": "30"})
         return JSONResponse({"images": waiting})
@@ -101,7 +101,7 @@ class Listener:
                 notices = {Notice("", "push", sender): None}
                 break
         for notice in notices:
-            if self._spool.put(notice):
+            if self._queue.put(notice):
                 self._events.emit(
                     "receive_notice", image=notice.image, sender=sender, notice=notice.action
                 )

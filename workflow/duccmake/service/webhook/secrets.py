@@ -27,7 +27,7 @@ def read_secrets(names: WebhookSecrets) -> dict[str, str]:
         if not secrets[sender]:
             raise ConfigError(
                 f"webhook.secrets.{sender}: the environment variable {name} is not set",
-                mend="set it, or leave the key out",
+                hint="set it, or leave the key out",
             )
     return secrets
 

@@ -14,7 +14,7 @@ from ...config.settings import WebhookSecrets
 from ...errors import DuccmakeError
 from ...workspace.event_log import EventLog
 from ..invocation import Invocation, log_to_stderr
-from ..notices import Spool
+from ..notices import NoticeQueue
 from .app import Listener
 from .coverage import Wished
 from .secrets import read_secrets
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         os.chdir(invocation.directory)
         config = invocation.configuration()
         secrets = read_secrets(config.webhook.secrets)
-        spool = Spool(config.webhook.spool)
-        spool.prepare()
+        queue = NoticeQueue(config.webhook.spool)
+        queue.prepare()
     except (DuccmakeError, OSError) as error:
         logger.error("%s", error)
         return 1
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         logger.warning("no secret for %s: anybody may call these", ", ".join(open_ones))
     listener = Listener(
         Wished(config),
-        spool,
+        queue,
         secrets,
         max_bytes=config.webhook.max_bytes,
         events=EventLog(config.events),
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             lifespan="off",
         )
     )
-    logger.info("listening at %s, leaving notices in %s", config.webhook.listen, spool.new)
+    logger.info("listening at %s, leaving notices in %s", config.webhook.listen, queue.new)
     # It raises the signal that ended it once more; to be told to stop is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     server.run()
