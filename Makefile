@@ -24,6 +24,7 @@ check: $(READY)  ## linters, formats, types
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/snakefmt --check $(RULES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/snakemake --lint --directory $(VENV)/lint --config recipe=$(CURDIR)/tests/support/recipe.yaml
 
 pytest: $(READY)  ## all tests without the checks
