@@ -117,7 +117,7 @@ def test_readme_explains_every_key_with_its_default() -> None:
 
 def test_readme_explains_every_key_of_the_recipe() -> None:
     readme = (ROOT / "config" / "README.md").read_text()
-    recipe = yaml.safe_load((ROOT / "workflow/schemas/recipe.schema.yaml").read_bytes())
+    recipe = yaml.safe_load((ROOT / "workflow/duccmake/recipe/recipe.schema.yaml").read_bytes())
     keys = [*recipe["properties"], *recipe["$defs"]["entry"]["properties"]]
     assert re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE) == keys
 

@@ -1,6 +1,6 @@
 """The configuration: what the workflow's ``config`` says, checked once and then trusted.
 
-Keys, their defaults and what they mean stand in ``workflow/schemas/config.schema.yaml``
+Keys, their defaults and what they mean stand in ``workflow/duccmake/config/config.schema.yaml``
 and, for people, in ``config/README.md``.
 """
 

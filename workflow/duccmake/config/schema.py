@@ -6,7 +6,7 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import yaml
@@ -14,7 +14,7 @@ import yaml
 from ..recipe.yaml_nodes import Loader
 from .mistakes import Key, Mistake, dotted
 
-SCHEMA = Path(__file__).parents[2] / "schemas" / "config.schema.yaml"
+SCHEMA = files("duccmake.config") / "config.schema.yaml"
 
 
 def as_plain(members: Mapping[str, Any]) -> dict[str, Any]:

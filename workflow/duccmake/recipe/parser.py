@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from .model import (
 )
 from .yaml_nodes import Loader, line_of, plain_scalar
 
-SCHEMA = Path(__file__).parents[2] / "schemas" / "recipe.schema.yaml"
+SCHEMA = files("duccmake.recipe") / "recipe.schema.yaml"
 
 MAX_BYTES = 8 * 1024**2
 """The largest recipe file that is read."""
