@@ -19,7 +19,7 @@ from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.oci.content_store import ContentStore
 from duccmake.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.oci.reference import Reference
-from duccmake.planning.model import PENDING, PlannedImage, PlannedLayer
+from duccmake.planning.model import PENDING, Claim, PlannedImage, PlannedLayer
 from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.resolver import Resolved, Resolver
 from duccmake.recipe.model import Recipe, Wish
@@ -327,7 +327,7 @@ def _fetch(item: Resolved, client: Client, content: ContentStore, blobs: Path) -
     )  # fmt: skip
     for layer in layers:
         with contextlib.suppress(DuccmakeError):
-            fetch_layer(layer, [image], client, blobs / layer.digest.hex, lambda count: None)
+            fetch_layer([Claim(layer, image)], client, blobs / layer.digest.hex, lambda count: None)
 
 
 def _digests(manifests: Iterable[Manifest]) -> set[str]:
