@@ -12,6 +12,7 @@ from corpus.streams import DAMAGED, END, SOUND, gzip_members, member
 from duccmake.errors import CorruptLayer, DigestMismatch, LimitExceeded
 from duccmake.layer.limits import UnpackLimits
 from duccmake.layer.stream import LayerStream
+from duccmake.layer.zstd import zstd
 from support.pipeline import digest_of
 
 TAR = b"".join(member(b"file-%d" % n, hashlib.sha256(b"%d" % n).digest() * 50) for n in range(9))
@@ -107,6 +108,29 @@ def test_no_limits_where_they_are_zero(tmp_path):
     assert read(tmp_path, gzip_members(TAR), limits=none)[0] == TAR
 
 
+def windowed(log: int) -> bytes:
+    """A zstd frame with a window of two to the power of ``log`` bytes (RFC 8878, 3.1.1.1)."""
+    frame = bytearray(zstd.compress(TAR, options={zstd.CompressionParameter.content_size_flag: 0}))
+    single_segment = 0x20
+    assert not frame[4] & single_segment
+    frame[5] = (log - 10) << 3
+    return bytes(frame)
+
+
+@pytest.mark.parametrize("log", [20, 27, 28, 29])
+def test_a_zstd_window_is_as_large_as_podman_takes(log, tmp_path):
+    content, result = read(tmp_path, windowed(log))
+    assert content == TAR
+    assert result.compression == "zstd"
+
+
+@pytest.mark.parametrize("log", [30, 31, 41])
+def test_a_zstd_window_beyond_is_refused_for_that_reason_and_not_as_damage(log, tmp_path):
+    with pytest.raises(CorruptLayer, match=r"more memory.* 512 MiB") as caught:
+        read(tmp_path, windowed(log))
+    assert "damaged" not in str(caught.value)
+
+
 def test_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path):
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1024 * 1024}]
     blob = bytearray(lzma.compress(TAR, filters=filters))
@@ -115,7 +139,7 @@ def test_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path):
     blob[16] = 39
     size = (blob[12] + 1) * 4
     blob[12 + size - 4 : 12 + size] = zlib.crc32(blob[12 : 12 + size - 4]).to_bytes(4, "little")
-    with pytest.raises(CorruptLayer):
+    with pytest.raises(CorruptLayer, match=r"more memory.* 256 MiB"):
         read(tmp_path, bytes(blob))
 
 

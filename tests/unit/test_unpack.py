@@ -19,7 +19,6 @@ from duccmake.demo.images import MTIME, LayerBuilder
 from duccmake.errors import (
     CorruptLayer,
     DigestMismatch,
-    LayerError,
     LimitExceeded,
     NoSpace,
     UnsafeLayer,
@@ -282,18 +281,6 @@ def test_many_files_in_one_directory_and_many_links_to_one_file(tmp_path):
         builder.hardlink(f"l{number}", "x" if number % 2 else f"l{number - 1}" if number else "x")
     unpack(builder.layer(), tmp_path)
     assert (tmp_path / "layer" / "layerfs" / "l2999").stat().st_nlink == 3001
-
-
-def test_more_links_than_the_file_system_takes_are_an_error_of_the_layer(tmp_path):
-    links = (header(b"l%d" % number, kind=b"1", target=b"x") for number in range(65_100))
-    tar = member(b"x", b"x") + b"".join(links) + END
-    try:
-        unpack_blob(tar, tmp_path)
-    except LayerError as error:
-        assert os.strerror(errno.EMLINK) in str(error)
-        assert_nothing_remains(tmp_path)
-    else:
-        assert (tmp_path / "layer" / "layerfs" / "x").stat().st_nlink == 65_101
 
 
 # --- what gets lost --------------------------------------------------------

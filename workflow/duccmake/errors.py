@@ -96,7 +96,7 @@ class LayerError(DuccmakeError):
 
 
 class CorruptLayer(LayerError):
-    """The stream is truncated or damaged, or no tar archive."""
+    """The stream is truncated, damaged or not to be decompressed, or no tar archive."""
 
 
 class UnsafeLayer(LayerError):

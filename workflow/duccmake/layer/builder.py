@@ -46,12 +46,15 @@ class Inode:
     """What several names may share: a file with hard links, or a symlink (``target``).
 
     ``rest`` is its manifest line behind the path; ``first`` its first path in the
-    manifest, once that is known.
+    manifest, once that is known.  ``names`` is how many it has got, and ``copy`` the
+    last that is a copy, since a file system takes only so many names of one file.
     """
 
     rest: bytes
     target: bytes | None = None
     first: bytes = b""
+    names: int = 1
+    copy: tuple[Directory, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,9 @@ class Directory:
 Node = Directory | Inode | LowerLink | bytes
 """Bytes are the line of an entry with one name: a file, a device, a FIFO."""
 
+
+_NAMES = 1000
+"""So many names of one file any file system takes."""
 
 PIECE = 256 * 1024
 """The most bytes of a file that are handed over at once."""
@@ -141,6 +147,12 @@ class Place(Protocol):
         self, source_parent: int, source_name: bytes, parent: int, name: bytes
     ) -> None:
         """Give a name that is no directory a second name."""
+        ...
+
+    def link_or_copy(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> int | None:
+        """The same at once; where the file takes no more names, a copy, of so many bytes."""
         ...
 
     def remove_name(self, parent: int, name: bytes) -> None:
@@ -349,8 +361,24 @@ class Staging:
         if isinstance(node, bytes):
             node = source_parent.entries[source_name] = Inode(node)
         if not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
-            self._place.make_hard_link(source_parent.number, source_name, parent.number, name)
+            self._make_name(source, node, parent, name)
         parent.entries[name] = node
+
+    def _make_name(
+        self, source: tuple[Directory, bytes], node: Inode, parent: Directory, name: bytes
+    ) -> None:
+        node.names += 1
+        if node.names <= _NAMES:
+            self._place.make_hard_link(source[0].number, source[1], parent.number, name)
+            return
+        if node.copy is not None and node.copy[0].entries.get(node.copy[1]) is node:
+            source = node.copy
+        copied = self._place.link_or_copy(source[0].number, source[1], parent.number, name)
+        if copied is not None:
+            self._account.made(copied)
+            if node.copy is None:
+                node.rest = tagged(node.rest, b"lost:hardlinks")
+            node.copy = parent, name
 
     def remove(self, parent: Directory, name: bytes) -> None:
         """Take an entry of this layer away again, with all below it."""
@@ -419,6 +447,11 @@ def _is_bare(directory: Directory) -> bool:
             return False
         stack += [node for node in here.entries.values() if isinstance(node, Directory)]
     return True
+
+
+def tagged(rest: bytes, tag: bytes) -> bytes:
+    """A manifest's line with one tag more; tags come last."""
+    return rest + (b"," if b" tags=" in rest else b" tags=") + tag
 
 
 def _rest(node: Inode | bytes) -> bytes:

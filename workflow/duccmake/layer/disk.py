@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..fs.beneath import open_directory
+from ..fs.duplicate import chmod, duplicate
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 64
@@ -289,6 +290,24 @@ class Disk:
         finally:
             os.close(source_fd)
 
+    def link_or_copy(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> int | None:
+        """The same; where the file takes no more names, a copy, of so many bytes."""
+        try:
+            self.make_hard_link(source_parent, source_name, parent, name)
+        except OSError as error:
+            if error.errno != errno.EMLINK:
+                raise
+        else:
+            return None
+        self._count_loss("hardlinks")
+        source_fd = os.dup(self._fd(source_parent))
+        try:
+            return duplicate(source_fd, source_name, self._fd(parent), name)
+        finally:
+            os.close(source_fd)
+
     def remove_name(self, parent: int, name: bytes) -> None:
         """Remove a name that is no directory."""
         os.unlink(name, dir_fd=self._fd(parent))
@@ -332,7 +351,7 @@ class Disk:
             lost = self._own(lambda: os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False))
             if mode & 0o7000:
                 # Changing the owner has cleared setuid and setgid.
-                _chmod(name, stat.S_IMODE(mode), fd)
+                chmod(name, stat.S_IMODE(mode), fd)
         if xattrs:
             lost += self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), xattrs)
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
@@ -396,12 +415,3 @@ def _mark(fd: int, name: bytes, value: bytes) -> bool:
         else:
             return True
     return False
-
-
-def _chmod(name: bytes, mode: int, directory: int) -> None:
-    """chmod(2) that follows no link, and opens the file for nothing else."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101 (a descriptor)
-    finally:
-        os.close(fd)

@@ -140,6 +140,13 @@ class Pack:
         if offset is not None:
             self._offsets[parent][name] = offset
 
+    def link_or_copy(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> int | None:
+        """There is room for any number of names."""
+        self.make_hard_link(source_parent, source_name, parent, name)
+        return None
+
     def remove_name(self, parent: int, name: bytes) -> None:
         """Forget a name that is no directory."""
         self._offsets[parent].pop(name, None)

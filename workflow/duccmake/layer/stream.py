@@ -36,9 +36,8 @@ _SWITCH_SECONDS = 0.0005
 The 5 ms that Python gives a busy thread are as long as inflating a piece takes.
 """
 
-_ZSTD_WINDOW_LOG = 27
-"""128 MiB: what zstd itself accepts without being asked; more is a memory bomb."""
-
+_ZSTD_WINDOW_LOG = 29
+"""512 MiB: what podman and containerd accept; more is a memory bomb."""
 
 _XZ_MEMORY = 256 * 1024 * 1024
 """What ``xz -9`` needs, four times over."""
@@ -255,4 +254,16 @@ def _recognise(data: bytes) -> tuple[str, Callable[[], _Decompressor] | None]:
 def _corrupt(path: Path, compression: str, error: Exception) -> DuccmakeError:
     if isinstance(error, OSError) and error.errno is not None:
         return CorruptLayer(f"the blob {path.name} cannot be read: {error.strerror}")
+    if any(words in str(error) for words in _TOO_MUCH_MEMORY):
+        return CorruptLayer(
+            f"the {compression} data needs more memory to be decompressed than container tools "
+            f"give it, {_MEMORY[compression]} MiB",
+            hint="ask the image's author to compress it with a smaller window or dictionary",
+        )
     return CorruptLayer(f"the {compression} data is damaged: {error}")
+
+
+_TOO_MUCH_MEMORY = ("too much memory", "Memory usage limit")
+"""What libzstd and liblzma say of a window, or a dictionary, that is larger than allowed."""
+
+_MEMORY = {"zstd": 1 << _ZSTD_WINDOW_LOG >> 20, "xz": _XZ_MEMORY >> 20}

@@ -35,6 +35,7 @@ from .builder import (
     Staging,
     describe,
     may_lose,
+    tagged,
 )
 from .disk import Lost
 from .limits import Account, UnpackLimits
@@ -464,14 +465,10 @@ def _line(member: Member, lost: Lost, more: bytes) -> bytes:
             more,
         )
     for kind in lost:
-        line = _tagged(line, b"lost:" + kind)
+        line = tagged(line, b"lost:" + kind)
     for name, value in member.xattrs:
-        line = _tagged(line, mtree.xattr_tag(name, value))
+        line = tagged(line, mtree.xattr_tag(name, value))
     return line
-
-
-def _tagged(line: bytes, tag: bytes) -> bytes:
-    return line + (b"," if b" tags=" in line else b" tags=") + tag
 
 
 def _write_manifest(path: Path, root: Directory, digest: Digest, account: Account) -> int:
@@ -503,7 +500,7 @@ def _manifest_lines(root: Directory) -> Iterator[bytes]:
             elif isinstance(node, LowerLink):
                 yield mtree.lower_link(mtree.decode_path(entry_path), node.target).line()
             elif node.first:
-                yield b"%b %b\n" % (entry_path, _tagged(node.rest, b"link:" + node.first))
+                yield b"%b %b\n" % (entry_path, tagged(node.rest, b"link:" + node.first))
             else:
                 node.first = entry_path[2:]
                 yield b"%b %b\n" % (entry_path, node.rest)
@@ -525,13 +522,13 @@ def _directory_line(directory: Directory) -> bytes:
         encode_time(at.mtime_ns),
     )
     if directory.implied:
-        line = _tagged(line, b"implied")
+        line = tagged(line, b"implied")
     if directory.opaque:
-        line = _tagged(line, b"opaque")
+        line = tagged(line, b"opaque")
     for kind in directory.lost:
-        line = _tagged(line, b"lost:" + kind)
+        line = tagged(line, b"lost:" + kind)
     for name, value in at.xattrs:
-        line = _tagged(line, mtree.xattr_tag(name, value))
+        line = tagged(line, mtree.xattr_tag(name, value))
     return line
 
 

@@ -184,13 +184,21 @@ class Writers:
             target.do(Disk.make_hard_link, source_parent, source_name, parent, name)
             return
         # What either of them does with these names later must find the link made.
-        source.settle()
-        target.settle()
+        self.settle(source_parent)
+        self.settle(parent)
         self._disk.make_hard_link(source_parent, source_name, parent, name)
+
+    def link_or_copy(
+        self, source_parent: int, source_name: bytes, parent: int, name: bytes
+    ) -> int | None:
+        """The same at once, or where the file takes no more names, a copy: of so many bytes."""
+        self.settle(source_parent)
+        self.settle(parent)
+        return self._disk.link_or_copy(source_parent, source_name, parent, name)
 
     def losses(self) -> dict[str, int]:
         """Wait until everything is made; how often something could not be kept."""
-        total: Counter[str] = Counter()
+        total = Counter(self._disk.losses())
         for writer in self._writers:
             writer.flush()
         for writer in self._writers:

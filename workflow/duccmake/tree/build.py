@@ -79,6 +79,7 @@ class _Builder:
         self._attributes = Attributes()
         self._shares_plainly = mode == "hardlink" and self._attributes.keeps_all_owners
         self._groups: dict[bytes, list[bytes]] = {}
+        self._heads: dict[bytes, bytes] = {}
         self._copied: Counter[str] = Counter()
         self._lost: dict[bytes, frozenset[bytes]] = {}
 
@@ -185,21 +186,46 @@ class _Builder:
         first = entry.hardlink
         if b"devices" in self._lost.get(first, ()):
             return {b"devices"}
+        head = self._heads.get(first, first)
         try:
-            self._link_within(first, entry.path)
+            self._link_within(head, entry.path)
         except OSError as error:
-            if error.errno not in content.NO_LINK or entry.kind != mtree.FILE:
+            if error.errno not in content.NO_LINK:
                 raise
-            # The layer's inode takes no more names: the whole group moves over to a copy.
-            lost = self._copy(entry, os.strerror(error.errno))
-            for earlier in (first, *self._groups.get(first, ())):
-                directory, name = self._place(earlier)
-                os.unlink(name, dir_fd=directory)
-                self._link_within(entry.path, earlier)
+            shared = head == first and self._is_shared(entry)
+            lost = self._anew(entry, os.strerror(error.errno))
+            if shared:
+                # The layer's inode takes no more names: the whole group moves over to a copy.
+                for earlier in (first, *self._groups.get(first, ())):
+                    directory, name = self._place(earlier)
+                    os.unlink(name, dir_fd=directory)
+                    self._link_within(entry.path, earlier)
+            else:
+                # Nor does the tree's own: what follows are names of the next one.
+                self._heads[first] = entry.path
+                lost.add(b"hardlinks")
         else:
-            lost = set(self._lost.get(first, ()))
+            lost = set(self._lost.get(head, ()))
         self._groups.setdefault(first, []).append(entry.path)
         return lost
+
+    def _is_shared(self, entry: Entry) -> bool:
+        """Whether the first name of an entry's group is the layer's own file."""
+        if entry.kind != mtree.FILE or b"generated" in entry.flags:
+            return False
+        tree, path = self._provider(entry)
+        parent, name = split(path)
+        directory = self._directories.get(tree, parent)
+        theirs = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        directory, name = self._place(entry.hardlink)
+        ours = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return os.path.samestat(theirs, ours)
+
+    def _anew(self, entry: Entry, reason: str) -> set[bytes]:
+        """Make an entry that has another name as one of its own."""
+        if entry.kind == mtree.FILE:
+            return self._copy(entry, reason)
+        return self._make(replace(entry, hardlink=b""))
 
     def _link_within(self, path: bytes, new: bytes) -> None:
         content.link(self._directories, (self._target, path), (self._target, new))

@@ -8,6 +8,7 @@ import stat
 
 from ..errors import RepositoryError
 from ..fs import syscalls
+from ..fs.duplicate import copy_content
 from .attributes import UNSUPPORTED, Attributes
 from .directories import Directories, split
 from .mtree import Entry
@@ -59,7 +60,7 @@ def copy(
         try:
             refused = _clone(opened, made) if clone else ""
             if refused or not clone:
-                _send(opened, made, os.fstat(opened).st_size)
+                copy_content(opened, made)
             return attributes.on_descriptor(made, entry), refused
         finally:
             os.close(made)
@@ -88,12 +89,3 @@ def _clone(source: int, target: int) -> str:
             raise
         return os.strerror(error.errno)
     return ""
-
-
-def _send(source: int, target: int, size: int) -> None:
-    offset = 0
-    while offset < size:
-        sent = os.sendfile(target, source, offset, size - offset)
-        if not sent:
-            raise RepositoryError("a file of a layer became shorter while it was copied")
-        offset += sent
