@@ -39,6 +39,7 @@ from .sources.load import Loaded, Origin, load_sources
 from .standing import Standing
 from .store import PollMemory
 from .thin_wishes import plan_thins
+from .unused import unused_registries
 
 POLL_TRIES = 3
 POLL_SECONDS = 30.0
@@ -96,6 +97,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             if not config.resolve.only  # who asks for some images says nothing of the others
         ]
         memory.save()
+    if poll and not loaded.problems:
+        warnings += unused_registries(config, recipes)
     warnings += resolver.warnings
     warnings += [warning for found in leavings for warning in found.warnings]
     numbers: dict[str, int] = {}
