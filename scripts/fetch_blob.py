@@ -14,7 +14,9 @@ with running(f"fetch_blob-{key}", log=log, output=output) as job:
     job.serves(images)
     with (
         job.events.span("layer_download", image=images[0].name, layer=digest.hex) as event,
-        Client(job.config.registries, limits_directory=LIMITS) as client,
+        Client(
+            job.config.registries, limits_directory=LIMITS, damaged_directory=job.damaged
+        ) as client,
         job.progress(job.plan.claims(key)[0].layer.descriptor.size, f"fetch {key}") as progress,
     ):
         fetched = fetch_layer(job.plan.claims(key), client, Path(output), progress)

@@ -133,6 +133,21 @@ def test_a_registry_that_is_down_is_told_once_and_fails_only_what_was_never_publ
     assert len([line for line in told if f"registry {dead} not reached" in line]) == 2
 
 
+def test_a_damaged_layer_is_fetched_whole_twice_in_a_run_however_often_its_job_is_tried(
+    work, registry
+):
+    image = add_image(registry.store, "team/app", "1", layers=layers("text"))
+    work.wish("{host}/team/app:1")
+    damaged = image.layers[0].digest
+    registry.break_next(f"/blobs/{damaged}", faults.wrong_bytes, times=9999)
+    for _ in range(2):
+        run = work.run("--retries", "3")
+        assert run.status != 0
+        assert "damaged content" in run.outcomes[work.named("team/app:1")][1]
+        assert run.blobs().count(str(damaged)) == 2
+        assert run.said.count("Error in rule fetch_blob") > 1, "it was tried again"
+
+
 def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_first(work, registry):
     for name in ("team/old1", "team/old2"):
         add_image(registry.store, name, "1", layers=layers(f"{name} first"))

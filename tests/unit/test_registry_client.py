@@ -118,11 +118,14 @@ def test_the_manifest_keeps_the_bytes_of_the_registry(registry):
 
 
 @pytest.mark.parametrize("fault", [faults.lying_digest, faults.wrong_bytes, faults.long])
-def test_a_manifest_that_has_not_its_digest_is_refused(registry, fault):
+def test_a_manifest_that_has_not_its_digest_is_refused_and_fetched_twice_at_most(registry, fault):
     add_image(registry.store, "team/app", "1")
     registry.break_next("^GET", fault, times=100)
-    with client(registry) as asking, pytest.raises(DigestMismatch):
-        asking.manifest(reference(registry))
+    with client(registry) as asking:
+        for _ in range(3):
+            with pytest.raises(DigestMismatch):
+                asking.manifest(reference(registry))
+    assert len(registry.requests) == 2
 
 
 @pytest.mark.parametrize("fault", [faults.wrong_bytes, faults.html, faults.short, faults.reset])

@@ -58,6 +58,11 @@ class Job:
         """The event log."""
         return EventLog(self.config.events, run=self._run.name)
 
+    @property
+    def damaged(self) -> Path:
+        """Where the run's jobs note what registries sent damaged."""
+        return self._run / "damaged"
+
     def serves(self, images: Iterable[PlannedImage]) -> None:
         """Say which images the job is for: it may fail quietly if that is so for all."""
         served = list(images)

@@ -30,6 +30,7 @@ from .poll_memory import PollMemory
 from .reconcile import Reconciliation
 from .resolver import Resolved, Resolver, Unresolved
 from .thin_images import plan_thins
+from .unused_registries import unused_registries
 
 POLL_TRIES = 3
 POLL_SECONDS = 30.0
@@ -88,6 +89,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
             if not config.resolve.only  # who asks for some images says nothing of the others
         ]
         memory.save()
+    if poll and not loaded.problems:
+        warnings += unused_registries(config, recipes)
     warnings += resolver.warnings
     warnings += [warning for found in leavings for warning in found.warnings]
     numbers: dict[str, int] = {}

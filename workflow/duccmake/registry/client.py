@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from ..errors import (
 )
 from ..oci.manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
 from ..oci.reference import DOCKER_HUB, Digest, Platform, Reference
+from .damaged import MOST, Damaged
 from .download import Download
 from .http.blobs import BlobSource
 from .http.credentials import Credentials, CredentialStore, normal_host
@@ -38,7 +40,6 @@ from .tag_pages import IncompleteList, Page, list_tags, parse_page
 logger = logging.getLogger(__name__)
 
 _TAGS_LIMIT = 16 * 1024**2
-_BODY_TRIES = 3
 _NO_HEAD = frozenset(range(400, 600)) - {408, 429}
 """What a registry says to HEAD that may have another answer to GET."""
 
@@ -54,7 +55,8 @@ class Client:
     ``settings`` are by host as a reference has it.  ``deadline_seconds`` bounds
     one request with all its tries; a download may take longer as long as bytes
     come.  With a ``limits_directory`` the limits of each host hold for all
-    processes that name the same one, and otherwise for this client alone.
+    processes that name the same one, and otherwise for this client alone.  So does
+    what is noted of damaged content in a ``damaged_directory``, which is a run's own.
     Reading prefers the mirrors; what a mirror does not deliver, for whatever
     reason, the registry itself is asked for.
 
@@ -75,6 +77,7 @@ class Client:
         chunk_bytes: int = CHUNK_BYTES,
         environment: Mapping[str, str] | None = None,
         limits_directory: Path | None = None,
+        damaged_directory: Path | None = None,
         credentials: Mapping[str, Credentials] | None = None,
     ) -> None:
         self._policy = RetryPolicy(
@@ -86,6 +89,8 @@ class Client:
         self._credentials = store
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
         self._transport = Transport(settings, store, self._policy, limits_directory)
+        self._damaged = Damaged(damaged_directory)
+        self._spoilt: dict[str, DuccmakeError] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +168,7 @@ class Client:
         ``progress`` is told of bytes gained (fewer than none at a restart).
         Raises `DigestMismatch` where the source sends something else.
         """
-        download = Download(descriptor, path, self._policy, progress)
+        download = Download(descriptor, path, self._policy, progress, self._damaged)
 
         def read(endpoint: Endpoint, patience: Patience | None) -> int:
             url = endpoint.url(f"blobs/{descriptor.digest}")
@@ -338,16 +343,22 @@ class Client:
     def _verified(
         self, call: Call, limit: int, patience: Patience | None, parse: Callable[[Reply], T]
     ) -> T:
-        """An exchange whose body has to make sense: proxies damage bodies, too."""
-        for count in range(1, _BODY_TRIES + 1):
+        """An exchange whose body has to make sense: proxies damage bodies, too.
+
+        What did not in all tries is not asked for again.
+        """
+        if call.url in self._spoilt:
+            raise copy.copy(self._spoilt[call.url])
+        for count in range(1, MOST + 1):
             reply = self._transport.exchange(call, limit=limit, patience=patience)
             try:
                 return parse(reply)
             except (DigestMismatch, ManifestError) as error:
                 if isinstance(error, UnsupportedImage):
                     raise
-                if count == _BODY_TRIES:
-                    raise _said(reply, error) from None
+                if count == MOST:
+                    self._spoilt[call.url] = _said(reply, error)
+                    raise copy.copy(self._spoilt[call.url]) from None
                 logger.info("%s; asking again", error.found)
         raise AssertionError("the last try returns or raises")
 

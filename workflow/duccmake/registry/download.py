@@ -23,6 +23,7 @@ from ..errors import (
     WrongSize,
 )
 from ..oci.manifest import Descriptor
+from .damaged import MOST, Damaged
 from .http.limits import Pace
 from .http.retry import RetryPolicy, TryAgain, backoff_seconds
 
@@ -65,6 +66,11 @@ class Source(Protocol):
         """The bytes a second that may come from here."""
         ...
 
+    @property
+    def place(self) -> str:
+        """What the place is called, such as a registry's host."""
+        ...
+
     def open(self, offset: int) -> Answer:
         """Ask for the blob from ``offset`` on; the answer may be 200, 206 or 416."""
         ...
@@ -74,7 +80,8 @@ class Download:
     """One blob on its way to ``path``, by way of ``<path>.part`` beside it.
 
     The part is kept when a download is given up, and the next one goes on from
-    it.  The policy's tries count failures without progress between them.
+    it.  The policy's tries count failures without progress between them, and
+    ``damaged`` what came whole and wrong.
     """
 
     def __init__(
@@ -83,7 +90,9 @@ class Download:
         path: Path,
         policy: RetryPolicy,
         progress: Callable[[int], None] | None = None,
+        damaged: Damaged | None = None,
     ) -> None:
+        self._damaged = damaged or Damaged()
         self._descriptor = descriptor
         self._path = path
         self._policy = policy
@@ -127,9 +136,11 @@ class Download:
     def _fill(self, part: IO[bytes], source: Source) -> None:
         """Bring the part to the descriptor's size and digest."""
         hasher = self._rehash(part)
-        failures = restarts = 0
+        failures = 0
+        is_left_over = part.tell() > 0
         error: RegistryError | DigestMismatch
         while not self._fits(part, hasher):
+            self._damaged.check(self._descriptor, source.place)
             before = part.tell()
             try:
                 hasher = self._once(part, hasher, source)
@@ -137,15 +148,20 @@ class Download:
             except TryAgain as failure:
                 failures = 0 if part.tell() - before >= CHUNK_BYTES else failures
                 error = failure.error
-            except WrongSize:
-                # Asking again brings the same; what is here serves whoever names its size.
-                raise
             except DigestMismatch as mismatch:
-                restarts += 1
+                # With what an earlier download left, that may have been wrong.
+                if not is_left_over:
+                    self._damaged.note(self._descriptor, source.place)
+                if isinstance(mismatch, WrongSize):
+                    # Asking again brings the same; what is here serves whoever names its size.
+                    raise
+                is_left_over = False
                 hasher = self._restart(part)
+                if self._damaged.count(self._descriptor, source.place) >= MOST:
+                    raise
                 error = mismatch
             failures += 1
-            if max(failures, restarts) >= self._policy.patience.tries:
+            if failures >= self._policy.patience.tries:
                 raise error
             wait = backoff_seconds(failures, self._policy.backoff_seconds)
             logger.info("%s; going on from byte %d in %.1f s", error.found, part.tell(), wait)

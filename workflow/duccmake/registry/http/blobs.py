@@ -29,6 +29,11 @@ class BlobSource:
         """The bytes a second of the registry's settings."""
         return self._host.bytes_pace
 
+    @property
+    def place(self) -> str:
+        """The host."""
+        return self._host.name
+
     def open(self, offset: int) -> Answer:
         """Ask for the rest from ``offset`` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}

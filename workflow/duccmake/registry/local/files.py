@@ -97,6 +97,7 @@ class _FileSource:
         self._reference = reference
         self._descriptor = descriptor
         self._opened = opened
+        self.place = reference.path
 
     def open(self, offset: int) -> _FileAnswer:
         reference = self._reference
