@@ -38,6 +38,10 @@ PODMAN = [27, 7661]
 # --- the life of a set of images ------------------------------------------------
 
 
+UNLISTED = ("up to date", "")
+"""Of many images a run counts those that are up to date, and lists all others."""
+
+
 @dataclass
 class Story:
     """A set of images, as it stands in the wish list; ``problems`` are what was wrong so far."""
@@ -59,13 +63,13 @@ class Story:
         found = [
             problem
             for name, spec in self.current.items()
-            for problem in self._outcome(name, spec, *run.outcomes.get(f"{host}/{name}", ("", "")))
+            for problem in self._outcome(name, spec, *run.outcomes.get(f"{host}/{name}", UNLISTED))
         ]
         found += reader.problems(self.world.prefix, self.world.specs, self.visible)
         self.problems += [f"{when}: {problem}" for problem in found]
 
     def _outcome(self, name: str, spec: Spec, outcome: str, reason: str) -> Iterator[str]:
-        title = f"{name} ({spec.kind}) is {outcome or 'not mentioned'}, {reason!r}"
+        title = f"{name} ({spec.kind}) is {outcome}, {reason!r}"
         if spec.whatever and outcome in ("converted", "up to date"):
             self.visible[name] = spec
         elif spec.honest:

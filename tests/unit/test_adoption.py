@@ -128,7 +128,7 @@ def test_memory_of_a_run_that_was_killed_is_worth_what_is_whole_of_it(
     whole = memory.read_text()
     memory.write_text(whole + whole[: len(whole) // 2])
     (flat / ".wh.there").unlink()
-    os.utime(flat, ns=(0, json.loads(whole)[1]))
+    os.utime(flat, ns=(0, json.loads(whole)[1][0]))
     assert StrayWhiteouts(repository).find(flat) == ".wh.there"
     os.utime(flat, ns=(0, 0))
     assert [StrayWhiteouts(repository).find(flat) for _ in range(3)] == [""] * 3

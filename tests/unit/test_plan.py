@@ -87,7 +87,7 @@ def test_published_layers_are_not_staged():
 def test_images_are_found_by_what_they_share():
     one, other = image(), image("r.example.org/other:1", config=image().config)
     made = plan([one, other])
-    assert made.with_tree(REPOSITORY, made.key(one.tree)) == [one, other]
+    assert made.with_tree(REPOSITORY, made.flat_key(one)) == [one, other]
     assert made.sources(made.key(layer().digest)) == [one, other]
     assert made.image(REPOSITORY, NAME) == one
 

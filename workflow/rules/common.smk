@@ -27,7 +27,7 @@ wildcard_constraints:
     repository=r"[^/]+",
     image=r".+",
     layer=r"[0-9a-f]{12,128}",
-    tree=r"[0-9a-f]{12,64}",
+    config=r"[0-9a-f]{12,128}",
     manifest=r"[0-9a-f]{12,128}",
     thin=r"[0-9a-f]{16}",
     problem=r"[0-9]+",
@@ -245,7 +245,7 @@ def get_layers_of_image(wildcards):
 
 def get_layers_of_tree(wildcards):
     """What flattening needs staged of an image's layers."""
-    return get_staged_layers(plan.with_tree(wildcards.repository, wildcards.tree)[0])
+    return get_staged_layers(plan.with_tree(wildcards.repository, wildcards.config)[0])
 
 
 def get_flat_of_image(wildcards):
@@ -253,7 +253,7 @@ def get_flat_of_image(wildcards):
     image = plan.image(wildcards.repository, wildcards.image)
     if image.prepared:
         return []
-    return f"results/{image.repository}/flat/{plan.key(image.tree)}"
+    return f"results/{image.repository}/flat/{plan.flat_key(image)}"
 
 
 def get_why(wildcards):
@@ -284,7 +284,7 @@ def is_packed():
 
 def get_tree_digest(wildcards):
     """The whole digest behind a flat tree's key."""
-    image = plan.with_tree(wildcards.repository, wildcards.tree)[0]
+    image = plan.with_tree(wildcards.repository, wildcards.config)[0]
     return str(image.tree)
 
 

@@ -3,9 +3,9 @@ rule flatten_image:
     input:
         get_layers_of_tree,
     output:
-        temp(directory("results/{repository}/flat/{tree}")),
+        temp(directory("results/{repository}/flat/{config}")),
     log:
-        "logs/flatten_image/{repository}/{tree}.log",
+        "logs/flatten_image/{repository}/{config}.log",
     priority: 30
     conda:
         "../../environment.yml"
@@ -14,6 +14,6 @@ rule flatten_image:
         boot=boot_id(),
         format=RECORD_FORMAT,
     message:
-        "Flatten the image {wildcards.tree}"
+        "Flatten the image with configuration {wildcards.config}"
     shell:
-        "job flatten_image {log:q} {output:q} {wildcards.repository:q} {wildcards.tree} {input:q}"
+        "job flatten_image {log:q} {output:q} {wildcards.repository:q} {wildcards.config} {input:q}"

@@ -97,12 +97,20 @@ def published(metadata: Path, digest: Digest) -> Measured | None:
             blob_bytes=int(first["compressed-size"]),
             diff_ids=tuple(Digest.parse(one["diff-digest"]) for one in known),
             diff_bytes=int(first["diff-size"]),
-            compression=int(first.get("compression", 0)),
+            compression=int(first.get("compression", _unlisted_compression(metadata))),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     is_ours = found.digest == digest and (metadata / "tree.mtree").is_file()
     return found if is_ours else None
+
+
+def _unlisted_compression(metadata: Path) -> int:
+    """The compression where an earlier version noted it only in the unpacker's words."""
+    try:
+        return _COMPRESSIONS.get(json.loads((metadata / STAGED).read_bytes())["compression"], 0)
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
 
 
 def check_diff_ids(layers: Sequence[Digest], diff_ids: Sequence[Digest], measure: Measure) -> None:

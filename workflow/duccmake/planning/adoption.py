@@ -8,7 +8,7 @@ from pathlib import Path
 from ..fs.line_memory import LineMemory
 from ..repository import adoption
 from ..repository.protocol import Repository
-from ..workspace.results import RESULTS
+from ..workspace.results import memory
 from .model import PlannedImage, PlannedLayer
 
 
@@ -21,7 +21,7 @@ class StrayWhiteouts:
 
     def __init__(self, repository: Repository) -> None:
         self._root = repository.layout.root
-        self._memory = LineMemory(RESULTS / repository.name / "leftovers.jsonl")
+        self._memory = LineMemory(memory(repository.name, "leftovers"))
 
     def find(self, tree: Path) -> str:
         """`adoption.stray_whiteout` of a tree."""

@@ -9,7 +9,7 @@ from ..oci.reference import Digest
 from ..repository.audit import Audit, Fault, Finding
 from ..repository.model import ImageRecord
 from ..repository.protocol import Repository
-from ..workspace.results import RESULTS, content_store
+from ..workspace.results import content_store, memory
 from .model import Departure
 
 
@@ -24,7 +24,7 @@ class Auditor:
         self.refused: list[Departure] = []
         self._repository = repository
         self._audit = Audit(repository.layout)
-        self._memory = LineMemory(RESULTS / repository.name / "audited.jsonl")
+        self._memory = LineMemory(memory(repository.name, "audited"))
 
     def fault(self, record: ImageRecord | None) -> str:
         """What is wrong with an image that is wished for; empty where nothing is.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
-from ..workspace.results import RESULTS
+from ..workspace.results import thin_manifest
 
 PENDING, PUBLISHED = "pending", "published"
 
@@ -137,7 +137,7 @@ class PlannedThin:
     @property
     def output(self) -> Path:
         """The file with its manifest, which is there when it is pushed."""
-        return RESULTS / "thin" / self.repository / self.name / f"{self.key}.thin.json"
+        return thin_manifest(self.repository, self.name, self.key)
 
     @property
     def several(self) -> bool:

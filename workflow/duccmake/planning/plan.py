@@ -20,7 +20,7 @@ from ..fs.files import write_atomically
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
 from ..repository.model import Keep
-from ..workspace.results import RESULTS
+from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import PENDING, Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem
 
 _UNPACKED_PER_BLOB = 3
@@ -105,9 +105,8 @@ class Plan:
 
     def staged_paths(self, repository: str) -> dict[str, Path]:
         """Where each wanted layer of a repository is when it is staged, by digest."""
-        base = RESULTS / repository / "layers"
         return {
-            str(layer.digest): base / self.key(layer.digest) / "layer"
+            str(layer.digest): staged_layer(repository, self.key(layer.digest))
             for image in self.wanted
             if image.repository == repository
             for layer in image.layers
@@ -115,9 +114,8 @@ class Plan:
 
     def flat_paths(self, repository: str) -> dict[str, Path]:
         """Where each wanted flat tree of a repository is when it is staged, by `tree` digest."""
-        base = RESULTS / repository / "flat"
         return {
-            str(image.tree): base / self.key(image.tree) / "image"
+            str(image.tree): staged_flat_tree(repository, self.flat_key(image))
             for image in self.wanted
             if image.repository == repository
         }
@@ -140,7 +138,7 @@ class Plan:
 
     @cached_property
     def _gates(self) -> dict[str, int]:
-        limits = self.config_in(Path.cwd()).repository.batch
+        limits = self.config_in(Path()).repository.batch
         blobs = limits.bytes // _UNPACKED_PER_BLOB
         gates: dict[str, int] = {}
         gate = images = size = 0
@@ -160,6 +158,21 @@ class Plan:
             gates.update(dict.fromkeys(new, gate))
         return gates
 
+    def flat_key(self, image: PlannedImage) -> str:
+        """What the image's flat tree goes by: its configuration, unless others claim that too.
+
+        Images that have one configuration over different layers cannot all be right.
+        """
+        one = len(self._trees[image.config]) == 1
+        return self.key(image.config if one else image.tree)
+
+    @cached_property
+    def _trees(self) -> dict[Digest, set[Digest]]:
+        found: dict[Digest, set[Digest]] = {}
+        for image in self.wanted:
+            found.setdefault(image.config, set()).add(image.tree)
+        return found
+
     def key(self, digest: Digest) -> str:
         """The digest in twelve digits, or whole where the plan has two that begin alike."""
         return digest.hex if digest.short in self._ambiguous else digest.short
@@ -169,7 +182,8 @@ class Plan:
         seen: dict[str, Digest] = {}
         clashes = set()
         for image in self.images:
-            for digest in (image.manifest, image.tree, *(layer.digest for layer in image.layers)):
+            layers = (layer.digest for layer in image.layers)
+            for digest in (image.manifest, image.config, image.tree, *layers):
                 if seen.setdefault(digest.short, digest) != digest:
                     clashes.add(digest.short)
         return frozenset(clashes)
@@ -186,7 +200,7 @@ class Plan:
     def _by_tree(self) -> dict[tuple[str, str], list[PlannedImage]]:
         found: dict[tuple[str, str], list[PlannedImage]] = {}
         for image in self.wanted:
-            found.setdefault((image.repository, self.key(image.tree)), []).append(image)
+            found.setdefault((image.repository, self.flat_key(image)), []).append(image)
         return found
 
     @cached_property
@@ -202,7 +216,7 @@ class Plan:
     def save(self) -> Path:
         """Write the plan under its own digest, unless it is there; returns its path."""
         content = json.dumps(self._to_json(), sort_keys=True).encode()
-        path = RESULTS / "plans" / f"{hashlib.sha256(content).hexdigest()}.json"
+        path = PLANS / f"{hashlib.sha256(content).hexdigest()}.json"
         if not path.exists():
             write_atomically(path, content)
         return path

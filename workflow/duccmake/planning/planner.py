@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..oci.reference import Digest
 from ..recipe.coverage import Coverage
+from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
 from ..registry.any_source import AnySource
 from ..registry.client import Client
@@ -19,11 +20,11 @@ from ..registry.http.credentials import Credentials
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
-from ..workspace.results import RESULTS, SOURCES, content_store
+from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
 from .auditor import Auditor
 from .departures import Listings
-from .model import PENDING, PUBLISHED, Departure, PlannedImage, PlannedLayer, Problem
+from .model import PENDING, PUBLISHED, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem
 from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
@@ -48,20 +49,78 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     """
     loaded = load_sources(config.recipe, SOURCES, fetch=poll and not config.resolve.only)
     recipes = loaded.recipes if poll else ()
+    draft = _Draft()
+    draft.warnings += loaded.warnings
+    draft.warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
+    if poll and not loaded.problems:
+        draft.warnings += unused_registries(config, recipes)
+    for source, reason in loaded.problems if poll else ():
+        draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
+    for reconciliation in _reconciled(draft, config, recipes):
+        _plan_repository(draft, reconciliation, config, loaded)
+    _plan_thins(draft, recipes, config)
+    return draft.plan(loaded, config, members)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making; the members are those of `Plan`."""
+
+    images: list[PlannedImage] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    missing: dict[str, frozenset[Digest]] = field(default_factory=dict)
+    departures: list[Departure] = field(default_factory=list)
+    thins: list[PlannedThin] = field(default_factory=list)
+    unplanned: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[Departure] = field(default_factory=list)
+    altered: dict[str, frozenset[Digest]] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def add_problem(
+        self,
+        repository: str,
+        name: str,
+        reason: str,
+        ignorable: bool,
+        *,
+        told: str = "",
+        platform: str = "",
+    ) -> None:
+        """A wish that cannot be followed; one job reports all that fail for one reason.
+
+        ``told`` is what is said in place of the reason.
+        """
+        number = self._numbers.setdefault(reason, len(self._numbers) + 1)
+        problem = Problem(repository, name, told or reason, ignorable, number, platform)
+        self.problems.append(problem)
+
+    def plan(self, loaded: Loaded, config: Config, members: Mapping[str, Any]) -> Plan:
+        """The plan, as it is saved."""
+        return Plan(
+            images=tuple(self.images),
+            problems=tuple(self.problems),
+            missing=self.missing,
+            warnings=tuple(self.warnings),
+            in_force=loaded.status,
+            scope=config.scope,
+            members=members,
+            departures=tuple(self.departures),
+            thins=tuple(self.thins),
+            unplanned=tuple(self.unplanned),
+            refused=tuple(self.refused),
+            altered=self.altered,
+        )
+
+
+def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> list[Reconciliation]:
+    """Ask the registries for all that is wished for, and the repositories for what they have."""
     repositories = {
         recipe.repository: open_repository(config.repository, recipe.repository)
         for recipe in recipes
     }
-    images: list[PlannedImage] = []
-    problems: list[Problem] = []
-    warnings = [*loaded.warnings]
-    warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
-    missing: dict[str, frozenset[Digest]] = {}
-    unplanned: list[tuple[str, str]] = []
-    refused: list[Departure] = []
-    altered: dict[str, frozenset[Digest]] = {}
     with _client(config, {}) as client:
-        memory = PollMemory(RESULTS / "polls.json")
+        memory = PollMemory(POLLS)
         resolver = Resolver(
             client,
             memory,
@@ -77,90 +136,84 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
                 repositories[recipe.repository].record(path) is not None
             ),
         )
-        reconciliations = [
+        found = [
             Reconciliation.of(recipe, resolution, repositories[recipe.repository], config)
             for recipe, resolution in zip(recipes, resolutions, strict=True)
         ]
-        answered = (item for found in resolutions for item in found.resolved if not item.stale)
-        listings = Listings(AnySource(client), (item.reference for item in answered))
-        leavings = [
-            reconciliation.leaving(listings, memory)
-            for reconciliation in reconciliations
-            if not config.resolve.only  # who asks for some images says nothing of the others
-        ]
+        draft.warnings += resolver.warnings
+        answered = (
+            item.reference
+            for resolution in resolutions
+            for item in resolution.resolved
+            if not item.stale
+        )
+        listings = Listings(AnySource(client), answered)
+        # Who asks for some images says nothing of the others.
+        for reconciliation in found if not config.resolve.only else ():
+            leaving = reconciliation.leaving(listings, memory)
+            draft.warnings += leaving.warnings
+            draft.departures += leaving.departures
         memory.save()
-    if poll and not loaded.problems:
-        warnings += unused_registries(config, recipes)
-    warnings += resolver.warnings
-    warnings += [warning for found in leavings for warning in found.warnings]
-    numbers: dict[str, int] = {}
-    for source, reason in loaded.problems if poll else ():
-        number = numbers.setdefault(reason, len(numbers) + 1)
-        problems.append(Problem("", source, f"{source}: {reason}", False, number))
-    for reconciliation in reconciliations:
-        repository, resolution = reconciliation.repository, reconciliation.resolution
-        coverage, strays = Coverage([reconciliation.recipe]), StrayWhiteouts(repository)
-        auditor = Auditor(repository)
-        planned: list[PlannedImage] = []
-        damaged: list[Unresolved] = []
-        for wish in resolution.resolved:
-            if wish.path in reconciliation.given_up:
-                continue
-            try:
-                origin = _origin(wish, coverage, loaded)
-                held = reconciliation.held(wish)
-                planned.append(_planned(held, repository, config, origin, strays, auditor))
-            except DuccmakeError as error:
-                name, ignorable = wish.reference.name, wish.ignorable
-                platform = wish.platform if len(wish.platforms) > 1 else None
-                damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
-        images += planned
-        auditor.look_at_others(reconciliation.names, {image.name for image in planned})
-        refused += auditor.refused
-        altered[repository.name] = auditor.altered
-        missing[repository.name] = _missing_layers(planned, repository)
-        kept: Counter[str] = Counter()
-        for item in (*resolution.unresolved, *damaged):
-            if item.path:
-                unplanned.append((repository.name, item.path))
-            if item.passing and item.path and repository.record(item.path) is not None:
-                kept[item.reason] += 1
-                continue
-            # One job reports all that fails for the same reason, such as a registry.
-            number = numbers.setdefault(item.reason, len(numbers) + 1)
-            problems.append(
-                Problem(
-                    repository.name,
-                    item.name,
-                    item.reason,
-                    item.ignorable,
-                    number,
-                    str(item.platform or ""),
-                )
-            )
-        warnings += [
-            f"{_images(count)}{reason}; what is published stays in force"
-            for reason, count in kept.items()
-        ]
-    thins = plan_thins(recipes, images, config, content_store(), functools.partial(_client, config))
-    warnings += thins.warnings
-    for repository_name, name, reason, ignorable in thins.problems:
-        number = numbers.setdefault(reason, len(numbers) + 1)
-        problems.append(Problem(repository_name, name, reason, ignorable, number))
-    return Plan(
-        images=tuple(images),
-        problems=tuple(problems),
-        missing=missing,
-        warnings=tuple(warnings),
-        in_force=loaded.status,
-        scope=config.scope,
-        members=members,
-        departures=tuple(item for found in leavings for item in found.departures),
-        thins=tuple(thins.planned),
-        unplanned=tuple(unplanned),
-        refused=tuple(refused),
-        altered=altered,
-    )
+    return found
+
+
+def _plan_repository(
+    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded
+) -> None:
+    """What becomes of each wish of a recipe."""
+    repository = reconciliation.repository
+    coverage, strays = Coverage([reconciliation.recipe]), StrayWhiteouts(repository)
+    auditor = Auditor(repository)
+    planned: list[PlannedImage] = []
+    damaged: list[Unresolved] = []
+    for wish in reconciliation.resolution.resolved:
+        if wish.path in reconciliation.given_up:
+            continue
+        try:
+            origin = _origin(wish, coverage, loaded)
+            held = reconciliation.held(wish)
+            planned.append(_planned(held, repository, config, origin, strays, auditor))
+        except DuccmakeError as error:
+            name, ignorable = wish.reference.name, wish.ignorable
+            platform = wish.platform if len(wish.platforms) > 1 else None
+            damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
+    auditor.look_at_others(reconciliation.names, {image.name for image in planned})
+    draft.images += planned
+    draft.refused += auditor.refused
+    draft.altered[repository.name] = auditor.altered
+    draft.missing[repository.name] = _missing_layers(planned, repository)
+    _note_unresolved(draft, repository, (*reconciliation.resolution.unresolved, *damaged))
+
+
+def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unresolved]) -> None:
+    """Wishes that cannot be followed now: what is published of them stays in force."""
+    kept: Counter[str] = Counter()
+    for item in items:
+        if item.path:
+            draft.unplanned.append((repository.name, item.path))
+        if item.passing and item.path and repository.record(item.path) is not None:
+            kept[item.reason] += 1
+            continue
+        draft.add_problem(
+            repository.name,
+            item.name,
+            item.reason,
+            item.ignorable,
+            platform=str(item.platform or ""),
+        )
+    draft.warnings += [
+        f"{_images(count)}{reason}; what is published stays in force"
+        for reason, count in kept.items()
+    ]
+
+
+def _plan_thins(draft: _Draft, recipes: Sequence[Recipe], config: Config) -> None:
+    client = functools.partial(_client, config)
+    thins = plan_thins(recipes, draft.images, config, content_store(), client)
+    draft.thins += thins.planned
+    draft.warnings += thins.warnings
+    for repository, name, reason, ignorable in thins.problems:
+        draft.add_problem(repository, name, reason, ignorable)
 
 
 def _client(config: Config, credentials: Mapping[str, Credentials]) -> Client:

@@ -41,7 +41,7 @@ class Reconciliation:
     config: Config
     given_up: Mapping[str, str]
     pins: Mapping[str, Pin]
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     @classmethod
     def of(

@@ -25,12 +25,9 @@ from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..registry.client import Client
 from ..registry.http.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
-from ..workspace.results import RESULTS
+from ..workspace.results import REFUSED_THINS
 from .model import PUBLISHED, PlannedImage, PlannedThin
 from .thin_form import OCI_SUFFIX, THIN_FORMAT, docker_of, sources_of, target_of
-
-REFUSED = RESULTS / "thin" / "refused"
-"""A file for each registry that refused what nobody in particular pushed."""
 
 
 @dataclass(slots=True)
@@ -358,14 +355,14 @@ class _Asker:
 def was_refused(host: str, since: float) -> bool:
     """Whether a registry has refused an anonymous push since then."""
     try:
-        return (REFUSED / host).stat().st_mtime >= since
+        return (REFUSED_THINS / host).stat().st_mtime >= since
     except OSError:
         return False
 
 
 def note_refusal(host: str) -> None:
     """Keep in mind that a registry refuses anonymous pushes."""
-    write_atomically(REFUSED / host, b"")
+    write_atomically(REFUSED_THINS / host, b"")
 
 
 def keep(thin: PlannedThin, manifest: bytes) -> None:

@@ -18,7 +18,7 @@ from ..repository.protocol import Repository
 from ..repository.removal import FLAT, Garbage, Thing, find, freed_bytes
 from ..repository.removal_schedule import timestamp
 from ..words import trees_and_layers
-from ..workspace.results import RESULTS
+from ..workspace.results import receipt
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def collections(plan: Plan, config: Config, *, tell: bool = False) -> list[str]:
 def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
     """The path of a receipt; one of an earlier run, for the same work, is out of date."""
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
-    path = RESULTS / repository / kind / f"{key}.json"
+    path = receipt(repository, kind, key)
     path.unlink(missing_ok=True)
     return str(path)
 

@@ -16,7 +16,8 @@ from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
 from ..workspace import run_lock
-from ..workspace.results import RESULTS
+from ..workspace.results import GATES, PLANS, RUNS, published, staged
+from ..workspace.results import problem as problem_receipt
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
         run_lock.hold(workdir)
     plan_file = plan.save()
     _remove_stale_receipts(plan)
-    run = RESULTS / "runs" / f"{plan_file.stem[:12]}-{os.getpid()}"
+    run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll)
 
 
@@ -66,16 +67,15 @@ def tidy(plan: Plan, session_plan: Path) -> None:
     plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
     """
     wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
-    wanted |= {plan.key(image.tree) for image in plan.wanted}
-    staged = [*RESULTS.glob("*/layers/*"), *RESULTS.glob("*/flat/*"), *RESULTS.glob("blobs/*")]
-    for path in staged:
+    wanted |= {plan.flat_key(image) for image in plan.wanted}
+    for path in list(staged()):
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
-    for path in (RESULTS / "gates").glob("*"):
+    for path in GATES.glob("*"):
         if path.name != session_plan.stem[:12]:
             _remove(path)
-    for directory in ("plans", "runs"):
-        paths = sorted((RESULTS / directory).glob("*"), key=lambda path: path.stat().st_mtime)
+    for directory in (PLANS, RUNS):
+        paths = sorted(directory.glob("*"), key=lambda path: path.stat().st_mtime)
         for path in paths[:-_KEPT_RUNS]:
             if path != session_plan:
                 _remove(path)
@@ -101,12 +101,12 @@ def _remove_stale_receipts(plan: Plan) -> None:
     image missing afterwards knows that it was lost or replaced since.
     """
     for image in plan.wanted:
-        directory = RESULTS / image.repository / "published" / image.name
-        (directory / f"{plan.key(image.manifest)}.json").unlink(missing_ok=True)
+        key = plan.key(image.manifest)
+        published(image.repository, image.name, key).unlink(missing_ok=True)
     for thin in plan.thins:
         thin.output.unlink(missing_ok=True)
     for problem in plan.problems:
-        (RESULTS / "problems" / str(problem.number)).unlink(missing_ok=True)
+        problem_receipt(problem.number).unlink(missing_ok=True)
 
 
 def _log_to_terminal() -> None:

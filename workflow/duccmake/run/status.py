@@ -12,9 +12,7 @@ from pathlib import Path
 
 from ..fs.files import write_atomically
 from ..planning.plan import Plan
-from ..workspace.results import RESULTS
-
-STATUS = RESULTS / "status.json"
+from ..workspace.results import STATUS
 
 
 @dataclass(frozen=True, slots=True)

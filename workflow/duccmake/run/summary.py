@@ -215,7 +215,7 @@ def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Itera
     jobs = [f"publish_image-{image.repository}-{image.name}"]
     jobs += [f"fetch_blob-{key}" for key in plan.staged_layers(image)]
     jobs += [f"unpack_layer-{image.repository}-{key}" for key in plan.staged_layers(image)]
-    jobs += [f"flatten_image-{image.repository}-{plan.key(image.tree)}"]
+    jobs += [f"flatten_image-{image.repository}-{plan.flat_key(image)}"]
     for job in jobs:
         if job in failures:
             yield failures[job]

@@ -1,7 +1,11 @@
-"""Where things lie below ``results/``, what a run keeps in its working directory."""
+"""Where things lie below ``results/``, what a run keeps in its working directory.
+
+The rules in ``workflow/rules/`` name the outputs of jobs with the same paths.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..oci.content_store import ContentStore
@@ -15,7 +19,69 @@ LIMITS = RESULTS / "limits"
 SOURCES = RESULTS / "sources"
 """Where wish lists from elsewhere are kept."""
 
+POLLS = RESULTS / "polls.json"
+"""What registries answered last."""
+
+PLANS = RESULTS / "plans"
+"""The plans of the last runs, each by its digest."""
+
+RUNS = RESULTS / "runs"
+"""The events of the last runs, a directory for each."""
+
+GATES = RESULTS / "gates"
+"""What says that the layers of more images may be fetched, by the plan's name."""
+
+STATUS = RESULTS / "status.json"
+"""The outcome of the last run."""
+
+WATCH_LOCK = RESULTS / "watch.lock"
+"""What the watcher holds while it runs."""
+
+REFUSED_THINS = RESULTS / "thin" / "refused"
+"""A file for each registry that refused what nobody in particular pushed."""
+
 
 def content_store() -> ContentStore:
     """Where manifests and configurations are kept between runs."""
     return ContentStore(RESULTS / "manifests")
+
+
+def staged_layer(repository: str, key: str) -> Path:
+    """A layer that `unpack_layer` made."""
+    return RESULTS / repository / "layers" / key / "layer"
+
+
+def staged_flat_tree(repository: str, key: str) -> Path:
+    """What `flatten_image` made."""
+    return RESULTS / repository / "flat" / key / "image"
+
+
+def staged() -> Iterator[Path]:
+    """All blobs, layers and flat trees that jobs made, by their keys."""
+    for pattern in ("*/layers/*", "*/flat/*", "blobs/*"):
+        yield from RESULTS.glob(pattern)
+
+
+def published(repository: str, image: str, key: str) -> Path:
+    """The receipt of an image that was published."""
+    return RESULTS / repository / "published" / image / f"{key}.json"
+
+
+def receipt(repository: str, kind: str, key: str) -> Path:
+    """The receipt of what was removed from a repository: pruned, refused or collected."""
+    return RESULTS / repository / kind / f"{key}.json"
+
+
+def problem(number: int) -> Path:
+    """What a job leaves that reported a problem."""
+    return RESULTS / "problems" / str(number)
+
+
+def thin_manifest(repository: str, image: str, key: str) -> Path:
+    """The manifest of a thin image, once it is pushed."""
+    return RESULTS / "thin" / repository / image / f"{key}.thin.json"
+
+
+def memory(repository: str, name: str) -> Path:
+    """What was found in a repository and need not be looked for again, as lines of JSON."""
+    return RESULTS / repository / f"{name}.jsonl"

@@ -14,7 +14,7 @@ from ...config.configuration import Config
 from ...errors import DuccmakeError, RepositoryLocked
 from ...fs.locks import held
 from ...workspace.event_log import EventLog
-from ...workspace.results import RESULTS
+from ...workspace.results import WATCH_LOCK
 from ..invocation import Invocation
 from ..notices import Notice, NoticeQueue
 from ..systemd import Service
@@ -23,8 +23,6 @@ from .schedule import Outcome, Pace
 from .wakers import watch_files
 
 logger = logging.getLogger(__name__)
-
-LOCK = RESULTS / "watch.lock"
 
 MAX_CHOSEN = 100
 """A run that is asked for more images than these asks for all."""
@@ -221,7 +219,7 @@ def _words(outcome: Outcome) -> str:
 @contextmanager
 def only_watcher(directory: Path) -> Iterator[None]:
     """Hold the working directory against other watchers; `RepositoryLocked` if there is one."""
-    path = directory / LOCK
+    path = directory / WATCH_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with held(path, 0):
