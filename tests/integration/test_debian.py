@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
+from duccmake.tree import mtree
 from support.oracles import snapshotter
 from support.runs import Run, Work
 from support.servers import DockerRegistry, docker_registry, need, skopeo
@@ -177,8 +178,16 @@ def test_containerd_stacks_the_published_layers_to_what_umoci_unpacks(
     assert record
     with snapshotter(work.repository.path, record.layers, tmp_path) as root:
         found = snapshot(root)
+    # A layer has no times of directories that it does not mention.
+    passed_over: dict[bytes, tuple[str, ...]] = {
+        entry.path: ("mtime_ns",)
+        for layer in record.layers
+        for entry in mtree.read(work.repository.layer_manifest(layer))
+        if b"implied" in entry.flags
+    }
     # The root is that of the directory which can be written to.
-    assert differences(oracle, found, ignore_on={b".": ("mode", "mtime_ns")}) == []
+    passed_over[b"."] = ("mode", "mtime_ns")
+    assert differences(oracle, found, ignore_on=passed_over) == []
 
 
 def test_the_repository_verifies_what_it_published(work: Work, run: Run, name: str):
