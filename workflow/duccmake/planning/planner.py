@@ -177,7 +177,8 @@ def _plan_repository(
             name, ignorable = wish.reference.name, wish.ignorable
             platform = wish.platform if len(wish.platforms) > 1 else None
             damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
-    auditor.look_at_others(reconciliation.names, {image.name for image in planned})
+    if not config.resolve.only:  # who asks for some images says nothing of the others
+        auditor.look_at_others(reconciliation.names, {image.name for image in planned})
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered

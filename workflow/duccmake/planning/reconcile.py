@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
@@ -27,12 +28,12 @@ from .resolver import Resolution, Resolved
 from .retention import given_up, seconds
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reconciliation:
     """A recipe, resolved, beside what its repository has.
 
     ``given_up`` are images that retention does not keep, with the reason, ``pins``
-    tags that are held; both are by path.  ``names`` are those of all that is published.
+    tags that are held; both are by path.
     """
 
     recipe: Recipe
@@ -41,7 +42,6 @@ class Reconciliation:
     config: Config
     given_up: Mapping[str, str]
     pins: Mapping[str, Pin]
-    names: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -58,9 +58,12 @@ class Reconciliation:
             lambda path: repository.record(path) is not None,
             time.time(),
         )
-        # Who asks for some images says nothing of the others.
-        names = () if config.resolve.only else tuple(repository.names())
-        return cls(recipe, resolution, repository, config, lost, held, names)
+        return cls(recipe, resolution, repository, config, lost, held)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of all images that are published."""
+        return tuple(self.repository.names())
 
     def held(self, item: Resolved) -> Resolved:
         """The image as it is to be published: where its tag is held, what it is held at."""

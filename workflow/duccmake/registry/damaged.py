@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections import Counter
 from pathlib import Path
 
 from ..errors import DigestMismatch
@@ -24,31 +24,27 @@ class Damaged:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
-        self._here: Counter[tuple[str, str]] = Counter()
+        self._here: dict[str, list[str]] = {}
 
     def check(self, descriptor: Descriptor, place: str) -> None:
-        """Raise `DigestMismatch` where the place has sent it damaged often enough."""
-        if self.count(descriptor, place) >= MOST:
+        """Raise `DigestMismatch`, with what came, where that has been often enough."""
+        found = self._found(descriptor, place)
+        if len(found) >= MOST:
             raise DigestMismatch(
-                f"{place} has sent {descriptor.digest} damaged {MOST} times in this run, "
+                f"{found[-1]}; {place} has sent it damaged {len(found)} times in this run, "
                 "and is not asked again",
                 hint="the registry or a proxy serves damaged content: ask its operator",
             )
 
     def count(self, descriptor: Descriptor, place: str) -> int:
         """How often it came damaged from there."""
-        name, line = _named(descriptor, place)
-        if self._directory is None:
-            return self._here[name, line]
-        try:
-            return (self._directory / name).read_text().splitlines().count(line)
-        except OSError:
-            return self._here[name, line]
+        return len(self._found(descriptor, place))
 
-    def note(self, descriptor: Descriptor, place: str) -> None:
-        """Keep that it came damaged from there once more."""
+    def note(self, descriptor: Descriptor, place: str, found: str) -> None:
+        """Keep that it came damaged from there once more, and in words what came."""
         name, line = _named(descriptor, place)
-        self._here[name, line] += 1
+        line += f" {found}"
+        self._here.setdefault(name, []).append(line)
         if self._directory is None:
             return
         try:
@@ -56,6 +52,15 @@ class Damaged:
             append_line(self._directory / name, f"{line}\n".encode())
         except OSError as error:
             logger.info("damaged content cannot be noted: %s", error.strerror)
+
+    def _found(self, descriptor: Descriptor, place: str) -> list[str]:
+        name, line = _named(descriptor, place)
+        lines = self._here.get(name, [])
+        if self._directory is not None:
+            with contextlib.suppress(OSError):
+                lines = (self._directory / name).read_text().splitlines()
+        start = f"{line} "
+        return [each.removeprefix(start) for each in lines if each.startswith(start)]
 
 
 def _named(descriptor: Descriptor, place: str) -> tuple[str, str]:

@@ -151,7 +151,7 @@ class Download:
             except DigestMismatch as mismatch:
                 # With what an earlier download left, that may have been wrong.
                 if not is_left_over:
-                    self._damaged.note(self._descriptor, source.place)
+                    self._damaged.note(self._descriptor, source.place, mismatch.found)
                 if isinstance(mismatch, WrongSize):
                     # Asking again brings the same; what is here serves whoever names its size.
                     raise
