@@ -15,9 +15,9 @@ from duccmake.errors import (
     Unauthorized,
     UnsupportedImage,
 )
+from duccmake.oci.globs import matching
 from duccmake.oci.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
 from duccmake.oci.reference import Digest, Platform, Reference
-from duccmake.oci.tags import matching
 from duccmake.registry.client import Client
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults

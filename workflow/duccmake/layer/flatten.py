@@ -35,7 +35,6 @@ _DIR_TYPE = b"type=dir"
 _HOPS = 40
 _LINK = re.compile(rb" link=(\S+)")
 _LINK_TAG = re.compile(rb"[=,]link:([^,\s]+)")
-_WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
 _IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
 
 _COVERED = b"lost:covered"
@@ -295,7 +294,7 @@ class _Merge:
         for path in self._unsure:
             if self._places[path] is None:
                 self.notes[path] = _tagged(_IMPLIED, _IMPLICIT)
-        for path in [path for path, rest in self.notes.items() if rest == _WHITEOUT]:
+        for path in [path for path, rest in self.notes.items() if rest == mtree.WHITEOUT]:
             parent, _, name = path.rpartition(b"/")
             place = self._places[parent]
             if place is not None and name in place.children:
@@ -467,7 +466,7 @@ class _Merge:
 
     def _hide(self, path: bytes, node: _Node, *, moved: bool) -> None:
         """Note what an opaque directory hides."""
-        self.notes[path] = _tagged(_WHITEOUT, _UNHIDDEN) if moved else _WHITEOUT
+        self.notes[path] = _tagged(mtree.WHITEOUT, _UNHIDDEN) if moved else mtree.WHITEOUT
         if isinstance(node, _Dir) and not moved:
             self._hidden[path] = node
 
@@ -490,7 +489,7 @@ class _Merge:
             if node is not None and _provider(node) != self._number:
                 del children[name]
                 if path.rpartition(b"/")[0] in self._moved:
-                    self.notes[path] = _tagged(_WHITEOUT, _UNHIDDEN)
+                    self.notes[path] = _tagged(mtree.WHITEOUT, _UNHIDDEN)
             return
         link = self._links.get(path)
         if link is not None:
@@ -698,7 +697,7 @@ def _at(node: _Shared | _Plain, path: bytes) -> _Plain:
 
 def _changed_line(path: bytes, node: _Node | None, firsts: dict[_Shared, bytes]) -> bytes:
     if node is None:
-        return b"%b %b\n" % (path, _WHITEOUT)
+        return b"%b %b\n" % (path, mtree.WHITEOUT)
     if isinstance(node, tuple):
         return _output(path, *node)
     if isinstance(node, _Dir):

@@ -506,11 +506,8 @@ def _manifest_lines(root: Directory) -> Iterator[bytes]:
                 yield b"%b %b\n" % (entry_path, node.rest)
         for name in sorted(directory.whiteouts or ()):
             if name not in entries:
-                yield b"%b/%b %b\n" % (path, encode(name), _WHITEOUT_LINE)
+                yield b"%b/%b %b\n" % (path, encode(name), mtree.WHITEOUT)
         stack += reversed(below)
-
-
-_WHITEOUT_LINE = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
 
 
 def _directory_line(directory: Directory) -> bytes:

@@ -61,10 +61,3 @@ def _part_order(part: str) -> tuple[int, int, str]:
     if part in _BEFORE_RELEASE:
         return (0, _BEFORE_RELEASE.index(part), "")
     return (2, 0, part)
-
-
-def matching(pattern: str, tags: Iterable[str]) -> list[str]:
-    """The tags that a glob matches whole: ``*`` any text, ``?`` one character, nothing else."""
-    wildcards = {"*": ".*", "?": "."}
-    expression = re.compile("".join(wildcards.get(char) or re.escape(char) for char in pattern))
-    return [tag for tag in tags if expression.fullmatch(tag)]

@@ -6,7 +6,6 @@ list.  Where it is not known what is wished for, all stays.
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from typing import Protocol
 
 from ..config.settings import RemovalSettings
 from ..errors import MANIFEST_UNKNOWN, DuccmakeError, NotFound
+from ..oci.globs import matches
 from ..oci.reference import Digest, Reference
-from ..oci.tags import TagRules, matching
+from ..oci.tags import TagRules
 from ..recipe.model import Recipe, Wish
 from ..repository.layout import split_variant
 from ..repository.removal_schedule import timestamp
@@ -252,7 +252,7 @@ def _wishes_for(recipe: Recipe, name: str) -> tuple[Reference | None, list[Wish]
         base = f"{reference.registry}/{reference.repository}:"
         tag = name.removeprefix(base)
         # What has a digest as well no glob ever brought.
-        if name.startswith(base) and "@" not in tag and matching(reference.tag, [tag]):
+        if name.startswith(base) and "@" not in tag and matches(reference.tag, tag):
             found = found or reference.with_tag(tag)
             globs.append(wish)
     return found, globs
@@ -262,11 +262,6 @@ def _chosen(wish: Wish, listings: Listings) -> Collection[str]:
     """The tags that a glob brings, of all that its registry lists."""
     rules = wish.wished.tags or TagRules((wish.reference.tag,))
     return rules.choose(sorted(listings.tags(wish.reference) or ()))
-
-
-def matches(glob: str, name: str) -> bool:
-    """Whether a glob (``*`` and ``?``) matches a whole name."""
-    return fnmatch.fnmatchcase(name, glob.replace("[", "[[]"))
 
 
 def _images(count: int) -> str:

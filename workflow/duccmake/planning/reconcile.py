@@ -10,6 +10,7 @@ from functools import cached_property
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
+from ..oci.globs import matches
 from ..oci.manifest import Manifest, parse_manifest
 from ..oci.reference import Digest
 from ..recipe.model import Recipe
@@ -20,7 +21,7 @@ from ..repository.pins import Pin
 from ..repository.protocol import Repository
 from ..repository.removal_schedule import timestamp
 from ..workspace.results import content_store
-from .departures import Leaving, Listings, leaving, matches
+from .departures import Leaving, Listings, leaving
 from .model import Departure
 from .poll_memory import PollMemory
 from .removal import published

@@ -6,9 +6,9 @@ import datetime
 from collections.abc import Callable, Iterable, Sequence
 
 from ..config.settings import RemovalSettings, Rule
+from ..oci.globs import matches
 from ..oci.tags import version_order
 from ..recipe.model import Recipe
-from .departures import matches
 from .resolver import Resolved
 
 _DAY = 86400.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..oci.globs import matches
 from ..oci.reference import Reference
-from ..oci.tags import matching
 from .model import Recipe, Wish
 
 
@@ -69,5 +69,5 @@ def covers(wished: Reference, image: Reference) -> bool:
     if (wished.host, wished.repository) != (image.host, image.repository):
         return False
     if wished.is_glob:
-        return bool(image.tag) and (image.is_glob or bool(matching(wished.tag, [image.tag])))
+        return bool(image.tag) and (image.is_glob or matches(wished.tag, image.tag))
     return (wished.tag, wished.digest) == (image.tag, image.digest)

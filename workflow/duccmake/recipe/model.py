@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +9,7 @@ from itertools import filterfalse
 from pathlib import Path
 
 from ..errors import RecipeError
+from ..oci.globs import any_of
 from ..oci.reference import DOCKER_HUB, Reference
 from ..oci.tags import TagRules
 from .entry import NOTHING_SPECIAL, Wished
@@ -83,11 +82,9 @@ class Recipe:
         scheme.  Without a tag it means all tags, without a registry all registries.
         """
         return any(
-            _matcher(self.ignored).fullmatch(f"{reference.registry}/{image}")
-            or _matcher(self.ignored).fullmatch(
-                f"{reference.scheme}://{reference.registry}/{image}"
-            )
-            or _matcher(tuple(filterfalse(_NAMES_REGISTRY.match, self.ignored))).fullmatch(image)
+            any_of(*self.ignored).fullmatch(f"{reference.registry}/{image}")
+            or any_of(*self.ignored).fullmatch(f"{reference.scheme}://{reference.registry}/{image}")
+            or any_of(*filterfalse(_NAMES_REGISTRY.match, self.ignored)).fullmatch(image)
             for image in _spellings(reference)
         )
 
@@ -202,12 +199,6 @@ def _joined(recipes: Sequence[Recipe]) -> Recipe:
 
 
 _NAMES_REGISTRY = re.compile(r"[^/]*[.:][^/]*/|localhost/")
-
-
-@functools.lru_cache(maxsize=64)
-def _matcher(globs: tuple[str, ...]) -> re.Pattern[str]:
-    # Without its brackets, fnmatch knows * and ? only.
-    return re.compile("|".join(fnmatch.translate(glob.replace("[", "[[]")) for glob in globs))
 
 
 def _spellings(reference: Reference) -> Iterator[str]:

@@ -29,6 +29,9 @@ from ..errors import RepositoryError
 
 FORMAT = b"#mtree v2.0\n"
 
+WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
+"""The line of a whiteout behind its path: what overlayfs reads as one, if it is made."""
+
 DIR, FILE, LINK, CHAR, BLOCK, FIFO, SOCKET = (
     b"dir",
     b"file",
