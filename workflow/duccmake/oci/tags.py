@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from .globs import matching
+
 _PART = re.compile(r"\d+|[a-z]+")
 _BEFORE_RELEASE = ("nightly", "snapshot", "dev", "alpha", "a", "beta", "b", "pre", "preview", "rc")
 """What marks a version that comes before the one it names."""
