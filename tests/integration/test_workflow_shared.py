@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from duccmake.repository.cvmfs.settings import ServerSettings
 from support import podman_client
 from support.cvmfs_repositories import repository_for
 from support.podman_client import podman
@@ -209,7 +210,9 @@ def in_cvmfs(
                 "server_config": str(cvmfs.server_config),
             },
         )
-        batch.live(work, cvmfs.mounts / cvmfs.name, cvmfs.name)
+        # An overlay lies over the mount of who publishes, and takes whiteouts for its own.
+        published = ServerSettings.read(cvmfs.name, cvmfs.server_config).published
+        batch.live(work, published, cvmfs.name)
         if said := cvmfs.problems():
             batch.problems.append(said)
         yield batch
