@@ -142,16 +142,18 @@ def _runscript(config: ImageConfig) -> str:
     # Docker takes an entrypoint of one empty word as none.
     entrypoint = () if config.entrypoint == ("",) else config.entrypoint
     if any("\0" in word for word in (*entrypoint, *config.cmd)):
-        return _NOT_RUNNABLE
-    lines = ["#!/bin/sh", "# Entrypoint, then the arguments or else Cmd, as Docker has it."]
+        return _INTERPRETED + _NOT_RUNNABLE
+    lines = [f"{_INTERPRETED}# Entrypoint, then the arguments or else Cmd, as Docker has it."]
     if config.cmd:
         lines.append(f'[ "$#" -gt 0 ] || set -- {_words(config.cmd)}')
     if entrypoint:
         lines.append(f'set -- {_words(entrypoint)} "$@"')
+    lines.append(_CHECK)
     directory = "/" + config.working_dir.removeprefix("/")
     if directory.strip("/") and "\0" not in directory:
-        lines.append(f"cd {_quoted(directory)} || echo 'staying in the current directory' >&2")
-    return "\n".join(lines) + "\n" + _LAUNCH
+        lines.append(f'[ ! -x /bin/sh ] || set -- /bin/sh -c {_ENTER} {_quoted(directory)} "$@"')
+    lines.append('exec "$@"')
+    return "\n".join(lines) + "\n"
 
 
 def _words(words: Sequence[str]) -> str:
@@ -159,8 +161,23 @@ def _words(words: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """One word of shell that means ``text``, whatever is in it (POSIX, 2.2.2 "Single-Quotes")."""
-    return "'" + text.replace("'", "'\\''") + "'"
+    """One word of shell that means ``text``, whatever is in it (POSIX, 2.2.2 "Single-Quotes").
+
+    Also to the interpreter of Apptainer's and SingularityCE's own (mvdan.cc/sh), which
+    has uses of its own for some characters, even between single quotes.
+    """
+    for character, written in _WRITTEN.items():
+        text = text.replace(character, written)
+    return f"'{text}'"
+
+
+_WRITTEN = {
+    "'": "'\"'\"'",
+    "\\\r\n": "\\''\r\n",
+    "\x80": "'\"$(printf '\\302\\200')\"'",
+    "\x81": "'\"$(printf '\\302\\201')\"'",
+}
+"""How characters stand between single quotes that cannot stand there as they are."""
 
 
 def _labels(config: ImageConfig, name: str) -> str:
@@ -184,19 +201,27 @@ def _bytes(text: str) -> bytes:
 
 # The scripts that are the same for every image
 
-_LAUNCH = """\
+_INTERPRETED = """\
+#!/bin/sh
+if false; then
+    # Apptainer and SingularityCE run a script with this line themselves: /bin/sh need not be there.
+eval "set ${SINGULARITY_OCI_RUN}"
+fi
+"""
+
+_CHECK = """\
 [ "$#" -gt 0 ] || set -- /bin/sh
 case $1 in
 -*) # exec would take it for an option of its own
     printf '%s: no such program in the image\\n' "$1" >&2
     exit 127
     ;;
-esac
-exec "$@"
-"""
+esac"""
+
+# What Apptainer starts itself is in its caller's directory, whatever the script did before.
+_ENTER = """'cd "$0" || echo "staying in the current directory" >&2; exec "$@"'"""
 
 _NOT_RUNNABLE = """\
-#!/bin/sh
 echo 'the image names a program or an argument with a NUL byte: it cannot be started' >&2
 exit 126
 """
