@@ -110,7 +110,7 @@ class Reader:
             yield f"podman's {name} ({spec.kind}) has other layers than its configuration"
             return
         overlay = self._store / "overlay"
-        diffs = [overlay / layer["id"] / "diff" for layer in chain]
+        diffs = [self._here(overlay / layer["id"] / "diff") for layer in chain]
         yield from compared(f"podman's {name} ({spec.kind})", spec.tree, overlaid(diffs))
         mounted = [*self._lower(chain[-1]["id"])[::-1], diffs[-1]]
         yield from compared(f"podman's mount of {name}", spec.tree, overlaid(mounted))
@@ -129,7 +129,13 @@ class Reader:
         overlay = self._store / "overlay"
         lower = overlay / identity / "lower"
         links = lower.read_text().split(":") if lower.exists() else []
-        return [overlay / "l" / (overlay / link).readlink() for link in links]
+        return [self._here(overlay / "l" / (overlay / link).readlink()) for link in links]
+
+    def _here(self, diff: Path) -> Path:
+        """A layer of the store, where this repository is read: clients may see it elsewhere."""
+        if not diff.is_symlink():
+            return diff
+        return self._root / str(diff.readlink()).partition("/.layers/")[2].join((".layers/", ""))
 
     def _podman_extra(self, specs: Sequence[Spec], visible: Mapping[str, Spec]) -> Iterator[str]:
         """Nothing of what was refused, and of no layer what is not measured."""
