@@ -135,7 +135,7 @@ class Reader:
         """A layer of the store, where this repository is read: clients may see it elsewhere."""
         if not diff.is_symlink():
             return diff
-        return self._root / str(diff.readlink()).partition("/.layers/")[2].join((".layers/", ""))
+        return self._root / ".layers" / str(diff.readlink()).partition("/.layers/")[2]
 
     def _podman_extra(self, specs: Sequence[Spec], visible: Mapping[str, Spec]) -> Iterator[str]:
         """Nothing of what was refused, and of no layer what is not measured."""
