@@ -138,6 +138,10 @@ class Batch:
         may_fail = any(story.may_fail for story in self.stories)
         if run.status == 0 if fails else run.status != 0 and not may_fail:
             self.problems.append(f"{when}: the exit status is {run.status}: {run.said[-2000:]}")
+        told = [run.outcomes.get(f"{work.host}/{name}", UNLISTED)[0] for name in names]
+        kinds = ("converted", "up to date", "failed", "skipped")
+        if run.counts != tuple(map(told.count, kinds)):
+            self.problems.append(f"{when}: the summary counts {run.counts} of {told}")
         strange = {name for name in run.outcomes if name.removeprefix(f"{work.host}/") not in names}
         strange |= reader.names() - {name for story in self.stories for name in story.visible}
         if strange:
