@@ -177,7 +177,9 @@ def _handed_on(path: Path) -> Mapping[str, str] | None:
         with file.open("rb") as content:
             if content.read(len(_FAILURE_MARK)) != _FAILURE_MARK:
                 return None
-            failure: Mapping[str, str] = json.loads(content.read().rstrip()[:-1])
+            failure: dict[str, str] = json.loads(content.read().rstrip()[:-1])
+            if "mend" in failure:  # as earlier versions called it
+                failure["hint"] = failure.pop("mend")
             return failure
     except FileNotFoundError:
         return None
