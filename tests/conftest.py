@@ -30,8 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """More than there are processors: half of the time a test waits for another process."""
-    return 2 * len(os.sched_getaffinity(0))
+    """As many as there are processors: tests that wait for what others compute have limits."""
+    return len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(tryfirst=True)
