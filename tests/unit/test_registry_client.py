@@ -548,3 +548,32 @@ def test_the_rate_limit_that_a_registry_tells_is_known(registry):
         assert asking.rate_limit_remaining(reference(registry)) is None
         asking.poll(reference(registry))
         assert asking.rate_limit_remaining(reference(registry)) == 76
+
+
+@pytest.mark.parametrize(
+    "place", ["https://{host}", "http://localhost", "https://registry:5000", "//inner", ""]
+)
+def test_an_upload_goes_on_at_the_registry_by_whatever_name_it_knows_itself(registry, place):
+    def inner(handler, answer):
+        if "Location" in answer.headers:
+            there = place.format(host=registry.host) + answer.headers["Location"]
+            answer.headers["Location"] = f"{there}?_state=a%2fb%3D"
+        handler.send(answer)
+
+    registry.break_next("/uploads/", inner, times=99)
+    content = b"new" * 100
+    layer = Descriptor("x", sha256(content), len(content))
+    with Client(settings(registry), chunk_bytes=100) as asking:
+        assert asking.push_blob(reference(registry), layer, content)
+    assert registry.store.blob_path(layer.digest).read_bytes() == content
+    assert "?_state=a%2fb%3D&digest=" in registry.requests[-1].path
+
+
+def test_an_upload_that_goes_elsewhere_is_refused(registry):
+    def elsewhere(handler, answer):
+        answer.headers["Location"] = "https://uploads.invalid/bucket"
+        handler.send(answer)
+
+    registry.break_next("/uploads/", elsewhere, times=99)
+    with client(registry) as asking, pytest.raises(RegistryError, match=r"uploads\.invalid"):
+        asking.push_blob(reference(registry), Descriptor("x", sha256(b"new"), 3), b"new")

@@ -378,6 +378,7 @@ def test_images_of_an_oci_archive_are_told_apart_by_tags_and_names(registry, pla
             "localhost/app:2": one,
             "localhost/app:3": one,
             "3": one,
+            "docker.io/library/other:latest": one,
         },
     )
 
@@ -386,12 +387,13 @@ def test_images_of_an_oci_archive_are_told_apart_by_tags_and_names(registry, pla
 
     for name in ("1", "app:1", "library/app:1", "docker.io/app:1", "localhost/app:2", "3"):
         assert found(name) == one.manifest.digest
+    assert found("other") == one.manifest.digest, "a name without tag"
     assert found("docker.io/team/app:2") == found("team/app:2") == two.manifest.digest
     for name in ("2", "app:2", "localhost/app", "other:1"):
         with pytest.raises(NotFound, match="localhost/app:3"):
             found(name)
     assert places.tags(Reference.parse(f"oci-archive:{path}:localhost/app:*")) == ["2", "3"]
-    assert places.tags(Reference.parse(f"oci-archive:{path}:*")) == ["1", "2", "3"]
+    assert places.tags(Reference.parse(f"oci-archive:{path}:*")) == ["1", "2", "3", "latest"]
 
 
 def test_one_image_under_several_names_needs_none(registry, places, tmp_path):

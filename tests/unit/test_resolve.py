@@ -343,6 +343,16 @@ def test_a_refusal_is_told_and_is_not_taken_for_a_change(here, code):
 # --- tags ---------------------------------------------------------------
 
 
+def test_what_head_names_and_nobody_has_under_its_digest_is_pulled_by_the_tag(here):
+    here.add("a/one")
+    here.resolve("a/one")
+    here.add("a/one", content="new")
+    there = here.registry.store.manifest("a/one", "1")[0]
+    here.registry.break_next("^HEAD", faults.lying_digest, times=9)
+    (found,) = here.resolve("a/one").resolved
+    assert found.manifest == there
+
+
 def test_a_glob_stands_for_the_tags_there_are(here):
     for tag in ("1.0", "1.1", "1x0"):
         add_image(here.registry.store, "a/one", tag)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeVar
 
-from ..errors import DuccmakeError, RateLimited, RegistryUnavailable
+from ..errors import DuccmakeError, NotFound, RateLimited, RegistryUnavailable
 from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest, parse_manifest
 from ..oci.reference import Digest, Platform, Reference
@@ -341,15 +341,23 @@ class Resolver:
         """Get manifest and configuration, and keep them."""
         question, now = pull.question, self._clock()
         try:
-            top, manifest, config = select_image(
-                source, question.reference, question.platform, digest=pull.top
-            )
+            top, manifest, config = self._select(pull, source)
         except DuccmakeError as error:
             return _failed(question, error)
         self._store.put(manifest.config.digest, config.raw)
         poll = Poll(top, manifest.digest, manifest.config.digest, now)
         self._memory.remember(question.key, poll)
         return self._remembered(question, poll)
+
+    def _select(self, pull: _Pull, source: ImageSource) -> tuple[Digest, Manifest, ImageConfig]:
+        question = pull.question
+        try:
+            return select_image(source, question.reference, question.platform, digest=pull.top)
+        except NotFound:
+            if pull.top is None:
+                raise
+        # Not every registry has under a digest what it names to HEAD; tags move, too.
+        return select_image(source, question.reference, question.platform)
 
     def _settle(self, missed: _Missed) -> _Outcome:
         """The last answer, if there was one."""

@@ -39,7 +39,9 @@ from .tag_pages import IncompleteList, Page, list_tags, parse_page
 
 logger = logging.getLogger(__name__)
 
-_TAGS_LIMIT = 16 * 1024**2
+_TAGS_LIMIT = 64 * 1024**2
+"""Google's registries list every manifest beside the tags."""
+
 _NO_HEAD = frozenset(range(400, 600)) - {408, 429}
 """What a registry says to HEAD that may have another answer to GET."""
 

@@ -8,14 +8,16 @@ import re
 import time
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from ..errors import DigestMismatch, NotFound, RegistryError, RegistryUnavailable, Unauthorized
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest
 from .http.endpoints import Endpoint
+from .http.redirects import joined
 from .http.retry import Patience, backoff_seconds
 from .http.transport import Call, Reply, Transport
+from .http.verbatim import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,13 +133,17 @@ class Pusher:
         return self._location(reply) or location, received
 
     def _location(self, reply: Reply) -> str:
-        location = urljoin(reply.url, reply.headers.get("Location", ""))
-        if urlsplit(location)[:2] != urlsplit(reply.url)[:2]:
+        """Where to go on: at this registry, by whatever name or scheme it knows itself."""
+        location = joined(reply.url, reply.headers.get("Location", ""))
+        parts = urlsplit(location)
+        if parts[:2] == urlsplit(reply.url)[:2]:
+            return location
+        if not parts.path.startswith("/v2/"):
             raise RegistryError(
-                f"{self._endpoint.host} wants the upload to go to {urlsplit(location).netloc}",
+                f"{self._endpoint.host} wants the upload to go to {parts.netloc}",
                 hint="credentials are not taken there: push to that registry itself",
             )
-        return location
+        return joined(reply.url, target_of(location, whole=False))
 
     def _exchange(self, call: Call, patience: Patience | None = None) -> Reply:
         return self._transport.exchange(call, limit=_ANSWER_LIMIT, patience=patience)

@@ -19,7 +19,7 @@ def redirected(response: Answer, url: str, redirects: int, *, plain: bool = Fals
     here = urlsplit(url)
     location = response.headers.get("Location", "")
     try:
-        target = _joined(url, location)
+        target = joined(url, location)
         there = urlsplit(target)
         is_place = there.scheme in ("http", "https") and there.hostname and there.port != 0
     except ValueError:
@@ -40,7 +40,7 @@ def redirected(response: Answer, url: str, redirects: int, *, plain: bool = Fals
     return target
 
 
-def _joined(url: str, location: str) -> str:
+def joined(url: str, location: str) -> str:
     """The address that a Location means; joining would mend one that is whole, or signed."""
     if location.lower().startswith(("http://", "https://")):
         return location

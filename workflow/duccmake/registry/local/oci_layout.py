@@ -179,6 +179,8 @@ class _Layout:
         entries = self.entries
         if reference.tag:
             entries = [item for item in entries if item.tag(reference.member) == reference.tag]
+            # What looks like a tag may be a name without one.
+            entries = entries or [i for i in self.entries if i.tag(reference.tag) == "latest"]
         elif len(entries) > 1 and not any(item.names for item in entries):
             return Descriptor(OCI_INDEX, self.digest, len(self.raw))
         # One image may go by several names.
