@@ -165,6 +165,45 @@ def test_a_mirror_that_sends_damaged_content_keeps_nobody_from_the_registry(here
         assert len(mirror.requests) == 2
 
 
+@pytest.mark.parametrize("ranges", [True, False], ids=["with ranges", "without"])
+def test_a_blob_that_a_registry_has_cut_short_is_fetched_twice_at_most(here, tmp_path, ranges):
+    def cut(handler, answer):
+        whole = handler.whole()[: len(CONTENT) // 2]
+        wanted = handler.headers.get("Range")
+        if wanted and ranges:
+            handler.send(faults.Answer(416, {"Content-Range": f"bytes */{len(whole)}"}, b""))
+        else:
+            handler.send(faults.Answer(200, {"Content-Length": str(len(whole))}, whole))
+
+    here.registry.break_next("/blobs/", cut, times=1000)
+    for _ in range(3):
+        damaged_by(here, tmp_path / "run")
+    assert len(here.ranges()) == 2
+
+
+def test_a_source_that_begins_anew_and_breaks_is_hashed_from_its_beginning(here):
+    """Or what is right in the end would count as damaged."""
+    here.leave_part(CONTENT[:500_000])
+
+    def anew(handler, answer):
+        faults.short(handler, faults.Answer(200, {}, handler.whole()))
+
+    here.registry.break_next("/blobs/", anew)
+    assert here.fetch() < 1.6 * len(CONTENT)
+    assert len(here.ranges()) == 2
+
+
+def test_a_mirror_that_breaks_off_leaves_its_part_to_the_registry(here, tmp_path):
+    with FaultyRegistry(tmp_path / "mirror") as mirror:
+        add_image(mirror.store, "team/app", "1", layers=(CONTENT,))
+        mirror.break_next("/blobs/", faults.short)
+        mirror.break_next("/blobs/", faults.status(500), times=99)
+        settings = {here.registry.host: RegistrySettings(scheme="http", mirrors=(mirror.url,))}
+        with Client(settings, backoff_seconds=0.001) as client:
+            assert client.fetch_blob(here.reference, here.layer, here.path) == len(CONTENT)
+        assert here.ranges() == [f"bytes={len(CONTENT) // 2}-"]
+
+
 def test_a_descriptor_that_lies_of_the_size_costs_two_downloads_in_a_run(here, tmp_path):
     here.layer = Descriptor(here.layer.media_type, here.layer.digest, len(CONTENT) + 5)
     for _ in range(4):

@@ -97,6 +97,7 @@ class Download:
         self._path = path
         self._policy = policy
         self._progress = progress
+        self._hasher = hashlib.new(descriptor.digest.algorithm)
         self._decode = False
         self._received = 0
 
@@ -135,15 +136,15 @@ class Download:
 
     def _fill(self, part: IO[bytes], source: Source) -> None:
         """Bring the part to the descriptor's size and digest."""
-        hasher = self._rehash(part)
+        self._rehash(part)
         failures = 0
         is_left_over = part.tell() > 0
         error: RegistryError | DigestMismatch
-        while not self._fits(part, hasher):
+        while not self._fits(part):
             self._damaged.check(self._descriptor, source.place)
             before = part.tell()
             try:
-                hasher = self._once(part, hasher, source)
+                self._once(part, source)
                 continue
             except TryAgain as failure:
                 failures = 0 if part.tell() - before >= CHUNK_BYTES else failures
@@ -156,7 +157,7 @@ class Download:
                     # Asking again brings the same; what is here serves whoever names its size.
                     raise
                 is_left_over = False
-                hasher = self._restart(part)
+                self._restart(part)
                 if self._damaged.count(self._descriptor, source.place) >= MOST:
                     raise
                 error = mismatch
@@ -167,33 +168,30 @@ class Download:
             logger.info("%s; going on from byte %d in %.1f s", error.found, part.tell(), wait)
             time.sleep(wait)
 
-    def _rehash(self, part: IO[bytes]) -> hashlib._Hash:
+    def _rehash(self, part: IO[bytes]) -> None:
         """Hash what an earlier download left behind."""
-        hasher = hashlib.new(self._descriptor.digest.algorithm)
+        self._hasher = hashlib.new(self._descriptor.digest.algorithm)
         part.seek(0)
         while piece := part.read(1024**2):
-            hasher.update(piece)
-        if part.tell() > self._descriptor.size:
-            return self._restart(part)
-        if part.tell() == self._descriptor.size and not self._fits(part, hasher):
-            return self._restart(part)
+            self._hasher.update(piece)
         if part.tell() and self._progress:
             self._progress(part.tell())
-        return hasher
+        if part.tell() >= self._descriptor.size and not self._fits(part):
+            self._restart(part)
 
-    def _fits(self, part: IO[bytes], hasher: hashlib._Hash) -> bool:
+    def _fits(self, part: IO[bytes]) -> bool:
         descriptor = self._descriptor
-        return part.tell() == descriptor.size and hasher.hexdigest() == descriptor.digest.hex
+        return part.tell() == descriptor.size and self._hasher.hexdigest() == descriptor.digest.hex
 
-    def _restart(self, part: IO[bytes]) -> hashlib._Hash:
+    def _restart(self, part: IO[bytes]) -> None:
         if part.tell() and self._progress:
             self._progress(-part.tell())
         part.seek(0)
         part.truncate()
-        return hashlib.new(self._descriptor.digest.algorithm)
+        self._hasher = hashlib.new(self._descriptor.digest.algorithm)
 
-    def _once(self, part: IO[bytes], hasher: hashlib._Hash, source: Source) -> hashlib._Hash:
-        """Ask once for what is missing and append what comes; the hash of it all.
+    def _once(self, part: IO[bytes], source: Source) -> None:
+        """Ask once for what is missing and append what comes.
 
         Raises `TryAgain` where the rest is still to come, `DigestMismatch` where
         nothing of the part can be trusted.
@@ -205,27 +203,40 @@ class Download:
                 if response.status != 200:
                     raise self._mismatch("the source has no such rest of it")
                 logger.info("%s: the source begins anew", self._descriptor.digest)
-                hasher = self._restart(part)
+                self._restart(part)
+                offset = 0
             elif response.status not in (200, 206):
                 raise RegistryError(f"a download is answered with status {response.status}")
-            self._append(part, hasher, response, source.pace)
+            self._append(part, response, source.pace)
         finally:
             response.close()
         if part.tell() < self._descriptor.size:
-            if hasher.hexdigest() == self._descriptor.digest.hex:
+            if self._hasher.hexdigest() == self._descriptor.digest.hex:
                 raise WrongSize(
                     f"{self._descriptor.digest} has {part.tell()} bytes where "
                     f"{self._descriptor.size} were promised",
                     hint="the image is broken: ask its author to build and push it again",
                 )
+            if not offset and _is_delimited(response):
+                raise self._too_short(part, response, source)
             raise TryAgain(
                 RegistryUnavailable(f"the download of {self._descriptor.digest} is short")
             )
-        if not self._fits(part, hasher):
+        if not self._fits(part):
             raise self._mismatch(
-                f"bytes with {self._descriptor.digest.algorithm}:{hasher.hexdigest()}"
+                f"bytes with {self._descriptor.digest.algorithm}:{self._hasher.hexdigest()}"
             )
-        return hasher
+
+    def _too_short(
+        self, part: IO[bytes], response: Answer, source: Source
+    ) -> DigestMismatch | TryAgain:
+        """What to raise where the source has no more of it, by its own word."""
+        if not response.headers.get("Content-Type", "").startswith("text/html"):
+            return self._mismatch(f"{part.tell()} bytes")
+        self._restart(part)
+        return TryAgain(
+            RegistryUnavailable(f"{source.place} answers with a page for people in a layer's place")
+        )
 
     def _continues(self, response: Answer, offset: int) -> bool:
         """Whether the answer is the rest that was asked for (RFC 9110, 14.4)."""
@@ -236,7 +247,7 @@ class Download:
             return False
         return found.group(3) in ("*", str(self._descriptor.size))
 
-    def _append(self, part: IO[bytes], hasher: hashlib._Hash, response: Answer, pace: Pace) -> None:
+    def _append(self, part: IO[bytes], response: Answer, pace: Pace) -> None:
         window_start, window_bytes = time.monotonic(), 0
         coming = _coming(response, part.tell())
         for piece in response.pieces(CHUNK_BYTES, decode=self._wants_decoding(response)):
@@ -244,7 +255,7 @@ class Download:
             if part.tell() + len(piece) > self._descriptor.size:
                 raise self._mismatch(f"{coming} bytes" if coming else "more bytes")
             _write(part, piece)
-            hasher.update(piece)
+            self._hasher.update(piece)
             if self._progress:
                 self._progress(len(piece))
             window_bytes += len(piece)
@@ -291,6 +302,13 @@ def _coming(response: Answer, offset: int) -> int:
     """How many bytes there are of the blob, as far as the source says; else 0."""
     length = response.headers.get("Content-Length", "")
     return offset + int(length) if length.isdigit() and not _encoding(response) else 0
+
+
+def _is_delimited(response: Answer) -> bool:
+    """Whether the answer says where it ends, so that one that broke off is told from it."""
+    return bool(
+        {"content-length", "transfer-encoding"} & {name.lower() for name in response.headers}
+    )
 
 
 def _encoding(response: Answer) -> str:
