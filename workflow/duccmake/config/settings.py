@@ -79,6 +79,9 @@ class WebhookSecrets:
     distribution: str = ""
     gitlab: str = ""
     dockerhub: str = ""
+    quay: str = ""
+    azure: str = ""
+    ghcr: str = ""
 
 
 @dataclass(frozen=True, slots=True)
