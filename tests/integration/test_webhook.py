@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -12,9 +16,17 @@ from duccmake.demo.images import push
 from support.runs import Work
 from support.samples import text_image
 from support.servers import docker_registry, need
-from support.watching import Webhook, events, eventually, listening
+from support.watching import Program, Webhook, events, eventually, listening
 
-SECRETS = {"harbor": "HARBOR", "distribution": "REGISTRY", "dockerhub": "HUB", "gitlab": "GITLAB"}
+SECRETS = {
+    "harbor": "HARBOR",
+    "distribution": "REGISTRY",
+    "dockerhub": "HUB",
+    "gitlab": "GITLAB",
+    "quay": "QUAY",
+    "azure": "AZURE",
+    "ghcr": "GHCR",
+}
 
 
 def harbor(*urls: str) -> dict[str, object]:
@@ -44,6 +56,10 @@ def webhook(work: Work) -> Iterator[Webhook]:
 
 @pytest.fixture(autouse=True)
 def empty(work: Work) -> None:
+    empty_queue(work)
+
+
+def empty_queue(work: Work) -> None:
     for path in (work.path / "results/notices").rglob("*.json"):
         path.unlink()
 
@@ -72,6 +88,11 @@ def test_a_wished_image_leaves_a_notice_and_any_other_an_answer_alone(webhook: W
         ("/dockerhub/wrong", {}),
         ("/gitlab", {"X-Gitlab-Token": "wrong"}),
         ("/gitlab", {"Webhook-Signature": "v1,AAAA", "X-Gitlab-Token": "gitlab-s3cret"}),
+        ("/quay", {}),
+        ("/quay/hub-s3cret", {}),
+        ("/azure", {"Authorization": "registry-s3cret"}),
+        ("/ghcr", {}),
+        ("/ghcr", {"X-Hub-Signature-256": f"sha256={'0' * 64}", "Authorization": "ghcr-s3cret"}),
     ],
 )
 def test_without_the_secret_nothing_happens(webhook: Webhook, path: str, headers: dict[str, str]):
@@ -79,6 +100,53 @@ def test_without_the_secret_nothing_happens(webhook: Webhook, path: str, headers
     assert answer.status_code == 401
     assert webhook.waiting() == []
     assert "s3cret" not in webhook.said()
+
+
+def test_each_sender_is_heard_in_its_own_way(webhook: Webhook, work: Work):
+    digest = f"sha256:{'ab' * 32}"
+    quay = {"docker_url": WISHED.rpartition(":")[0], "updated_tags": ["0", "1"]}
+    answer = webhook.post("/quay/quay-s3cret", quay)
+    assert (answer.status_code, answer.json()) == (200, {"images": 1})
+    target = {
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "digest": digest,
+        "repository": "team/other",
+        "tag": "3",
+    }
+    azure = {"action": "push", "target": target, "request": {"host": "r.example.org:443"}}
+    answer = webhook.post("/azure", azure, Authorization="Bearer azure-s3cret")
+    assert (answer.status_code, answer.json()) == (200, {"images": 1})
+    assert webhook.waiting() == [WISHED, "r.example.org/team/other:3"]
+    empty_queue(work)
+    version = {"package_url": "r.example.org/team/app:1", "version": digest}
+    members = {"package_type": "CONTAINER", "package_version": version}
+    for kind in ("package", "registry_package"):
+        plain = json.dumps({"action": "published", kind: members}).encode()
+        form = urlencode({"payload": plain}).encode()
+        for body, content in ((plain, "json"), (form, "x-www-form-urlencoded")):
+            mac = hmac.new(b"ghcr-s3cret", body, "sha256").hexdigest()
+            headers = {
+                "X-Hub-Signature-256": f"sha256={mac}",
+                "X-GitHub-Event": kind,
+                "Content-Type": f"application/{content}",
+            }
+            answer = webhook.post("/ghcr", body, **headers)
+            assert (answer.status_code, answer.json()) == (200, {"images": 1})
+            assert webhook.waiting() == [WISHED]
+            empty_queue(work)
+            headers["X-Hub-Signature-256"] = f"sha256={mac[:-1]}{'1' if mac[-1] == '0' else '0'}"
+            assert webhook.post("/ghcr", body, **headers).status_code == 401
+            assert webhook.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"", 400), (b"x=1", 400), (b"payload=", 400), (b"payload=%7B", 400), (b"payload={}", 200),
+     (b"&".join([b"a=1"] * 20), 400), (b"%ff=%ff&payload=%ff", 400), (b'{"a": "&"}', 200)],
+)  # fmt: skip
+def test_odd_forms_are_answered(webhook: Webhook, body: bytes, status: int):
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Authorization": "ghcr-s3cret"}
+    assert webhook.post("/ghcr", body, **headers).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -139,6 +207,98 @@ def test_a_restart_loses_no_notice(work: Work):
 def test_a_secret_that_is_not_there_is_told_and_nothing_starts(work: Work):
     with pytest.raises(AssertionError, match="HARBOR_SECRET is not set"), listening(work):
         pass
+
+
+# --- where it listens -----------------------------------------------------
+
+
+def start(work: Work, listen: str) -> Program:
+    env = {f"{name}_SECRET": "x" for name in SECRETS.values()}
+    return Program(
+        work, "webhook.py", "--config", f"webhook={{listen: {json.dumps(listen)}}}", env=env
+    )
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(str(path))
+        client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return b" 200 " in client.recv(4096)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_that_a_port_is_taken_is_said_and_nothing_else(work: Work, family: socket.AddressFamily):
+    host = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "[::1]"}[family]
+    try:
+        taken = socket.create_server((host.strip("[]"), 0), family=family)
+    except OSError as error:
+        pytest.skip(f"no {family.name} here: {error}")
+    with taken:
+        webhook = start(work, f"{host}:{taken.getsockname()[1]}")
+        assert webhook.ends() == 1
+    assert "webhook.listen: cannot listen at" in webhook.said()
+    assert "in use" in webhook.said()
+    assert "listening" not in webhook.said()
+    assert "Traceback" not in webhook.said()
+
+
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "127.0.0.1:99999",
+        "192.0.2.1:8484",
+        "nowhere.invalid:8484",
+        "unix:list.yaml",
+        "unix:no/where",
+    ],
+)
+def test_an_address_that_cannot_be_is_said(work: Work, listen: str):
+    (work.path / "list.yaml").write_text("kept\n")
+    webhook = start(work, listen)
+    assert webhook.ends() == 1
+    assert f"webhook.listen: cannot listen at {listen}" in webhook.said()
+    assert "listening" not in webhook.said()
+    assert "Traceback" not in webhook.said()
+    assert (work.path / "list.yaml").read_text() == "kept\n"
+
+
+def test_a_unix_socket_is_taken_over_from_the_dead_alone(work: Work):
+    path = work.path / "webhook.sock"
+    first = start(work, "unix:webhook.sock")
+    try:
+        first.says("listening at unix:webhook.sock")
+        assert answers(path)
+        assert path.stat().st_mode & 0o777 == 0o666
+        path.chmod(0o660)
+        second = start(work, "unix:webhook.sock")
+        assert second.ends() == 1
+        assert "another program listens there" in second.said()
+        assert answers(path)
+    finally:
+        first.kill()
+    third = start(work, "unix:webhook.sock")
+    try:
+        third.says("listening at")
+        assert answers(path)
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert third.stop(signal.SIGTERM) == 0
+    finally:
+        third.kill()
+
+
+def test_whoever_is_told_that_it_listens_is_answered(work: Work):
+    for host in ("127.0.0.1", "localhost"):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        webhook = start(work, f"{host}:{port}")
+        try:
+            webhook.says("listening at")
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                assert b" 200 " in client.recv(4096)
+        finally:
+            webhook.kill()
 
 
 def test_debians_registry_sends_and_is_heard(tmp_path: Path):

@@ -67,6 +67,14 @@ class Program:
         """Wait until it has said something."""
         eventually(lambda: text in self.said() or None, f"says {text!r}", self)
 
+    def ends(self) -> int:
+        """The status with which it ends by itself."""
+        try:
+            return self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for its end; the status."""
         self.process.send_signal(number)

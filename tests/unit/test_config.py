@@ -178,7 +178,7 @@ def test_every_section_is_read() -> None:
         },
         resolve={"max_age": 60, "connections": 4},
         limits={"bytes": 1, "entries": 2, "ratio": 3, "header_bytes": 4, "path_bytes": 5},
-        flat={"mount_points": ["/a//b/./c/", "/a/b/c", "/d"]},
+        flat={"mount_points": ["/a//b/./c/", "/a/b/c", "/d"], "fix_permissions": True},
         scope="all",
     )
     assert [source.path for source in found.recipe] == [WORK / "a.yaml", Path("/abs/b.yaml")]
@@ -201,7 +201,7 @@ def test_every_section_is_read() -> None:
     }
     assert (found.resolve.max_age, found.resolve.connections) == (60.0, 4)
     assert found.limits == UnpackLimits(1, 2, 3.0, 4, 5)
-    assert found.flat.mount_points == ("/a/b/c", "/d")
+    assert (found.flat.mount_points, found.flat.fix_permissions) == (("/a/b/c", "/d"), True)
     assert found.scope == "all"
 
 

@@ -68,6 +68,27 @@ def test_harbors_replications_name_no_tag():
     assert read("harbor", body) == [("push", "h.example.org", "mirror/busybox", "", "")]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "namespace", "name", "place"),
+    [
+        ("https://h.example.org/", "mirror", "busybox:1", ("h.example.org", "mirror/busybox")),
+        ("h.example.org:8443", "mirror", "deep", ("h.example.org:8443", "mirror/deep")),
+        ("http://h.example.org/api", "", "busybox", ("h.example.org", "busybox")),
+        ("https://[::1]:443", "a", "b [2 item(s) in total]", ("[::1]:443", "a/b")),
+    ],
+)
+def test_where_harbor_replicates_to(
+    endpoint: str, namespace: str, name: str, place: tuple[str, str]
+):
+    replication = {
+        "dest_resource": {"endpoint": endpoint, "namespace": namespace},
+        "successful_artifact": [{"type": "image", "name_tag": name}],
+    }
+    body = {"type": "harbor.replication.status.changed", "data": {"replication": replication}}
+    (found,) = READERS["harbor"](body)
+    assert (found.registry, found.repository, found.tag, found.below) == (*place, "", True)
+
+
 @pytest.mark.parametrize("sender", ["distribution", "gitlab"])
 def test_distribution_tells_of_manifests_and_not_of_layers(sender: str):
     events = [
@@ -106,6 +127,83 @@ def test_docker_hub_tells_of_a_tag():
     assert read("dockerhub", body) == [("push", "docker.io", "library/debian", "12", "")]
 
 
+def test_azure_tells_of_one_event():
+    pushed = event("push", "team/app", tag="1", digest=DIGEST, mediaType=INDEX)
+    assert read("azure", pushed) == [("push", "r.example.org", "team/app", "1", DIGEST)]
+    del pushed["target"]["tag"]
+    assert read("azure", pushed) == [("push", "r.example.org", "team/app", "", DIGEST)]
+    deleted = event("delete", "team/app", digest=DIGEST, mediaType=INDEX)
+    assert read("azure", deleted) == [("delete", "r.example.org", "team/app", "", "")]
+    chart = event("chart_push", "charts/app", tag="1", digest=DIGEST, mediaType=INDEX)
+    assert read("azure", chart) == []
+    assert read("azure", {"id": "x", "action": "ping"}) == []
+
+
+@pytest.mark.parametrize("tags", [["1", "latest"], {"1": "b750fe79", "latest": "b750fe79"}])
+def test_quay_tells_of_tags(tags: Any):
+    body = {"docker_url": "quay.example.org:8443/team/app", "updated_tags": tags, "name": "app"}
+    assert read("quay", body) == [
+        ("push", "quay.example.org:8443", "team/app", "1", ""),
+        ("push", "quay.example.org:8443", "team/app", "latest", ""),
+    ]
+
+
+@pytest.mark.parametrize("tags", [None, "latest", [], [None, 5, "", "a/b", "*", "x" * 129], {}])
+def test_what_else_quay_tells_names_nothing(tags: Any):
+    assert read("quay", {"docker_url": "quay.io/team/app", "updated_tags": tags}) == []
+    scanned = {"docker_url": "quay.io/team/app", "tags": ["1"], "vulnerability": {"id": "CVE-1"}}
+    assert read("quay", scanned) == []
+
+
+def package(url: str | None, **members: Any) -> dict[str, Any]:
+    version: dict[str, Any] = {
+        "version": DIGEST,
+        "container_metadata": {"tag": {"name": "latest", "digest": DIGEST}},
+    }
+    if url is not None:
+        version["package_url"] = url
+    return {
+        "name": "tools/app",
+        "namespace": "Team",
+        "ecosystem": "CONTAINER",
+        "package_type": "CONTAINER",
+        "package_version": version,
+        **members,
+    }
+
+
+@pytest.mark.parametrize("event", ["package", "registry_package"])
+@pytest.mark.parametrize("action", ["published", "updated"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ghcr.io/team/tools/app:latest", "ghcr.io/Team/tools/app:", "ghcr.io/team/tools/app",
+        "https://ghcr.io/team/tools/app:v1.2", f"ghcr.io/team/tools/app@{DIGEST}", "", None,
+    ],
+)  # fmt: skip
+def test_github_tells_of_versions_of_a_package_and_its_tag_is_one_of_many(
+    event: str, action: str, url: str | None
+):
+    body = {"action": action, event: package(url)}
+    assert read("ghcr", body) == [("push", "ghcr.io", "team/tools/app", "", DIGEST)]
+
+
+def test_github_tells_of_other_packages_and_other_registries():
+    own = package("containers.github.example.org/team/app:1", package_type="docker", ecosystem=None)
+    assert read("ghcr", {"action": "published", "package": own}) == [
+        ("push", "containers.github.example.org", "team/app", "", DIGEST)
+    ]
+    owned = package(None, namespace=None, owner={"login": "Someone"}, package_version=None)
+    assert read("ghcr", {"action": "published", "package": owned}) == [
+        ("push", "ghcr.io", "someone/tools/app", "", "")
+    ]
+    for other in ("npm", "NUGET", None, 5):
+        body = {"action": "published", "package": package(None, package_type=other, ecosystem="x")}
+        assert read("ghcr", body) == []
+    assert read("ghcr", {"action": "deleted", "package": package(None)}) == []
+    assert read("ghcr", {"zen": "Keep it logically awesome.", "hook_id": 1}) == []
+
+
 @pytest.mark.parametrize("sender", READERS)
 @pytest.mark.parametrize(
     "body",
@@ -119,6 +217,15 @@ def test_docker_hub_tells_of_a_tag():
         {"object_kind": "push", "project": {"git_http_url": "http://[x/a.git"}},
         {"events": [{"action": "push", "target": {
             "repository": "a/b", "tag": "1", "mediaType": "manifest", "url": "http://[x/v2/"}}]},
+        {"action": "push", "target": 5, "request": []}, {"action": "push", "target": {
+            "repository": "a/b", "tag": "1", "mediaType": "manifest", "url": "http://[x/v2/"}},
+        {"docker_url": 5, "updated_tags": ["1"]}, {"docker_url": "../x", "updated_tags": ["1"]},
+        {"action": "published", "package": []}, {"action": "published", "registry_package": {
+            "package_type": "container", "package_version": {"package_url": 5}, "owner": 5}},
+        {"action": "published", "package": {
+            "package_type": "container", "namespace": "..", "name": "../x"}},
+        {"type": "REPLICATION", "event_data": {"replication": {
+            "dest_resource": {"endpoint": "http://[x"}, "successful_artifact": 5}}},
     ],
 )  # fmt: skip
 def test_a_malformed_body_names_nothing(sender: str, body: Any):
@@ -185,6 +292,11 @@ def noticed(wished: Wished, sender: str, body: Any) -> set[tuple[str, str]]:
             {f"r.example.org/team/fixed@{DIGEST}"},
         ),
         (event("push", "team/fixed", digest=DIGEST[:-1] + "0", mediaType=INDEX), set()),
+        (
+            event("push", "team/app", digest=DIGEST, mediaType=INDEX),
+            {"r.example.org/team/app:v*", "r.example.org/team/app:latest"},
+        ),
+        (event("push", "team/app/below", digest=DIGEST, mediaType=INDEX), set()),
         (event("push", "team/fixed", digest="sha256:../../x", mediaType=INDEX), set()),
         (event("push", "../../x", tag="1", mediaType=INDEX), set()),
         (event("push", "team/app", tag="v1/../../x", mediaType=INDEX), set()),
@@ -196,6 +308,99 @@ def test_only_what_is_wished_for_counts(wished: Wished, told: Any, images: set[s
     assert noticed(wished, "distribution", {"events": [told]}) == {
         ("push", image) for image in images
     }
+
+
+@pytest.mark.parametrize("sender", ["harbor", "distribution", "azure", "ghcr"])
+def test_a_push_without_a_tag_counts_for_every_tag_and_for_its_own_digest(
+    sender: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    other = DIGEST[:-1] + "0"
+    place = "r.example.org/team/app"
+    wishes = {f"{place}:1", f"{place}:v*", f"{place}@{DIGEST}", f"{place}:2@{DIGEST}"}
+    others = {
+        f"{place}@{other}",
+        f"{place}:2@{other}",
+        f"{place}/below:1",
+        "r.example.org/team/b:1",
+    }
+    (tmp_path / "list.yaml").write_text(
+        recipe(*(f"https://{name}" for name in sorted(wishes | others)))
+    )
+    wished = Wished(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
+    told = event("push", "team/app", digest=DIGEST, mediaType=INDEX)
+    resource = {"digest": DIGEST, "tag": DIGEST, "resource_url": f"{place}@{DIGEST}"}
+    bodies = {
+        "harbor": {"type": "PUSH_ARTIFACT", "event_data": {"resources": [resource]}},
+        "distribution": {"events": [told]},
+        "azure": told,
+        "ghcr": {"action": "published", "package": package(f"{place}:1")},
+    }
+    assert {image for _, image in noticed(wished, sender, bodies[sender])} == wishes
+
+
+PORTS = ["", ":80", ":443"]
+
+
+@pytest.mark.parametrize("said", PORTS)
+@pytest.mark.parametrize("written", PORTS)
+@pytest.mark.parametrize("alias", ["", *PORTS])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_port_that_a_host_has_anyway_makes_no_difference(
+    said: str,
+    written: str,
+    alias: str,
+    scheme: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    for host in ("r.example.org", "[2001:db8::80]"):
+        place = f"{host}{written}/team/app"
+        unlike = [f"{scheme}://{host}:{port}/team/app:1" for port in (8443, 5000, 8080)]
+        (tmp_path / "list.yaml").write_text(
+            recipe(f"{scheme}://{place}:1", f"{scheme}://{place}:v*", *unlike)
+        )
+        members: dict[str, Any] = {"recipe": "list.yaml"}
+        if alias:
+            members["webhook"] = {"aliases": {f"inside{alias}": f"{host}{alias}"}}
+        wished = Wished(Config.parse(members, workdir=tmp_path))
+        for tag, image in (("1", "1"), ("v2", "v2")):
+            told = event("push", "team/app", tag=tag, mediaType=INDEX)
+            told["request"]["host"] = f"{'INSIDE' if alias else host.upper()}{said}"
+            assert noticed(wished, "azure", told) == {("push", f"{place}:{image}")}
+
+
+@pytest.mark.parametrize("hub", ["docker.io", "index.docker.io:443", "registry-1.docker.io:80"])
+def test_docker_hub_is_one_whatever_its_name_and_port(wished: Wished, hub: str):
+    told = event("push", "library/debian", tag="12", mediaType=INDEX)
+    told["request"]["host"] = hub
+    assert noticed(wished, "azure", told) == {("push", "registry.hub.docker.com/library/debian:12")}
+
+
+@pytest.mark.parametrize("endpoint", ["https://r.example.org", "https://r.example.org:443/"])
+def test_a_replication_counts_for_all_that_lies_below(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    wishes = {
+        "r.example.org/mirror/a:1",
+        "r.example.org/mirror/a/b:v*",
+        "r.example.org/mirror/a/b/c:1",
+    }
+    others = {"r.example.org/mirror/ab:1", "r.example.org/mirror:1", "s.example.org/mirror/a/b:1"}
+    replication = {
+        "dest_resource": {"endpoint": endpoint, "namespace": "mirror"},
+        "successful_artifact": [{"type": "image", "name_tag": "a"}],
+    }
+    body = {"type": "REPLICATION", "event_data": {"replication": replication}}
+    wished = Wished(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
+    # Before a list could be read, all images are asked for.
+    assert noticed(wished, "harbor", body) == {("push", "")}
+    (tmp_path / "list.yaml").write_text(
+        recipe(*(f"https://{name}" for name in sorted(wishes | others)))
+    )
+    assert {image for _, image in noticed(wished, "harbor", body)} == wishes
 
 
 def test_a_deletion_counts_for_all_wishes_of_its_repository(wished: Wished):
@@ -310,3 +515,32 @@ def test_a_signature_covers_body_and_time(secret: str):
     # A signature that is there must fit, whatever else fits.
     wrong = {**headers(), "webhook-signature": "v1,AAAA", "authorization": secret}
     assert not is_genuine(secret, wrong, body, now=now)
+
+
+def test_githubs_signature_covers_the_body():
+    body = b'{"action": "published"}'
+
+    def signed(secret: str, body: bytes = body, algorithm: str = "sha256") -> dict[str, str]:
+        mac = hmac.new(secret.encode(), body, algorithm).hexdigest()
+        return {"x-hub-signature-256": f"{algorithm}={mac}"}
+
+    assert is_genuine("s3cret", signed("s3cret"), body)
+    assert is_genuine("", signed("other"), body)
+    for headers in (
+        signed("other"),
+        signed(""),
+        signed("s3cret", body + b" "),
+        signed("s3cret", algorithm="sha1"),
+        {"x-hub-signature-256": ""},
+        {"x-hub-signature-256": signed("s3cret")["x-hub-signature-256"][7:]},
+        {"x-hub-signature-256": "sha256=\u00e9"},
+        {"x-hub-signature": signed("s3cret", algorithm="sha1")["x-hub-signature-256"]},
+    ):
+        assert not is_genuine("s3cret", headers, body)
+    # A signature that is there must fit, whatever else fits.
+    assert not is_genuine("s3cret", {**signed("other"), "authorization": "s3cret"}, body, "s3cret")
+    # GitHub's documentation has this one to test with.
+    example = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    assert is_genuine(
+        "It's a Secret to Everybody", {"x-hub-signature-256": example}, b"Hello, World!"
+    )

@@ -94,11 +94,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         registries=_registries(plain.get("registries", {}), workdir, mistakes),
         resolve=_resolve(plain.get("resolve", {}), mistakes),
         limits=UnpackLimits(**plain.get("limits", {})),
-        flat=FlatSettings(
-            _mount_points(
-                plain.get("flat", {}).get("mount_points", default.flat.mount_points), mistakes
-            )
-        ),
+        flat=_flat(plain.get("flat", {}), mistakes),
         removal=_removal(plain.get("removal", {})),
         force_removal=plain.get("force_removal", default.force_removal),
         history=HistorySettings(**plain.get("history", {})),
@@ -254,6 +250,11 @@ def _removal(members: Mapping[str, Any]) -> RemovalSettings:
         "pinned": tuple(members.get("pinned", ())),
     }
     return RemovalSettings(**{**members, **lists})
+
+
+def _flat(members: Mapping[str, Any], mistakes: list[Mistake]) -> FlatSettings:
+    points = members.get("mount_points", FlatSettings().mount_points)
+    return FlatSettings(**{**members, "mount_points": _mount_points(points, mistakes)})
 
 
 def _mount_points(texts: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:

@@ -79,6 +79,9 @@ class WebhookSecrets:
     distribution: str = ""
     gitlab: str = ""
     dockerhub: str = ""
+    quay: str = ""
+    azure: str = ""
+    ghcr: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,13 @@ class WebhookSettings:
 
 @dataclass(frozen=True, slots=True)
 class FlatSettings:
-    """What flat trees get beyond the image: ``mount_points``, absolute and normalised."""
+    """What flat trees get beyond the image.
+
+    ``mount_points`` are absolute and normalised; ``fix_permissions``: everybody may read.
+    """
 
     mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
+    fix_permissions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def chmod(name: bytes, mode: int, directory: int) -> None:
 
 
 def _copy_file(source_directory: int, source: bytes, directory: int, name: bytes) -> int:
-    opened = _open(source_directory, source)
+    opened = open_to_read(source_directory, source)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         made = os.open(name, flags, 0o600, dir_fd=directory)
@@ -79,12 +79,13 @@ def _copy_file(source_directory: int, source: bytes, directory: int, name: bytes
         os.close(opened)
 
 
-def _open(directory: int, name: bytes) -> int:
+def open_to_read(directory: int, name: bytes) -> int:
+    """Open a file of ours, which is not followed if a symlink, whatever its mode is."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(name, flags, dir_fd=directory)
     except PermissionError:
-        # Its own owner may not read it: without root, that is who we are.
+        # Not even its owner may, which without root is who we are.
         mode = stat.S_IMODE(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
         chmod(name, mode | stat.S_IRUSR, directory)
         try:

@@ -64,6 +64,7 @@ def stage_flat_tree(
             # Tags that share a configuration share the tree, which must not depend on them.
             name=str(image.config),
             mount_points=mount_points,
+            fix_permissions=image.fix_permissions,
         )
     except DuccmakeError as error:
         raise error.within(image=image.title, step="flatten") from None

@@ -157,6 +157,7 @@ def _staged(
         products=tuple(products),
         variants=image.variants,
         source=image.source,
+        fix_permissions=image.fix_permissions,
     )
 
 

@@ -170,14 +170,18 @@ def flatten_image(
     *,
     name: str,
     mount_points: Sequence[str],
+    fix_permissions: bool = False,
 ) -> int:
     """Flatten an image into ``destination/image``, which appears whole or not at all.
 
     Returns the number of entries.  What is generated bears the image's time of
-    creation, so that one image always gives the same tree.
+    creation, so that one image always gives the same tree.  With ``fix_permissions``
+    everybody may read it, and what was widened for that is flagged.
     """
     extra = generated(config, name=name, mount_points=mount_points)
     tree = flatten(layers, extra, mtime_ns=_created_ns(config))
+    if fix_permissions:
+        _widen(tree.root)
     partial = destination / "image.partial"
     shutil.rmtree(partial, ignore_errors=True)
     count = tree.write(partial)
@@ -705,6 +709,38 @@ def _changed_line(path: bytes, node: _Node | None, firsts: dict[_Shared, bytes])
     first = firsts.setdefault(node, path)
     rest = node.rest if first == path else _tagged(node.rest, b"link:" + first[2:])
     return _output(path, rest, node.layer, node.source)
+
+
+# --- permissions --------------------------------------------------------
+
+_MODE = re.compile(rb" mode=([0-7]+)")
+_READABLE = {b"type=file": 0o444, b"type=dir": 0o555}
+
+
+def _widen(root: _Dir) -> None:
+    """Let everybody read all files, and search and list all directories."""
+    stack = [root]
+    root.rest = _widened(root.rest)
+    while stack:
+        children = stack.pop().children
+        for name, node in children.items():
+            if isinstance(node, tuple):
+                children[name] = (_widened(node[0]), *node[1:])
+                continue
+            if b"widened" not in node.rest:  # one of several names may have been here
+                node.rest = _widened(node.rest)
+            if isinstance(node, _Dir):
+                stack.append(node)
+
+
+def _widened(rest: bytes) -> bytes:
+    wanted = _READABLE.get(rest.partition(b" ")[0], 0)
+    match = _MODE.search(rest)
+    mode = int(match[1], 8) if match else wanted
+    if match is None or mode | wanted == mode:
+        return rest
+    rest = b"%b mode=%04o%b" % (rest[: match.start()], mode | wanted, rest[match.end() :])
+    return _tagged(rest, mtree.WIDENED)
 
 
 # --- what no layer has --------------------------------------------------

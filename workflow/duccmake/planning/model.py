@@ -38,7 +38,8 @@ class PlannedImage:
     has it.  ``prepared``: the repository has the layers and the flat tree as they are
     wished, only names or further products are to be made of them.  ``adopted``: so it
     has, from DUCC.  ``anew``: what DUCC made of it is not good enough.  ``fault``: what
-    is wrong with it as an earlier version published it.
+    is wrong with it as an earlier version published it.  ``fix_permissions``: everybody
+    shall be able to read its flat tree.
     """
 
     repository: str
@@ -57,6 +58,7 @@ class PlannedImage:
     adopted: bool = False
     anew: bool = False
     fault: str = ""
+    fix_permissions: bool = False
 
     @property
     def name(self) -> str:
@@ -66,8 +68,9 @@ class PlannedImage:
     @property
     def tree(self) -> Digest:
         """What its flat tree is made of, as one digest: the configuration over these layers."""
-        parts = (self.config, *(layer.digest for layer in self.layers))
-        return Digest("sha256", hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest())
+        parts = [str(self.config), *(str(layer.digest) for layer in self.layers)]
+        parts += ["fix_permissions"] if self.fix_permissions else []
+        return Digest("sha256", hashlib.sha256("\n".join(parts).encode()).hexdigest())
 
     @property
     def title(self) -> str:

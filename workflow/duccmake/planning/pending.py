@@ -30,6 +30,13 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
         return f"published in the old format {record.format}"
     if image.anew and UNMEASURED in record.losses:
         return "adopted from DUCC, and to be converted now"
+    if (
+        "flat" in image.products
+        and UNMEASURED not in record.losses
+        and image.fix_permissions != record.fix_permissions
+    ):
+        had = "with" if record.fix_permissions else "without"
+        return f"its flat tree was made {had} flat.fix_permissions"
     return _why_hidden(image, repository)
 
 

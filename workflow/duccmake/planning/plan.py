@@ -161,9 +161,10 @@ class Plan:
     def flat_key(self, image: PlannedImage) -> str:
         """What the image's flat tree goes by: its configuration, unless others claim that too.
 
-        Images that have one configuration over different layers cannot all be right.
+        Images that have one configuration over different layers cannot all be right.  A
+        tree with other permissions is another tree, in this run or left by one before.
         """
-        one = len(self._trees[image.config]) == 1
+        one = len(self._trees[image.config]) == 1 and not image.fix_permissions
         return self.key(image.config if one else image.tree)
 
     @cached_property
@@ -315,6 +316,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "prepared": image.prepared,
         "adopted": image.adopted,
         "anew": image.anew,
+        "fix_permissions": image.fix_permissions,
         "fault": image.fault,
     }
 
@@ -336,6 +338,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         prepared=entry["prepared"],
         adopted=entry["adopted"],
         anew=entry["anew"],
+        fix_permissions=entry["fix_permissions"],
         fault=entry["fault"],
     )
 

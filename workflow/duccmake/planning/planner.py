@@ -262,6 +262,7 @@ def _planned(
         products=item.products or config.products,
         variants=variants if len(variants) > 1 else (),
         anew=not config.adopt,
+        fix_permissions=config.flat.fix_permissions,
     )
     record = repository.record(image.name)
     image = replace(image, fault=auditor.fault(record))
@@ -291,7 +292,7 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
         if record is not None and UNMEASURED in record.losses:
             return True
         return all(map(repository.has_layer, layers))
-    return repository.has_flat(image.config, layers) and all(
+    return repository.has_flat(image.config, layers, image.fix_permissions) and all(
         measured is not None and measured.unpacks_to(layer.diff_id)
         for layer in image.layers
         for measured in [repository.measured(layer.digest)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ..oci.globs import matches
 from ..oci.reference import Reference
@@ -30,11 +30,12 @@ class Coverage:
                 return wish
         return None
 
-    def below(self, path: str) -> list[Wish]:
-        """All wishes in repositories called ``path`` or below it, in any registry."""
+    def below(self, path: str, hosts: Collection[str] = ()) -> list[Wish]:
+        """All wishes in repositories called ``path`` or below it, in any registry or in some."""
         return [
             wish
-            for (_, repository), wishes in self._wishes.items()
+            for (host, repository), wishes in self._wishes.items()
+            if not hosts or host in hosts
             for wish in wishes
             if repository == path or repository.startswith(f"{path}/")
         ]

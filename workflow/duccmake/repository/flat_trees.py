@@ -26,13 +26,15 @@ class FlatTree:
     """A flat tree that is there as this version makes it: its layers, and what it lacks.
 
     ``losses`` are those of the tree, ``layer_losses`` those of an overlay of its layers,
-    by kind; ``verified``: the layers unpack to what the configuration says.
+    by kind; ``verified``: the layers unpack to what the configuration says.  With
+    ``fix_permissions`` everybody may read it, and that is another tree than without.
     """
 
     layers: tuple[Digest, ...]
     losses: Mapping[str, int]
     layer_losses: Mapping[str, int] = field(default_factory=dict)
     verified: bool = False
+    fix_permissions: bool = False
 
     def to_json(self, config: Digest) -> dict[str, object]:
         """The members of ``flat.json``."""
@@ -43,6 +45,7 @@ class FlatTree:
             "losses": dict(self.losses),
             "layer_losses": dict(self.layer_losses),
             **({"verified": True} if self.verified else {}),
+            **({"fix_permissions": True} if self.fix_permissions else {}),
         }
 
 
@@ -60,6 +63,7 @@ def read_flat_tree(layout: Layout, config: Digest) -> FlatTree | None:
             losses={str(kind): int(count) for kind, count in known["losses"].items()},
             layer_losses=dict(known.get("layer_losses", {})),
             verified=known.get("verified") is True,
+            fix_permissions=known.get("fix_permissions") is True,
         )
         current = known["format"] == RECORD_FORMAT
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -97,7 +101,8 @@ def flat_tree(
 
 def flat_tree_of(layout: Layout, image: StagedImage) -> FlatTree | None:
     """The flat tree that serves an image to be published, or None."""
-    return flat_tree(layout, image.config, image.layers, image.measured)
+    found = flat_tree(layout, image.config, image.layers, image.measured)
+    return found if found and found.fix_permissions == image.fix_permissions else None
 
 
 def _is_made_of(manifest: Path, layers: Sequence[Digest]) -> bool:

@@ -38,6 +38,7 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         losses=dict(losses),
         source=dict(image.source),
         verified=image.measured is not None,
+        fix_permissions=image.fix_permissions,
     )
 
 

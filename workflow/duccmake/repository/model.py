@@ -9,12 +9,16 @@ from typing import Any
 
 from ..layer.measured import Measured
 from ..oci.reference import Digest, Platform
+from ..tree import mtree
 
 RECORD_FORMAT = 1
 """Version of what a conversion makes; raising it has every image converted again."""
 
 UNMEASURED = "unmeasured"
 """The member of a record's ``losses`` that counts trees of which nothing is known."""
+
+WIDENED = mtree.WIDENED.decode()
+"""The one that counts what more may read than the image says."""
 
 ANY_VARIANT = "*"
 """What a public link leads to that leads each machine to its own platform."""
@@ -60,7 +64,8 @@ class StagedImage:
     ``variants`` are the labels of all platforms of the image in the wish's order,
     where they are several; ``name`` is then that of this one
     (`duccmake.oci.reference.Reference.name_on`).
-    ``keep`` says what becomes of what the name stood for before.
+    ``keep`` says what becomes of what the name stood for before.  ``fix_permissions``:
+    everybody may read the flat tree (see `FlatTree`).
     """
 
     name: str
@@ -76,6 +81,7 @@ class StagedImage:
     config_bytes: bytes = field(default=b"", repr=False)
     measured: tuple[Measured, ...] | None = None
     keep: Keep = field(default_factory=Keep)
+    fix_permissions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class ImageRecord:
     ``directories``, ``links`` that its layers lack, and symlinks that they have
     ``covered``, as flattening notes it): the manifests have the details.
     ``unmeasured`` are trees that DUCC made, of which nobody knows what they lack.
+    ``widened`` are files and directories of the flat tree that more may read than the
+    image says, which ``fix_permissions`` has done.
     ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
     that were in force when the image was published; both may have moved on since.
     ``verified``: all that the record names was measured and found to be what the image's
@@ -111,6 +119,7 @@ class ImageRecord:
     format: int = RECORD_FORMAT
     source: Mapping[str, str] = field(default_factory=dict)
     verified: bool = False
+    fix_permissions: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON members."""
@@ -125,6 +134,7 @@ class ImageRecord:
             "losses": self.losses,
             **({"source": dict(self.source)} if self.source else {}),
             **({"verified": True} if self.verified else {}),
+            **({"fix_permissions": True} if self.fix_permissions else {}),
         }
 
     @classmethod
@@ -141,4 +151,5 @@ class ImageRecord:
             format=int(members["format"]),
             source=dict(members.get("source", {})),
             verified=members.get("verified") is True,
+            fix_permissions=members.get("fix_permissions") is True,
         )

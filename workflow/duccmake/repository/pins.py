@@ -130,6 +130,7 @@ def point(
         config_bytes=configuration,
         measured=_measured(layout, record.layers),
         keep=keep,
+        fix_permissions=record.fix_permissions,
     )
     publish_metadata(edits, layout, [image], {name: record.losses}, others)
 

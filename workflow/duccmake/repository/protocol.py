@@ -55,7 +55,9 @@ class Repository(Protocol):
         """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
         ...
 
-    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+    def has_flat(
+        self, config: Digest, layers: Sequence[Digest], fix_permissions: bool = False
+    ) -> bool:
         """Whether these layers and the flat tree that was made of them are published, whole."""
         ...
 

@@ -100,12 +100,15 @@ class PublishedTree:
         known = found is not None and found.diff_id(algorithm) is not None
         return known and self._layout.layerfs(digest).is_dir()
 
-    def has_flat(self, config: Digest, layers: Sequence[Digest]) -> bool:
+    def has_flat(
+        self, config: Digest, layers: Sequence[Digest], fix_permissions: bool = False
+    ) -> bool:
         """Whether these layers and a flat tree of what they unpack to are published, whole."""
         if not all(map(self.has_layer, layers)):
             return False
         found = [one for one in map(self.measured, layers) if one is not None]
-        return flat_tree(self._layout, config, layers, found) is not None
+        tree = flat_tree(self._layout, config, layers, found)
+        return tree is not None and tree.fix_permissions == fix_permissions
 
     def variant(self, name: str) -> str:
         """Which platform's image the public link of ``name`` leads to; see `Repository`."""

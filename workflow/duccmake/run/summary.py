@@ -15,7 +15,7 @@ from ..planning.model import PENDING, PlannedImage, PlannedLayer
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
 from ..planning.thin_images import manifest_of
-from ..repository.model import UNMEASURED, ImageRecord
+from ..repository.model import UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
 from .status import Status, of_this_process
@@ -174,8 +174,13 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
     if image.adopted:
         return "adopted from DUCC as it stands: nothing was fetched"
     kinds = sorted(record.losses.items())
-    losses = ", ".join(f"{count} {kind}" for kind, count in kinds if kind != UNMEASURED)
-    return f"not kept here: {losses}" if losses else ""
+    losses = ", ".join(f"{n} {kind}" for kind, n in kinds if kind not in (UNMEASURED, WIDENED))
+    widened = record.losses.get(WIDENED)
+    remarks = [
+        f"not kept here: {losses}" if losses else "",
+        f"readable for all though the image says otherwise: {widened}" if widened else "",
+    ]
+    return "; ".join(filter(None, remarks))
 
 
 def _pushes(

@@ -30,6 +30,9 @@ LOST = b"lost:"
 # line as an `Entry` costs more than making the link.
 _PLAIN_FILE = re.compile(rb"\./(\S+) type=file .* tags=layer:([0-9]+)(?:,source:([^,\s]+))?\n\Z")
 
+_OWN = frozenset({b"generated", mtree.WIDENED})
+"""Flags of files that are not the layer's."""
+
 _KIND_BITS = {
     mtree.CHAR: stat.S_IFCHR,
     mtree.BLOCK: stat.S_IFBLK,
@@ -52,14 +55,16 @@ def build(
     ``layers`` are the layers' trees, lowest first, ``generated`` has the content
     of generated files.  The manifest, with what was lost noted in its entries,
     is written to ``published``.  In mode ``hardlink`` files share the inodes of
-    the layers; where that is impossible they are copied.
+    the layers; where that is impossible, or they have another mode, they are copied.
     """
     with Directories() as directories:
-        lost = _Builder(directories, target, layers, generated, mode).build(manifest)
+        builder = _Builder(directories, target, layers, generated, mode)
+        lost = builder.build(manifest)
     with manifest.open("rb") as lines, published.open("wb") as out:
         os.fchmod(out.fileno(), 0o644)
         out.writelines(_relabel(line, lost) if lost or LOST in line else line for line in lines)
-    return Counter(kind.decode() for kinds in lost.values() for kind in kinds)
+    counts = Counter(kind.decode() for kinds in lost.values() for kind in kinds)
+    return counts + Counter({mtree.WIDENED.decode(): builder.widened})
 
 
 class _Builder:
@@ -81,6 +86,7 @@ class _Builder:
         self._groups: dict[bytes, list[bytes]] = {}
         self._heads: dict[bytes, bytes] = {}
         self._copied: Counter[str] = Counter()
+        self.widened = 0
         self._lost: dict[bytes, frozenset[bytes]] = {}
 
     def build(self, manifest: Path) -> dict[bytes, frozenset[bytes]]:
@@ -92,6 +98,7 @@ class _Builder:
                 if line.startswith(b"#") or self._share_plain_file(line):
                     continue
                 entry = Entry.parse(line)
+                self.widened += mtree.WIDENED in entry.flags
                 if entry.kind == mtree.DIR:
                     made.append(entry)
                     self._directory(entry)
@@ -161,7 +168,7 @@ class _Builder:
         return self._attributes.on_name(directory, name, entry)
 
     def _file(self, entry: Entry) -> set[bytes]:
-        if self._mode != "hardlink" or b"generated" in entry.flags:
+        if self._mode != "hardlink" or entry.flags & _OWN:
             return self._copy(entry)
         target = (self._target, entry.path)
         try:
@@ -211,7 +218,7 @@ class _Builder:
 
     def _is_shared(self, entry: Entry) -> bool:
         """Whether the first name of an entry's group is the layer's own file."""
-        if entry.kind != mtree.FILE or b"generated" in entry.flags:
+        if entry.kind != mtree.FILE or entry.flags & _OWN:
             return False
         tree, path = self._provider(entry)
         parent, name = split(path)

@@ -8,7 +8,7 @@ import stat
 
 from ..errors import RepositoryError
 from ..fs import syscalls
-from ..fs.duplicate import copy_content
+from ..fs.duplicate import copy_content, open_to_read
 from .attributes import UNSUPPORTED, Attributes
 from .directories import Directories, split
 from .mtree import Entry
@@ -70,7 +70,6 @@ def copy(
 
 def _open_regular(directories: Directories, source: Location) -> int:
     parent, name = split(source[1])
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     directory = directories.get(source[0], parent)
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISREG(found.st_mode):
@@ -78,7 +77,7 @@ def _open_regular(directories: Directories, source: Location) -> int:
             f"{source[1]!r} below {os.fsdecode(source[0])} is no regular file",
             hint="verify the repository: a published layer was changed",
         )
-    return os.open(name, flags, dir_fd=directory)
+    return open_to_read(directory, name)
 
 
 def _clone(source: int, target: int) -> str:

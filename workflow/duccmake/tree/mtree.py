@@ -32,6 +32,9 @@ FORMAT = b"#mtree v2.0\n"
 WHITEOUT = b"type=char uid=0 gid=0 mode=0000 optional device=native,0,0 tags=whiteout"
 """The line of a whiteout behind its path: what overlayfs reads as one, if it is made."""
 
+WIDENED = b"widened"
+"""The flag of an entry of a flat tree that more may read than the image says."""
+
 DIR, FILE, LINK, CHAR, BLOCK, FIFO, SOCKET = (
     b"dir",
     b"file",

@@ -118,7 +118,12 @@ class LargeFiles:
         chunks = {file.source: _chunks(published, file.source) for file in self.copies}
         cut = [file for file in self.copies if chunks[file.source] is not None]
         done += [file.path for file in cut]
-        cut = [file for file in cut if _chunks(published, file.path) != chunks[file.source]]
+        cut = [
+            file
+            for file in cut
+            if _chunks(published, file.path) != chunks[file.source]
+            or not _has_attributes(file, published)
+        ]
         if cut:
             grafts = [(file, chunks[file.source] or "") for file in cut]
             transactions.write(lambda union: self._writer(union, _Writer.grafts, grafts))
@@ -224,18 +229,25 @@ def _copy(source: Packed, target: int, file: Large) -> None:
 
 def _is_there(file: Large, published: Path) -> bool:
     """Whether an earlier try has published the file, whole."""
-    path = b"%b/%b" % (os.fsencode(published), file.path)
+    if not _has_attributes(file, published):
+        return False
     try:
-        found = os.lstat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_size != file.entry.size:
-            return False
-        wanted = (file.entry.mode, file.entry.uid, file.entry.gid)
-        if (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) != wanted:
-            return False
-        with open(path, "rb") as content:
+        with open(b"%b/%b" % (os.fsencode(published), file.path), "rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == file.entry.sha256
     except OSError:
         return False
+
+
+def _has_attributes(file: Large, published: Path) -> bool:
+    """Whether a file of that size, mode and owner is published."""
+    try:
+        found = os.lstat(b"%b/%b" % (os.fsencode(published), file.path))
+    except OSError:
+        return False
+    entry = file.entry
+    have = (found.st_size, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+    wished = (entry.size, entry.mode, entry.uid, entry.gid)
+    return stat.S_ISREG(found.st_mode) and have == wished
 
 
 def _chunks(published: Path, path: bytes) -> str | None:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
 from .chunked_files import LargeFiles
 from .cleanup import Overlaid
-from .contents import Clones, LayerFiles, relative
+from .contents import Clones, LayerFiles, Read, read_published, relative
 from .fidelity import Keeping
 from .known_files import KnownFiles, layers_before
 from .members import Members
@@ -372,7 +372,12 @@ class Changes:
                     tree = flat_tree_of(self._layout, image)
                     if tree is None:
                         found = self._write_flat_tree(members, directories, image, image.path)
-                        tree = FlatTree(image.layers, found, self._lost[image.name])
+                        tree = FlatTree(
+                            image.layers,
+                            found,
+                            self._lost[image.name],
+                            fix_permissions=image.fix_permissions,
+                        )
                     verified = replace(tree, verified=image.measured is not None)
                     note_flat_tree(self.edits, self._layout, image.config, verified)
                     known[image.config] = dict(tree.losses)
@@ -384,10 +389,26 @@ class Changes:
     ) -> Counter[str]:
         layout = self._layout
         base = relative(layout.root, layout.flat(image.config))
-        files = Clones(directories, self._bases(image), staged / "generated")
         manifest = relative(layout.root, layout.flat_manifest(image.config))
-        with (staged / "tree.mtree").open("rb") as lines:
+        with ExitStack() as opened, (staged / "tree.mtree").open("rb") as lines:
+            read = self._reader(image, directories, opened)
+            files = Clones(directories, self._bases(image), staged / "generated", read)
             return members.tree(base, lines, files, manifest, skip=self._skip)
+
+    def _reader(self, image: StagedImage, directories: Directories, opened: ExitStack) -> Read:
+        """Reads files of the image's layers, as they are staged or else published."""
+        packs: dict[Digest, Packed] = {}
+
+        def read(number: int, path: bytes, size: int) -> Iterator[bytes]:
+            digest = image.layers[number]
+            layer = self._layers.get(digest)
+            if layer is None:
+                return read_published(directories, self._layout.layerfs(digest), path, size)
+            if digest not in packs:
+                packs[digest] = opened.enter_context(closing(Packed(layer.path)))
+            return packs[digest].pieces(path, size)
+
+        return read
 
 
 def _check_staged(layer: StagedLayer) -> None:

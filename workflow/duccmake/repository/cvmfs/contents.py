@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from . import tar_writer
 from .known_files import KnownFiles
 from .tar_writer import TarStream, header
 
+_PIECE = 1024 * 1024
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -81,16 +82,28 @@ class LayerFiles:
         stream.add_pieces(head, self._packed.pieces(path, size), size)
 
 
+Read = Callable[[int, bytes, int], Iterator[bytes]]
+"""The content of a file of a layer: by the layer's number, its path there and its size."""
+
+
 class Clones:
     """The files of a flat tree: those of its ``layers`` (their bases, lowest first).
 
-    ``generated`` is the directory with the content of what no layer has.
+    ``generated`` is the directory with the content of what no layer has; ``read`` reads
+    what cannot be a clone, since it has another mode than the layer's file.
     """
 
-    def __init__(self, directories: Directories, layers: Sequence[bytes], generated: Path) -> None:
+    def __init__(
+        self,
+        directories: Directories,
+        layers: Sequence[bytes],
+        generated: Path,
+        read: Read | None = None,
+    ) -> None:
         self._directories = directories
         self._layers = layers
         self._generated = os.fsencode(generated)
+        self._read = read
 
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
@@ -100,9 +113,15 @@ class Clones:
         stream.add_link(name, self._target(path, match["layer"], source))
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
-        """Add a link to a layer's file, or a generated file."""
+        """Add a link to a layer's file, or a file of the tree's own."""
         if b"generated" not in entry.flags:
-            stream.add_link(name, self._target(entry.path, entry.layer, entry.content_path))
+            target = self._target(entry.path, entry.layer, entry.content_path)
+            if self._read is None or entry.layer is None or mtree.WIDENED not in entry.flags:
+                stream.add_link(name, target)
+                return
+            head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
+            pieces = self._read(entry.layer, entry.content_path, entry.size)
+            stream.add_pieces(head, pieces, entry.size)
             return
         parent, last = split(entry.path)
         directory = self._directories.get(self._generated, parent)
@@ -120,6 +139,16 @@ class Clones:
                 hint="remove the staged image and run again",
             )
         return b"%b/%b" % (self._layers[int(layer)], source)
+
+
+def read_published(directories: Directories, tree: Path, path: bytes, size: int) -> Iterator[bytes]:
+    """The content of a file of a published tree, no link followed."""
+    parent, name = split(path)
+    descriptor = os.open(name, _FLAGS, dir_fd=directories.get(os.fsencode(tree), parent))
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        while size > 0 and (piece := file.read(min(size, _PIECE))):
+            size -= len(piece)
+            yield piece
 
 
 def entry_header(

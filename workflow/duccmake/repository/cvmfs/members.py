@@ -168,6 +168,8 @@ class Members:
                 lost.update(
                     flag[len(LOST) :].decode() for flag in entry.flags if flag.startswith(LOST)
                 )
+                if mtree.WIDENED in entry.flags:
+                    lost[mtree.WIDENED.decode()] += 1
                 if entry.kind == mtree.DIR:
                     sizes[entry.path] = 1
                 elif entry.path != b".":

@@ -169,7 +169,8 @@ class Preparation:
             return self._flats[image.config]
         tree = flat_tree_of(self._layout, image)
         if tree is None:
-            tree = FlatTree(image.layers, self._plant(image, staged), lost)
+            losses = self._plant(image, staged)
+            tree = FlatTree(image.layers, losses, lost, fix_permissions=image.fix_permissions)
         verified = replace(tree, verified=image.measured is not None)
         note_flat_tree(edits, self._layout, image.config, verified)
         self._flats[image.config] = dict(tree.losses)

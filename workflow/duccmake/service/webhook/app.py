@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -82,7 +83,7 @@ class Listener:
             logger.warning("refused a request for /%s: wrong secret or signature", sender)
             return _answer(401, "wrong secret or signature")
         try:
-            members = json.loads(body)
+            members = json.loads(_content(request, body))
         except (ValueError, RecursionError):
             return _answer(400, "not JSON")
         try:
@@ -118,6 +119,14 @@ class Listener:
             if len(body) > self._max_bytes:
                 return None
         return body
+
+
+def _content(request: Request, body: bytes) -> bytes:
+    """The JSON of a body: all of it, or a field of a form, as GitHub sends it unless told else."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded" or body.lstrip().startswith(b"{"):
+        return body
+    return parse_qs(body, max_num_fields=10).get(b"payload", [b""])[0]
 
 
 def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

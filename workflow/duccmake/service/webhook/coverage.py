@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ...config.configuration import Config
@@ -28,6 +30,7 @@ class Wished:
         self._config = config
         self._seen: tuple[object, ...] = ()
         self._coverage: Coverage | None = None
+        self._aliases = {_bare(name): _bare(to) for name, to in config.webhook.aliases.items()}
         self._lists = {git_place(source.url) for source in config.recipe if source.kind == "git"}
 
     def notices(self, notification: Notification, sender: str) -> list[Notice]:
@@ -54,19 +57,25 @@ class Wished:
         if reference is None:
             return
         if coverage is None:
-            yield reference.name
+            # Of what lies below, nothing but a poll of all has a name.
+            yield "" if notification.below else reference.name
             return
-        anything = not notification.tag and not notification.digest
-        for wish in coverage.wishes_in(reference.host, reference.repository):
+        hosts = _hosts(reference)
+        if notification.below:
+            for wish in coverage.below(reference.repository, hosts):
+                yield wish.reference.name
+            return
+        for wish in (w for host in hosts for w in coverage.wishes_in(host, reference.repository)):
             wished = wish.reference
-            if notification.tag and admits(wish, reference):
-                # By the registry's name that the wish list uses, as the image's own is.
+            # By the registry's name that the wish list uses, as the image's own is.
+            image = replace(reference, registry=wished.registry)
+            if notification.tag and admits(wish, image):
                 yield wished.with_tag(notification.tag).name if wished.is_glob else wished.name
-            elif anything or (wished.digest and str(wished.digest) == notification.digest):
+            elif _may_have_moved(wished, notification):
                 yield wished.name
 
     def _reference(self, notification: Notification) -> Reference | None:
-        registry = self._config.webhook.aliases.get(notification.registry, notification.registry)
+        registry = self._aliases.get(_bare(notification.registry), _bare(notification.registry))
         text = f"{registry}/{notification.repository}:{notification.tag or '*'}"
         if notification.digest and not is_digest(notification.digest):
             return None
@@ -97,6 +106,23 @@ class Wished:
             if not source.is_remote:
                 yield source.path
         yield from sorted(SOURCES.glob("*/good.json"))
+
+
+def _bare(registry: str) -> str:
+    """A registry without the port that it has anyway: senders and wish lists may name it or not."""
+    return re.sub(r":(443|80)\Z", "", registry.lower())
+
+
+def _hosts(reference: Reference) -> tuple[str, ...]:
+    """The hosts that wishes for a registry may have, as `_bare` had it."""
+    return reference.host, f"{reference.registry}:443", f"{reference.registry}:80"
+
+
+def _may_have_moved(wished: Reference, notification: Notification) -> bool:
+    """Whether a notification that names no tag may be about a wish."""
+    if wished.digest and notification.digest:
+        return str(wished.digest) == notification.digest
+    return not notification.tag
 
 
 def _stamp(path: Path) -> object:

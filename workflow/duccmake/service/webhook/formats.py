@@ -1,4 +1,4 @@
-"""What registries send: Harbor, Distribution, GitLab and Docker Hub, each in its own form.
+"""What registries send, each in its own form.
 
 A reader turns a body into `Notification` values.  It never fails: what it does not
 know, or what is malformed, is left out.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from ...errors import InvalidReference
-from ...oci.reference import Digest, Reference
+from ...oci.reference import Digest, Reference, is_tag
 
 Action = Literal["push", "delete", "project", "list"]
 
@@ -22,7 +22,8 @@ Action = Literal["push", "delete", "project", "list"]
 class Notification:
     """What a sender says: an image was pushed or deleted.
 
-    Without ``tag`` and ``digest`` all of the repository is meant.  With the action
+    Without ``tag`` and ``digest`` all of the repository is meant, and with ``below`` those
+    below it, too.  A push of a ``digest`` alone may have moved any tag.  With the action
     ``project`` it is a path of projects in any registry, and with ``list`` a git
     repository (``host/path``) in which a wish list may have changed.
     """
@@ -32,6 +33,7 @@ class Notification:
     repository: str
     tag: str = ""
     digest: str = ""
+    below: bool = False
 
 
 Reader = Callable[[Any], Iterator[Notification]]
@@ -54,30 +56,37 @@ def harbor(body: Any) -> Iterator[Notification]:
         replication = _member(data, "replication")
         target = _member(replication, "dest_resource")
         endpoint, namespace = _text(target, "endpoint"), _text(target, "namespace")
-        registry = endpoint.partition("://")[2] or endpoint
+        registry = _split(endpoint if "://" in endpoint else f"//{endpoint}").netloc
         for artifact in _list(replication, "successful_artifact"):
-            # "busybox [1 item(s) in total]": the tags stand nowhere.
+            # "busybox [1 item(s) in total]": the tags stand nowhere.  Of a/b/c, Harbor
+            # gives "a" as the namespace and "b" as the name.
             name = _text(artifact, "name_tag").partition(" ")[0].partition(":")[0]
             if name:
-                yield Notification("push", registry, f"{namespace}/{name}")
+                repository = f"{namespace}/{name}".strip("/")
+                yield Notification("push", registry, repository, below=True)
 
 
 def distribution(body: Any) -> Iterator[Notification]:
     """The envelope of Distribution's registry (its notifications.md), which GitLab's sends too."""
     for event in _list(body, "events"):
-        target, action = _member(event, "target"), _text(event, "action")
-        repository = _text(target, "repository")
-        host = _text(_member(event, "request"), "host")
-        registry = host or _split(_text(target, "url")).netloc
-        tag, digest = _text(target, "tag"), _text(target, "digest")
-        if not repository or not registry:
-            continue
-        if action == "push" and _MANIFEST.search(_text(target, "mediaType")):
-            if tag or digest:
-                yield Notification("push", registry, repository, tag, digest)
-        elif action == "delete":
-            # Only a deleted tag is named; with a manifest go all of its tags.
-            yield Notification("delete", registry, repository, tag)
+        yield from azure(event)
+
+
+def azure(body: Any) -> Iterator[Notification]:
+    """Azure's webhooks: each is one event of Distribution's."""
+    target, action = _member(body, "target"), _text(body, "action")
+    repository = _text(target, "repository")
+    host = _text(_member(body, "request"), "host")
+    registry = host or _split(_text(target, "url")).netloc
+    tag, digest = _text(target, "tag"), _text(target, "digest")
+    if not repository or not registry:
+        return
+    if action == "push" and _MANIFEST.search(_text(target, "mediaType")):
+        if tag or digest:
+            yield Notification("push", registry, repository, tag, digest)
+    elif action == "delete":
+        # Only a deleted tag is named; with a manifest go all of its tags.
+        yield Notification("delete", registry, repository, tag)
 
 
 _MANIFEST = re.compile(r"manifest|image\.index")
@@ -110,11 +119,52 @@ def dockerhub(body: Any) -> Iterator[Notification]:
         yield Notification("push", "docker.io", repository, tag)
 
 
+def quay(body: Any) -> Iterator[Notification]:
+    """Quay's notifications of a push; it has many more, and none of a deletion."""
+    tags = _member(body, "updated_tags")  # a list; in its first form an object of tags and images
+    if isinstance(tags, list | dict):
+        for tag in tags:
+            if isinstance(tag, str) and is_tag(tag):
+                yield from _named("push", f"{_text(body, 'docker_url')}:{tag}")
+
+
+def ghcr(body: Any) -> Iterator[Notification]:
+    """GitHub's events ``package`` and ``registry_package``, which tell of pushes alone.
+
+    Of several tags that are pushed at once they name one.  So none is believed.
+    """
+    package = _member(body, "package") or _member(body, "registry_package")
+    kinds = {_text(package, name).lower() for name in ("package_type", "ecosystem")}
+    if _text(body, "action") not in ("published", "updated") or not kinds & {"container", "docker"}:
+        return
+    version = _member(package, "package_version")
+    tag = _member(_member(version, "container_metadata"), "tag")
+    manifest = _member(_member(version, "container_metadata"), "manifest")
+    digests = (
+        _text(tag, "digest"), _text(manifest, "digest"), _text(version, "version"),
+        _text(version, "name"),
+    )  # fmt: skip
+    digest = next(filter(is_digest, digests), "")
+    owner = _text(package, "namespace") or _text(_member(package, "owner"), "login")
+    name = _text(package, "name")
+    for place in (_text(version, "package_url"), f"ghcr.io/{owner}/{name}" if owner else ""):
+        # With a tag, "ghcr.io/owner/name:" without one, or no colon at all.
+        registry, _, path = place.rpartition("://")[2].lower().partition("/")
+        repository = path.partition("@")[0].partition(":")[0]
+        found = [*_named("push", f"{registry}/{repository}")]
+        if found:
+            yield replace(found[0], digest=digest)
+            return
+
+
 READERS: Mapping[str, Reader] = {
     "harbor": harbor,
     "distribution": distribution,
     "gitlab": gitlab,
     "dockerhub": dockerhub,
+    "quay": quay,
+    "azure": azure,
+    "ghcr": ghcr,
 }
 
 

@@ -38,13 +38,17 @@ def is_genuine(
     """Whether a request carries the secret, in any of the ways that senders know.
 
     As the Authorization header (Harbor, Distribution), with or without ``Bearer``; as
-    ``X-Gitlab-Token``; at the end of the path (Docker Hub); or as the key of a signature
-    (Standard Webhooks, as GitLab has it).  An empty ``secret`` lets all pass.
+    ``X-Gitlab-Token``; at the end of the path (Docker Hub, Quay); or as the key of a
+    signature (GitHub's; Standard Webhooks, as GitLab has it).  A signature that is there
+    must fit, whatever else does.  An empty ``secret`` lets all pass.
     """
     if not secret:
         return True
     if signatures := headers.get("webhook-signature", ""):
         return _is_signed(secret, headers, body, signatures, now or time.time())
+    if (signature := headers.get("x-hub-signature-256")) is not None:
+        signed = hmac.digest(secret.encode(), body, "sha256")
+        return _same(signature, f"sha256={signed.hex()}")
     authorization = headers.get("authorization", "")
     scheme, _, token = authorization.partition(" ")
     given = [authorization, headers.get("x-gitlab-token", ""), path_secret]

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from typing import Any
 
 import uvicorn
 
@@ -17,13 +16,16 @@ from ..invocation import Invocation, log_to_stderr
 from ..notices import NoticeQueue
 from .app import Listener
 from .coverage import Wished
+from .formats import READERS
 from .secrets import read_secrets
+from .sockets import open_sockets
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = """\
-Hear what registries say of pushed and deleted images: POST /harbor, /distribution,
-/gitlab, /dockerhub. Images of the wish list wake the watcher. Put it behind a proxy."""
+DESCRIPTION = f"""\
+Hear what registries say of pushed and deleted images: POST to /SENDER, one of
+{", ".join(READERS)}.
+Images of the wish list wake the watcher. Put it behind a proxy."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         secrets = read_secrets(config.webhook.secrets)
         queue = NoticeQueue(config.webhook.spool)
         queue.prepare()
+        sockets = open_sockets(config.webhook.listen)
     except (DuccmakeError, OSError) as error:
         logger.error("%s", error)
         return 1
@@ -54,7 +57,6 @@ def main(arguments: Sequence[str]) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             listener.application(),
-            **_address(config.webhook.listen),
             access_log=False,
             log_config=None,
             server_header=False,
@@ -68,12 +70,5 @@ def main(arguments: Sequence[str]) -> int:
     logger.info("listening at %s, leaving notices in %s", config.webhook.listen, queue.new)
     # It raises the signal that ended it once more; to be told to stop is no failure.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    server.run()
+    server.run(sockets)
     return 0 if server.started else 1
-
-
-def _address(listen: str) -> dict[str, Any]:
-    if listen.startswith("unix:"):
-        return {"uds": listen.removeprefix("unix:")}
-    host, _, port = listen.rpartition(":")
-    return {"host": host.strip("[]"), "port": int(port)}

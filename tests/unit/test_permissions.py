@@ -1,0 +1,229 @@
+"""Flat trees that everybody may read, whatever their images say."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duccmake.demo.images import Image, LayerBuilder
+from duccmake.layer.flatten import LayerTree, flatten_image
+from duccmake.oci.manifest import ImageConfig
+from duccmake.planning.pending import why_pending
+from duccmake.planning.plan import Plan
+from duccmake.repository.directory.backend import DirectoryRepository
+from duccmake.repository.model import ChangeSet, StagedLayer
+from duccmake.tree import mtree
+from support.cvmfs_repositories import CHUNKS, LARGEST, both
+from support.oracles import needs_root
+from support.other_user import run_as
+from support.pipeline import NAME, digest_of, flattened, staged
+from support.planned import image, plan
+from support.samples import AMD64
+
+
+def entry(path: str, kind: bytes, mode: int, **more: object) -> mtree.Entry:
+    return mtree.Entry(path.encode(), kind, mode, **more)  # type: ignore[arg-type]
+
+
+def widened(entries: list[mtree.Entry]) -> dict[bytes, mtree.Entry]:
+    """What an image's flat tree has of a layer with these entries."""
+    listing = mtree.FORMAT + b"".join(each.line() for each in entries)
+    layer = LayerTree(digest_of(b"layer"), listing)
+    with tempfile.TemporaryDirectory() as directory:
+        config = ImageConfig(AMD64, ())
+        flatten_image(
+            [layer], config, Path(directory), name="x", mount_points=[], fix_permissions=True
+        )
+        found = mtree.read(Path(directory) / "image" / "tree.mtree")
+        return {each.path: each for each in found}
+
+
+MODES = st.integers(0, 0o7777)
+
+
+@given(MODES, MODES, MODES, MODES)
+def test_what_more_may_read_is_flagged_and_nothing_else_is_changed(root, directory, file, link):
+    found = widened(
+        [
+            entry(".", mtree.DIR, root),
+            entry("d", mtree.DIR, directory),
+            entry("d/f", mtree.FILE, file, size=1, sha256="0" * 64),
+            entry("d/g", mtree.FILE, file, size=1, sha256="0" * 64, hardlink=b"d/f"),
+            entry("d/l", mtree.LINK, link, target=b"f"),
+            entry("d/p", mtree.FIFO, file),
+            entry("d/z", mtree.CHAR, file, device=(1, 3)),
+        ]
+    )
+    modes = {path.decode(): each.mode for path, each in found.items()}
+    assert modes["."] == root | 0o555
+    assert modes["d"] == directory | 0o555
+    assert modes["d/f"] == modes["d/g"] == file | 0o444
+    assert (modes["d/l"], modes["d/p"], modes["d/z"]) == (link, file, file)
+    flagged = {path.decode() for path, each in found.items() if mtree.WIDENED in each.flags}
+    changed = {"." if root | 0o555 != root else "", "d" if directory | 0o555 != directory else ""}
+    changed |= {"d/f", "d/g"} if file | 0o444 != file else set()
+    assert flagged == changed - {""}
+
+
+# --- published -------------------------------------------------------------
+
+OWN = {"uid": os.geteuid(), "gid": os.getegid()}
+LAYERS = (
+    LayerBuilder()
+    .dir("etc", mode=0o700, **OWN)
+    .file("etc/shadow", "secret", mode=0o600, **OWN)
+    .file("etc/passwd", "public", mode=0o644, **OWN)
+    .file("etc/suid", "program", mode=0o4711, **OWN)
+    .hardlink("etc/shadow-", "etc/shadow")
+    .file("big", os.urandom(LARGEST + 1), mode=0o400, **OWN)
+    .layer(),
+    LayerBuilder().dir("root", mode=0o711, **OWN).file("empty", mode=0, **OWN).layer(),
+)
+AS_THE_IMAGE_SAYS = {
+    "etc": 0o700,
+    "etc/shadow": 0o600,
+    "etc/shadow-": 0o600,
+    "etc/passwd": 0o644,
+    "etc/suid": 0o4711,
+    "big": 0o400,
+    "root": 0o711,
+    "empty": 0,
+}
+FIXED = {
+    "etc": 0o755,
+    "etc/shadow": 0o644,
+    "etc/shadow-": 0o644,
+    "etc/passwd": 0o644,
+    "etc/suid": 0o4755,
+    "big": 0o444,
+    "root": 0o755,
+    "empty": 0o444,
+}
+WIDENED = 7
+
+
+class Publisher:
+    """Publishes the image into a repository, its layers once."""
+
+    def __init__(self, repository: Any, staging: Path, *, packed: bool) -> None:
+        self._repository = repository
+        self._image = Image(LAYERS, platform=AMD64)
+        self._staging = staging
+        flattened(LAYERS, staging, packed=packed)
+        self._layers = tuple(
+            StagedLayer(layer.digest, staging / layer.digest.hex / "layer") for layer in LAYERS
+        )
+        self._trees = [
+            LayerTree(each.digest, (each.path / ".metadata" / "tree.mtree").read_bytes())
+            for each in self._layers
+        ]
+
+    def publish(self, *, fix_permissions: bool, verify: bool = True) -> dict[str, int]:
+        """The modes that the flat tree has then."""
+        base = Path(tempfile.mkdtemp(dir=self._staging))
+        config = ImageConfig.parse(self._image.config_bytes)
+        flatten_image(
+            self._trees, config, base, name="x", mount_points=[], fix_permissions=fix_permissions
+        )
+        found = staged(NAME, self._image, base / "image", ("layers", "flat"))
+        found = replace(found, fix_permissions=fix_permissions)
+        with self._repository.lock():
+            self._repository.publish(ChangeSet(self._layers, (found,)))
+        self._layers = ()
+        assert not verify or self._repository.verify(NAME) == []
+        record = self._repository.record(NAME)
+        assert record.fix_permissions == fix_permissions
+        assert record.losses.get("widened", 0) == WIDENED * fix_permissions
+        for wished in (True, False):
+            has_flat = self._repository.has_flat(found.config, found.layers, wished)
+            assert has_flat == (wished == fix_permissions)
+        layout = self._repository.layout
+        for number, layer in enumerate(LAYERS):
+            tree = layout.layerfs(layer.digest)
+            assert modes(tree, AS_THE_IMAGE_SAYS) == {
+                path: mode
+                for path, mode in AS_THE_IMAGE_SAYS.items()
+                if (path in ("root", "empty")) == bool(number)
+            }
+        flat = layout.flat(found.config)
+        assert (flat / "etc/shadow").read_text() == (flat / "etc/shadow-").read_text() == "secret"
+        return modes(flat, AS_THE_IMAGE_SAYS)
+
+
+def modes(tree: Path, paths: Iterable[str]) -> dict[str, int]:
+    return {
+        path: stat.S_IMODE((tree / path).lstat().st_mode)
+        for path in paths
+        if os.path.lexists(tree / path)
+    }
+
+
+def publish_in_turn(publisher: Publisher) -> None:
+    for fix_permissions in (False, True, True, False):
+        wished = FIXED if fix_permissions else AS_THE_IMAGE_SAYS
+        assert publisher.publish(fix_permissions=fix_permissions) == wished
+
+
+@pytest.mark.parametrize("flat", ["hardlink", "copy", "reflink"])
+def test_a_directory_s_flat_trees_are_made_again_and_its_layers_stay(flat, tmp_path):
+    repository = DirectoryRepository(tmp_path / "cvmfs", "x.example.org", flat=flat, durable=False)
+    publish_in_turn(Publisher(repository, tmp_path / "staging", packed=False))
+
+
+@needs_root
+def test_without_root_what_nobody_may_read_is_read_all_the_same():
+    with tempfile.TemporaryDirectory() as directory:
+        base = Path(directory)
+        base.chmod(0o777)
+
+        def publish_it() -> None:
+            repository = DirectoryRepository(base / "cvmfs", "x.example.org", durable=False)
+            publisher = Publisher(repository, base / "staging", packed=False)
+            # Verifying would need to read the layers' files.
+            assert publisher.publish(fix_permissions=True, verify=False) == FIXED
+
+        run_as(1234, publish_it)
+
+
+@pytest.mark.parametrize("cvmfs", both(*CHUNKS), indirect=True)
+def test_cernvm_fs_has_files_of_another_mode_with_their_content(cvmfs, staging):
+    publish_in_turn(Publisher(cvmfs.open(), staging, packed=True))
+    assert cvmfs.problems() == ""
+
+
+def test_readable_first_and_its_layers_published_before(cvmfs, staging):
+    publisher = Publisher(cvmfs.open(), staging, packed=True)
+    assert publisher.publish(fix_permissions=True) == FIXED
+    assert publisher.publish(fix_permissions=False) == AS_THE_IMAGE_SAYS
+
+
+# --- planned ---------------------------------------------------------------
+
+
+def test_an_image_is_pending_when_its_tree_was_made_in_the_other_way(tmp_path):
+    repository = DirectoryRepository(tmp_path / "cvmfs", "x.example.org", durable=False)
+    Publisher(repository, tmp_path / "staging", packed=False).publish(fix_permissions=True)
+    record = repository.record(NAME)
+    planned = image(NAME, manifest=record.manifest, config=record.config)
+    why = why_pending(planned, repository, record)
+    assert why == "its flat tree was made with flat.fix_permissions"
+    fixed = replace(planned, fix_permissions=True)
+    assert why_pending(fixed, repository, record) == ""
+    assert why_pending(replace(planned, products=("layers",)), repository, record) == ""
+    assert plan([fixed]).flat_key(fixed) != plan([planned]).flat_key(planned)
+
+
+def test_a_plan_says_of_its_images_how_their_trees_are_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = [image(NAME, fix_permissions=True), image(f"{NAME}0")]
+    saved = Plan.load(plan(wanted).save())
+    assert [each.fix_permissions for each in saved.images] == [True, False]
