@@ -71,7 +71,7 @@ def _open_unix(path: Path) -> socket.socket:
                 mode = stat.S_IMODE(status.st_mode)
                 path.unlink()
             else:
-                path.unlink()
+                raise FileExistsError(0, "another program listens there")
     server = socket.socket(socket.AF_UNIX)
     try:
         server.bind(str(path))
