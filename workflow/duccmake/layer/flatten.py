@@ -727,8 +727,7 @@ def _widen(root: _Dir) -> None:
             if isinstance(node, tuple):
                 children[name] = (_widened(node[0]), *node[1:])
                 continue
-            if b"widened" not in node.rest:  # one of several names may have been here
-                node.rest = _widened(node.rest)
+            node.rest = _widened(node.rest)
             if isinstance(node, _Dir):
                 stack.append(node)
 
