@@ -9,9 +9,10 @@ from duccmake.jobs.collect_garbage import collect, collected_in_words
 from duccmake.jobs.job import running
 from duccmake.planning.removal import spoken_for
 from duccmake.repository.open import open_repository
+from duccmake.workspace.reports import Freed, Rule
 
 log, output, repository = sys.argv[1:]
-with running(f"collect_garbage-{repository}", log=log) as job:
+with running(Rule.COLLECT_GARBAGE, repository, log=log) as job:
     opened = open_repository(job.config.repository, repository)
     collected = collect(
         opened,
@@ -22,5 +23,5 @@ with running(f"collect_garbage-{repository}", log=log) as job:
     if job.config.removal.cvmfs_gc:
         with opened.lock():
             opened.reclaim()
-    job.report("collected", repository=repository, words=collected_in_words(collected))
+    job.report(Freed(job.name, repository, collected_in_words(collected)))
     Path(output).write_text(json.dumps(asdict(collected), indent=1) + "\n")

@@ -6,14 +6,16 @@ from pathlib import Path
 from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.jobs.job import running
 from duccmake.registry.client import Client
+from duccmake.workspace.event_log import Action
+from duccmake.workspace.reports import Fetched, Rule
 from duccmake.workspace.results import LIMITS
 
 log, output, key = sys.argv[1:]
-with running(f"fetch_blob-{key}", log=log, output=output) as job:
+with running(Rule.FETCH_BLOB, key, log=log, output=output) as job:
     digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     with (
-        job.events.span("layer_download", image=images[0].name, layer=digest.hex) as event,
+        job.events.span(Action.LAYER_DOWNLOAD, image=images[0].name, layer=digest.hex) as event,
         Client(
             job.config.registries, limits_directory=LIMITS, damaged_directory=job.damaged
         ) as client,
@@ -21,4 +23,4 @@ with running(f"fetch_blob-{key}", log=log, output=output) as job:
     ):
         fetched = fetch_layer(job.plan.claims(key), client, Path(output), progress)
         event.size(fetched)
-    job.report("fetched", bytes=fetched)
+    job.report(Fetched(job.name, fetched))

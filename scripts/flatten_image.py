@@ -6,17 +6,19 @@ from pathlib import Path
 from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
 from duccmake.repository.open import open_repository
+from duccmake.workspace.event_log import Action
+from duccmake.workspace.reports import Rule
 from duccmake.workspace.results import content_store
 
 log, output, repository, key, *inputs = sys.argv[1:]
-with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job:
+with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job:
     images = job.plan.with_tree(repository, key)
     job.serves(images)
     job.check_inputs(inputs)
     with job.events.span(
-        "flat_conversion", image_request=images[0].reference, image=images[0].name
+        Action.FLAT_CONVERSION, image_request=images[0].reference, image=images[0].name
     ):
-        entries = stage_flat_tree(
+        stage_flat_tree(
             images[0],
             open_repository(job.config.repository, repository),
             content_store(),
@@ -24,4 +26,3 @@ with running(f"flatten_image-{repository}-{key}", log=log, output=output) as job
             staged=job.plan.staged_paths(repository),
             mount_points=job.config.flat.mount_points,
         )
-    job.report("flattened", entries=entries)

@@ -5,9 +5,10 @@ import sys
 from duccmake.jobs.job import running
 from duccmake.jobs.open_gate import wait_for_space
 from duccmake.repository.open import open_repository
+from duccmake.workspace.reports import Rule
 
 log, gate = sys.argv[1:]
-with running(f"open_gate-{gate}", log=log) as job:
+with running(Rule.OPEN_GATE, gate, log=log) as job:
     names = dict.fromkeys(image.repository for image in job.plan.wanted)
     repositories = [open_repository(job.config.repository, name) for name in names]
     wait_for_space(repositories, job.config.repository.batch.bytes)

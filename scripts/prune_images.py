@@ -8,15 +8,16 @@ from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import prune
 from duccmake.planning.removal import departures
 from duccmake.repository.open import open_repository
+from duccmake.workspace.reports import Removed, Rule
 
 log, output, repository = sys.argv[1:]
-with running(f"prune_images-{repository}", log=log) as job:
+with running(Rule.PRUNE_IMAGES, repository, log=log) as job:
     left = prune(
         open_repository(job.config.repository, repository),
         departures(job.plan, repository),
         max_percent=job.config.removal.max_percent,
         force=job.config.force_removal,
     )
-    images = [[item.name, item.why] for item in left]
-    job.report("pruned", repository=repository, images=images)
+    images = tuple((item.name, item.why) for item in left)
+    job.report(Removed(job.name, repository, images))
     Path(output).write_text(json.dumps(images, indent=1) + "\n")

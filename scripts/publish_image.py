@@ -8,14 +8,16 @@ from duccmake.jobs.job import running
 from duccmake.jobs.publish_image import publish_ready
 from duccmake.planning.plan import keeping
 from duccmake.repository.open import open_repository
+from duccmake.workspace.event_log import Action
+from duccmake.workspace.reports import Rule
 from duccmake.workspace.results import content_store
 
 log, output, repository, name, *inputs = sys.argv[1:]
-with running(f"publish_image-{repository}-{name}", log=log, output=output) as job:
+with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as job:
     image = job.plan.image(repository, name)
     job.serves([image])
     job.check_inputs(inputs)
-    with job.events.span("publication", image_request=image.reference, image=image.name):
+    with job.events.span(Action.PUBLICATION, image_request=image.reference, image=image.name):
         record = publish_ready(
             image,
             [other for other in job.plan.wanted if other.repository == repository],

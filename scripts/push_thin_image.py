@@ -12,10 +12,12 @@ from duccmake.planning.thin_images import note_refusal
 from duccmake.registry.client import Client
 from duccmake.registry.http.credentials import output_credentials
 from duccmake.repository.open import open_repository
+from duccmake.workspace.event_log import Action
+from duccmake.workspace.reports import Pushed, Rule
 from duccmake.workspace.results import LIMITS, content_store
 
 log, output, repository, name, *inputs = sys.argv[1:]
-with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as job:
+with running(Rule.PUSH_THIN_IMAGE, repository, name, log=log, output=output) as job:
     thin = job.plan.thin(repository, name)
     images = [job.plan.image(repository, path) for path in thin.images]
     job.serves(images)
@@ -24,7 +26,7 @@ with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as 
     account = output_credentials(thin.user)
     given = {target.host: account} if account else {}
     with (
-        job.events.span("thin_push", image=name, target=thin.target),
+        job.events.span(Action.THIN_PUSH, image=name, target=thin.target),
         Client(job.config.registries, limits_directory=LIMITS, credentials=given) as client,
     ):
         try:
@@ -45,4 +47,4 @@ with running(f"push_thin_image-{repository}-{name}", log=log, output=output) as 
     for path in Path(output).parent.glob("*.thin.json"):
         path.unlink()
     write_atomically(Path(output), manifest)
-    job.report("pushed", target=thin.target)
+    job.report(Pushed(job.name, thin.target))

@@ -8,14 +8,15 @@ from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import refuse
 from duccmake.planning.removal import refused
 from duccmake.repository.open import open_repository
+from duccmake.workspace.reports import Removed, Rule
 
 log, output, repository = sys.argv[1:]
-with running(f"refuse_images-{repository}", log=log) as job:
+with running(Rule.REFUSE_IMAGES, repository, log=log) as job:
     left = refuse(
         open_repository(job.config.repository, repository),
         refused(job.plan, repository),
         job.plan.altered.get(repository, ()),
     )
-    images = [[item.name, item.why] for item in left]
-    job.report("pruned", repository=repository, images=images)
+    images = tuple((item.name, item.why) for item in left)
+    job.report(Removed(job.name, repository, images))
     Path(output).write_text(json.dumps(images, indent=1) + "\n")

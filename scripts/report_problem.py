@@ -4,8 +4,9 @@ import sys
 
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.job import running
+from duccmake.workspace.reports import Rule
 
 log, number = sys.argv[1:]
-with running(f"report_problem-{number}", log=log) as job:
+with running(Rule.REPORT_PROBLEM, number, log=log) as job:
     problem = job.plan.problem(int(number))
     raise DuccmakeError(problem.reason)

@@ -5,18 +5,20 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
+from duccmake.workspace.event_log import Action
+from duccmake.workspace.reports import Rule
 
 log, output, repository, key, blob = sys.argv[1:]
-with running(f"unpack_layer-{repository}-{key}", log=log, output=output) as job:
+with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     job.check_inputs([blob])
     with (
-        job.events.span("layer_conversion", image=images[0].name, layer=digest.hex) as event,
+        job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event,
         job.progress(0, f"unpack {key}") as progress,
     ):
         event.size(Path(blob).stat().st_size)
-        unpacked = unpack_layer(
+        unpack_layer(
             Path(blob),
             Path(output),
             digest=digest,
@@ -25,4 +27,3 @@ with running(f"unpack_layer-{repository}-{key}", log=log, output=output) as job:
             limits=job.config.limits,
             progress=progress,
         )
-    job.report("unpacked", bytes=unpacked.stream.diff_bytes, entries=unpacked.entries)

@@ -19,7 +19,7 @@ from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.oci.content_store import ContentStore
 from duccmake.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.oci.reference import Reference
-from duccmake.planning.model import PENDING, Claim, PlannedImage, PlannedLayer
+from duccmake.planning.model import Claim, PlannedImage, PlannedLayer, State
 from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.resolver import Resolved, Resolver
 from duccmake.recipe.model import Recipe, Wish
@@ -323,7 +323,7 @@ def _fetch(item: Resolved, client: Client, content: ContentStore, blobs: Path) -
     )
     image = PlannedImage(
         "images.example.org", item.reference, item.platform, item.manifest,
-        item.config, layers, PENDING, "", False,
+        item.config, layers, State.PENDING, "", False,
     )  # fmt: skip
     for layer in layers:
         with contextlib.suppress(DuccmakeError):

@@ -9,7 +9,7 @@ from typing import Any
 from duccmake.layer import measured
 from duccmake.oci.manifest import Descriptor
 from duccmake.oci.reference import Digest, Platform, Reference
-from duccmake.planning.model import PENDING, PlannedImage, PlannedLayer, Problem
+from duccmake.planning.model import PlannedImage, PlannedLayer, Problem, State
 from duccmake.planning.plan import Plan
 from support.staged_trees import digest_of
 
@@ -42,7 +42,7 @@ def image(name: str = NAME, **members: Any) -> PlannedImage:
         "manifest": digest_of(f"manifest of {name}"),
         "config": digest_of(f"config of {name}"),
         "layers": (layer(),),
-        "state": PENDING,
+        "state": State.PENDING,
         "why": "new",
         "ignorable": False,
         **members,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
-import json
+import time
 
 import pytest
 
-from duccmake.planning.model import PUBLISHED, Problem
+from duccmake.planning.model import Problem, State
 from duccmake.run.summary import announce, summarise
+from duccmake.workspace.reports import Failed, Fetched, JobName, Report, Rule, write_report
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of, open_repository, publish, stage
 
@@ -16,23 +17,23 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def summary(tmp_path, made, *events) -> list[str]:
+def summary(tmp_path, made, *reports: Report) -> list[str]:
     run = tmp_path / "run"
     run.mkdir()
-    for number, event in enumerate(events):
-        (run / f"{number}.json").write_text(json.dumps(event))
+    for report in reports:
+        write_report(run, report)
     out = io.StringIO()
-    summarise(made, run, workdir=tmp_path, stream=out)
+    summarise(made, run, workdir=tmp_path, began=time.monotonic(), stream=out)
     return out.getvalue().splitlines()
 
 
-def failed(job: str, error: str) -> dict[str, str]:
-    return {"event": "failed", "job": job, "error": error, "image": ""}
+def failed(error: str, rule: Rule, *wildcards: str) -> Failed:
+    return Failed(JobName.of(rule, *wildcards), error, "")
 
 
 def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
-    done = image("r.example.org/done:1", state=PUBLISHED, why="")
-    stale = image("r.example.org/stale:1", state=PUBLISHED, why="registry not reached")
+    done = image("r.example.org/done:1", state=State.PUBLISHED, why="")
+    stale = image("r.example.org/stale:1", state=State.PUBLISHED, why="registry not reached")
     broken = image("r.example.org/broken:1", layers=(layer("b"),))
     quiet = image("r.example.org/quiet:1", layers=(layer("q"),), ignorable=True)
     untried = image("r.example.org/untried:1", layers=(layer("u"),))
@@ -44,8 +45,8 @@ def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
     lines = summary(
         tmp_path,
         made,
-        failed(f"unpack_layer-{REPOSITORY}-{key}", "damaged"),
-        failed(f"fetch_blob-{digest_of('q').short}", "no such blob"),
+        failed("damaged", Rule.UNPACK_LAYER, REPOSITORY, key),
+        failed("no such blob", Rule.FETCH_BLOB, digest_of("q").short),
     )
     assert lines[:-1] == [
         "up to date  r.example.org/done:1",
@@ -64,21 +65,20 @@ def test_the_repository_is_asked_what_was_converted_and_not_the_jobs(tmp_path):
     [staged] = changes.images
     layers = tuple(layer(digest=digest) for digest in staged.layers)
     made = plan([image(manifest=staged.manifest, config=staged.config, layers=layers)])
-    lines = summary(tmp_path, made, failed(f"publish_image-{REPOSITORY}-{NAME}", "torn"))
+    lines = summary(tmp_path, made, failed("torn", Rule.PUBLISH_IMAGE, REPOSITORY, NAME))
     assert lines[0].startswith(f"converted  {NAME}")
     assert "1 converted" in lines[-1]
 
 
 def test_bytes_are_counted_once_a_layer(tmp_path):
     both = (image(), image("r.example.org/b:1", layers=(layer(), layer("more"))))
-    lines = summary(
-        tmp_path, plan(both), {"event": "fetched", "job": "fetch_blob-x", "bytes": LAYER_BYTES}
-    )
+    fetched = Fetched(JobName.of(Rule.FETCH_BLOB, "x"), LAYER_BYTES)
+    lines = summary(tmp_path, plan(both), fetched)
     assert "1.0 kB fetched, 1.0 kB reused" in lines[-1]
 
 
 def test_thousands_of_images_that_are_up_to_date_are_counted_and_not_listed(tmp_path):
-    many = [image(f"r.example.org/app:{n}", state=PUBLISHED, why="") for n in range(500)]
+    many = [image(f"r.example.org/app:{n}", state=State.PUBLISHED, why="") for n in range(500)]
     lines = summary(tmp_path, plan([*many, image()]))
     assert [line for line in lines if "up to date" in line] == [lines[-1]]
     assert "500 up to date, 1 failed" in lines[-1]
@@ -88,7 +88,7 @@ def test_thousands_of_images_that_are_up_to_date_are_counted_and_not_listed(tmp_
 def test_the_start_of_a_run_says_what_lies_ahead():
     out = io.StringIO()
     stale = [
-        image(f"r.example.org/s:{n}", state=PUBLISHED, why="registry r not reached")
+        image(f"r.example.org/s:{n}", state=State.PUBLISHED, why="registry r not reached")
         for n in range(3)
     ]
     problems = [Problem(REPOSITORY, "x", "no such tag", False, 1)]

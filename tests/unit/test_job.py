@@ -2,14 +2,31 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import logging
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from duccmake.errors import DuccmakeError, NotFound
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE, running
+from duccmake.workspace.reports import (
+    Failed,
+    Fetched,
+    Freed,
+    JobName,
+    Pinned,
+    Pushed,
+    Removed,
+    Report,
+    Rule,
+    Unpinned,
+    read_reports,
+    write_report,
+)
 from support.planned import NAME, image, plan
 
 FAILURE = NotFound("no such blob", step="fetch", hint="push it again")
@@ -28,21 +45,21 @@ def _a_run(tmp_path, monkeypatch):
 
 def fail(output, *, ignorable: bool, error: Exception = FAILURE) -> None:
     """A job that fails."""
-    with running("fetch_blob-key", log="logs/a.log", output=str(output)) as job:
+    with running(Rule.FETCH_BLOB, "key", log="logs/a.log", output=str(output)) as job:
         job.serves([image(ignorable=ignorable)])
         raise error
 
 
 def consume(*inputs, ignorable: bool) -> None:
     """A job that works on what others made."""
-    with running("publish_image-key", log="logs/b.log", output="results/x.json") as job:
+    with running(Rule.PUBLISH_IMAGE, "key", log="logs/b.log", output="results/x.json") as job:
         job.serves([image(ignorable=ignorable)])
         job.check_inputs([str(path) for path in inputs])
-        job.report("published")
+        job.report(Fetched(job.name, 1))
 
 
-def events(tmp_path) -> list[dict[str, str]]:
-    return [json.loads(path.read_bytes()) for path in (tmp_path / "results/runs/now").iterdir()]
+def reports(tmp_path) -> list[Report]:
+    return read_reports(tmp_path / "results/runs/now")
 
 
 def test_a_failure_ends_the_job_and_one_line_of_its_log_says_why(tmp_path):
@@ -52,20 +69,23 @@ def test_a_failure_ends_the_job_and_one_line_of_its_log_says_why(tmp_path):
     [line] = (tmp_path / "logs/a.log").read_text().splitlines()
     assert line.endswith(f"ERROR {NAME}: fetch: no such blob; push it again")
     assert not (tmp_path / "results/blobs/key").exists()
-    [event] = events(tmp_path)
-    assert event["event"] == "failed" and event["job"] == "fetch_blob-key"
-    assert event["image"] == NAME and "no such blob" in event["error"]
+    [report] = reports(tmp_path)
+    assert isinstance(report, Failed) and str(report.job) == "fetch_blob-key"
+    assert report.image == NAME and "no such blob" in report.error
 
 
 def test_a_failure_names_how_many_images_it_is_about(tmp_path):
-    with pytest.raises(SystemExit), running("unpack_layer-key", log="logs/a.log") as job:
+    with pytest.raises(SystemExit), running(Rule.UNPACK_LAYER, "key", log="logs/a.log") as job:
         job.serves([image(), image("r.example.org/b:1"), image("r.example.org/c:1")])
         raise DuccmakeError("damaged")
     assert f"{NAME} (and 2 more): damaged" in (tmp_path / "logs/a.log").read_text()
 
 
 def test_a_job_for_a_loud_and_a_quiet_image_fails_loudly(tmp_path):
-    with pytest.raises(SystemExit), running("j", log="logs/a.log", output="results/out") as job:
+    with (
+        pytest.raises(SystemExit),
+        running(Rule.FETCH_BLOB, "j", log="logs/a.log", output="results/out") as job,
+    ):
         job.serves([image(ignorable=True), image("r.example.org/b:1")])
         raise FAILURE
 
@@ -76,7 +96,7 @@ def test_a_quiet_failure_is_handed_on_from_job_to_job(tmp_path, output):
     assert (tmp_path / output).exists()
     consume(tmp_path / output, ignorable=True)
     assert "no such blob; push it again" in (tmp_path / "logs/b.log").read_text()
-    assert sorted(event["event"] for event in events(tmp_path)) == ["failed", "failed"]
+    assert [type(report) for report in reports(tmp_path)] == [Failed, Failed]
     with pytest.raises(SystemExit):
         consume("results/x.json", ignorable=False)
 
@@ -95,7 +115,7 @@ def test_what_is_whole_passes(tmp_path):
     (staged / "layer").mkdir(parents=True)
     (tmp_path / "empty").write_bytes(b"")
     consume(blob, staged, tmp_path / "empty", ignorable=False)
-    assert [event["event"] for event in events(tmp_path)] == ["published"]
+    assert [type(report) for report in reports(tmp_path)] == [Fetched]
 
 
 def test_a_defect_fails_even_a_quiet_job_and_leaves_its_traceback_in_the_log(tmp_path):
@@ -104,18 +124,30 @@ def test_a_defect_fails_even_a_quiet_job_and_leaves_its_traceback_in_the_log(tmp
     log = (tmp_path / "logs/a.log").read_text()
     assert "Traceback" in log and "ZeroDivisionError: oh" in log and "please report it" in log
     assert not (tmp_path / "results/blobs/key").exists()
-    [event] = events(tmp_path)
-    assert "a defect of duccmake" in event["error"]
+    [report] = reports(tmp_path)
+    assert isinstance(report, Failed) and "a defect of duccmake" in report.error
 
 
-def test_names_that_are_paths_make_one_event_file_each(tmp_path):
-    for name in ("publish_image-r-host/a:1", "publish_image-r-host/b:1"):
-        with running(name, log="logs/a.log") as job:
-            job.report("published")
-    assert {event["job"] for event in events(tmp_path)} == {
-        "publish_image-r-host/a:1",
-        "publish_image-r-host/b:1",
-    }
+KINDS = (Failed, Fetched, Pushed, Removed, Freed, Pinned, Unpinned)
+WORDS = st.text(max_size=300)
+JOBS = st.builds(JobName, st.sampled_from(Rule), st.lists(WORDS, max_size=2).map(tuple))
+
+
+@given(st.lists(st.one_of([st.builds(kind, job=JOBS) for kind in KINDS]), max_size=5))
+def test_what_is_reported_is_read_as_it_was_whatever_images_are_called(reported):
+    with tempfile.TemporaryDirectory() as run:
+        for report in reported:
+            write_report(Path(run), report)
+        found = read_reports(Path(run))
+    assert set(found) == set(reported)
+    assert found == sorted(found, key=lambda report: (type(report).__name__, report.job))
+
+
+def test_a_report_of_each_of_several_repositories_is_kept(tmp_path):
+    with running(Rule.ROLLBACK, log="logs/a.log") as job:
+        for repository in ("r", "s"):
+            job.report(Pinned(job.name, NAME, f"to sha256:0 in {repository}"))
+    assert len(reports(tmp_path)) == 2
 
 
 class Terminal(io.StringIO):
@@ -132,7 +164,7 @@ def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.stderr", Terminal())
     with (
-        running("fetch_blob-key", log="logs/a.log") as job,
+        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
         job.progress(1_000_000, "fetch key") as progress,
     ):
         for _ in range(10):
@@ -145,7 +177,7 @@ def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
 def test_a_file_gets_no_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with (
-        running("fetch_blob-key", log="logs/a.log") as job,
+        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
         job.progress(1_000_000, "fetch key") as progress,
     ):
         progress(1_000_000)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.oci.reference import Digest
-from duccmake.planning.model import PUBLISHED, Problem
+from duccmake.planning.model import Problem, State
 from duccmake.planning.plan import Plan, keeping
 from support.planned import NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
@@ -35,7 +35,7 @@ def test_another_plan_is_another_file():
 
 
 def test_published_images_cost_a_plan_no_layers():
-    done = image("r.example.org/done:1", state=PUBLISHED, layers=(layer("done"),))
+    done = image("r.example.org/done:1", state=State.PUBLISHED, layers=(layer("done"),))
     path = plan([image(), done]).save()
     assert (
         digest_of("done").hex
@@ -48,7 +48,7 @@ def test_published_images_cost_a_plan_no_layers():
 
 
 def test_the_whole_scope_wants_published_images_too():
-    done = image("r.example.org/done:1", state=PUBLISHED)
+    done = image("r.example.org/done:1", state=State.PUBLISHED)
     assert plan([done]).wanted == ()
     assert plan([done], scope="all").wanted == (done,)
 

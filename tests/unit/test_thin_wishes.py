@@ -14,7 +14,7 @@ from duccmake.config.configuration import Config
 from duccmake.demo.registry import DemoRegistry
 from duccmake.jobs.push_thin_image import push_thin
 from duccmake.oci.reference import Platform, Reference
-from duccmake.planning.model import PENDING, PUBLISHED, PlannedImage
+from duccmake.planning.model import PlannedImage, State
 from duccmake.planning.thin_images import Thins, is_pushed, plan_thins
 from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client
@@ -55,7 +55,7 @@ class Setting:
             "manifest": made.manifest.digest,
             "config": made.config.digest,
             "layers": (),
-            "state": PUBLISHED,
+            "state": State.PUBLISHED,
             "products": ("layers", "flat", "thin"),
             "why": "",
             **members,
@@ -209,7 +209,7 @@ def test_an_image_that_moved_is_planned_without_asking(here):
     here.add("a/one")
     here.push(here.plan())
     here.images.clear()
-    here.add("a/one", ARM64, state=PENDING)
+    here.add("a/one", ARM64, state=State.PENDING)
     [thin] = here.plan().planned
     assert thin.why == "new"
     assert [asked for asked in here.asked() if asked.startswith("HEAD")] == []
@@ -218,7 +218,7 @@ def test_an_image_that_moved_is_planned_without_asking(here):
 def test_an_image_that_only_gets_another_product_keeps_its_thin_image(here):
     found = here.add("a/one")
     here.push(here.plan())
-    here.images[0] = replace(found, state=PENDING, why="published without podman")
+    here.images[0] = replace(found, state=State.PENDING, why="published without podman")
     assert here.plan().planned == []
 
 
@@ -378,12 +378,12 @@ def test_images_in_files_need_a_registry_in_the_format(here):
 def test_platforms_that_are_published_do_not_wait_for_others(here):
     variants = ("amd64", "arm64")
     one = here.add("a/one", AMD64, variants=variants)
-    here.add("a/one", ARM64, variants=variants, state=PENDING)
+    here.add("a/one", ARM64, variants=variants, state=State.PENDING)
     first = here.plan()
     assert [thin.images for thin in first.planned] == [(one.name,)]
     here.push(first)
     second = here.plan()
     assert [len(thin.images) for thin in second.planned] == [2]
-    here.images[1] = replace(here.images[1], state=PUBLISHED)
+    here.images[1] = replace(here.images[1], state=State.PUBLISHED)
     here.push(here.plan())
     assert here.plan().planned == []

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from duccmake.errors import ConfigError
-from duccmake.run.status import Status
+from duccmake.run.status import Outcome, Status
 from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
-from duccmake.service.watch.schedule import Outcome
+from duccmake.service.watch.schedule import Ending
 from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import hold, nobody_runs
 
@@ -79,36 +79,38 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: st
 @pytest.mark.parametrize(
     ("script", "wanted"),
     [
-        ("pass", Outcome(True)),
-        ("import sys; sys.exit(1)", Outcome(False)),
+        ("pass", Ending(True)),
+        ("import sys; sys.exit(1)", Ending(False)),
         ("save({'a:1': ('failed', 'x'), 'b:1': ('converted', '')}, ('c:1',)); sys.exit(1)",
-         Outcome(True, frozenset({"a:1", "c:1"}))),
-        ("save({}, ()); sys.exit(0)", Outcome(True)),
-        ("save({}, (), pid=1); sys.exit(1)", Outcome(False)),
+         Ending(True, frozenset({"a:1", "c:1"}))),
+        ("save({}, ()); sys.exit(0)", Ending(True)),
+        ("save({}, (), pid=1); sys.exit(1)", Ending(False)),
     ],
 )  # fmt: skip
 def test_a_run_is_judged_by_what_it_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, wanted: Outcome
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, wanted: Ending
 ):
     code = f"""
 import os, sys
 sys.path.insert(0, {str(CHECKOUT / "workflow")!r})
 from pathlib import Path
-from duccmake.run.status import Status
+from duccmake.run.status import Outcome, Status
 def save(images, stale, pid=0):
     Status(pid or os.getpid(), "r", 0, 0, {{}}, images, stale, (), ()).save(Path.cwd())
 {script}
 """
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", code])
 
-    async def run() -> Outcome:
+    async def run() -> Ending:
         return await (await Child.start(invocation("-d", str(tmp_path)))).outcome()
 
     assert asyncio.run(run()) == wanted
 
 
 def test_a_status_survives_its_file(tmp_path: Path):
-    status = Status(7, "r", 1.5, 2.5, {"failed": 1}, {"a:1": ("failed", "x")}, ("b:1",), ("c",), ())
+    status = Status(
+        7, "r", 1.5, 2.5, {"failed": 1}, {"a:1": (Outcome.FAILED, "x")}, ("b:1",), ("c",), ()
+    )
     status.save(tmp_path)
     found = Status.load(tmp_path)
     assert found is not None and found.failed == {"a:1"} and found.pid == 7
@@ -116,10 +118,10 @@ def test_a_status_survives_its_file(tmp_path: Path):
     assert Status.load(tmp_path) is None
 
 
-def test_who_stays_is_seen_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_who_stays_is_seen_from_outside(tmp_path: Path):
     with nobody_runs(tmp_path) as alone:
         assert alone
-    monkeypatch.setattr("duccmake.workspace.run_lock._descriptors", [])
-    hold(tmp_path)
-    with nobody_runs(tmp_path) as alone:
+    with hold(tmp_path), nobody_runs(tmp_path) as alone:
         assert not alone
+    with nobody_runs(tmp_path) as alone:
+        assert alone

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from duccmake.service.watch.schedule import Outcome, Pace
+from duccmake.service.watch.schedule import Ending, Pace
 
-GOOD, BROKEN = Outcome(True), Outcome(False)
+GOOD, BROKEN = Ending(True), Ending(False)
 
 
-def failed(*images: str) -> Outcome:
-    return Outcome(True, frozenset(images))
+def failed(*images: str) -> Ending:
+    return Ending(True, frozenset(images))
 
 
 class Clock:
@@ -84,7 +84,7 @@ def test_a_change_ends_the_wait(pace: Pace, clock: Clock):
 
 
 @pytest.mark.parametrize("outcome", [GOOD, BROKEN, failed("a:1")])
-def test_a_change_during_a_run_has_another_one_follow(pace: Pace, clock: Clock, outcome: Outcome):
+def test_a_change_during_a_run_has_another_one_follow(pace: Pace, clock: Clock, outcome: Ending):
     pace.begun()
     pace.changed()
     clock.now += 5

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
@@ -24,7 +23,8 @@ from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..workspace import run_lock
-from ..workspace.event_log import EventLog
+from ..workspace.event_log import Action, EventLog
+from ..workspace.reports import Failed, JobName, Report, Rule, write_report
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -41,8 +41,9 @@ logger = logging.getLogger(__name__)
 class Job:
     """One job: the plan and configuration it works by, and what it reports."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: JobName, workdir: Path) -> None:
         self.name = name
+        self._workdir = workdir
         self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
@@ -51,7 +52,7 @@ class Job:
     @cached_property
     def config(self) -> Config:
         """The configuration that the plan was made with."""
-        return self.plan.config_in(Path.cwd())
+        return self.plan.config_in(self._workdir)
 
     @cached_property
     def events(self) -> EventLog:
@@ -88,20 +89,19 @@ class Job:
                 remove_tree(path)
             raise DuccmakeError(**failure)
 
-    def report(self, event: str, **members: Any) -> None:
-        """Leave an event for the run's summary."""
-        content = json.dumps({"event": event, "job": self.name, **members}).encode()
-        write_atomically(self._run / f"{event}-{self.name.replace('/', '%')}.json", content)
+    def report(self, report: Report) -> None:
+        """Leave a report for the run's summary."""
+        write_report(self._run, report)
 
     def published(self, image: PlannedImage) -> None:
         """Enter into the event log what is visible now: the image, and its new layers."""
         missing = self.plan.missing.get(image.repository, frozenset())
         for digest in dict.fromkeys(layer.digest for layer in image.layers):
             if digest in missing:
-                self.events.emit("publish_layer", image=image.name, layer_digest=digest.hex)
+                self.events.emit(Action.PUBLISH_LAYER, image=image.name, layer_digest=digest.hex)
         if "flat" in image.products:
             self.events.emit(
-                "publish_flat_image",
+                Action.PUBLISH_FLAT_IMAGE,
                 image_request=image.reference,
                 image=image.name,
                 repository=image.repository,
@@ -128,26 +128,27 @@ class Job:
 
 
 @contextmanager
-def running(name: str, *, log: str, output: str = "") -> Iterator[Job]:
-    """Run a job's work; ``output`` is the file or directory that carries a quiet failure.
+def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator[Job]:
+    """Run the work of a rule's job; ``output`` is what carries a quiet failure.
 
     Ends the process with status 1 when the work raises.
     """
     _log_to(Path(log))
-    run_lock.hold(Path.cwd())
-    job = Job(name)
-    try:
-        yield job
-    except DuccmakeError as error:
-        logger.error("%s", job.blame(error))
-        job.report("failed", error=str(error), image=error.image)
-        if not job.ignorable:
+    name, workdir = JobName.of(rule, *wildcards), Path.cwd()
+    with run_lock.hold(workdir):
+        job = Job(name, workdir)
+        try:
+            yield job
+        except DuccmakeError as error:
+            logger.error("%s", job.blame(error))
+            job.report(Failed(name, str(error), error.image))
+            if not job.ignorable:
+                sys.exit(1)
+            _hand_on(Path(output), error)
+        except Exception as error:
+            logger.exception("this is a defect of duccmake, please report it")
+            job.report(Failed(name, f"a defect of duccmake: {error!r}", ""))
             sys.exit(1)
-        _hand_on(Path(output), error)
-    except Exception as error:
-        logger.exception("this is a defect of duccmake, please report it")
-        job.report("failed", error=f"a defect of duccmake: {error!r}", image="")
-        sys.exit(1)
 
 
 def _log_to(path: Path) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
 from ..workspace.results import thin_manifest
 
-PENDING, PUBLISHED = "pending", "published"
+
+class State(StrEnum):
+    """Whether an image is to be published, or is."""
+
+    PENDING = "pending"
+    PUBLISHED = "published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class PlannedImage:
     manifest: Digest
     config: Digest
     layers: tuple[PlannedLayer, ...]
-    state: str
+    state: State
     why: str
     ignorable: bool
     products: tuple[str, ...] = ("layers", "flat")

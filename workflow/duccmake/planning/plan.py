@@ -21,7 +21,7 @@ from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
 from ..repository.model import Keep
 from ..workspace.results import PLANS, staged_flat_tree, staged_layer
-from .model import PENDING, Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem
+from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 
 _UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
@@ -63,7 +63,7 @@ class Plan:
 
     def wants(self, image: PlannedImage) -> bool:
         """Whether the run is about an image."""
-        return image.state == PENDING or self.scope == "all"
+        return image.state == State.PENDING or self.scope == "all"
 
     def image(self, repository: str, name: str) -> PlannedImage:
         """The image that has that path in the repository."""
@@ -329,7 +329,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         manifest=Digest.parse(entry["manifest"]),
         config=Digest.parse(entry["config"]),
         layers=tuple(layers[number] for number in entry["layers"]),
-        state=entry["state"],
+        state=State(entry["state"]),
         why=entry["why"],
         ignorable=entry["ignorable"],
         products=tuple(entry["products"]),

@@ -24,7 +24,7 @@ from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
 from .auditor import Auditor
 from .departures import Listings
-from .model import PENDING, PUBLISHED, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem
+from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
@@ -255,7 +255,7 @@ def _planned(
         manifest=item.manifest,
         config=item.config,
         layers=(),
-        state=PUBLISHED,
+        state=State.PUBLISHED,
         why=item.stale,
         ignorable=item.ignorable,
         source=origin,
@@ -276,11 +276,13 @@ def _planned(
         return replace(image, layers=layers)
     if config.scope != "all" and can_adopt(image, layers, repository, strays):
         why = "published by DUCC: it is taken over as it stands"
-        return replace(image, layers=layers, state=PENDING, why=why, prepared=True, adopted=True)
+        return replace(
+            image, layers=layers, state=State.PENDING, why=why, prepared=True, adopted=True
+        )
     prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
     if prepared and record is None:
         why = "new by this name: its layers and its flat tree are in the repository"
-    return replace(image, layers=layers, state=PENDING, why=why, prepared=prepared)
+    return replace(image, layers=layers, state=State.PENDING, why=why, prepared=prepared)
 
 
 def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
@@ -300,7 +302,7 @@ def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
 
 
 def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
-    fetching = (image for image in images if image.state == PENDING and not image.prepared)
+    fetching = (image for image in images if image.state == State.PENDING and not image.prepared)
     wanted = {
         (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
     }

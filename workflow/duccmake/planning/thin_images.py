@@ -26,7 +26,7 @@ from ..recipe.model import Recipe
 from ..registry.client import Client
 from ..registry.http.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
 from ..workspace.results import REFUSED_THINS
-from .model import PUBLISHED, PlannedImage, PlannedThin
+from .model import PlannedImage, PlannedThin, State
 from .thin_form import OCI_SUFFIX, THIN_FORMAT, docker_of, sources_of, target_of
 
 
@@ -94,7 +94,7 @@ def plan_thins(
         thin = _next(wish)
         if config.scope != "all" and _is_known(thin, now, config.thin.max_age):
             continue
-        pending = {image.name for image in wish.images if image.state != PUBLISHED}
+        pending = {image.name for image in wish.images if image.state != State.PUBLISHED}
         if pending.intersection(thin.images):
             thin = replace(thin, why="new")
         open_questions.append((wish, thin))
@@ -196,7 +196,7 @@ def _next(wish: _Wish) -> PlannedThin:
     With several platforms, it is of those that are published, and when that is
     pushed of all: so that one that cannot be converted keeps back no other.
     """
-    published = [image for image in wish.images if image.state == PUBLISHED]
+    published = [image for image in wish.images if image.state == State.PUBLISHED]
     if published and len(published) < len(wish.images):
         thin = wish.of(published)
         if not is_pushed(thin):

@@ -9,37 +9,37 @@ from pathlib import Path
 
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
-from ..workspace.event_log import EventLog
-from .status import Status
+from ..workspace.event_log import Action, EventLog
+from .status import Outcome, Status
 
 
 def note_start(plan: Plan, run: Path, *, workdir: Path, only: Collection[str] = ()) -> None:
     """A run begins its jobs; ``only`` are the targets of one that converts nothing."""
     log = EventLog(plan.config_in(workdir).events, run=run.name)
-    log.emit("start_ducc", pid=os.getpid())
+    log.emit(Action.START_DUCC, pid=os.getpid())
     for image in () if only else plan.wanted:
-        log.emit("start_image", **_identity(run.name, image))
+        log.emit(Action.START_IMAGE, **_identity(run.name, image))
 
 
 def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str] = ()) -> None:
     """A run that `note_start` noted has ended, and how it was."""
     log = EventLog(plan.config_in(workdir).events, run=status.run)
     for image in () if only else plan.wanted:
-        outcome, remark = status.images.get(image.title, ("up to date", ""))
-        good = outcome in ("converted", "up to date")
+        outcome, remark = status.images.get(image.title, (Outcome.UP_TO_DATE, ""))
+        good = outcome in (Outcome.CONVERTED, Outcome.UP_TO_DATE)
         log.emit(
-            "end_image",
+            Action.END_IMAGE,
             **_identity(status.run, image),
             size_bytes=sum(layer.descriptor.size for layer in image.layers),
             status="ok" if good else "error",
             error=None if good else remark,
         )
     for name, (outcome, why) in status.images.items():
-        if outcome == "removed":
-            log.emit("remove_image", image=name, status="ok", reason=why)
+        if outcome == Outcome.REMOVED:
+            log.emit(Action.REMOVE_IMAGE, image=name, status="ok", reason=why)
     for problem in plan.problems:
-        log.emit("problem", image=problem.name, status="error", error=problem.reason)
-    log.emit("end_ducc", pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")
+        log.emit(Action.PROBLEM, image=problem.name, status="error", error=problem.reason)
+    log.emit(Action.END_DUCC, pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")
 
 
 def _identity(run: str, image: PlannedImage) -> dict[str, str]:

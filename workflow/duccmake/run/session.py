@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,15 @@ class Session:
     """What the main process hands to its jobs: the plan's file and a directory for events.
 
     ``polled`` says whether registries were asked, without which the plan is empty.
+    ``began`` is by the monotonic clock; ``lock`` shows others that this process runs.
     """
 
     plan: Plan
     plan_file: Path
     run: Path
     polled: bool
+    began: float
+    lock: AbstractContextManager[object]
 
 
 def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]) -> Session:
@@ -47,17 +52,17 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     plan and what is remembered of registries, and takes away receipts of what a
     repository no longer holds.  Raises `ConfigError` and `RecipeError`.
     """
+    began = time.monotonic()
     _log_to_terminal()
     config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
     plan = make_plan(config, as_plain(members), poll=poll)
-    if poll:
-        # From here on: what cannot be planned leaves nothing behind.
-        run_lock.hold(workdir)
+    # From here on: what cannot be planned leaves nothing behind.
+    lock = run_lock.hold(workdir) if poll else nullcontext()
     plan_file = plan.save()
     _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
-    return Session(plan, plan_file, run, poll)
+    return Session(plan, plan_file, run, poll, began, lock)
 
 
 def tidy(plan: Plan, session_plan: Path) -> None:

@@ -6,8 +6,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from ..fs.files import write_atomically
@@ -15,12 +16,35 @@ from ..planning.plan import Plan
 from ..workspace.results import STATUS
 
 
+class Outcome(StrEnum):
+    """What became of an image, a thin image or a repository in a run."""
+
+    CONVERTED = "converted"
+    UP_TO_DATE = "up to date"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    REMOVED = "removed"
+    PUSHED = "pushed"
+    FREED = "freed"
+    PINNED = "pinned"
+    UNPINNED = "unpinned"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of what is called ``title``, and what is to be said of it."""
+
+    title: str
+    outcome: Outcome
+    remark: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The end of a run, by the process ``pid``.
 
-    ``images`` are those that were not up to date, each with outcome (``converted``,
-    ``failed``, ``skipped``) and reason; ``counts`` are all of them by outcome.
+    ``images`` are those that were not up to date, each with outcome and reason;
+    ``counts`` are all of them by outcome.
     ``stale`` are images that are up to date as far as is known: their registry did not
     answer.  ``in_force`` and ``warnings`` are as the plan has them; ``ended`` is in seconds
     since the epoch.
@@ -31,7 +55,7 @@ class Status:
     ended: float
     seconds: float
     counts: Mapping[str, int]
-    images: Mapping[str, tuple[str, str]]
+    images: Mapping[str, tuple[Outcome, str]]
     stale: tuple[str, ...]
     in_force: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -39,7 +63,9 @@ class Status:
     @property
     def failed(self) -> frozenset[str]:
         """What failed."""
-        return frozenset(name for name, found in self.images.items() if found[0] == "failed")
+        return frozenset(
+            name for name, (outcome, _) in self.images.items() if outcome == Outcome.FAILED
+        )
 
     def save(self, workdir: Path) -> None:
         """Write it, for `load` and for people."""
@@ -50,29 +76,33 @@ class Status:
         """The last run's status, or None where there is none that can be read."""
         try:
             members = json.loads((workdir / STATUS).read_bytes())
-            images = {name: tuple(found) for name, found in members.pop("images").items()}
+            images = {
+                name: (Outcome(outcome), why)
+                for name, (outcome, why) in members.pop("images").items()
+            }
             return cls(**{**members, "images": images})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
 
-def of_this_process(
-    run: str, seconds: float, outcomes: Mapping[str, tuple[str, str]], plan: Plan
-) -> Status:
-    """The status of a run that this process is ending: what became of each image, and why."""
+def of_this_process(run: str, seconds: float, results: Sequence[Result], plan: Plan) -> Status:
+    """The status of a run that this process is ending."""
+    current = {item.title: item for item in results}
+    up_to_date = {title for title, it in current.items() if it.outcome == Outcome.UP_TO_DATE}
     return Status(
         pid=os.getpid(),
         run=run,
         ended=round(time.time(), 3),
         seconds=round(seconds, 3),
-        counts=dict(Counter(outcome for outcome, _ in outcomes.values())),
-        images={name: found for name, found in outcomes.items() if found[0] != _UP_TO_DATE},
+        counts=dict(Counter(item.outcome for item in current.values())),
+        images={
+            title: (item.outcome, item.remark)
+            for title, item in current.items()
+            if title not in up_to_date
+        },
         stale=tuple(
-            name for name, found in outcomes.items() if found[0] == _UP_TO_DATE and found[1]
+            title for title, item in current.items() if title in up_to_date and item.remark
         ),
         in_force=plan.in_force,
         warnings=plan.warnings,
     )
-
-
-_UP_TO_DATE = "up to date"

@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from ..planning.model import PENDING, PlannedImage, PlannedLayer
+from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
 from ..planning.thin_images import manifest_of
 from ..repository.model import UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
-from .status import Status, of_this_process
+from ..workspace.reports import (
+    Failed,
+    Fetched,
+    Freed,
+    JobName,
+    Pinned,
+    Pushed,
+    Removed,
+    Report,
+    Rule,
+    Unpinned,
+    read_reports,
+)
+from .status import Outcome, Result, Status, of_this_process
 
-_STARTED = time.monotonic()
-_SELDOM = ("removed", "pushed")
+_SELDOM = (Outcome.REMOVED, Outcome.PUSHED)
 """What is counted only where it was done."""
+
+_COUNTED = (Outcome.CONVERTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.SKIPPED, *_SELDOM)
 
 _LISTED = 50
 """How many pending or up-to-date images are listed one by one; more are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    image: str
-    outcome: str
-    remark: str
-
-
 def announce(plan: Plan, stream: TextIO | None = None) -> None:
     """Say, before anything runs, what the wish lists amount to."""
-    out = stream or sys.stderr
-    for source in plan.in_force:
-        print(f"duccmake: wish list {source}", file=out)
-    for warning in plan.warnings:
-        print(f"duccmake: {warning}", file=out)
-    stale = Counter(image.why for image in plan.images if image.state != PENDING and image.why)
-    for why, count in stale.items():
-        print(f"duccmake: {_many(count)}{why}; what is published stays in force", file=out)
+    lines = [
+        *(f"duccmake: wish list {source}" for source in plan.in_force),
+        *(f"duccmake: {warning}" for warning in plan.warnings),
+        *_in_the_way(plan),
+        *_listed("pending", [f"{image.title}  {image.why}" for image in _pending(plan)]),
+        *_refused(plan),
+        *_leaving(plan),
+        _amount(plan),
+    ]
+    print(*lines, sep="\n", file=stream or sys.stderr)
+
+
+def _pending(plan: Plan) -> list[PlannedImage]:
+    return [image for image in plan.images if image.state == State.PENDING]
+
+
+def _in_the_way(plan: Plan) -> Iterator[str]:
+    """Why images are not newer, or cannot be had: each reason once."""
+    stale = (image.why for image in plan.images if image.state != State.PENDING and image.why)
+    for why, count in Counter(stale).items():
+        yield f"duccmake: {_many(count)}{why}; what is published stays in force"
     for reason, count in Counter(problem.reason for problem in plan.problems).items():
-        print(f"duccmake: {_many(count)}{reason}", file=out)
-    pending = [image for image in plan.images if image.state == PENDING]
-    for image in pending[:_LISTED]:
-        print(f"pending  {image.title}  {image.why}", file=out)
-    if len(pending) > _LISTED:
-        print(f"pending  {len(pending) - _LISTED} more", file=out)
+        yield f"duccmake: {_many(count)}{reason}"
+
+
+def _refused(plan: Plan) -> Iterator[str]:
+    """What earlier versions published and must not have."""
     for item in plan.refused[:_LISTED]:
         verb = "refused " if item.manifest else "expelled"
-        print(f"{verb} {item.name}  published by an earlier version: {item.why}", file=out)
+        yield f"{verb} {item.name}  published by an earlier version: {item.why}"
     for name, layers in plan.altered.items():
         if layers:
             what = f"files of other images in {counted(len(layers), 'layer')} of an earlier version"
-            print(f"duccmake: {name}: {what} are taken out", file=out)
-    if plan.departures and plan.config_in(Path.cwd()).removal.policy != "keep":
-        for item in plan.departures[:_LISTED]:
-            print(f"leaving  {item.name}  {item.why}", file=out)
-        if len(plan.departures) > _LISTED:
-            print(f"leaving  {len(plan.departures) - _LISTED} more", file=out)
-    print(
+            yield f"duccmake: {name}: {what} are taken out"
+
+
+def _leaving(plan: Plan) -> list[str]:
+    if not plan.departures or plan.config_in(Path.cwd()).removal.policy == "keep":
+        return []
+    return _listed("leaving", [f"{item.name}  {item.why}" for item in plan.departures])
+
+
+def _listed(word: str, items: Sequence[str]) -> list[str]:
+    """A line for each item, up to a bound."""
+    more = [f"{word}  {len(items) - _LISTED} more"] if len(items) > _LISTED else []
+    return [f"{word}  {item}" for item in items[:_LISTED]] + more
+
+
+def _amount(plan: Plan) -> str:
+    pending = _pending(plan)
+    return (
         f"duccmake: {counted(len(plan.images), 'image')}: {len(pending)} pending, "
         f"{len(plan.images) - len(pending)} up to date; {len(plan.problems)} cannot be resolved"
-        f"{_to_fetch(plan, pending)}",
-        file=out,
+        f"{_to_fetch(plan, pending)}"
     )
 
 
@@ -90,83 +118,89 @@ def summarise(
     run: Path,
     *,
     workdir: Path,
+    began: float,
     only: Collection[str] = (),
     stream: TextIO | None = None,
 ) -> Status:
     """Say what became of each image: the repository is asked, not the jobs.
 
-    ``only`` are the targets of a run that was to convert nothing.  The status of any
-    other is kept for who started it.
+    ``began`` is when the run did, by the monotonic clock.  ``only`` are the targets of a
+    run that was to convert nothing.  The status of any other is kept for who started it.
     """
     out = stream or sys.stderr
-    events = list(_events(run))
+    reports = read_reports(run)
     if "adopt" in only:
         plan = replace(plan, images=tuple(adopting(plan)), problems=(), thins=())
-    whole = not only or "adopt" in only
-    outcomes = list(_outcomes(plan, events, workdir) if whole else _removals(events))
-    width = max((len(item.outcome) for item in outcomes), default=0)
-    quiet = sum(item.outcome == "up to date" for item in outcomes) > _LISTED
-    for item in outcomes:
-        if not (quiet and item.outcome == "up to date"):
-            remark = item.remark.removeprefix(f"{item.image}: ")
-            remark = f"  {remark}" if remark else ""
-            print(f"{item.outcome:{width}}  {item.image}{remark}", file=out)
-    became = {item.image: (item.outcome, item.remark) for item in outcomes}
-    status = of_this_process(run.name, time.monotonic() - _STARTED, became, plan)
-    if only:
-        totals = Counter(item.outcome for item in outcomes)
-        seconds = time.monotonic() - _STARTED
-        adopted = f"{totals['converted']} adopted, " if "adopt" in only else ""
-        counts = f"{adopted}{totals['removed']} removed, {totals['failed']} failed"
-        print(f"duccmake: {counts}, in {seconds:.1f} s", file=out)
-        return status
-    counts = ", ".join(
-        f"{sum(item.outcome == kind for item in outcomes)} {kind}"
-        for kind in ("converted", "up to date", "failed", "skipped", "removed", "pushed")
-        if kind not in _SELDOM or any(item.outcome == kind for item in outcomes)
-    )
-    fetched = sum(event["bytes"] for event in events if event["event"] == "fetched")
-    total = sum(
-        size for _, size in {(layer.digest, layer.descriptor.size) for layer in _layers(plan)}
-    )
-    reused = in_bytes(max(0, total - fetched))
-    print(
-        f"duccmake: {counts}; {in_bytes(fetched)} fetched, {reused} reused, "
-        f"in {time.monotonic() - _STARTED:.1f} s",
-        file=out,
-    )
-    status.save(workdir)
+    is_about_images = not only or "adopt" in only
+    results = list(_results(plan, reports, workdir) if is_about_images else _removals(reports))
+    status = of_this_process(run.name, time.monotonic() - began, results, plan)
+    totals = Counter(item.outcome for item in results)
+    counts = _counts_of(totals, only) if only else _counts(totals, plan, reports)
+    last = f"duccmake: {counts}, in {status.seconds:.1f} s"
+    print(*_lines(results), last, sep="\n", file=out)
+    if not only:
+        status.save(workdir)
     return status
 
 
-def _layers(plan: Plan) -> Iterator[PlannedLayer]:
-    for image in plan.wanted:
-        yield from image.layers
+def _lines(results: Sequence[Result]) -> Iterator[str]:
+    """A line for each result; those that are up to date are left out where they are many."""
+    width = max((len(item.outcome) for item in results), default=0)
+    up_to_date = [item for item in results if item.outcome == Outcome.UP_TO_DATE]
+    unsaid = up_to_date if len(up_to_date) > _LISTED else []
+    for item in results:
+        if not (unsaid and item.outcome == Outcome.UP_TO_DATE):
+            remark = item.remark.removeprefix(f"{item.title}: ")
+            yield f"{item.outcome:{width}}  {item.title}{f'  {remark}' if remark else ''}"
 
 
-def _outcomes(plan: Plan, events: list[dict[str, Any]], workdir: Path) -> Iterator[_Outcome]:
+def _counts(totals: Counter[Outcome], plan: Plan, reports: Sequence[Report]) -> str:
+    said = ", ".join(
+        f"{totals[kind]} {kind}" for kind in _COUNTED if totals[kind] or kind not in _SELDOM
+    )
+    fetched = sum(report.size for report in reports if isinstance(report, Fetched))
+    layers = {
+        layer.digest: layer.descriptor.size for image in plan.wanted for layer in image.layers
+    }
+    reused = in_bytes(max(0, sum(layers.values()) - fetched))
+    return f"{said}; {in_bytes(fetched)} fetched, {reused} reused"
+
+
+def _counts_of(totals: Counter[Outcome], only: Collection[str]) -> str:
+    """The counts of a run that was to convert nothing."""
+    adopted = f"{totals[Outcome.CONVERTED]} adopted, " if "adopt" in only else ""
+    return f"{adopted}{totals[Outcome.REMOVED]} removed, {totals[Outcome.FAILED]} failed"
+
+
+# --- what became of what ------------------------------------------------
+
+
+def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[Result]:
     config = plan.config_in(workdir)
     repositories = {
         name: open_repository(config.repository, name)
         for name in {image.repository for image in plan.images}
     }
-    failures = {event["job"]: event["error"] for event in events if event["event"] == "failed"}
+    failures = {report.job: report.error for report in reports if isinstance(report, Failed)}
     for image in plan.images:
-        if image.state != PENDING:
-            yield _Outcome(image.title, "up to date", image.why)
+        if image.state != State.PENDING:
+            yield Result(image.title, Outcome.UP_TO_DATE, image.why)
             continue
         repository = repositories[image.repository]
         record = repository.record(image.name)
         if record and not why_pending(image, repository, record):
-            yield _Outcome(image.title, "converted", _done(image, record))
+            yield Result(image.title, Outcome.CONVERTED, _done(image, record))
             continue
         reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
-        yield _Outcome(image.title, "skipped" if image.ignorable else "failed", reason)
+        yield Result(image.title, _failed(image.ignorable), reason)
     for problem in plan.problems:
-        outcome = "skipped" if problem.ignorable else "failed"
-        yield _Outcome(problem.title, outcome, problem.reason)
-    yield from _pushes(plan, events, failures)
-    yield from _removals(events)
+        yield Result(problem.title, _failed(problem.ignorable), problem.reason)
+    yield from _pushes(plan, reports, failures)
+    yield from _removals(reports)
+
+
+def _failed(quietly: bool) -> Outcome:
+    return Outcome.SKIPPED if quietly else Outcome.FAILED
 
 
 def _done(image: PlannedImage, record: ImageRecord) -> str:
@@ -184,51 +218,51 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
 
 
 def _pushes(
-    plan: Plan, events: list[dict[str, Any]], failures: dict[str, str]
-) -> Iterator[_Outcome]:
+    plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
+) -> Iterator[Result]:
     """What became of the thin images; nothing is said of one whose image was not converted."""
-    pushed = {event["target"] for event in events if event["event"] == "pushed"}
+    pushed = {report.target for report in reports if isinstance(report, Pushed)}
     for thin in plan.thins:
-        reason = failures.get(f"push_thin_image-{thin.repository}-{thin.name}")
+        reason = failures.get(JobName.of(Rule.PUSH_THIN_IMAGE, thin.repository, thin.name))
         if thin.target in pushed:
-            yield _Outcome(thin.target, "pushed", f"the thin image of {thin.name}")
+            yield Result(thin.target, Outcome.PUSHED, f"the thin image of {thin.name}")
         elif reason is not None:
             # A failure that does not fail the run is handed on in the place of the manifest.
-            quiet = thin.output.exists() and manifest_of(thin.output) is None
-            yield _Outcome(thin.target, "skipped" if quiet else "failed", reason)
+            quietly = thin.output.exists() and manifest_of(thin.output) is None
+            yield Result(thin.target, _failed(quietly), reason)
 
 
-def _removals(events: list[dict[str, Any]]) -> Iterator[_Outcome]:
+_MAINTENANCE = frozenset(
+    {Rule.PRUNE_IMAGES, Rule.REFUSE_IMAGES, Rule.COLLECT_GARBAGE, Rule.ROLLBACK, Rule.UNPIN}
+)
+
+
+def _removals(reports: Sequence[Report]) -> Iterator[Result]:
     """What left, what was freed, and what kept that from being done."""
-    for event in events:
-        if event["event"] == "pruned":
-            for name, why in event["images"]:
-                yield _Outcome(name, "removed", why)
-        elif event["event"] == "collected":
-            yield _Outcome(event["repository"], "freed", event["words"])
-        elif event["event"] in ("pinned", "unpinned"):
-            yield _Outcome(event["image"], event["event"], event["words"])
-        elif event["event"] == "failed" and event["job"].startswith(_MAINTENANCE):
-            rule, _, repository = event["job"].partition("-")
-            yield _Outcome(repository or rule, "failed", event["error"])
+    for report in reports:
+        match report:
+            case Removed(images=images):
+                yield from (Result(name, Outcome.REMOVED, why) for name, why in images)
+            case Freed(repository=repository, words=words):
+                yield Result(repository, Outcome.FREED, words)
+            case Pinned(image=image, words=words):
+                yield Result(image, Outcome.PINNED, words)
+            case Unpinned(image=image, words=words):
+                yield Result(image, Outcome.UNPINNED, words)
+            case Failed(job=job, error=error) if job.rule in _MAINTENANCE:
+                yield Result("".join(job.wildcards) or job.rule, Outcome.FAILED, error)
 
 
-_MAINTENANCE = ("prune_images-", "refuse_images-", "collect_garbage-", "rollback", "unpin")
-
-
-def _reasons(plan: Plan, image: PlannedImage, failures: dict[str, str]) -> Iterator[str]:
-    jobs = [f"publish_image-{image.repository}-{image.name}"]
-    jobs += [f"fetch_blob-{key}" for key in plan.staged_layers(image)]
-    jobs += [f"unpack_layer-{image.repository}-{key}" for key in plan.staged_layers(image)]
-    jobs += [f"flatten_image-{image.repository}-{plan.flat_key(image)}"]
-    for job in jobs:
-        if job in failures:
-            yield failures[job]
-
-
-def _events(run: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(run.glob("*.json")) if run.is_dir() else []:
-        yield json.loads(path.read_bytes())
+def _reasons(plan: Plan, image: PlannedImage, failures: Mapping[JobName, str]) -> Iterator[str]:
+    """Why an image could not be converted, the last step's reason first."""
+    repository, layers = image.repository, plan.staged_layers(image)
+    jobs = [
+        JobName.of(Rule.PUBLISH_IMAGE, repository, image.name),
+        *(JobName.of(Rule.FETCH_BLOB, key) for key in layers),
+        *(JobName.of(Rule.UNPACK_LAYER, repository, key) for key in layers),
+        JobName.of(Rule.FLATTEN_IMAGE, repository, plan.flat_key(image)),
+    ]
+    yield from (failures[job] for job in jobs if job in failures)
 
 
 def _many(number: int) -> str:

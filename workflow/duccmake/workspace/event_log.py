@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 from ..errors import DuccmakeError
@@ -25,6 +26,27 @@ from ..fs.files import append_line
 logger = logging.getLogger(__name__)
 
 _MAX_TEXT = 4000
+
+
+class Action(StrEnum):
+    """What events are about, as DUCC calls it where it has the same.
+
+    Those without ``start_`` or ``end_`` that are used with `EventLog.span` get both.
+    """
+
+    START_DUCC = "start_ducc"
+    END_DUCC = "end_ducc"
+    START_IMAGE = "start_image"
+    END_IMAGE = "end_image"
+    REMOVE_IMAGE = "remove_image"
+    PROBLEM = "problem"
+    PUBLISH_LAYER = "publish_layer"
+    PUBLISH_FLAT_IMAGE = "publish_flat_image"
+    LAYER_DOWNLOAD = "layer_download"
+    LAYER_CONVERSION = "layer_conversion"
+    FLAT_CONVERSION = "flat_conversion"
+    PUBLICATION = "publication"
+    THIN_PUSH = "thin_push"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,28 +9,27 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from .results import RESULTS
 
 RUN_LOCK = RESULTS / "run.lock"
 
-_descriptors: list[int] = []
 
+def hold(workdir: Path) -> AbstractContextManager[object]:
+    """Be seen as running until what is returned is left, or goes with this process.
 
-def hold(workdir: Path) -> None:
-    """Be seen as running for as long as this process lives; a file system may not know how."""
-    if _descriptors:
-        return
+    A file system may not know how; nobody is kept from running by that.
+    """
     path = workdir / RUN_LOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        file = path.open("ab")
+        fcntl.flock(file, fcntl.LOCK_SH)
     except OSError:
-        return
-    _descriptors.append(descriptor)
+        return nullcontext()
+    return file
 
 
 @contextmanager

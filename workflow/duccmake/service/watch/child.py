@@ -19,7 +19,7 @@ import yaml
 from ...run.status import Status
 from ...workspace import run_lock
 from ..invocation import Invocation
-from .schedule import Outcome
+from .schedule import Ending
 
 logger = logging.getLogger(__name__)
 
@@ -81,14 +81,14 @@ class Child:
         )
         return cls(process, invocation.directory)
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> Ending:
         """Wait for its end and say how it was."""
         status = await self._process.wait()
         _prune(self._directory / _LOGS)
         told = Status.load(self._directory)
         if told is None or told.pid != self._process.pid:
-            return Outcome(completed=status == 0)
-        return Outcome(True, told.failed | frozenset(told.stale))
+            return Ending(completed=status == 0)
+        return Ending(True, told.failed | frozenset(told.stale))
 
     def stop(self) -> None:
         """Ask it to end: no new job, what can be repeated is cut off, a transaction is finished.

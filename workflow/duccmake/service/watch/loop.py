@@ -19,7 +19,7 @@ from ..invocation import Invocation
 from ..notices import Notice, NoticeQueue
 from ..systemd import Service
 from .child import Child, clear_stale_lock
-from .schedule import Outcome, Pace
+from .schedule import Ending, Pace
 from .wakers import watch_files
 
 logger = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ class Watcher:
             logger.error("the run did not get to its images; trying again in %.0f s", pause)
 
     @contextmanager
-    def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Outcome]]:
+    def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Ending]]:
         """Enter a poll into the event log; the block appends its outcome."""
-        outcomes: list[Outcome] = []
+        outcomes: list[Ending] = []
         log = EventLog(self._config.events)
         with log.span("poll", scope="all" if whole else "some", notices=len(notices)) as span:
             yield outcomes
@@ -208,7 +208,7 @@ class Watcher:
             await asyncio.sleep(min(left, _STOP_SECONDS))
 
 
-def _words(outcome: Outcome) -> str:
+def _words(outcome: Ending) -> str:
     if not outcome.completed:
         return "the last run failed as a whole"
     if outcome.failed:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Ending:
     """How a run ended.
 
     ``completed`` says that it polled and did what it could.  ``failed`` are images
@@ -41,7 +41,7 @@ class Pace:
         """A run begins: it sees all that has changed before."""
         self._changed_since = False
 
-    def ended(self, outcome: Outcome, *, whole: bool = True) -> None:
+    def ended(self, outcome: Ending, *, whole: bool = True) -> None:
         """A run has ended; ``whole`` if it asked for all images and not for some only.
 
         What cannot be run at all is left alone for a while.  Images that fail are
