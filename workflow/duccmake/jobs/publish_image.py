@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import DuccmakeError, RepositoryLocked
@@ -49,45 +49,13 @@ def publish_ready(
             return record
         images = [wanted, *(image for image in others if image.name != wanted.name)]
         batch = Batch(limits or BatchSettings(), layers)
-        staged: dict[str, StagedImage] = {}
-
-        def is_ready(image: PlannedImage) -> bool:
-            item = _staged(image, repository, layers, flats, store)
-            if item is None or _published(image, repository) is not None or not batch.take(item):
-                return False
-            staged[image.name] = replace(item, keep=keep or Keep())
-            return True
-
-        def ready() -> Iterator[StagedImage]:
-            for image in images:
-                try:
-                    if image.name in staged or not is_ready(image):
-                        continue
-                except (OSError, DuccmakeError) as error:
-                    if image is wanted:
-                        raise
-                    # Its own job will say so; here it must not stand in others' way.
-                    logger.warning("%s is not taken along: %s", image.name, error)
-                    continue
-                yield staged[image.name]
-
-        def more() -> Iterator[ChangeSet]:
-            return (_change_set([image], repository, layers) for image in ready())
-
-        first = tuple(ready())
-        if wanted.name not in staged:
+        ready = _Ready(images, repository, layers, flats, store, batch, keep or Keep())
+        first = tuple(ready.found())
+        if wanted.name not in ready.staged:
             raise DuccmakeError(
                 "what was staged is not there any more", step="publish", hint="run again"
             )
-        try:
-            repository.publish(_change_set(first, repository, layers), more)
-        except RepositoryLocked:
-            raise
-        except DuccmakeError as error:
-            if len(staged) == 1:
-                raise
-            logger.warning("%s; trying the %d images one by one", error, len(staged))
-            _publish_singly(wanted, staged, repository, layers)
+        ready.publish(first)
         record = _published(wanted, repository)
     if record is None:
         raise DuccmakeError(
@@ -98,20 +66,79 @@ def publish_ready(
     return record
 
 
-def _publish_singly(
-    wanted: PlannedImage,
-    staged: Mapping[str, StagedImage],
-    repository: Repository,
-    layers: Mapping[str, Path],
-) -> None:
-    # The image that this is about comes last: its error is the one to report.
-    for name, image in sorted(staged.items(), key=lambda item: item[0] == wanted.name):
+@dataclass(slots=True)
+class _Ready:
+    """Which of ``images`` are ready to be published; the first is the one to be published.
+
+    ``staged`` are those that were found to be, by name.
+    """
+
+    images: Sequence[PlannedImage]
+    repository: Repository
+    layers: Mapping[str, Path]
+    flats: Mapping[str, Path]
+    store: ContentStore
+    batch: Batch
+    keep: Keep
+    staged: dict[str, StagedImage] = field(default_factory=dict)
+
+    def found(self) -> Iterator[StagedImage]:
+        """Those that have got ready since it was asked last, as far as the batch takes them."""
+        for image in self.images:
+            try:
+                if image.name in self.staged or not self._take(image):
+                    continue
+            except (OSError, DuccmakeError) as error:
+                if image is self.images[0]:
+                    raise
+                # Its own job will say so; here it must not stand in others' way.
+                logger.warning("%s is not taken along: %s", image.name, error)
+                continue
+            yield self.staged[image.name]
+
+    def _take(self, image: PlannedImage) -> bool:
+        item = _staged(image, self.repository, self.layers, self.flats, self.store)
+        if item is None or _published(image, self.repository) is not None:
+            return False
+        if not self.batch.take(item):
+            return False
+        self.staged[image.name] = replace(item, keep=self.keep)
+        return True
+
+    def publish(self, first: Sequence[StagedImage]) -> None:
+        """Publish ``first`` and what gets ready meanwhile, at once or else one by one."""
         try:
-            repository.publish(_change_set([image], repository, layers))
+            self.repository.publish(
+                self._change_set(first), lambda: (self._change_set([one]) for one in self.found())
+            )
+        except RepositoryLocked:
+            raise
         except DuccmakeError as error:
-            if name == wanted.name:
+            if len(self.staged) == 1:
                 raise
-            logger.warning("%s: %s", name, error)
+            logger.warning("%s; trying the %d images one by one", error, len(self.staged))
+            self._publish_singly()
+
+    def _publish_singly(self) -> None:
+        # The image that this is about comes last: its error is the one to report.
+        wanted = self.images[0].name
+        for name, image in sorted(self.staged.items(), key=lambda item: item[0] == wanted):
+            try:
+                self.repository.publish(self._change_set([image]))
+            except DuccmakeError as error:
+                if name == wanted:
+                    raise
+                logger.warning("%s: %s", name, error)
+
+    def _change_set(self, images: Iterable[StagedImage]) -> ChangeSet:
+        chosen = tuple(images)
+        digests = dict.fromkeys(digest for image in chosen for digest in image.layers)
+        staged = tuple(
+            StagedLayer(digest, self.layers[str(digest)])
+            for digest in digests
+            if str(digest) in self.layers and self.layers[str(digest)].is_dir()
+        )
+        return ChangeSet(staged, chosen)
 
 
 def _published(image: PlannedImage, repository: Repository) -> ImageRecord | None:
@@ -186,19 +213,6 @@ def _check(image: PlannedImage, found: Sequence[Measured]) -> None:
         check_sizes([layer.descriptor for layer in image.layers], known.get)
     except DuccmakeError as error:
         raise error.within(image=image.title, step="publish") from None
-
-
-def _change_set(
-    images: Iterable[StagedImage], repository: Repository, layers: Mapping[str, Path]
-) -> ChangeSet:
-    chosen = tuple(images)
-    digests = dict.fromkeys(digest for image in chosen for digest in image.layers)
-    staged = tuple(
-        StagedLayer(digest, layers[str(digest)])
-        for digest in digests
-        if str(digest) in layers and layers[str(digest)].is_dir()
-    )
-    return ChangeSet(staged, chosen)
 
 
 def _exceeds(value: int, limit: int) -> bool:

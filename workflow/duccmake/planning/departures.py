@@ -142,34 +142,20 @@ def leaving(
     are names that retention gives up, with the reason; ``protected`` ones stay
     whatever is wished for.  Notes in ``memory`` since when a registry lacks a tag.
     """
-    found = Leaving()
     wanted = {item.path: item for item in resolution.resolved}
     for path, item in wanted.items():
         if not item.stale and path not in retired:
             memory.note_presence(item.reference.name)
-    missed = {item.path or item.name: item for item in resolution.unresolved}
-    # Names of which an image is wished for, on one platform or on several.
-    named = {split_variant(path)[1]: split_variant(path)[0] != "" for path in (*wanted, *missed)}
+    wishes = _Wishes(recipe, resolution, retired, settings.pinned, protected)
+    found = Leaving()
     strangers = 0
-    for name in published:
-        label, public = split_variant(name)
-        if (name in wanted and name not in retired) or protected(name):
-            continue
-        if any(matches(glob, public) for glob in settings.pinned):
-            continue
-        if name in missed and missed[name].passing:
-            continue
-        if not label and named.get(public) and name not in retired:
-            continue  # the first of its platforms to be published takes its place
+    for name in filter(wishes.lets_go, published):
         manifest = manifest_of(name)
         if not manifest:
             strangers += 1
             continue
-        why = retired.get(name)
-        if not why and label and public in named and name not in missed:
-            why = f"it is not wished for on {label} any more"
-        if not why:
-            why = _why(recipe, public, listings, memory, settings.confirm, now)
+        public = split_variant(name)[1]
+        why = wishes.why(name) or _why(recipe, public, listings, memory, settings.confirm, now)
         if why is None:
             since = memory.absent_since(public) or now
             found.warnings.append(
@@ -183,18 +169,67 @@ def leaving(
             f"{recipe.repository}: {_images(strangers)} not published by duccmake and not wished "
             "for, and kept: only what has a record can leave"
         )
-    if found.departures and (doubt := _doubt(recipe)):
-        found.warnings.append(
-            f"{recipe.repository}: {_images(len(found.departures))} not wished for any more, as "
-            f"far as can be read, and kept: {doubt}"
-        )
-        found.departures.clear()
-    if found.departures and settings.policy == "keep":
-        found.warnings.append(
-            f"{recipe.repository}: {_images(len(found.departures))} not wished for any more and "
-            "kept, as removal.policy says; see 'snakemake prune -n'"
-        )
+    _hold_back(found, recipe, settings)
     return found
+
+
+class _Wishes:
+    """What the wishes alone say of a published name."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        resolution: Resolution,
+        retired: Mapping[str, str],
+        pinned: Collection[str],
+        protected: Callable[[str], bool],
+    ) -> None:
+        self._wanted = {item.path for item in resolution.resolved}
+        self._missed = {item.path or item.name: item for item in resolution.unresolved}
+        self._retired = retired
+        self._pinned = pinned
+        self._protected = protected
+        # Names of which an image is wished for, on one platform or on several.
+        self._on_several = {
+            public: label != ""
+            for label, public in map(split_variant, (*self._wanted, *self._missed))
+        }
+
+    def lets_go(self, name: str) -> bool:
+        """Whether an image may leave, as far as is known without asking its registry."""
+        label, public = split_variant(name)
+        if (name in self._wanted and name not in self._retired) or self._protected(name):
+            return False
+        if any(matches(glob, public) for glob in self._pinned):
+            return False
+        if name in self._missed and self._missed[name].passing:
+            return False
+        # The first of its platforms to be published takes the place of a public name.
+        takes_over = not label and self._on_several.get(public, False)
+        return not takes_over or name in self._retired
+
+    def why(self, name: str) -> str:
+        """Why an image leaves that its registry need not be asked about; or nothing."""
+        if name in self._retired:
+            return self._retired[name]
+        label, public = split_variant(name)
+        if label and public in self._on_several and name not in self._missed:
+            return f"it is not wished for on {label} any more"
+        return ""
+
+
+def _hold_back(found: Leaving, recipe: Recipe, settings: RemovalSettings) -> None:
+    """Let nothing leave where it is not known what is wished for; say what the policy keeps."""
+    if not found.departures:
+        return
+    images = f"{recipe.repository}: {_images(len(found.departures))} not wished for any more"
+    if doubt := _doubt(recipe):
+        found.warnings.append(f"{images}, as far as can be read, and kept: {doubt}")
+        found.departures.clear()
+    elif settings.policy == "keep":
+        found.warnings.append(
+            f"{images} and kept, as removal.policy says; see 'snakemake prune -n'"
+        )
 
 
 def _why(
