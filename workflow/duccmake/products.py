@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import StrEnum
 
-PRODUCTS = ("layers", "flat", "thin", "podman")
-"""All there are, in the order in which they are made; the others are made of the layers."""
 
-PODMAN = "podman"
+class Product(StrEnum):
+    """All there are, in the order in which they are made; the others are made of the layers."""
 
-IN_REPOSITORY = ("layers", "flat", PODMAN)
+    LAYERS = "layers"
+    FLAT = "flat"
+    THIN = "thin"
+    PODMAN = "podman"
+
+
+IN_REPOSITORY = (Product.LAYERS, Product.FLAT, Product.PODMAN)
 """What is published in the repository; thin images are in registries."""
 
+PODMAN = Product.PODMAN
 
-def in_order(names: Collection[str]) -> tuple[str, ...]:
+
+def in_order(names: Collection[str]) -> tuple[Product, ...]:
     """Products as they are kept: each once."""
-    return tuple(name for name in PRODUCTS if name in names)
+    return tuple(product for product in Product if product in names)

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError, InvalidReference
 from ..layer.limits import UnpackLimits
 from ..oci.reference import Platform, Reference
-from ..products import PRODUCTS, in_order
+from ..products import Product, in_order
 from ..recipe.sources.location import Source
 from ..registry.settings import RegistrySettings
 from ..repository.settings import BatchSettings, RepositorySettings
@@ -42,7 +42,7 @@ class Config:
 
     recipe: tuple[Source, ...] = (Source.parse("config/recipe.yaml", Path()),)
     repository: RepositorySettings = field(default_factory=RepositorySettings)
-    products: tuple[str, ...] = PRODUCTS
+    products: tuple[Product, ...] = tuple(Product)
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
@@ -171,8 +171,8 @@ def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
     return EventSettings(**{**members, "file": _path(file, workdir) if file else None})
 
 
-def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[str, ...]:
-    if "layers" not in names:
+def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[Product, ...]:
+    if Product.LAYERS not in names:
         mistakes.append(
             Mistake(
                 "products",

@@ -22,6 +22,7 @@ from ..errors import DuccmakeError
 from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
+from ..products import Product
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
 from ..workspace.reports import Failed, JobName, Report, Rule, write_report
@@ -99,7 +100,7 @@ class Job:
         for digest in dict.fromkeys(layer.digest for layer in image.layers):
             if digest in missing:
                 self.events.emit(Action.PUBLISH_LAYER, image=image.name, layer_digest=digest.hex)
-        if "flat" in image.products:
+        if Product.FLAT in image.products:
             self.events.emit(
                 Action.PUBLISH_FLAT_IMAGE,
                 image_request=image.reference,

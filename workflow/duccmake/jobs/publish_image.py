@@ -15,7 +15,7 @@ from ..oci.content_store import ContentStore
 from ..oci.reference import Digest
 from ..planning.model import PlannedImage, PlannedLayer
 from ..planning.pending import why_pending
-from ..products import IN_REPOSITORY, PODMAN
+from ..products import IN_REPOSITORY, Product
 from ..repository.model import ChangeSet, ImageRecord, Keep, StagedImage, StagedLayer
 from ..repository.protocol import Repository
 from ..repository.settings import BatchSettings
@@ -158,7 +158,7 @@ def _staged(
     if not image.prepared and (flat is None or not flat.is_dir()):
         return None
     manifest, config = store.get(image.manifest), store.get(image.config)
-    if manifest is None or (config is None and "podman" in image.products):
+    if manifest is None or (config is None and Product.PODMAN in image.products):
         return None
     found = [_measured(layer, repository, layers) for layer in image.layers]
     known = tuple(one for one in found if one is not None)
@@ -168,7 +168,7 @@ def _staged(
         _check(image, known)
     elif image.prepared:
         # Of DUCC's layers nobody knows what they unpack to, by which podman's store goes.
-        products = [name for name in products if name != PODMAN]
+        products = [name for name in products if name != Product.PODMAN]
     else:
         return None
     return StagedImage(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..fs.line_memory import LineMemory
+from ..products import Product
 from ..repository import adoption
 from ..repository.protocol import Repository
 from ..workspace.results import memory
@@ -48,4 +49,4 @@ def can_adopt(
     with repository.reading():
         return adoption.is_whole(
             layout, image.name, image.config, digests, image.products
-        ) and not ("flat" in image.products and strays.find(layout.flat(image.config)))
+        ) and not (Product.FLAT in image.products and strays.find(layout.flat(image.config)))

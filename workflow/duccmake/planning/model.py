@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
+from ..products import Product
 from ..workspace.results import thin_manifest
 
 
@@ -57,7 +58,7 @@ class PlannedImage:
     state: State
     why: str
     ignorable: bool
-    products: tuple[str, ...] = ("layers", "flat")
+    products: tuple[Product, ...] = (Product.LAYERS, Product.FLAT)
     variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     prepared: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..products import IN_REPOSITORY, PODMAN
+from ..products import IN_REPOSITORY, Product
 from ..repository.model import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, ImageRecord
 from ..repository.protocol import Repository
 from .model import PlannedImage
@@ -22,7 +22,7 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
     if record.platform != image.platform:
         return f"another platform: {record.platform} is published, {image.platform} is wished for"
     # DUCC's layers were not measured, and podman's store goes by what was.
-    without = PODMAN if UNMEASURED in record.losses else ""
+    without = Product.PODMAN if UNMEASURED in record.losses else ""
     wished = [one for one in image.products if one in IN_REPOSITORY and one != without]
     if lacking := [product for product in wished if product not in record.products]:
         return f"published without {', '.join(lacking)}"
@@ -31,7 +31,7 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
     if image.anew and UNMEASURED in record.losses:
         return "adopted from DUCC, and to be converted now"
     if (
-        "flat" in image.products
+        Product.FLAT in image.products
         and UNMEASURED not in record.losses
         and image.fix_permissions != record.fix_permissions
     ):
@@ -42,7 +42,7 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
 
 def _why_hidden(image: PlannedImage, repository: Repository) -> str:
     """Why the public name of an image of several platforms does not lead where it should."""
-    if not image.variants or "flat" not in image.products:
+    if not image.variants or Product.FLAT not in image.products:
         return ""
     leads_to, own = repository.variant(image.reference.name), image.platform.label
     if leads_to in (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1]):

@@ -19,6 +19,7 @@ from ..config.configuration import Config
 from ..fs.files import write_atomically
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
+from ..products import in_order
 from ..repository.model import Keep
 from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
@@ -332,7 +333,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         state=State(entry["state"]),
         why=entry["why"],
         ignorable=entry["ignorable"],
-        products=tuple(entry["products"]),
+        products=in_order(entry["products"]),
         variants=tuple(entry["variants"]),
         source=entry["source"],
         prepared=entry["prepared"],

@@ -11,6 +11,7 @@ from typing import Any
 from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..oci.reference import Digest
+from ..products import Product, in_order
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
@@ -259,7 +260,7 @@ def _planned(
         why=item.stale,
         ignorable=item.ignorable,
         source=origin,
-        products=item.products or config.products,
+        products=in_order(item.products) or config.products,
         variants=variants if len(variants) > 1 else (),
         anew=not config.adopt,
         fix_permissions=config.flat.fix_permissions,
@@ -288,7 +289,7 @@ def _planned(
 def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
     """Whether the repository has all but names, or products that are made of the others."""
     layers = [layer.digest for layer in image.layers]
-    made = tuple(product for product in image.products if product in ("layers", "flat"))
+    made = tuple(product for product in image.products if product in (Product.LAYERS, Product.FLAT))
     record = repository.record(image.name)
     if not why_pending(replace(image, products=made), repository, record):
         if record is not None and UNMEASURED in record.losses:

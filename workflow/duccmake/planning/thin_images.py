@@ -21,6 +21,7 @@ from ..errors import DuccmakeError, InvalidReference, RateLimited, RegistryUnava
 from ..fs.files import write_atomically
 from ..oci.content_store import ContentStore
 from ..oci.reference import Reference
+from ..products import Product
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..registry.client import Client
@@ -111,7 +112,7 @@ def _wishes(
     """The thin images that are wished for, but for those that have no name of their own."""
     groups: dict[tuple[str, Reference], list[PlannedImage]] = {}
     for image in images:
-        if "thin" in image.products:
+        if Product.THIN in image.products:
             groups.setdefault((image.repository, image.reference), []).append(image)
     by_repository = {recipe.repository: recipe for recipe in recipes}
     sources = {(reference.host, reference.repository, reference.tag) for _, reference in groups}

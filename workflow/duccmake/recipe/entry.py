@@ -13,7 +13,7 @@ import yaml
 from ..errors import InvalidReference
 from ..oci.reference import Platform
 from ..oci.tags import TagRules
-from ..products import in_order
+from ..products import Product, in_order
 from .yaml_nodes import line_of, plain_scalar
 
 _MAX_NODES = 10_000
@@ -29,7 +29,7 @@ class Wished:
     """
 
     platforms: tuple[Platform, ...] = ()
-    products: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
     tags: TagRules | None = None
 
 
@@ -69,8 +69,8 @@ def parse_entry(node: yaml.MappingNode, schema: Any) -> tuple[yaml.Node, Wished]
     )
 
 
-def _products(members: _Members, names: Sequence[str]) -> tuple[str, ...]:
-    if names and "layers" not in names:
+def _products(members: _Members, names: Sequence[str]) -> tuple[Product, ...]:
+    if names and Product.LAYERS not in names:
         raise members.mistake(
             "'layers' is missing in 'products'",
             f"write products: [{', '.join(['layers', *names])}]: the others are made of them",

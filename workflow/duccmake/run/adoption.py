@@ -13,7 +13,7 @@ from ..oci.reference import Digest
 from ..planning.adoption import StrayWhiteouts
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
-from ..products import IN_REPOSITORY
+from ..products import IN_REPOSITORY, Product
 from ..repository import adoption
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
@@ -75,10 +75,10 @@ def _damage(
     repository: Repository, strays: StrayWhiteouts, name: str, image: PlannedImage | None
 ) -> Iterator[str]:
     layout = repository.layout
-    products = image.products if image else tuple(IN_REPOSITORY)
+    products = image.products if image else IN_REPOSITORY
     yield from adoption.lacking(layout, name, products)
     known = adoption.manifest(layout, name)
-    if known and "flat" in products and layout.flat(known[0]).is_dir():
+    if known and Product.FLAT in products and layout.flat(known[0]).is_dir():
         path = strays.find(layout.flat(known[0]))
         if path:
             yield f"its flat tree {known[0].short} has {path}"
