@@ -70,3 +70,25 @@ def test_neither_needs_a_configuration_to_be_linted(work: Work, tmp_path: Path, 
     options = ("--lint", "--snakefile", f"{work.checkout}/{snakefile}")
     said = snakemake(work, *options, *recipe, at=tmp_path)
     assert "Congratulations" in said
+
+
+def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
+    """Which takes as long as several jobs; Snakemake does it by itself where it is installed."""
+    trap = tmp_path / "trap" / "pandas" / "__init__.py"
+    trap.parent.mkdir(parents=True)
+    marker = tmp_path / "imported"
+    trap.write_text(f"open({str(marker)!r}, 'w').close()\nraise ImportError('not here')\n")
+    with fresh_work(tmp_path / "work") as work:
+        work.environment = {"PYTHONPATH": str(trap.parents[1])}
+        work.push("team/app:1", text_image("one"))
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)])
+        run = work.run(check=True)
+        assert run.counts[0] == 1
+        assert not marker.exists(), run.said
+        program = [sys.executable, str(work.checkout / "scripts/status.py")]
+        table = subprocess.run(program, cwd=work.path, env=work.env(), capture_output=True)
+        assert table.returncode and marker.exists(), "the trap catches nothing"
+        del work.environment["PYTHONPATH"]
+        table = subprocess.run(program, cwd=work.path, env=work.env(), capture_output=True)
+        assert b"published" in table.stdout

@@ -87,6 +87,7 @@ onstart:
     run = Path(os.environ[RUN_VARIABLE])
     note_start(plan, run, workdir=Path.cwd(), only=asked)
     lift_default_limit()
+    spare_pandas()
 
 
 onsuccess:
@@ -109,6 +110,19 @@ def lift_default_limit():
     is_default = limit and (limit.max_jobs, limit.timespan) == (100, 1)
     if workflow.local_exec and is_default and hasattr(scheduler, "job_rate_limiter"):
         scheduler.job_rate_limiter = None
+
+
+def spare_pandas():
+    """Keep Snakemake from importing pandas after the first job: no rule has a table as a param.
+
+    It takes as long as several jobs.  A version of Snakemake that does it elsewhere does it.
+    """
+    persistence = type(getattr(workflow, "persistence", None))
+    plain = getattr(persistence, "_serialize_param_builtin", None)
+    if plain and isinstance(getattr(persistence, "_serialize_param", None), property):
+        persistence._serialize_param = property(
+            lambda self: functools.partial(plain, self)
+        )
 
 
 def end_run():

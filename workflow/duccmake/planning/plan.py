@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -216,10 +217,12 @@ class Plan:
     # --- as a file ------------------------------------------------------
 
     def save(self) -> Path:
-        """Write the plan under its own digest, unless it is there; returns its path."""
+        """Write the plan under its own digest; returns its path, which is the newest then."""
         content = json.dumps(self._to_json(), sort_keys=True).encode()
         path = PLANS / f"{hashlib.sha256(content).hexdigest()}.json"
-        if not path.exists():
+        try:
+            os.utime(path)
+        except FileNotFoundError:
             write_atomically(path, content)
         return path
 

@@ -1,0 +1,149 @@
+"""How each image stands, as a table."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+
+from duccmake.planning.model import Departure, Problem
+from duccmake.planning.model import State as Planned
+from duccmake.planning.plan import Plan
+from duccmake.run.status import Outcome, Status
+from duccmake.service.images import main
+from support.planned import REPOSITORY, image, plan
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "status.py"
+
+
+def status(run: str, **became: tuple[Outcome, str]) -> None:
+    """The last run's, by tags."""
+    images = {f"r.example.org/app:{tag}": found for tag, found in became.items()}
+    Status(1, run, 0, 0, {}, images, (), (), ()).save(Path.cwd())
+
+
+def planned(tag: str, *, state: Planned = Planned.PENDING, why: str = "new", **more):
+    return image(f"r.example.org/app:{tag}", state=state, why=why, **more)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def saved() -> str:
+    """A plan with an image of each kind; what its runs are called."""
+    made = plan(
+        [
+            planned("done", state=Planned.PUBLISHED, why=""),
+            planned("stale", state=Planned.PUBLISHED, why="registry not reached"),
+            *map(planned, ("new", "broken", "quiet", "made")),
+        ],
+        [
+            Problem(REPOSITORY, "r.example.org/gone:1", "no such\n  tag", False, 1),
+            Problem(REPOSITORY, "r.example.org/may:1", "no such tag", True, 2),
+        ],
+        departures=(
+            Departure(REPOSITORY, "r.example.org/app:old", "sha256:0", "not wished for"),
+            Departure(REPOSITORY, "r.example.org/app:left", "sha256:0", "not wished for"),
+        ),
+    )
+    return f"{made.save().stem[:12]}-7"
+
+
+BECAME = {
+    "broken": (Outcome.FAILED, "damaged"),
+    "quiet": (Outcome.SKIPPED, "no such blob"),
+    "made": (Outcome.CONVERTED, ""),
+    "left": (Outcome.REMOVED, "not wished for"),
+}
+LINES = """\
+failed     r.example.org/app:broken  damaged
+failed     r.example.org/gone:1      no such tag
+skipped    r.example.org/app:quiet   no such blob
+skipped    r.example.org/may:1       no such tag
+pending    r.example.org/app:new     new
+leaving    r.example.org/app:old     not wished for
+stale      r.example.org/app:stale   registry not reached
+published  r.example.org/app:done
+published  r.example.org/app:made
+9 images: 2 failed, 2 skipped, 1 pending, 1 leaving, 1 stale, 2 published
+"""
+
+
+def test_what_wants_to_be_looked_at_comes_first_with_its_reason(saved, capsys):
+    status(saved, **BECAME)
+    assert main([]) == 0
+    assert capsys.readouterr().out == LINES
+
+
+def test_of_an_older_run_only_failures_of_what_is_pending_count(saved, capsys):
+    became = BECAME | {"done": (Outcome.FAILED, "once")}
+    status("0123456789ab-7", **became)
+    main(["--json"])
+    found = {row["image"].rpartition(":")[2]: row for row in json.loads(capsys.readouterr().out)}
+    assert found["made"]["state"] == "pending" and found["made"]["reason"] == "new"
+    assert found["broken"]["state"] == "failed"
+    assert found["left"]["state"] == "leaving"
+    assert found["done"]["state"] == "published"
+
+
+def test_globs_choose_images_and_tables_are_read_as_they_were_written(saved, capsys):
+    status(saved, **BECAME)
+    main(["*:broken", "*:new", "--tsv"])
+    found = pandas.read_csv(io.StringIO(capsys.readouterr().out), sep="\t")
+    assert list(found["image"]) == ["r.example.org/app:broken", "r.example.org/app:new"]
+    assert set(found["repository"]) == {REPOSITORY}
+    assert all(digest.startswith("sha256:") for digest in found["digest"])
+    main(["nothing"])
+    assert capsys.readouterr().out == "0 images\n"
+
+
+def test_the_newest_plan_is_the_one_that_counts(saved, capsys):
+    def images(made: Plan) -> str:
+        before = list(Path("results/plans").iterdir())
+        for path in before:
+            os.utime(path, (1, 1))
+        made.save()
+        main([])
+        return capsys.readouterr().out.splitlines()[-1]
+
+    one, two = (plan([planned(f"v{n}") for n in range(count)]) for count in (1, 2))
+    assert images(one) == "1 image: 1 pending"
+    assert images(two) == "2 images: 2 pending"
+    assert images(one) == "1 image: 1 pending"
+
+
+def test_a_line_is_no_longer_than_the_terminal_is_wide(saved, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    main(["*app*"])
+    assert {len(line) <= 40 for line in sys.stdout.getvalue().splitlines()[:-1]} == {True}
+
+
+def test_where_nothing_has_run_it_says_so(tmp_path, capsys):
+    assert main(["-d", str(tmp_path / "empty")]) == 1
+    assert f"{tmp_path / 'empty'} has no plan: run snakemake there" in capsys.readouterr().err
+
+
+def test_who_reads_only_the_beginning_gets_no_traceback():
+    plan([planned(f"v{number}") for number in range(5000)]).save()
+    program = subprocess.Popen(
+        [sys.executable, SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout and program.stderr
+    program.stdout.readline()
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    assert program.wait() == 0

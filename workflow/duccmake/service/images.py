@@ -1,0 +1,85 @@
+"""The program that shows how each image of the wish lists stands."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..oci.globs import any_of
+from ..planning.plan import Plan
+from ..run.status import Status
+from ..run.table import newest_plan, table
+from ..words import counted
+
+if TYPE_CHECKING:
+    import pandas
+
+DESCRIPTION = """\
+Show how each image of the wish lists stands, from the newest plan and the last run: what
+failed and why comes first. No registry is asked; `snakemake -n` brings the plan up to date."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the table to standard output; 1 where there has been no run yet."""
+    options = _parse(arguments)
+    path = newest_plan(options.directory)
+    if path is None:
+        where = options.directory.absolute()
+        sys.stderr.write(f"{where} has no plan: run snakemake there, or name it with -d\n")
+        return 1
+    found = table(Plan.load(path), path.stem, Status.load(options.directory))
+    if options.globs:
+        pattern = any_of(*options.globs)
+        found = found[[pattern.fullmatch(name) is not None for name in found["image"]]]
+    try:
+        sys.stdout.write(_text(found, options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # as `head` leaves it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _text(found: pandas.DataFrame, options: argparse.Namespace) -> str:
+    if options.json:
+        return found.to_json(orient="records", indent=1, force_ascii=False) + "\n"
+    if options.tsv:
+        return found.to_csv(sep="\t", index=False)
+    return "".join(f"{line}\n" for line in _lines(found))
+
+
+def _lines(found: pandas.DataFrame) -> Iterator[str]:
+    """The table for people: no line is longer than their terminal is wide."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    shown = found[["state", "image", "reason"]]
+    padded = shown.apply(lambda column: column.str.ljust(max(column.str.len(), default=0)))
+    for cells in padded.itertuples(index=False):
+        yield "  ".join(cells).rstrip()[:width]
+    counts = found["state"].value_counts(sort=False)
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    yield f"{counted(len(found), 'image')}{': ' if said else ''}{said}"
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("status.py", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument(
+        "globs",
+        nargs="*",
+        metavar="GLOB",
+        help="images whose whole names match, such as '*debian*'",
+    )
+    parser.add_argument(
+        "-d",
+        "--directory",
+        type=Path,
+        default=Path(),
+        help="the working directory of snakemake (default: this one)",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="an array of objects")
+    form.add_argument("--tsv", action="store_true", help="a line an image, with a header")
+    return parser.parse_args(arguments)
