@@ -110,9 +110,11 @@ def test_told_to_stop_it_finishes_the_transaction_and_no_download(work: Work):
     with watching(work) as watch:
         eventually(held.reached.is_set, "a download", watch)
         eventually(journal.exists, "a transaction", watch)
-        # The download would never end by itself.
+        # The download would never end by itself: it is cut off before it can say so.
         assert watch.stop() == 0
+    downloads = [event["image"] for event in events(work, "end_layer_download")]
     held.released.set()
+    assert set(downloads) == {work.named("team/app:1")}
     assert work.repository.verify(work.named("team/app:1")) == []
     assert work.content("team/app:1") == "one"
     assert not journal.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Ending
+from duccmake.workspace.reports import Rule
 from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import hold, nobody_runs
 
@@ -125,3 +127,97 @@ def test_who_stays_is_seen_from_outside(tmp_path: Path):
         assert not alone
     with nobody_runs(tmp_path) as alone:
         assert alone
+
+
+DEAF = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+job = subprocess.Popen([sys.executable, sys.argv[1], *sys.argv[2:]]) if sys.argv[1:] else None
+print("ready", flush=True)
+while True:
+    time.sleep(1)
+"""
+WAITING = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: None)
+sys.exit(subprocess.Popen([sys.executable, *sys.argv[1:]]).wait())
+"""
+JOB = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(sys.argv[1], "w").close()
+open(sys.argv[2]).read()
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(child, "_PATIENCE_SECONDS", 0.0)
+
+
+async def stopped(process: Child) -> None:
+    """Stop it as the watcher does, until it has ended."""
+    ended = asyncio.ensure_future(process.outcome())
+    while not ended.done():
+        process.stop()
+        await asyncio.wait([ended], timeout=0.05)
+
+
+def test_snakemake_that_is_deaf_is_killed_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None
+):
+    monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", DEAF])
+
+    async def run() -> None:
+        await stopped(await Child.start(invocation("-d", str(tmp_path))))
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(set(Rule) - child._REPEATABLE))
+def test_it_is_never_killed_while_a_job_writes_to_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None, rule: Rule
+):
+    job = tmp_path / "scripts" / f"{rule}.py"
+    job.parent.mkdir()
+    job.write_text(JOB)
+    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
+    os.mkfifo(begun)
+    os.mkfifo(may_end)
+    command = [sys.executable, "-c", DEAF, str(job), str(begun), str(may_end)]
+    monkeypatch.setattr(child, "command", lambda *_: command)
+
+    async def run() -> None:
+        process = await Child.start(invocation("-d", str(tmp_path)))
+        await asyncio.to_thread(begun.read_bytes)
+        stopping = asyncio.ensure_future(stopped(process))
+        # It is asked many times while the job writes.
+        for _ in range(20):
+            await asyncio.wait([stopping], timeout=0.05)
+        assert not stopping.done()
+        await asyncio.to_thread(may_end.write_bytes, b"x")
+        await stopping
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(child._REPEATABLE))
+def test_what_can_be_repeated_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
+):
+    monkeypatch.setattr(child, "_PATIENCE_SECONDS", float("inf"))
+    job = tmp_path / "scripts" / f"{rule}.py"
+    job.parent.mkdir()
+    job.write_text(JOB.replace("signal.signal", "print"))
+    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
+    os.mkfifo(begun)
+    os.mkfifo(may_end)
+    command = [sys.executable, "-c", WAITING, str(job), str(begun), str(may_end)]
+    monkeypatch.setattr(child, "command", lambda *_: command)
+
+    async def run() -> None:
+        process = await Child.start(invocation("-d", str(tmp_path)))
+        await asyncio.to_thread(begun.read_bytes)
+        await stopped(process)
+
+    asyncio.run(asyncio.wait_for(run(), 60))

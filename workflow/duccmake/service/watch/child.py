@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 
 from ...run.status import Status
 from ...workspace import run_lock
+from ...workspace.reports import Rule
 from ..invocation import Invocation
 from .schedule import Ending
 
@@ -29,8 +31,11 @@ _LOCKS = Path(".snakemake/locks")
 _LOGS = Path(".snakemake/log")
 _KEPT_LOGS = 200
 
-# What can be done again, and costs little of what was done already.
-_REPEATABLE = re.compile(r"\.(?:fetch_blob|unpack_layer|flatten_image)\.py\Z")
+_REPEATABLE = frozenset({Rule.OPEN_GATE, Rule.FETCH_BLOB, Rule.UNPACK_LAYER, Rule.FLATTEN_IMAGE})
+"""Rules whose jobs can be done again, and lose little of what was done already."""
+
+_PATIENCE_SECONDS = 10.0
+"""So long Snakemake may take to end once no job runs that must not be cut off."""
 
 
 def command(invocation: Invocation, only: Sequence[str] = ()) -> list[str]:
@@ -69,6 +74,7 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
         self._process = process
         self._directory = directory
+        self._deadline = math.inf
 
     @classmethod
     async def start(cls, invocation: Invocation, only: Sequence[str] = ()) -> Child:
@@ -93,7 +99,8 @@ class Child:
     def stop(self) -> None:
         """Ask it to end: no new job, what can be repeated is cut off, a transaction is finished.
 
-        Call it again until it has ended.
+        Call it again until it has ended: Snakemake may be deaf, and is killed then, but
+        never while a job writes to a repository or pushes.
         """
         if self._process.returncode is not None:
             return
@@ -102,17 +109,31 @@ class Child:
             self._process.send_signal(signal.SIGTERM)
         except (psutil.NoSuchProcess, ProcessLookupError):
             return
+        writing = False
         for job in jobs:
-            try:
-                if any(_REPEATABLE.search(word) for word in job.cmdline()):
+            with suppress(psutil.Error):
+                rule = _rule_of(job.cmdline())
+                if rule in _REPEATABLE:
                     job.terminate()
-            except psutil.Error:
-                continue
+                writing |= rule not in (None, *_REPEATABLE)
+        now = time.monotonic()
+        self._deadline = math.inf if writing else min(self._deadline, now + _PATIENCE_SECONDS)
+        if now >= self._deadline:
+            logger.warning("Snakemake does not end, and nothing is being published: killing it")
+            self.kill()
 
     def kill(self) -> None:
         """End it at once, with all that it started; the next run mends what is half done."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _rule_of(command: Sequence[str]) -> Rule | None:
+    """The rule whose job a process is, by the script that it runs."""
+    for path in map(Path, command):
+        if path.suffix == ".py" and path.parent.name == "scripts" and path.stem in set(Rule):
+            return Rule(path.stem)
+    return None
 
 
 def _prune(logs: Path) -> None:
