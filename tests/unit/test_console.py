@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from duccmake.errors import NotFound
 from duccmake.planning.model import Problem, State
 from duccmake.run.summary import announce, summarise
 from duccmake.workspace.reports import Failed, Fetched, JobName, Report, Rule, write_report
@@ -68,6 +69,14 @@ def test_the_repository_is_asked_what_was_converted_and_not_the_jobs(tmp_path):
     lines = summary(tmp_path, made, failed("torn", Rule.PUBLISH_IMAGE, REPOSITORY, NAME))
     assert lines[0].startswith(f"converted  {NAME}")
     assert "1 converted" in lines[-1]
+
+
+def test_a_failure_that_images_share_is_each_ones_own(tmp_path):
+    names = [f"r.example.org/app:{tag}" for tag in ("a", "b")]
+    shared = NotFound("no such blob", image=f"{names[0]} (and 1 more)", step="fetch")
+    job = JobName.of(Rule.FETCH_BLOB, layer().digest.short)
+    lines = summary(tmp_path, plan(map(image, names)), Failed(job, str(shared), shared.image))
+    assert lines[:2] == [f"failed  {name}  fetch: no such blob" for name in names]
 
 
 def test_bytes_are_counted_once_a_layer(tmp_path):

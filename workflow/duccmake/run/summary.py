@@ -181,7 +181,7 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
         name: open_repository(config.repository, name)
         for name in {image.repository for image in plan.images}
     }
-    failures = {report.job: report.error for report in reports if isinstance(report, Failed)}
+    failures = {report.job: report.reason for report in reports if isinstance(report, Failed)}
     for image in plan.images:
         if image.state != State.PENDING:
             yield Result(image.title, Outcome.UP_TO_DATE, image.why)
@@ -249,8 +249,9 @@ def _removals(reports: Sequence[Report]) -> Iterator[Result]:
                 yield Result(image, Outcome.PINNED, words)
             case Unpinned(image=image, words=words):
                 yield Result(image, Outcome.UNPINNED, words)
-            case Failed(job=job, error=error) if job.rule in _MAINTENANCE:
-                yield Result("".join(job.wildcards) or job.rule, Outcome.FAILED, error)
+            case Failed(job=job) if job.rule in _MAINTENANCE:
+                title = "".join(job.wildcards) or job.rule
+                yield Result(title, Outcome.FAILED, report.error)
 
 
 def _reasons(plan: Plan, image: PlannedImage, failures: Mapping[JobName, str]) -> Iterator[str]:

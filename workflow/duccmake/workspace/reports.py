@@ -64,6 +64,11 @@ class Failed(Report):
     error: str
     image: str
 
+    @property
+    def reason(self) -> str:
+        """The error without the image: others may fail of the same."""
+        return self.error.removeprefix(f"{self.image}: ")
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched(Report):
