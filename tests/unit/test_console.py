@@ -79,11 +79,17 @@ def test_a_failure_that_images_share_is_each_ones_own(tmp_path):
     assert lines[:2] == [f"failed  {name}  fetch: no such blob" for name in names]
 
 
-def test_bytes_are_counted_once_a_layer(tmp_path):
-    both = (image(), image("r.example.org/b:1", layers=(layer(), layer("more"))))
-    fetched = Fetched(JobName.of(Rule.FETCH_BLOB, "x"), LAYER_BYTES)
-    lines = summary(tmp_path, plan(both), fetched)
-    assert "1.0 kB fetched, 1.0 kB reused" in lines[-1]
+def test_bytes_are_counted_once_a_layer_and_reused_are_those_of_what_was_converted(tmp_path):
+    changes = stage(tmp_path / "staging", NAME)
+    publish(open_repository(tmp_path), changes)
+    [staged] = changes.images
+    layers = tuple(layer(digest=digest) for digest in staged.layers)
+    converted = {"manifest": staged.manifest, "config": staged.config, "layers": layers}
+    failed = image("r.example.org/b:1", layers=(*layers, layer("more")))
+    fetched = Fetched(JobName.of(Rule.FETCH_BLOB, layers[0].digest.short), LAYER_BYTES)
+    lines = summary(tmp_path, plan([image(**converted), failed]), fetched)
+    assert len(layers) > 1
+    assert f"1.0 kB fetched, {len(layers) - 1}.0 kB reused" in lines[-1]
 
 
 def test_thousands_of_images_that_are_up_to_date_are_counted_and_not_listed(tmp_path):

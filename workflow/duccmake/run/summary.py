@@ -135,7 +135,9 @@ def summarise(
     results = list(_results(plan, reports, workdir) if is_about_images else _removals(reports))
     status = of_this_process(run.name, time.monotonic() - began, results, plan)
     totals = Counter(item.outcome for item in results)
-    counts = _counts_of(totals, only) if only else _counts(totals, plan, reports)
+    counts = (
+        _counts_of(totals, only) if only else f"{_counts(totals)}; {_bytes(results, plan, reports)}"
+    )
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
     print(*_lines(results), last, sep="\n", file=out)
     if not only:
@@ -154,16 +156,26 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
             yield f"{item.outcome:{width}}  {item.title}{f'  {remark}' if remark else ''}"
 
 
-def _counts(totals: Counter[Outcome], plan: Plan, reports: Sequence[Report]) -> str:
-    said = ", ".join(
+def _counts(totals: Counter[Outcome]) -> str:
+    return ", ".join(
         f"{totals[kind]} {kind}" for kind in _COUNTED if totals[kind] or kind not in _SELDOM
     )
-    fetched = sum(report.size for report in reports if isinstance(report, Fetched))
-    layers = {
-        layer.digest: layer.descriptor.size for image in plan.wanted for layer in image.layers
+
+
+def _bytes(results: Sequence[Result], plan: Plan, reports: Sequence[Report]) -> str:
+    """What was fetched, and what was there already of the images that were converted."""
+    fetched = {
+        report.job.wildcards: report.size for report in reports if isinstance(report, Fetched)
     }
-    reused = in_bytes(max(0, sum(layers.values()) - fetched))
-    return f"{said}; {in_bytes(fetched)} fetched, {reused} reused"
+    converted = {item.title for item in results if item.outcome == Outcome.CONVERTED}
+    there = {
+        layer.digest: layer.descriptor.size
+        for image in plan.wanted
+        if image.title in converted
+        for layer in image.layers
+        if (plan.key(layer.digest),) not in fetched
+    }
+    return f"{in_bytes(sum(fetched.values()))} fetched, {in_bytes(sum(there.values()))} reused"
 
 
 def _counts_of(totals: Counter[Outcome], only: Collection[str]) -> str:
