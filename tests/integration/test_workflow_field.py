@@ -173,6 +173,7 @@ def test_flat_trees_are_made_again_when_everybody_shall_read_them(run: Run, work
     assert record
     layerfs = work.repository.layout.layerfs(record.layers[0])
     tree = flat(work, "private")
+    work.wish("{host}/field/private:1")
     for fixed in (False, True, False):
         work.configure(platforms=[str(AMD64)], flat={"fix_permissions": fixed})
         again = work.run(check=True)
