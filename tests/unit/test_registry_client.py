@@ -19,6 +19,7 @@ from duccmake.oci.globs import matching
 from duccmake.oci.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
 from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.registry.client import Client
+from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry
@@ -178,7 +179,7 @@ def test_what_does_not_exist_is_not_found_at_once(registry):
 def test_resolving_finds_manifest_and_configuration(registry):
     image = add_image(registry.store, "team/app", "1", docker=True)
     with client(registry) as asking:
-        digest, manifest, config = asking.resolve(reference(registry), AMD64)
+        digest, manifest, config = select_image(asking, reference(registry), AMD64)
     assert (digest, manifest.config) == (image.manifest.digest, image.config)
     assert config.env == ("PATH=/bin",)
 
@@ -190,10 +191,10 @@ def test_resolving_goes_through_indexes_in_indexes(registry):
     inner = add_index(store, "team/app", "", [arm.manifest, amd.manifest], DOCKER_LIST)
     outer = add_index(store, "team/app", "1", [inner])
     with client(registry) as asking:
-        digest, manifest, _ = asking.resolve(reference(registry), AMD64)
+        digest, manifest, _ = select_image(asking, reference(registry), AMD64)
         assert isinstance(asking.manifest(reference(registry)), Index)
         wish = Platform.parse("linux/arm64")
-        assert asking.resolve(reference(registry), wish)[1].digest == arm.manifest.digest
+        assert select_image(asking, reference(registry), wish)[1].digest == arm.manifest.digest
     assert (digest, manifest.digest) == (outer.digest, amd.manifest.digest)
 
 
@@ -207,12 +208,12 @@ def test_an_index_that_has_another_size_for_a_manifest_is_refused(registry, lie,
     wrong = replace(entry, size=entry.size + lie)
     add_index(store, "team/app", "1", [wrong])
     with Client({}) as client, pytest.raises(DigestMismatch) as caught:
-        client.resolve(reference(registry, "team/app:1"), AMD64)
+        select_image(client, reference(registry, "team/app:1"), AMD64)
     assert f"{entry.size} bytes" in str(caught.value) and str(wrong.size) in str(caught.value)
     assert caught.value.image == reference(registry, "team/app:1").name
     add_index(store, "team/app", "1", [entry])
     with Client({}) as client:
-        assert client.resolve(reference(registry, "team/app:1"), AMD64)
+        assert select_image(client, reference(registry, "team/app:1"), AMD64)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +228,10 @@ def test_what_a_configuration_leaves_open_an_index_or_else_the_wish_says(registr
     add_index(store, "team/app", "unnamed", [unnamed.manifest])
     with Client({}) as client:
         for name, image in {"alone": alone, "named": named, "unnamed": unnamed}.items():
-            found = client.resolve(reference(registry, f"team/app:{name}"), arm)[1]
+            found = select_image(client, reference(registry, f"team/app:{name}"), arm)[1]
             assert found.digest == image.manifest.digest
         with pytest.raises(UnsupportedImage, match="linux/arm64/v8"):
-            client.resolve(reference(registry, "team/app:named"), AMD64)
+            select_image(client, reference(registry, "team/app:named"), AMD64)
 
 
 def test_an_entry_that_needs_a_feature_is_passed_over_and_named_where_there_is_no_other(registry):
@@ -242,9 +243,11 @@ def test_an_entry_that_needs_a_feature_is_passed_over_and_named_where_there_is_n
     add_index(store, "team/app", "1", entries)
     add_index(store, "team/app", "2", entries[:1])
     with Client({}) as client:
-        assert client.resolve(reference(registry, "team/app:1"), AMD64)[1].digest == plain.digest
+        assert (
+            select_image(client, reference(registry, "team/app:1"), AMD64)[1].digest == plain.digest
+        )
         with pytest.raises(UnsupportedImage, match=r"only for: linux/amd64 with nydus\.remote"):
-            client.resolve(reference(registry, "team/app:2"), AMD64)
+            select_image(client, reference(registry, "team/app:2"), AMD64)
 
 
 def test_indexes_nested_without_end_are_given_up(registry):
@@ -257,7 +260,7 @@ def test_indexes_nested_without_end_are_given_up(registry):
             [Descriptor(entry.media_type, entry.digest, entry.size)],
         )
     with client(registry) as asking, pytest.raises(UnsupportedImage):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
     assert len(registry.requests) < 12
 
 
@@ -269,9 +272,9 @@ def test_a_platform_that_is_not_there_is_refused_and_what_is_there_is_named(regi
     add_image(store, "team/app", "single", platform=Platform("linux", "s390x"))
     with client(registry) as asking:
         with pytest.raises(UnsupportedImage, match=r"only for: linux/arm/v7(;|$)"):
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
         with pytest.raises(UnsupportedImage, match="linux/s390x"):
-            asking.resolve(reference(registry, "team/app:single"), AMD64)
+            select_image(asking, reference(registry, "team/app:single"), AMD64)
 
 
 def test_an_index_without_platforms_is_judged_by_the_configurations(registry):
@@ -282,21 +285,23 @@ def test_an_index_without_platforms_is_judged_by_the_configurations(registry):
     ]
     add_index(store, "team/app", "1", [entry.manifest for entry in entries])
     with client(registry) as asking:
-        assert asking.resolve(reference(registry), AMD64)[1].digest == entries[1].manifest.digest
+        assert (
+            select_image(asking, reference(registry), AMD64)[1].digest == entries[1].manifest.digest
+        )
 
 
 def test_an_artifact_is_refused_with_its_type(registry):
     chart = "application/vnd.cncf.helm.config.v1+json"
     add_image(registry.store, "team/app", "1", config_type=chart)
     with client(registry) as asking, pytest.raises(UnsupportedImage, match=r"vnd\.cncf\.helm"):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
 
 
 def test_a_configuration_with_wrong_bytes_is_refused(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("^GET .*/blobs/", faults.wrong_bytes, times=100)
     with client(registry) as asking, pytest.raises(DigestMismatch):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
 
 
 def test_all_pages_of_a_list_of_tags_are_read(registry):
@@ -445,7 +450,7 @@ def test_anonymous_tokens_suffice_for_what_is_public(tmp_path):
     with FaultyRegistry(tmp_path, tokens=True, anonymous_pull=True) as registry:
         add_image(registry.store, "team/app", "1")
         with client(registry) as asking:
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
         assert [r for r in registry.requested() if "/token" in r] == [
             "GET /token?service=demo&scope=repository%3Ateam%2Fapp%3Apull"
         ]
@@ -468,7 +473,7 @@ def test_a_token_that_ends_in_the_middle_of_a_run_is_replaced(tmp_path):
         with client(registry) as asking:
             asking.poll(reference(registry))
             registry.revoke_tokens()
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
 
 
 @pytest.mark.parametrize("tokens", [False, True])
@@ -513,7 +518,7 @@ def test_a_mirror_with_a_path_prefix_is_asked_before_the_registry(tmp_path):
         add_image(mirror.store, "cache/team/app", "1")
         mirrors = (f"{mirror.url}/cache",)
         with client(registry, mirrors=mirrors) as asking:
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
             asking.tags(reference(registry))
         assert {request.partition("?")[0] for request in registry.requested()} == {
             "GET /v2/team/app/tags/list"
@@ -531,7 +536,7 @@ def test_what_a_mirror_does_not_deliver_comes_from_the_registry(tmp_path, fault)
         add_image(mirror.store, "team/app", "1")
         mirror.break_next("", fault, times=1000)
         with client(registry, mirrors=(mirror.url,)) as asking:
-            found = asking.resolve(reference(registry), AMD64)[0]
+            found = select_image(asking, reference(registry), AMD64)[0]
             asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
         assert found == image.manifest.digest
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from .endpoints import Endpoint
-from .host import Answer
+from .host import Response
 from .limits import Pace
 from .retry import Patience
 from .transport import Call, Transport
 
 
-class BlobSource:
+class RemoteBlob:
     """A blob at an address; without endpoint, at a foreign one that gets no credentials."""
 
     def __init__(
@@ -34,7 +34,7 @@ class BlobSource:
         """The host."""
         return self._host.name
 
-    def open(self, offset: int) -> Answer:
+    def open(self, offset: int) -> Response:
         """Ask for the rest from ``offset`` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         gone = frozenset({416})

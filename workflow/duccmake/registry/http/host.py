@@ -50,7 +50,7 @@ _NO_RETRIES = urllib3.Retry(False)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 
-class Answer:
+class Response:
     """An answer whose body is still to be read, and its connection to be given back.
 
     ``release`` is called once, when that has happened.
@@ -151,7 +151,7 @@ class Host:
         headers: Mapping[str, str],
         deadline: Deadline,
         body: bytes | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Make one request, without following redirects.
 
         Raises `TryAgain` where there is no answer, `RateLimited` where none may be
@@ -169,7 +169,7 @@ class Host:
         except BaseException:
             release()
             raise
-        return Answer(url, raw, release)
+        return Response(url, raw, release)
 
     def _count(
         self, kind: str, request: Callable[[], urllib3.BaseHTTPResponse]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 from ...errors import RegistryError
-from .host import Answer
+from .host import Response
 
 MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-def redirected(response: Answer, url: str, redirects: int, *, plain: bool = False) -> str:
+def redirected(response: Response, url: str, redirects: int, *, plain: bool = False) -> str:
     """Where a redirect leads; the address itself may be signed and stays out of messages.
 
     From https it leads to http only where that is allowed as ``plain``.

@@ -17,7 +17,7 @@ from ..settings import RegistrySettings
 from .auth import Authorizer, Scope, TokenRequest
 from .challenge import Challenge, parse_challenges
 from .credentials import CredentialStore, normal_host
-from .host import Answer, Host
+from .host import Host, Response
 from .redirects import MAX_REDIRECTS, REDIRECTS, is_same_host, redirected
 from .retry import (
     Breaker,
@@ -42,7 +42,7 @@ _PAUSE_SECONDS = 60.0
 """How long a host is spared that kept answering 429 without saying for how long."""
 _CHUNK = 64 * 1024
 
-T = TypeVar("T", "Reply", Answer)
+T = TypeVar("T", "Reply", Response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Transport:
 
         return self._trying(call, attempt, patience)
 
-    def open(self, call: Call, *, patience: Patience | None = None) -> Answer:
+    def open(self, call: Call, *, patience: Patience | None = None) -> Response:
         """Make a call and return the answer with its body unread; the caller closes it."""
         return self._trying(call, lambda deadline: self._answered(call, deadline), patience)
 
@@ -186,7 +186,7 @@ class Transport:
         parts = urlsplit(url)
         return self.host(parts.scheme, parts.netloc)
 
-    def _answered(self, call: Call, deadline: Deadline) -> Answer:
+    def _answered(self, call: Call, deadline: Deadline) -> Response:
         """One try: redirects followed, credentials offered where asked, bad statuses raised."""
         url = call.url
         origin = host = self._host_of(url)
@@ -282,7 +282,9 @@ class Transport:
 
         return self._trying(call, attempt, None)
 
-    def _refusal(self, call: Call, response: Answer, host: Host, *, redirected: bool) -> Exception:
+    def _refusal(
+        self, call: Call, response: Response, host: Host, *, redirected: bool
+    ) -> Exception:
         """The error for a status of 400 or above; closes the response."""
         status = response.status
         code, said = _registry_words(response)
@@ -313,7 +315,7 @@ class Transport:
 
 
 def _better(
-    authorizer: Authorizer, response: Answer, scope: Scope, refused: str, *, again: bool
+    authorizer: Authorizer, response: Response, scope: Scope, refused: str, *, again: bool
 ) -> str:
     """What to ask again with after a refusal, or ""; the connection is free by now."""
     challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
@@ -322,7 +324,7 @@ def _better(
     return "" if refused else authorizer.offer(scope)
 
 
-def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
+def read_body(response: Response, limit: int, deadline: Deadline) -> bytes:
     """The whole body, decoded where a proxy encoded it.
 
     Raises `TryAgain` where it breaks off, `RegistryError` where it is over ``limit`` bytes.
@@ -343,7 +345,7 @@ def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
     return b"".join(pieces)
 
 
-def _registry_words(response: Answer) -> tuple[str, str]:
+def _registry_words(response: Response) -> tuple[str, str]:
     """A registry's error (distribution-spec, "Error Codes"): its code, and code and message."""
     try:
         members = json.loads(read_body(response, _ERROR_LIMIT, Deadline(_ERROR_SECONDS)))
@@ -358,7 +360,7 @@ def _registry_words(response: Answer) -> tuple[str, str]:
     return code, f" ({words[:200]})" if words else ""
 
 
-def _host_name(response: Answer) -> str:
+def _host_name(response: Response) -> str:
     return urlsplit(response.url).netloc
 
 
