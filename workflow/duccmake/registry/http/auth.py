@@ -103,7 +103,8 @@ class Authorizer:
         if challenge is None and not self._pinged and self._credentials(scope):
             with contextlib.suppress(RegistryError):
                 challenge = self._learn()
-        if challenge is None:
+        if challenge is None or (challenge.scheme == "basic" and not self._credentials(scope)):
+            # Where others need a password, this repository may be open to everybody.
             return ""
         grant = self._grants.get(str(scope))
         if grant and grant.expires > time.monotonic():
