@@ -10,6 +10,7 @@ import pytest
 from duccmake.errors import (
     DigestMismatch,
     NotFound,
+    RateLimited,
     RegistryError,
     RegistryUnavailable,
     Unauthorized,
@@ -103,11 +104,78 @@ def test_what_neither_head_nor_get_finds_says_nothing_about_head(registry):
     assert manifest_requests(registry) == ["HEAD", "GET", "HEAD"]
 
 
-def test_a_digest_that_climbs_out_of_its_directory_is_refused(registry):
-    add_image(registry.store, "team/app", "1")
-    registry.break_next("^HEAD", faults.malformed_digest)
-    with client(registry) as asking, pytest.raises(RegistryError, match="wrong digest"):
+def silence(handler, answer):
+    """Nothing at all, until the client gives up."""
+    handler.registry.closing.wait(30)
+
+
+def garbage(handler, answer):
+    """What is no HTTP."""
+    handler.wfile.write(b"\x15\x03\x01 garbage\r\n\r\n")
+    handler.close_connection = True
+
+
+def body_of_head(handler, answer):
+    """A body behind the headers, which a HEAD never has: it is no part of the next answer."""
+    handler.send(answer)
+    handler.wfile.write(answer.body)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        silence,
+        garbage,
+        faults.reset,
+        faults.redirect("{path}"),
+        faults.redirect("ftp://localhost/x"),
+        faults.redirect("http://localhost:1/x"),
+        faults.status(302),
+        faults.status(304),
+        faults.status(408),
+        faults.status(401, WWW_Authenticate="Basic realm=x"),
+        faults.malformed_digest,
+        faults.quoted_digest,
+        body_of_head,
+    ],
+)
+def test_get_decides_where_head_fails_in_whatever_way(registry, fault):
+    images = {tag: add_image(registry.store, "team/app", tag) for tag in ("1", "2")}
+    registry.break_next("^HEAD", fault, times=99)
+    with client(registry, timeout_seconds=0.5) as asking:
+        for tag, image in images.items():
+            named = reference(registry, f"team/app:{tag}")
+            assert asking.poll(named) == asking.manifest(named).digest == image.manifest.digest
+
+
+def test_a_registry_that_fails_at_head_alone_is_not_left_alone(registry):
+    names = [f"team/app{number}:1" for number in range(24)]
+    images = [add_image(registry.store, *name.split(":")) for name in names]
+    together = threading.Barrier(8)
+
+    def fault(handler, answer):
+        together.wait(30)
+        handler.break_connection()
+
+    registry.break_next("^HEAD", fault, times=8)
+    registry.break_next("^HEAD", faults.reset, times=99)
+    with client(registry) as asking, ThreadPoolExecutor(8) as pool:
+        polled = pool.map(lambda name: asking.poll(reference(registry, name)), names)
+        assert list(polled) == [image.manifest.digest for image in images]
+
+
+def test_a_registry_that_allows_no_more_polls_is_not_asked_by_get_instead(registry):
+    registry.break_next("^HEAD", faults.status(429, Retry_After="3600"))
+    with client(registry) as asking, pytest.raises(RateLimited):
         asking.poll(reference(registry))
+    assert manifest_requests(registry) == ["HEAD"]
+
+
+def test_what_is_no_digest_names_none(registry):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("", faults.malformed_digest, times=2)
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
 
 
 def test_the_manifest_keeps_the_bytes_of_the_registry(registry):
@@ -433,7 +501,7 @@ def test_a_redirect_loop_ends(registry):
     registry.break_next("", faults.redirect("{path}"), times=1000)
     with client(registry) as asking, pytest.raises(RegistryError, match="redirects more than"):
         asking.poll(reference(registry))
-    assert len(registry.requests) < 20
+    assert len(registry.requests) < 30
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 from ..errors import (
     DigestMismatch,
     DuccmakeError,
-    InvalidReference,
     ManifestError,
     NotFound,
+    RateLimited,
     RegistryError,
     RegistryUnavailable,
+    Unauthorized,
     UnsupportedImage,
 )
 from ..fs.closing import Closing
@@ -32,7 +33,7 @@ from .http.retry import Patience, RetryPolicy
 from .http.transport import Call, Transport
 from .images import Images
 from .push import CHUNK_BYTES, Pusher
-from .responses import Verified, parse_manifest_of
+from .responses import Verified, named_digest, parse_manifest_of
 from .settings import RegistrySettings
 from .tag_pages import IncompleteList, Page, list_tags, parse_page
 
@@ -100,7 +101,7 @@ class Client(Images, Closing):
     def poll(self, reference: Reference) -> Digest:
         """The digest that the reference stands for now, by HEAD: it costs no pull.
 
-        Where HEAD is refused or names no digest, the manifest is fetched: only its
+        Where HEAD fails or names no digest, the manifest is fetched: only its
         absence is one.
         """
         return self._read(
@@ -263,21 +264,45 @@ class Client(Images, Closing):
             raise RegistryError(error.found, hint=error.hint) from None
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
-        """By HEAD; where that tells nothing, whatever its status, GET decides."""
+        """By HEAD; where that tells nothing, whatever comes of it, GET decides."""
         host = self._transport.host(endpoint.scheme, endpoint.host)
-        reply = None
+        refusal = ""
         if not host.refuses_head:
-            url = endpoint.url(f"manifests/{reference.api_reference}")
-            call = Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=_NO_HEAD)
-            reply = self._transport.exchange(call, limit=0, patience=patience)
-            if reply.status == 200 and (header := reply.headers.get("Docker-Content-Digest")):
-                return _digest_of(header, endpoint)
+            found = self._head(endpoint, reference, patience)
+            if isinstance(found, Digest):
+                return found
+            refusal = found
         digest = self._manifest(endpoint, reference.api_reference, patience).digest
-        # Docker Hub counts each GET as a pull.
-        if reply and reply.status in _NO_HEAD and endpoint.host != DOCKER_HUB:
-            logger.info("%s refuses HEAD (%d) and serves GET", endpoint.host, reply.status)
+        # Docker Hub knows HEAD, and counts each GET as a pull.
+        if refusal and endpoint.host != DOCKER_HUB:
+            logger.info("%s and serves GET", refusal)
             host.refuses_head = True
         return digest
+
+    def _head(
+        self, endpoint: Endpoint, reference: Reference, patience: Patience | None
+    ) -> Digest | str:
+        """The digest that HEAD names, or how it was refused: "" where it just names none."""
+        url = endpoint.url(f"manifests/{reference.api_reference}")
+        headers = {"Accept": ACCEPT}
+        is_trial = endpoint.host != DOCKER_HUB
+        call = Call("HEAD", url, endpoint.pull, headers, accept=_NO_HEAD, is_trial=is_trial)
+        try:
+            reply = self._transport.exchange(call, limit=0, patience=patience)
+        except RateLimited:
+            raise
+        except Unauthorized:
+            # Credentials that are refused are not offered over and over.
+            if self._credentials.find(endpoint.host, endpoint.repository):
+                raise
+            return f"{endpoint.host} asks for credentials for HEAD"
+        except RegistryError as error:
+            if not is_trial:
+                raise
+            return error.found
+        if reply.status in _NO_HEAD:
+            return f"{endpoint.host} refuses HEAD ({reply.status})"
+        return (named_digest(reply) if reply.status == 200 else None) or ""
 
     def _manifest(
         self, endpoint: Endpoint, wanted: str, patience: Patience | None
@@ -299,13 +324,6 @@ class Client(Images, Closing):
             except (RegistryError, DigestMismatch) as error:
                 failure = error
         raise failure
-
-
-def _digest_of(header: str, endpoint: Endpoint) -> Digest:
-    try:
-        return Digest.parse(header.strip())
-    except InvalidReference as error:
-        raise RegistryError(f"{endpoint.host} names a wrong digest: {error.found}") from None
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from ..errors import (
     DuccmakeError,
     InvalidReference,
     ManifestError,
-    RegistryError,
     RegistryUnavailable,
     UnsupportedImage,
 )
@@ -72,24 +71,23 @@ def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:
     )
 
 
+def named_digest(reply: Reply) -> Digest | None:
+    """The digest of its content that an answer names; what is no digest names none."""
+    try:
+        return Digest.parse(reply.headers.get("Docker-Content-Digest", "").strip())
+    except InvalidReference:
+        return None
+
+
 def parse_manifest_of(reply: Reply, wanted: str) -> Manifest | Index:
     """Check the bytes against every digest that is known of them, then parse."""
-    algorithm = "sha256"
-    promised = {wanted} if ":" in wanted else set()
-    header = reply.headers.get("Docker-Content-Digest")
-    if header:
-        promised.add(header.strip())
-    for text in sorted(promised):
-        try:
-            digest = Digest.parse(text)
-        except InvalidReference as error:
-            raise RegistryError(f"the registry names a wrong digest: {error.found}") from None
+    asked = Digest.parse(wanted) if ":" in wanted else None
+    for digest in filter(None, (asked, named_digest(reply))):
         found = hashlib.new(digest.algorithm, reply.body).hexdigest()
         if found != digest.hex:
             raise DigestMismatch(
                 f"a manifest with {digest.algorithm}:{found} came where {digest} was promised",
                 hint="the registry or a proxy serves damaged content: ask its operator",
             )
-        if text == wanted:
-            algorithm = digest.algorithm
+    algorithm = asked.algorithm if asked else "sha256"
     return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)

@@ -51,6 +51,8 @@ class Call:
 
     ``accept`` are the statuses of 400 and above that are an answer, not an error.
     ``is_verified``: the caller knows the digest of what has to come.
+    ``is_trial``: there is another way, which is taken at the first failure; that
+    counts against nobody.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Call:
     body: bytes | None = field(default=None, repr=False)
     accept: frozenset[int] = frozenset()
     is_verified: bool = False
+    is_trial: bool = False
 
     @property
     def is_secret(self) -> bool:
@@ -162,6 +165,8 @@ class Transport:
                 result = attempt(deadline)
             except TryAgain as failure:
                 if isinstance(failure.error, RegistryUnavailable):
+                    if call.is_trial:
+                        raise failure.error from None
                     host.breaker.failed(failure.error.found)
                 pause = backoff_seconds(count, self.policy.backoff_seconds)
                 wait = max(pause, failure.wait_seconds or 0.0)
@@ -175,10 +180,10 @@ class Transport:
                 host.breaker.succeeded()
                 raise
             else:
-                if result.status >= 500:
-                    host.breaker.failed(f"{host.name} answers {result.status}")
-                else:
+                if result.status < 500:
                     host.breaker.succeeded()
+                elif not call.is_trial:
+                    host.breaker.failed(f"{host.name} answers {result.status}")
                 return result
         raise AssertionError("the last try returns or raises")
 
