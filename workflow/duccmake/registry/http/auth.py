@@ -202,7 +202,11 @@ class Authorizer:
         if service:
             fields.insert(0, ("service", service))
         request = _token_request(realm, fields, credentials)
-        status, body = self._fetched(request)
+        try:
+            status, body = self._fetched(request)
+        except RegistryUnreachable as error:
+            error.hint = f"{self._host} has its tokens given there: ask its operator"
+            raise
         if request.form and status in (404, 405):
             raise Unauthorized(
                 f"{parts.netloc} knows no identity tokens", hint="log in with a password instead"

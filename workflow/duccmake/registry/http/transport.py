@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,6 +14,7 @@ from urllib.parse import quote, urlsplit
 from ...errors import NotFound, RateLimited, RegistryError, RegistryUnavailable, Unauthorized
 from ..settings import RegistrySettings
 from .auth import Authorizer, Scope, TokenRequest
+from .bodies import read_body, registry_words
 from .challenge import Challenge, parse_challenges
 from .credentials import CredentialStore, normal_host
 from .host import Host, Response
@@ -23,6 +23,7 @@ from .retry import (
     Breaker,
     Deadline,
     Patience,
+    RegistryUnreachable,
     RetryPolicy,
     TryAgain,
     backoff_seconds,
@@ -36,11 +37,8 @@ _GUARDED = frozenset({401, 403, 404})
 _MAX_OFFERS = 2
 _NO_PING = frozenset(range(400, 500)) - {408, 429}
 _TOKEN_LIMIT = 1024**2
-_ERROR_LIMIT = 64 * 1024
-_ERROR_SECONDS = 10.0
 _PAUSE_SECONDS = 60.0
 """How long a host is spared that kept answering 429 without saying for how long."""
-_CHUNK = 64 * 1024
 
 T = TypeVar("T", "Reply", Response)
 
@@ -200,7 +198,7 @@ class Transport:
         offers = redirects = 0
         while True:
             headers = {**call.headers, "Authorization": header} if header else call.headers
-            response = host.send(call.method, url, headers, deadline, call.body)
+            response = self._sent(call, url, headers, deadline, origin)
             status = response.status
             if call.scope and status in _GUARDED and offers < _MAX_OFFERS:
                 refusal = self._refusal(call, response, host, redirected=host is not origin)
@@ -217,12 +215,27 @@ class Transport:
                 url = redirected(response, url, redirects, plain=plain)
                 response.discard()
                 host = self._host_of(url)
-                authorizer = self._authorizer(host, visited=host is not origin)
+                authorizer = self._authorizer(host, visited=not is_same_host(call.url, url))
                 header = authorizer.header(call.scope) if call.scope else ""
             elif status < 400 or status in call.accept:
                 return response
             else:
                 raise self._refusal(call, response, host, redirected=host is not origin)
+
+    def _sent(
+        self, call: Call, url: str, headers: Mapping[str, str], deadline: Deadline, origin: Host
+    ) -> Response:
+        """Make a request; of a host that cannot be reached it is said who redirects there."""
+        host = self._host_of(url)
+        try:
+            return host.send(call.method, url, headers, deadline, call.body)
+        except (TryAgain, RegistryUnreachable) as failure:
+            error = failure.error if isinstance(failure, TryAgain) else failure
+            if host is not origin and isinstance(error, RegistryUnreachable):
+                error.hint = (
+                    f"{origin.name} redirects there: see whether it can be reached from here"
+                )
+            raise
 
     def _authorizer(self, host: Host, *, visited: bool = False) -> Authorizer:
         """The authorizer of a host; one that was only redirected to gets no credentials."""
@@ -292,7 +305,7 @@ class Transport:
     ) -> Exception:
         """The error for a status of 400 or above; closes the response."""
         status = response.status
-        code, said = _registry_words(response)
+        code, said = registry_words(response)
         response.close()
         what = f"{host.name} answers {status}{said} to {call.method} {_safe_path(call.url)}"
         wait = retry_after_seconds(response.headers.get("Retry-After"))
@@ -306,7 +319,8 @@ class Transport:
             return TryAgain(RegistryUnavailable(what, hint=hint), wait)
         if redirected:
             # Signed addresses run out: the registry gives a new one.
-            return TryAgain(RegistryUnavailable(f"{what} after a redirect"))
+            hint = "the registry redirects there, and it refuses: ask the registry's operator"
+            return TryAgain(RegistryUnavailable(f"{what} after a redirect", hint=hint))
         if status in (401, 403):
             hint = "give credentials that may read it, or check the name"
             return Unauthorized(what, hint=hint)
@@ -327,46 +341,6 @@ def _better(
     if response.status == 401 and challenges:
         return authorizer.answer(challenges, scope, refused, again=again)
     return "" if refused else authorizer.offer(scope)
-
-
-def read_body(response: Response, limit: int, deadline: Deadline) -> bytes:
-    """The whole body, decoded where a proxy encoded it.
-
-    Raises `TryAgain` where it breaks off, `RegistryError` where it is over ``limit`` bytes.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    for piece in response.pieces(_CHUNK, decode=True):
-        size += len(piece)
-        pieces.append(piece)
-        if size > limit:
-            raise RegistryError(
-                f"{_host_name(response)} sends more than the {limit} bytes that are accepted"
-            )
-        if not deadline.remaining:
-            raise TryAgain(
-                RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
-            )
-    return b"".join(pieces)
-
-
-def _registry_words(response: Response) -> tuple[str, str]:
-    """A registry's error (distribution-spec, "Error Codes"): its code, and code and message."""
-    try:
-        members = json.loads(read_body(response, _ERROR_LIMIT, Deadline(_ERROR_SECONDS)))
-        error = members["errors"][0]
-        code = str(error.get("code") or "")
-        words = f"{code} {error.get('message') or ''}"
-    except (TryAgain, RegistryError):
-        return "", ""
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return "", ""
-    words = "".join(char if char.isprintable() else " " for char in words).strip()
-    return code, f" ({words[:200]})" if words else ""
-
-
-def _host_name(response: Response) -> str:
-    return urlsplit(response.url).netloc
 
 
 def _safe_path(url: str) -> str:
