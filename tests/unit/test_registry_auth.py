@@ -119,7 +119,7 @@ def test_a_token_that_ends_while_a_download_is_broken_off_is_replaced_and_it_goe
         assert received == len(CONTENT)
         assert (tmp_path / "blob").read_bytes() == CONTENT
         ranges = [request.range for request in registry.requests if "/blobs/" in request.path]
-        assert ranges[-1] == f"bytes={len(CONTENT) // 2}-"
+        assert ranges[-1] == f"bytes={len(CONTENT) // 2}-{len(CONTENT) - 1}"
 
 
 # --- prefixes -----------------------------------------------------------

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -27,6 +30,7 @@ from support.faulty_registry import FaultyRegistry
 from support.samples import AMD64
 from support.servers import add_image, add_index, reference, sha256
 
+ANNOUNCED = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 SECRETS = {"U": "me", "P": "hunter2"}
 
 
@@ -212,12 +216,71 @@ def test_a_login_page_with_status_200_is_no_manifest(registry):
         asking.poll(reference(registry))
 
 
-@pytest.mark.parametrize("fault", [faults.encoded, faults.encoded_without_length])
-def test_a_content_encoding_around_a_manifest_does_not_change_its_digest(registry, fault):
+def labelled(encoding: str, content: Callable[[bytes], bytes]) -> faults.Fault:
+    """A body made of the right one, and what it is called."""
+
+    def fault(handler, answer):
+        body = content(answer.body)
+        said = {"Content-Encoding": encoding, "Content-Length": str(len(body))}
+        handler.send(faults.Answer(answer.status, answer.headers | said, body))
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.encoded,
+        faults.encoded_without_length,
+        faults.mislabelled,
+        faults.mislabelled_without_length,
+        labelled("x-gzip", gzip.compress),
+        labelled("deflate", zlib.compress),
+        labelled("identity, gzip", gzip.compress),
+        labelled("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+        labelled("br", bytes),
+        labelled("utf-8", bytes),
+    ],
+)
+def test_a_content_encoding_of_a_manifest_or_configuration_does_not_change_it(registry, fault):
+    """Whether the body has it, or is only called so."""
     image = add_image(registry.store, "team/app", "1")
     registry.break_next("^GET", fault, times=100)
     with client(registry) as asking:
+        found = select_image(asking, reference(registry), AMD64)
+        assert found[1].digest == image.manifest.digest
+
+
+def test_what_a_content_encoding_holds_is_bounded(registry):
+    add_image(registry.store, "team/app", "1")
+    bomb = labelled("gzip", lambda body: gzip.compress(bytes(10_000_000)))
+    registry.break_next("^GET", bomb, times=100)
+    with (
+        Client(settings(registry), max_manifest_bytes=100_000) as asking,
+        pytest.raises(RegistryError, match="more than the 100000 bytes"),
+    ):
+        asking.manifest(reference(registry))
+
+
+@pytest.mark.parametrize("code", [100, 102, 103])
+def test_what_comes_ahead_of_an_answer_is_not_the_answer(registry, code, tmp_path):
+    def fault(handler, answer):
+        handler.wfile.write(b"HTTP/1.1 %d Wait\r\nLink: </x>\r\n\r\n" % code * 2)
+        handler.send(answer)
+
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("", fault, times=100)
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
         assert asking.manifest(reference(registry)).digest == image.manifest.digest
+        asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+
+
+def test_an_answer_that_is_announced_without_end_is_given_up(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("", lambda handler, _: handler.wfile.write(ANNOUNCED * 1000), times=100)
+    with client(registry) as asking, pytest.raises(RegistryUnavailable):
+        asking.manifest(reference(registry))
 
 
 def test_a_manifest_over_the_limit_is_refused_and_one_over_4_mb_is_not(registry):
@@ -452,13 +515,13 @@ SIGNED = (
 
 
 @pytest.mark.parametrize("target", SIGNED)
-@pytest.mark.parametrize("place", ["", "http://{host}", "HTTP://{host}"])
+@pytest.mark.parametrize("place", ["", "http://{host}", "HTTP://{host}", "  http://{host}"])
 def test_a_redirect_is_followed_letter_by_letter(registry, target, place):
     """An address that is signed is good as it came alone."""
     image = add_image(registry.store, "team/app", "1")
     content = registry.store.blob_path(image.config.digest).read_bytes()
     registry.break_next("/store/", lambda handler, _: handler.send(faults.Answer(200, {}, content)))
-    location = place.format(host=registry.host) + target
+    location = place.format(host=registry.host) + target + (" \t" if place[:1] == " " else "")
     moved = faults.Answer(307, {"Location": location}, b"")
     registry.break_next("/blobs/", lambda handler, _: handler.send(moved))
     with client(registry) as asking:
@@ -505,13 +568,14 @@ def test_a_redirect_loop_ends(registry):
 
 
 @pytest.mark.parametrize(
-    "target", ["file:///etc/passwd", "ftp://x/y", "//[::1", "http://x:99999/y", "http://:80/"]
+    "target", ["", "file:///etc/passwd", "ftp://x/y", "//[::1", "http://x:99999/y", "http://:80/"]
 )
 def test_a_redirect_to_nowhere_is_refused(registry, target):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect(target), times=1000)
     with client(registry) as asking, pytest.raises(RegistryError, match="redirects to nowhere"):
         asking.poll(reference(registry))
+    assert manifest_requests(registry) == ["HEAD", "GET"]
 
 
 def test_anonymous_tokens_suffice_for_what_is_public(tmp_path):

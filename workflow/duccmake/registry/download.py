@@ -71,8 +71,8 @@ class Blob(Protocol):
         """What the place is called, such as a registry's host."""
         ...
 
-    def open(self, offset: int) -> Answer:
-        """Ask for the blob from ``offset`` on; the answer may be 200, 206 or 416."""
+    def open(self, offset: int, size: int) -> Answer:
+        """Ask for the blob of that size from ``offset`` on: the answer is 200, 206 or 416."""
         ...
 
 
@@ -197,7 +197,7 @@ class Download:
         nothing of the part can be trusted.
         """
         offset = part.tell()
-        response = blob.open(offset)
+        response = blob.open(offset, self.descriptor.size)
         try:
             if offset and not self._continues(response, offset):
                 if response.status != 200:
@@ -235,7 +235,10 @@ class Download:
             return self._mismatch(f"{part.tell()} bytes")
         self._restart(part)
         return TryAgain(
-            RegistryUnavailable(f"{blob.place} answers with a page for people in a layer's place")
+            RegistryUnavailable(
+                f"{blob.place} answers with a page for people in a layer's place",
+                hint="see whether a proxy or a login page answers instead of the registry",
+            )
         )
 
     def _continues(self, response: Answer, offset: int) -> bool:

@@ -34,9 +34,9 @@ class RemoteBlob:
         """The host."""
         return self._host.name
 
-    def open(self, offset: int) -> Response:
-        """Ask for the rest from ``offset`` on."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def open(self, offset: int, size: int) -> Response:
+        """Ask for the rest from ``offset`` on; some servers know no range without an end."""
+        headers = {"Range": f"bytes={offset}-{size - 1}"} if offset else {}
         gone = frozenset({416})
         call = Call("GET", self._url, self._scope, headers, accept=gone, is_verified=True)
         return self._transport.open(call, patience=self._patience)

@@ -92,7 +92,7 @@ class LocalImages(Images):
 
     def _deliver(self, reference: Reference, download: Download) -> int:
         with self._opened_for(reference, download.descriptor) as opened:
-            return download.run(_FileBlob(reference, download.descriptor, opened))
+            return download.run(_FileBlob(reference, opened))
 
 
 class _FileBlob:
@@ -100,15 +100,12 @@ class _FileBlob:
 
     pace = _NO_LIMIT
 
-    def __init__(
-        self, reference: Reference, descriptor: Descriptor, opened: Callable[[], IO[bytes]]
-    ) -> None:
+    def __init__(self, reference: Reference, opened: Callable[[], IO[bytes]]) -> None:
         self._reference = reference
-        self._descriptor = descriptor
         self._opened = opened
         self.place = reference.path
 
-    def open(self, offset: int) -> _FileAnswer:
+    def open(self, offset: int, size: int) -> _FileAnswer:
         reference = self._reference
         # Download takes errors of the system for those of the file that it writes.
         with reading(reference):
@@ -116,7 +113,6 @@ class _FileBlob:
             file.seek(offset)
         if not offset:
             return _FileAnswer(200, reference, file)
-        size = self._descriptor.size
         return _FileAnswer(
             206, reference, file, {"Content-Range": f"bytes {offset}-{size - 1}/{size}"}
         )
