@@ -559,6 +559,28 @@ def test_what_no_request_line_may_hold_is_quoted(registry, location, asked):
     assert registry.requests[-1].path == asked
 
 
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
+@pytest.mark.parametrize("place", ["", "http://127.0.0.1:{port}"])
+def test_where_the_address_of_a_redirect_is_good_no_more_the_registry_gives_another(
+    registry, code, place, tmp_path
+):
+    image = add_image(registry.store, "team/app", "1")
+    gone = faults.Answer(code, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied")
+    registry.break_next("sig=1", lambda handler, _: handler.send(gone))
+    registry.break_next(
+        "/blobs/[^?]*$", faults.redirect(place.format(port=registry.port) + "{path}?sig=1")
+    )
+    with client(registry) as asking:
+        asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+        assert (tmp_path / "blob").exists()
+
+
+def test_what_is_missing_where_a_registry_leads_within_itself_is_not_found(registry):
+    registry.break_next("app/manifests/", faults.redirect("/v2/team/other/manifests/1"), times=9)
+    with client(registry) as asking, pytest.raises(NotFound):
+        asking.poll(reference(registry))
+
+
 def test_a_redirect_loop_ends(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect("{path}"), times=1000)

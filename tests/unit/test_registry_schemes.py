@@ -107,6 +107,26 @@ def test_credentials_follow_a_registry_from_http_to_its_https(
         assert found.digest == image.manifest.digest
 
 
+@pytest.mark.parametrize(
+    ("here", "there"), [("localhost", "localhost:443"), ("localhost:443", "localhost")]
+)
+def test_a_host_with_its_usual_port_is_the_same_host(tmp_path, tls, tunnel, here, there):
+    def moved(handler, answer):
+        if "?" in handler.path:
+            handler.send(answer)
+        else:
+            faults.redirect(f"https://{there}{{path}}?moved")(handler, answer)
+
+    with FaultyRegistry(tmp_path / "r", tls=tls[1], users=USER) as registry:
+        image = add_image(registry.store, "team/app", "1")
+        tunnel.ports[443] = registry.port
+        registry.break_next("/manifests/", moved, times=9)
+        known = RegistrySettings(ca_file=tls[0], username_env="U", password_env="P")
+        with client({here: known, there: RegistrySettings(ca_file=tls[0])}) as asking:
+            found = asking.manifest(Reference.parse(f"https://{here}/team/app:1"))
+        assert found.digest == image.manifest.digest
+
+
 def test_credentials_follow_nobody_to_another_port(tmp_path, tls, plain):
     with FaultyRegistry(tmp_path / "other", tls=tls[1], users=USER) as other:
         add_image(other.store, "team/app", "1")

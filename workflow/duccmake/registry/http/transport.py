@@ -201,7 +201,7 @@ class Transport:
             response = self._sent(call, url, headers, deadline, origin)
             status = response.status
             if call.scope and status in _GUARDED and offers < _MAX_OFFERS:
-                refusal = self._refusal(call, response, host, redirected=host is not origin)
+                refusal = self._refusal(call, response, host, redirected=_is_led(call, url))
                 offers += 1
                 better = _better(authorizer, response, call.scope, header, again=offers > 1)
                 if not better and status in call.accept:
@@ -215,12 +215,13 @@ class Transport:
                 url = redirected(response, url, redirects, plain=plain)
                 response.discard()
                 host = self._host_of(url)
-                authorizer = self._authorizer(host, visited=not is_same_host(call.url, url))
+                is_same = is_same_host(call.url, url)
+                authorizer = self._authorizer(origin if is_same else host, visited=not is_same)
                 header = authorizer.header(call.scope) if call.scope else ""
             elif status < 400 or status in call.accept:
                 return response
             else:
-                raise self._refusal(call, response, host, redirected=host is not origin)
+                raise self._refusal(call, response, host, redirected=_is_led(call, url))
 
     def _sent(
         self, call: Call, url: str, headers: Mapping[str, str], deadline: Deadline, origin: Host
@@ -341,6 +342,11 @@ def _better(
     if response.status == 401 and challenges:
         return authorizer.answer(challenges, scope, refused, again=again)
     return "" if refused else authorizer.offer(scope)
+
+
+def _is_led(call: Call, url: str) -> bool:
+    """Whether it is a redirect's address that answers, and no further one of the registry's own."""
+    return url != call.url and (call.is_verified or not is_same_host(call.url, url))
 
 
 def _safe_path(url: str) -> str:
