@@ -264,6 +264,36 @@ def test_a_source_that_knows_no_range_without_an_end_resumes(here):
     assert here.path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("size", [20_000, 300_000])
+def test_a_source_that_gives_a_slice_at_a_time_is_asked_for_the_next(here, size):
+    def fault(handler, answer):
+        start = len(CONTENT) - len(answer.body)
+        body = answer.body[:size]
+        told = {
+            "Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}",
+            "Content-Length": str(len(body)),
+        }
+        handler.send(faults.Answer(206, told, body))
+
+    here.registry.break_next("/blobs/", fault, times=999)
+    here.fetch()
+    assert here.path.read_bytes() == CONTENT
+    assert len(here.ranges()) == -(-len(CONTENT) // size)
+
+
+def test_slices_of_next_to_nothing_come_to_an_end(here):
+    def fault(handler, answer):
+        start = len(CONTENT) - len(answer.body)
+        told = {"Content-Range": f"bytes {start}-{start}/{len(CONTENT)}", "Content-Length": "1"}
+        handler.send(faults.Answer(206, told, answer.body[:1]))
+
+    here.leave_part(CONTENT[:1000])
+    here.registry.break_next("/blobs/", fault, times=999)
+    with pytest.raises(RegistryUnavailable, match="short"):
+        here.fetch()
+    assert len(here.ranges()) == 3
+
+
 def test_a_resumed_body_that_changed_is_fetched_from_the_beginning(here):
     here.leave_part(CONTENT[:1_000_000])
     here.registry.break_next("/blobs/", faults.wrong_bytes)

@@ -30,6 +30,9 @@ from .http.retry import RetryPolicy, TryAgain, backoff_seconds
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+LEAST_SLICE = 16 * 1024
+"""Who gives less of a blob at a time might as well give nothing."""
+
 SLOWEST_BYTES_PER_SECOND = 100
 """A transfer that stays below this for a whole deadline has stalled."""
 
@@ -217,6 +220,8 @@ class Download:
                     f"{self.descriptor.size} were promised",
                     hint="the image is broken: ask its author to build and push it again",
                 )
+            if part.tell() - offset >= LEAST_SLICE and _is_slice(response, part.tell()):
+                return
             if not offset and _is_delimited(response):
                 raise self._too_short(part, response, blob)
             raise TryAgain(
@@ -305,6 +310,12 @@ def _coming(response: Answer, offset: int) -> int:
     """How many bytes there are of the blob, as far as the source says; else 0."""
     length = response.headers.get("Content-Length", "")
     return offset + int(length) if length.isdigit() and not _encoding(response) else 0
+
+
+def _is_slice(response: Answer, end: int) -> bool:
+    """Whether it gave all that it said, which is less than was asked for (RFC 9110, 15.3.7)."""
+    found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    return response.status == 206 and found is not None and int(found.group(2)) + 1 == end
 
 
 def _is_delimited(response: Answer) -> bool:
