@@ -125,13 +125,20 @@ def test_what_is_missing_where_credentials_are_asked_for_may_be_there_for_others
             asking.poll(reference(registry))
 
 
-def test_what_needs_a_password_keeps_nobody_from_what_is_open_to_all(tmp_path):
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ("Basic", "asks for credentials for secret/app"),
+        ('Bearer realm="http://localhost:1/token"', "has its tokens given there|left alone"),
+    ],
+)
+def test_what_is_not_for_everybody_keeps_nobody_from_what_is(tmp_path, challenge, words):
     with FaultyRegistry(tmp_path) as registry:
         image = add_image(registry.store, "team/app", "1")
-        registry.break_next("/secret/", faults.status(401, WWW_Authenticate="Basic"), times=99)
+        registry.break_next("/secret/", faults.status(401, WWW_Authenticate=challenge), times=99)
         with client(registry) as asking:
             for _ in range(2):
-                with pytest.raises(Unauthorized, match="asks for credentials for secret/app"):
+                with pytest.raises(RegistryError, match=words):
                     asking.poll(reference(registry, "secret/app:1"))
                 assert asking.manifest(reference(registry)).digest == image.manifest.digest
 

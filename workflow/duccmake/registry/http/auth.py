@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from ...errors import RegistryError, Unauthorized
+from ...errors import RegistryError, RegistryUnavailable, Unauthorized
 from .challenge import Challenge
 from .credentials import Credentials, CredentialStore
 from .retry import RegistryUnreachable
@@ -111,10 +111,11 @@ class Authorizer:
             return grant.header
         try:
             return self._obtain(challenge, scope, refused="", asked=False)
-        except RegistryError:
-            if not self._grants:
+        except RegistryError as error:
+            if not self._grants and not isinstance(error, RegistryUnavailable):
                 raise
-            # It gave tokens before, and the host may name another realm by now.
+            # It gave tokens before, and the host may name another realm by now; or it is
+            # another repository's alone.
             self._challenge, self._pinged = None, False
             return ""
 

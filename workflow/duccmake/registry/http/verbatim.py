@@ -41,7 +41,7 @@ def _quoted(found: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in found[0].encode("latin-1", "replace"))
 
 
-class _Answer(http.client.HTTPResponse):
+class _Response(http.client.HTTPResponse):
     """An answer that others may come ahead of (RFC 9110, 15.2), such as 103 with hints."""
 
     def begin(self) -> None:
@@ -54,7 +54,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connection(HTTPConnection):
-    response_class = _Answer
+    response_class = _Response
 
     def request(
         self, method: str, url: str, body: Any = None, headers: Any = None, **more: Any
