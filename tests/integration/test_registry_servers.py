@@ -21,9 +21,11 @@ from duccmake.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from duccmake.oci.reference import Reference
 from duccmake.planning.model import Claim, PlannedImage, PlannedLayer, State
 from duccmake.planning.poll_memory import PollMemory
-from duccmake.planning.resolver import Resolved, Resolver
+from duccmake.planning.resolution import Resolved
+from duccmake.planning.resolver import Resolver
 from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client
+from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support import servers
@@ -48,7 +50,7 @@ def push(client: Client, store: Store, repository: str, reference: Reference) ->
 
 def check_pull(client: Client, reference: Reference, pushed: Manifest, tmp_path: Path) -> None:
     assert client.poll(reference) == pushed.digest
-    digest, manifest, config = client.resolve(reference, AMD64)
+    digest, manifest, config = select_image(client, reference, AMD64)
     assert (digest, manifest.raw) == (pushed.digest, pushed.raw)
     assert len(config.diff_ids) == len(manifest.layers)
     for layer in manifest.layers:
@@ -97,8 +99,8 @@ def test_blobs_are_mounted_from_another_repository_and_not_sent_twice(tmp_path, 
             assert not client.push_blob(second, layer, nothing, mount_from="team/app")
             assert not client.push_blob(second, layer, nothing)
             assert client.fetch_blob(second, layer, tmp_path / "layer") == layer.size
-            assert client.has_manifest(first)
-            assert not client.has_manifest(second)
+            assert client.pushed(first)
+            assert client.pushed(second) is None
 
 
 def test_pushing_wrong_bytes_is_refused(tmp_path, store):
@@ -223,7 +225,7 @@ def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
             with Client(settings) as client:
                 top = client.manifest(reference)
                 assert isinstance(top, Index) and top.digest == index.digest
-                assert client.resolve(reference, AMD64)[1].digest == image.manifest.digest
+                assert select_image(client, reference, AMD64)[1].digest == image.manifest.digest
             listed = skopeo("list-tags", "--tls-verify=false", f"docker://{second.host}/here/it")
             assert json.loads(listed)["Tags"] == ["is"]
             skopeo("delete", "--tls-verify=false", f"docker://{second.host}/here/it:is")

@@ -20,6 +20,7 @@ from duccmake.oci.manifest import (
 )
 from duccmake.oci.reference import Platform, Reference
 from duccmake.registry.client import Client
+from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import runs
 from support.pipeline import digest_of
@@ -284,7 +285,7 @@ def test_docker_registry_gives_each_platform_of_lists_indexes_and_nested_ones(
             stored = work.registry.store.manifest(name, "1")
             assert stored and json.loads(judged) == json.loads(stored[2])
             for platform in map(Platform.parse, SEVERAL):
-                _, manifest, config = client.resolve(target, platform)
+                _, manifest, config = select_image(client, target, platform)
                 assert config.platform.label == platform.label
                 local = Reference.parse(f"http://{work.registry.host}/{name}:1")
-                assert client.resolve(local, platform)[1].digest == manifest.digest
+                assert select_image(client, local, platform)[1].digest == manifest.digest

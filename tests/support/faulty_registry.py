@@ -347,6 +347,12 @@ def malformed_digest(handler: FaultyHandler, answer: Answer) -> None:
     handler.send(Answer(answer.status, answer.headers | lie, answer.body))
 
 
+def quoted_digest(handler: FaultyHandler, answer: Answer) -> None:
+    """A Docker-Content-Digest in quotes."""
+    quoted = {"Docker-Content-Digest": f'"{answer.headers["Docker-Content-Digest"]}"'}
+    handler.send(Answer(answer.status, answer.headers | quoted, answer.body))
+
+
 def no_digest(handler: FaultyHandler, answer: Answer) -> None:
     """No Docker-Content-Digest at all."""
     answer.headers.pop("Docker-Content-Digest", None)

@@ -312,10 +312,12 @@ class _Realm(BaseHTTPRequestHandler):
 class ConnectProxy:
     """A proxy that makes tunnels (RFC 9110, 9.3.6), wherever to: all names are this machine.
 
-    ``asked`` are the targets with the proxy's credentials that came.
+    ``asked`` are the targets with the proxy's credentials that came; ``ports`` are those
+    that others stand for here.
     """
 
     def __init__(self) -> None:
+        self.ports: dict[int, int] = {}
         self.asked: list[tuple[str, str]] = []
         handler = type("Tunnel", (_Tunnel,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -337,6 +339,7 @@ class _Tunnel(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         self.proxy.asked.append((self.path, self.headers.get("Proxy-Authorization", "")))
         port = int(self.path.rpartition(":")[2])
+        port = self.proxy.ports.get(port, port)
         with socket.create_connection(("127.0.0.1", port)) as there:
             self.send_response(200)
             self.end_headers()

@@ -15,7 +15,6 @@ from duccmake.oci.manifest import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
-    OCI_EMPTY,
     OCI_INDEX,
     OCI_MANIFEST,
     Descriptor,
@@ -30,6 +29,7 @@ from support.samples import AMD64
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+EMPTY = "application/vnd.oci.empty.v1+json"
 
 
 def descriptor(media_type: str, **more: object) -> dict[str, object]:
@@ -187,8 +187,8 @@ def test_a_manifest_without_a_schema_version_is_read(version):
     ("raw", "named"),
     [
         (image(config=descriptor("application/vnd.cncf.helm.config.v1+json")), "helm"),
-        (image(config=descriptor(OCI_EMPTY)), "empty"),
-        (image(config=descriptor(OCI_EMPTY), artifactType="application/spdx+json"), "spdx"),
+        (image(config=descriptor(EMPTY)), "empty"),
+        (image(config=descriptor(EMPTY), artifactType="application/spdx+json"), "spdx"),
         (image(layers=[descriptor("application/vnd.example.sbom")]), "sbom"),
         (image(mediaType="application/vnd.example.strange+json"), "strange"),
     ],

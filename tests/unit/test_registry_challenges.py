@@ -14,6 +14,7 @@ import pytest
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
 from duccmake.oci.reference import Reference
 from duccmake.registry.client import Client
+from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support import servers
@@ -86,7 +87,7 @@ def test_tokens_that_anybody_gets_are_asked_for_as_well(tmp_path, code):
         image = add_image(registry.store, "team/app", "1")
         registry.break_next("/v2/.+", hidden(code), times=999)
         with client(registry) as asking:
-            assert asking.resolve(reference(registry), AMD64)[0] == image.manifest.digest
+            assert select_image(asking, reference(registry), AMD64)[0] == image.manifest.digest
 
 
 def test_a_page_for_people_in_the_place_of_a_challenge_is_never_seen(tmp_path):
@@ -124,11 +125,29 @@ def test_what_is_missing_where_credentials_are_asked_for_may_be_there_for_others
             asking.poll(reference(registry))
 
 
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ("Basic", "asks for credentials for secret/app"),
+        ('Bearer realm="http://localhost:1/token"', "has its tokens given there|left alone"),
+    ],
+)
+def test_what_is_not_for_everybody_keeps_nobody_from_what_is(tmp_path, challenge, words):
+    with FaultyRegistry(tmp_path) as registry:
+        image = add_image(registry.store, "team/app", "1")
+        registry.break_next("/secret/", faults.status(401, WWW_Authenticate=challenge), times=99)
+        with client(registry) as asking:
+            for _ in range(2):
+                with pytest.raises(RegistryError, match=words):
+                    asking.poll(reference(registry, "secret/app:1"))
+                assert asking.manifest(reference(registry)).digest == image.manifest.digest
+
+
 def test_a_registry_that_asks_for_nothing_gets_nothing(tmp_path):
     with FaultyRegistry(tmp_path) as registry:
         add_image(registry.store, "team/app", "1")
         with client(registry, **KNOWN) as asking:
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
             with pytest.raises(NotFound):
                 asking.manifest(reference(registry, "team/app:none"))
         assert sent(registry) == set()
@@ -182,7 +201,7 @@ def test_a_registry_behind_another_gives_its_own_tokens_and_gets_no_credentials(
         }
         with Client(settings, environment=ENVIRONMENT) as asking:
             assert asking.poll(reference(registry)) == image.manifest.digest
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
             assert asking.tags(reference(registry)) == ["1"]
             asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
         assert any(header.startswith("Bearer ") for header in sent(behind))

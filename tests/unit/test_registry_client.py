@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,6 +13,7 @@ import pytest
 from duccmake.errors import (
     DigestMismatch,
     NotFound,
+    RateLimited,
     RegistryError,
     RegistryUnavailable,
     Unauthorized,
@@ -19,12 +23,14 @@ from duccmake.oci.globs import matching
 from duccmake.oci.manifest import DOCKER_LIST, OCI_MANIFEST, Descriptor, Index
 from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.registry.client import Client
+from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry
 from support.samples import AMD64
 from support.servers import add_image, add_index, reference, sha256
 
+ANNOUNCED = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 SECRETS = {"U": "me", "P": "hunter2"}
 
 
@@ -102,11 +108,78 @@ def test_what_neither_head_nor_get_finds_says_nothing_about_head(registry):
     assert manifest_requests(registry) == ["HEAD", "GET", "HEAD"]
 
 
-def test_a_digest_that_climbs_out_of_its_directory_is_refused(registry):
-    add_image(registry.store, "team/app", "1")
-    registry.break_next("^HEAD", faults.malformed_digest)
-    with client(registry) as asking, pytest.raises(RegistryError, match="wrong digest"):
+def silence(handler, answer):
+    """Nothing at all, until the client gives up."""
+    handler.registry.closing.wait(30)
+
+
+def garbage(handler, answer):
+    """What is no HTTP."""
+    handler.wfile.write(b"\x15\x03\x01 garbage\r\n\r\n")
+    handler.close_connection = True
+
+
+def body_of_head(handler, answer):
+    """A body behind the headers, which a HEAD never has: it is no part of the next answer."""
+    handler.send(answer)
+    handler.wfile.write(answer.body)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        silence,
+        garbage,
+        faults.reset,
+        faults.redirect("{path}"),
+        faults.redirect("ftp://localhost/x"),
+        faults.redirect("http://localhost:1/x"),
+        faults.status(302),
+        faults.status(304),
+        faults.status(408),
+        faults.status(401, WWW_Authenticate="Basic realm=x"),
+        faults.malformed_digest,
+        faults.quoted_digest,
+        body_of_head,
+    ],
+)
+def test_get_decides_where_head_fails_in_whatever_way(registry, fault):
+    images = {tag: add_image(registry.store, "team/app", tag) for tag in ("1", "2")}
+    registry.break_next("^HEAD", fault, times=99)
+    with client(registry, timeout_seconds=0.5) as asking:
+        for tag, image in images.items():
+            named = reference(registry, f"team/app:{tag}")
+            assert asking.poll(named) == asking.manifest(named).digest == image.manifest.digest
+
+
+def test_a_registry_that_fails_at_head_alone_is_not_left_alone(registry):
+    names = [f"team/app{number}:1" for number in range(24)]
+    images = [add_image(registry.store, *name.split(":")) for name in names]
+    together = threading.Barrier(8)
+
+    def fault(handler, answer):
+        together.wait(30)
+        handler.break_connection()
+
+    registry.break_next("^HEAD", fault, times=8)
+    registry.break_next("^HEAD", faults.reset, times=99)
+    with client(registry) as asking, ThreadPoolExecutor(8) as pool:
+        polled = pool.map(lambda name: asking.poll(reference(registry, name)), names)
+        assert list(polled) == [image.manifest.digest for image in images]
+
+
+def test_a_registry_that_allows_no_more_polls_is_not_asked_by_get_instead(registry):
+    registry.break_next("^HEAD", faults.status(429, Retry_After="3600"))
+    with client(registry) as asking, pytest.raises(RateLimited):
         asking.poll(reference(registry))
+    assert manifest_requests(registry) == ["HEAD"]
+
+
+def test_what_is_no_digest_names_none(registry):
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("", faults.malformed_digest, times=2)
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
 
 
 def test_the_manifest_keeps_the_bytes_of_the_registry(registry):
@@ -143,12 +216,71 @@ def test_a_login_page_with_status_200_is_no_manifest(registry):
         asking.poll(reference(registry))
 
 
-@pytest.mark.parametrize("fault", [faults.encoded, faults.encoded_without_length])
-def test_a_content_encoding_around_a_manifest_does_not_change_its_digest(registry, fault):
+def labelled(encoding: str, content: Callable[[bytes], bytes]) -> faults.Fault:
+    """A body made of the right one, and what it is called."""
+
+    def fault(handler, answer):
+        body = content(answer.body)
+        said = {"Content-Encoding": encoding, "Content-Length": str(len(body))}
+        handler.send(faults.Answer(answer.status, answer.headers | said, body))
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.encoded,
+        faults.encoded_without_length,
+        faults.mislabelled,
+        faults.mislabelled_without_length,
+        labelled("x-gzip", gzip.compress),
+        labelled("deflate", zlib.compress),
+        labelled("identity, gzip", gzip.compress),
+        labelled("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+        labelled("br", bytes),
+        labelled("utf-8", bytes),
+    ],
+)
+def test_a_content_encoding_of_a_manifest_or_configuration_does_not_change_it(registry, fault):
+    """Whether the body has it, or is only called so."""
     image = add_image(registry.store, "team/app", "1")
     registry.break_next("^GET", fault, times=100)
     with client(registry) as asking:
+        found = select_image(asking, reference(registry), AMD64)
+        assert found[1].digest == image.manifest.digest
+
+
+def test_what_a_content_encoding_holds_is_bounded(registry):
+    add_image(registry.store, "team/app", "1")
+    bomb = labelled("gzip", lambda body: gzip.compress(bytes(10_000_000)))
+    registry.break_next("^GET", bomb, times=100)
+    with (
+        Client(settings(registry), max_manifest_bytes=100_000) as asking,
+        pytest.raises(RegistryError, match="more than the 100000 bytes"),
+    ):
+        asking.manifest(reference(registry))
+
+
+@pytest.mark.parametrize("code", [100, 102, 103])
+def test_what_comes_ahead_of_an_answer_is_not_the_answer(registry, code, tmp_path):
+    def fault(handler, answer):
+        handler.wfile.write(b"HTTP/1.1 %d Wait\r\nLink: </x>\r\n\r\n" % code * 2)
+        handler.send(answer)
+
+    image = add_image(registry.store, "team/app", "1")
+    registry.break_next("", fault, times=100)
+    with client(registry) as asking:
+        assert asking.poll(reference(registry)) == image.manifest.digest
         assert asking.manifest(reference(registry)).digest == image.manifest.digest
+        asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+
+
+def test_an_answer_that_is_announced_without_end_is_given_up(registry):
+    add_image(registry.store, "team/app", "1")
+    registry.break_next("", lambda handler, _: handler.wfile.write(ANNOUNCED * 1000), times=100)
+    with client(registry) as asking, pytest.raises(RegistryUnavailable):
+        asking.manifest(reference(registry))
 
 
 def test_a_manifest_over_the_limit_is_refused_and_one_over_4_mb_is_not(registry):
@@ -178,7 +310,7 @@ def test_what_does_not_exist_is_not_found_at_once(registry):
 def test_resolving_finds_manifest_and_configuration(registry):
     image = add_image(registry.store, "team/app", "1", docker=True)
     with client(registry) as asking:
-        digest, manifest, config = asking.resolve(reference(registry), AMD64)
+        digest, manifest, config = select_image(asking, reference(registry), AMD64)
     assert (digest, manifest.config) == (image.manifest.digest, image.config)
     assert config.env == ("PATH=/bin",)
 
@@ -190,10 +322,10 @@ def test_resolving_goes_through_indexes_in_indexes(registry):
     inner = add_index(store, "team/app", "", [arm.manifest, amd.manifest], DOCKER_LIST)
     outer = add_index(store, "team/app", "1", [inner])
     with client(registry) as asking:
-        digest, manifest, _ = asking.resolve(reference(registry), AMD64)
+        digest, manifest, _ = select_image(asking, reference(registry), AMD64)
         assert isinstance(asking.manifest(reference(registry)), Index)
         wish = Platform.parse("linux/arm64")
-        assert asking.resolve(reference(registry), wish)[1].digest == arm.manifest.digest
+        assert select_image(asking, reference(registry), wish)[1].digest == arm.manifest.digest
     assert (digest, manifest.digest) == (outer.digest, amd.manifest.digest)
 
 
@@ -207,12 +339,12 @@ def test_an_index_that_has_another_size_for_a_manifest_is_refused(registry, lie,
     wrong = replace(entry, size=entry.size + lie)
     add_index(store, "team/app", "1", [wrong])
     with Client({}) as client, pytest.raises(DigestMismatch) as caught:
-        client.resolve(reference(registry, "team/app:1"), AMD64)
+        select_image(client, reference(registry, "team/app:1"), AMD64)
     assert f"{entry.size} bytes" in str(caught.value) and str(wrong.size) in str(caught.value)
     assert caught.value.image == reference(registry, "team/app:1").name
     add_index(store, "team/app", "1", [entry])
     with Client({}) as client:
-        assert client.resolve(reference(registry, "team/app:1"), AMD64)
+        assert select_image(client, reference(registry, "team/app:1"), AMD64)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +359,10 @@ def test_what_a_configuration_leaves_open_an_index_or_else_the_wish_says(registr
     add_index(store, "team/app", "unnamed", [unnamed.manifest])
     with Client({}) as client:
         for name, image in {"alone": alone, "named": named, "unnamed": unnamed}.items():
-            found = client.resolve(reference(registry, f"team/app:{name}"), arm)[1]
+            found = select_image(client, reference(registry, f"team/app:{name}"), arm)[1]
             assert found.digest == image.manifest.digest
         with pytest.raises(UnsupportedImage, match="linux/arm64/v8"):
-            client.resolve(reference(registry, "team/app:named"), AMD64)
+            select_image(client, reference(registry, "team/app:named"), AMD64)
 
 
 def test_an_entry_that_needs_a_feature_is_passed_over_and_named_where_there_is_no_other(registry):
@@ -242,9 +374,11 @@ def test_an_entry_that_needs_a_feature_is_passed_over_and_named_where_there_is_n
     add_index(store, "team/app", "1", entries)
     add_index(store, "team/app", "2", entries[:1])
     with Client({}) as client:
-        assert client.resolve(reference(registry, "team/app:1"), AMD64)[1].digest == plain.digest
+        assert (
+            select_image(client, reference(registry, "team/app:1"), AMD64)[1].digest == plain.digest
+        )
         with pytest.raises(UnsupportedImage, match=r"only for: linux/amd64 with nydus\.remote"):
-            client.resolve(reference(registry, "team/app:2"), AMD64)
+            select_image(client, reference(registry, "team/app:2"), AMD64)
 
 
 def test_indexes_nested_without_end_are_given_up(registry):
@@ -257,7 +391,7 @@ def test_indexes_nested_without_end_are_given_up(registry):
             [Descriptor(entry.media_type, entry.digest, entry.size)],
         )
     with client(registry) as asking, pytest.raises(UnsupportedImage):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
     assert len(registry.requests) < 12
 
 
@@ -269,9 +403,9 @@ def test_a_platform_that_is_not_there_is_refused_and_what_is_there_is_named(regi
     add_image(store, "team/app", "single", platform=Platform("linux", "s390x"))
     with client(registry) as asking:
         with pytest.raises(UnsupportedImage, match=r"only for: linux/arm/v7(;|$)"):
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
         with pytest.raises(UnsupportedImage, match="linux/s390x"):
-            asking.resolve(reference(registry, "team/app:single"), AMD64)
+            select_image(asking, reference(registry, "team/app:single"), AMD64)
 
 
 def test_an_index_without_platforms_is_judged_by_the_configurations(registry):
@@ -282,21 +416,23 @@ def test_an_index_without_platforms_is_judged_by_the_configurations(registry):
     ]
     add_index(store, "team/app", "1", [entry.manifest for entry in entries])
     with client(registry) as asking:
-        assert asking.resolve(reference(registry), AMD64)[1].digest == entries[1].manifest.digest
+        assert (
+            select_image(asking, reference(registry), AMD64)[1].digest == entries[1].manifest.digest
+        )
 
 
 def test_an_artifact_is_refused_with_its_type(registry):
     chart = "application/vnd.cncf.helm.config.v1+json"
     add_image(registry.store, "team/app", "1", config_type=chart)
     with client(registry) as asking, pytest.raises(UnsupportedImage, match=r"vnd\.cncf\.helm"):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
 
 
 def test_a_configuration_with_wrong_bytes_is_refused(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("^GET .*/blobs/", faults.wrong_bytes, times=100)
     with client(registry) as asking, pytest.raises(DigestMismatch):
-        asking.resolve(reference(registry), AMD64)
+        select_image(asking, reference(registry), AMD64)
 
 
 def test_all_pages_of_a_list_of_tags_are_read(registry):
@@ -379,13 +515,13 @@ SIGNED = (
 
 
 @pytest.mark.parametrize("target", SIGNED)
-@pytest.mark.parametrize("place", ["", "http://{host}", "HTTP://{host}"])
+@pytest.mark.parametrize("place", ["", "http://{host}", "HTTP://{host}", "  http://{host}"])
 def test_a_redirect_is_followed_letter_by_letter(registry, target, place):
     """An address that is signed is good as it came alone."""
     image = add_image(registry.store, "team/app", "1")
     content = registry.store.blob_path(image.config.digest).read_bytes()
     registry.break_next("/store/", lambda handler, _: handler.send(faults.Answer(200, {}, content)))
-    location = place.format(host=registry.host) + target
+    location = place.format(host=registry.host) + target + (" \t" if place[:1] == " " else "")
     moved = faults.Answer(307, {"Location": location}, b"")
     registry.break_next("/blobs/", lambda handler, _: handler.send(moved))
     with client(registry) as asking:
@@ -423,29 +559,52 @@ def test_what_no_request_line_may_hold_is_quoted(registry, location, asked):
     assert registry.requests[-1].path == asked
 
 
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
+@pytest.mark.parametrize("place", ["", "http://127.0.0.1:{port}"])
+def test_where_the_address_of_a_redirect_is_good_no_more_the_registry_gives_another(
+    registry, code, place, tmp_path
+):
+    image = add_image(registry.store, "team/app", "1")
+    gone = faults.Answer(code, {"Content-Type": "application/xml"}, b"<Error><Code>AccessDenied")
+    registry.break_next("sig=1", lambda handler, _: handler.send(gone))
+    registry.break_next(
+        "/blobs/[^?]*$", faults.redirect(place.format(port=registry.port) + "{path}?sig=1")
+    )
+    with client(registry) as asking:
+        asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
+        assert (tmp_path / "blob").exists()
+
+
+def test_what_is_missing_where_a_registry_leads_within_itself_is_not_found(registry):
+    registry.break_next("app/manifests/", faults.redirect("/v2/team/other/manifests/1"), times=9)
+    with client(registry) as asking, pytest.raises(NotFound):
+        asking.poll(reference(registry))
+
+
 def test_a_redirect_loop_ends(registry):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect("{path}"), times=1000)
     with client(registry) as asking, pytest.raises(RegistryError, match="redirects more than"):
         asking.poll(reference(registry))
-    assert len(registry.requests) < 20
+    assert len(registry.requests) < 30
 
 
 @pytest.mark.parametrize(
-    "target", ["file:///etc/passwd", "ftp://x/y", "//[::1", "http://x:99999/y", "http://:80/"]
+    "target", ["", "file:///etc/passwd", "ftp://x/y", "//[::1", "http://x:99999/y", "http://:80/"]
 )
 def test_a_redirect_to_nowhere_is_refused(registry, target):
     add_image(registry.store, "team/app", "1")
     registry.break_next("", faults.redirect(target), times=1000)
     with client(registry) as asking, pytest.raises(RegistryError, match="redirects to nowhere"):
         asking.poll(reference(registry))
+    assert manifest_requests(registry) == ["HEAD", "GET"]
 
 
 def test_anonymous_tokens_suffice_for_what_is_public(tmp_path):
     with FaultyRegistry(tmp_path, tokens=True, anonymous_pull=True) as registry:
         add_image(registry.store, "team/app", "1")
         with client(registry) as asking:
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
         assert [r for r in registry.requested() if "/token" in r] == [
             "GET /token?service=demo&scope=repository%3Ateam%2Fapp%3Apull"
         ]
@@ -468,7 +627,7 @@ def test_a_token_that_ends_in_the_middle_of_a_run_is_replaced(tmp_path):
         with client(registry) as asking:
             asking.poll(reference(registry))
             registry.revoke_tokens()
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
 
 
 @pytest.mark.parametrize("tokens", [False, True])
@@ -513,7 +672,7 @@ def test_a_mirror_with_a_path_prefix_is_asked_before_the_registry(tmp_path):
         add_image(mirror.store, "cache/team/app", "1")
         mirrors = (f"{mirror.url}/cache",)
         with client(registry, mirrors=mirrors) as asking:
-            asking.resolve(reference(registry), AMD64)
+            select_image(asking, reference(registry), AMD64)
             asking.tags(reference(registry))
         assert {request.partition("?")[0] for request in registry.requested()} == {
             "GET /v2/team/app/tags/list"
@@ -531,7 +690,7 @@ def test_what_a_mirror_does_not_deliver_comes_from_the_registry(tmp_path, fault)
         add_image(mirror.store, "team/app", "1")
         mirror.break_next("", fault, times=1000)
         with client(registry, mirrors=(mirror.url,)) as asking:
-            found = asking.resolve(reference(registry), AMD64)[0]
+            found = select_image(asking, reference(registry), AMD64)[0]
             asking.fetch_blob(reference(registry), image.layers[0], tmp_path / "blob")
         assert found == image.manifest.digest
 

@@ -201,7 +201,7 @@ def test_a_mirror_that_breaks_off_leaves_its_part_to_the_registry(here, tmp_path
         settings = {here.registry.host: RegistrySettings(scheme="http", mirrors=(mirror.url,))}
         with Client(settings, backoff_seconds=0.001) as client:
             assert client.fetch_blob(here.reference, here.layer, here.path) == len(CONTENT)
-        assert here.ranges() == [f"bytes={len(CONTENT) // 2}-"]
+        assert here.ranges() == [f"bytes={len(CONTENT) // 2}-{len(CONTENT) - 1}"]
 
 
 def test_a_descriptor_that_lies_of_the_size_costs_two_downloads_in_a_run(here, tmp_path):
@@ -222,7 +222,7 @@ def test_a_blob_that_is_shorter_than_promised_is_refused(here):
 def test_a_later_run_goes_on_with_the_part_that_an_earlier_one_left(here):
     here.leave_part(CONTENT[:1_500_000])
     assert here.fetch() == len(CONTENT) - 1_500_000
-    assert here.ranges() == ["bytes=1500000-"]
+    assert here.ranges() == [f"bytes=1500000-{len(CONTENT) - 1}"]
     assert here.path.read_bytes() == CONTENT
 
 
@@ -248,11 +248,57 @@ def test_a_source_that_does_not_resume_is_read_from_the_beginning(here, fault):
     assert here.path.read_bytes() == CONTENT
 
 
+def test_a_source_that_knows_no_range_without_an_end_resumes(here):
+    """go-containerregistry's own registry answers 416 to one."""
+
+    def fault(handler, answer):
+        if handler.headers.get("Range", "").endswith("-"):
+            handler.send(faults.Answer(416, {}, b""))
+        elif len(here.ranges()) <= 3:
+            faults.short(handler, answer)
+        else:
+            handler.send(answer)
+
+    here.registry.break_next("/blobs/", fault, times=99)
+    here.fetch()
+    assert here.path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000])
+def test_a_source_that_gives_a_slice_at_a_time_is_asked_for_the_next(here, size):
+    def fault(handler, answer):
+        start = len(CONTENT) - len(answer.body)
+        body = answer.body[:size]
+        told = {
+            "Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(CONTENT)}",
+            "Content-Length": str(len(body)),
+        }
+        handler.send(faults.Answer(206, told, body))
+
+    here.registry.break_next("/blobs/", fault, times=999)
+    here.fetch()
+    assert here.path.read_bytes() == CONTENT
+    assert len(here.ranges()) == -(-len(CONTENT) // size)
+
+
+def test_slices_of_next_to_nothing_come_to_an_end(here):
+    def fault(handler, answer):
+        start = len(CONTENT) - len(answer.body)
+        told = {"Content-Range": f"bytes {start}-{start}/{len(CONTENT)}", "Content-Length": "1"}
+        handler.send(faults.Answer(206, told, answer.body[:1]))
+
+    here.leave_part(CONTENT[:1000])
+    here.registry.break_next("/blobs/", fault, times=999)
+    with pytest.raises(RegistryUnavailable, match="short"):
+        here.fetch()
+    assert len(here.ranges()) == 3
+
+
 def test_a_resumed_body_that_changed_is_fetched_from_the_beginning(here):
     here.leave_part(CONTENT[:1_000_000])
     here.registry.break_next("/blobs/", faults.wrong_bytes)
     here.fetch()
-    assert here.ranges() == ["bytes=1000000-", ""]
+    assert here.ranges() == [f"bytes=1000000-{len(CONTENT) - 1}", ""]
     assert here.path.read_bytes() == CONTENT
 
 

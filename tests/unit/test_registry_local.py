@@ -28,9 +28,9 @@ from duccmake.errors import (
 from duccmake.oci.manifest import Manifest
 from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.recipe.parser import load
-from duccmake.registry.any_source import AnySource
 from duccmake.registry.client import Client
-from duccmake.registry.image_source import select_image
+from duccmake.registry.images import select_image
+from duccmake.registry.places import Places
 from duccmake.repository.layout import check_name
 from support.samples import AMD64
 from support.servers import (
@@ -48,10 +48,23 @@ LAYERS = tuple(layer_of({name: name.encode() * 9})[0] for name in ("one", "two")
 PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)
 
 
+class Everywhere:
+    """All places as one: each question goes to the one of the reference that it is about."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __getattr__(self, question):
+        def ask(reference, *rest):
+            return getattr(self._places.of(reference), question)(reference, *rest)
+
+        return ask
+
+
 @pytest.fixture
 def places():
     with Client({}) as client:
-        yield AnySource(client)
+        yield Everywhere(Places(client))
 
 
 @pytest.fixture
@@ -67,7 +80,7 @@ def copy(registry: DemoRegistry, name: str, *targets: str) -> None:
         )
 
 
-def check_image(places: AnySource, reference: Reference, layers, tmp_path: Path) -> Manifest:
+def check_image(places: Everywhere, reference: Reference, layers, tmp_path: Path) -> Manifest:
     """The reference leads to an image of these layers, byte for byte; returns its manifest."""
     top, manifest, config = select_image(places, reference, AMD64)
     assert top == places.poll(reference)

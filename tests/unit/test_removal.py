@@ -15,10 +15,10 @@ from duccmake.planning.departures import Listings, leaving
 from duccmake.planning.model import Departure
 from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.removal import check_share
-from duccmake.planning.resolver import Resolution, Resolved, Unresolved
+from duccmake.planning.resolution import Resolution, Resolved, Unresolved
 from duccmake.recipe.entry import Wished
 from duccmake.recipe.parser import parse
-from duccmake.registry.any_source import AnySource
+from duccmake.registry.places import Places
 from support.staged_trees import digest_of
 
 HOUR = 3600.0
@@ -95,7 +95,7 @@ class Case:
             Resolution(tuple(found), tuple(missed)),
             self.published,
             more.pop("manifest_of", lambda name: str(digest_of(name))),
-            listings=Listings(source, answered),
+            listings=Listings(Places(source), answered),
             memory=self.memory,
             settings=self.settings,
             now=now,
@@ -326,7 +326,7 @@ def test_digests_never_vanish(tmp_path):
 
 
 def test_an_oci_layout_that_is_not_there_says_nothing_of_its_tags(tmp_path):
-    listings = Listings(AnySource(Tags([])))
+    listings = Listings(Places(Tags([])))
     nowhere = Reference.parse(f"oci:{tmp_path}/nowhere:1")
     assert listings.lists(nowhere) is listings.lacks(nowhere) is None
     (tmp_path / "index.json").write_text('{"manifests": []}')

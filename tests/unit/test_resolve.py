@@ -14,7 +14,8 @@ from duccmake.oci.manifest import OCI_MANIFEST
 from duccmake.oci.reference import Platform, Reference
 from duccmake.oci.tags import TagRules
 from duccmake.planning.poll_memory import PollMemory
-from duccmake.planning.resolver import Resolution, Resolved, Resolver, Unresolved
+from duccmake.planning.resolution import Resolution, Resolved, Unresolved
+from duccmake.planning.resolver import Resolver
 from duccmake.recipe.entry import Wished
 from duccmake.recipe.model import Recipe, Wish
 from duccmake.registry.client import Client

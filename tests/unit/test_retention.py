@@ -9,7 +9,7 @@ import pytest
 
 from duccmake.config.settings import RemovalSettings, Rule
 from duccmake.oci.reference import Platform, Reference
-from duccmake.planning.resolver import Resolved
+from duccmake.planning.resolution import Resolved
 from duccmake.planning.retention import given_up, seconds
 from duccmake.recipe.parser import parse
 from support.staged_trees import digest_of

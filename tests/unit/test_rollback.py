@@ -14,8 +14,9 @@ from duccmake.jobs.rollback import lift, roll_back
 from duccmake.planning.departures import Listings
 from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.reconcile import Reconciliation, pin_in_words
-from duccmake.planning.resolver import Resolution, Unresolved
+from duccmake.planning.resolution import Resolution, Unresolved
 from duccmake.recipe.parser import parse
+from duccmake.registry.places import Places
 from duccmake.repository import removal_schedule
 from duccmake.repository.edits import Edits
 from duccmake.repository.history import history_of
@@ -231,7 +232,7 @@ def test_a_digest_that_is_wished_for_itself_stays_while_its_registry_cannot_say_
     resolution = Resolution((), tuple(missed))
     standing = Reconciliation(recipe, resolution, repository, config, {}, {})
     memory = PollMemory(tmp_path / "polls.json")
-    leaving = standing.leaving(Listings(Lists("1")), memory).departures
+    leaving = standing.leaving(Listings(Places(Lists("1"))), memory).departures
     assert [item.name for item in leaving] == ([] if why == "a shorter history" else [TAG])
 
 

@@ -16,7 +16,7 @@ from duccmake.errors import InvalidReference
 from duccmake.oci.manifest import DOCKER_LIST, OCI_INDEX, ImageConfig, Manifest, parse_manifest
 from duccmake.oci.reference import Platform, Reference
 from duccmake.planning.thin_form import (
-    Source,
+    Base,
     docker_form,
     gzip_stored,
     layer_archive,
@@ -70,7 +70,7 @@ def source(name: str = "docker.io/library/debian:12", platform: str = "linux/amd
     ).encode()
     manifest = parse_manifest(raw)
     assert isinstance(manifest, Manifest)
-    return Source(Reference.parse(name), wished, manifest, content)
+    return Base(Reference.parse(name), wished, manifest, content)
 
 
 def made(form):

@@ -41,6 +41,11 @@ def test_a_section_that_nothing_uses_is_told_of_with_what_may_be_meant():
     assert line.endswith("did you mean debian.example.org:5000?")
 
 
+def test_an_authority_may_be_that_of_a_storage_which_no_wish_list_names():
+    assert told(**{"s3.example.com": {"ca_file": "/srv/ca.pem"}}) == []
+    assert len(told(**{"debian.example.org": {"ca_file": "/srv/ca.pem"}})) == 1
+
+
 def test_mirrors_have_sections_of_their_own(monkeypatch):
     mirror = {"mirror.example.org:443": {}, "docker.io": {}}
     assert len(told(**mirror)) == 1

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from ..errors import InvalidReference
+from ..fs.closing import Closing
 from ..oci.manifest import OCI_INDEX
 from ..oci.reference import Digest
 
@@ -54,7 +54,7 @@ class LoggedRequest:
         return f"{self.method} {self.path}"
 
 
-class DemoRegistry:
+class DemoRegistry(Closing):
     """A registry on ``http://localhost:<port>`` for as long as the context lasts.
 
     ``users`` (name to password) asks for Basic authentication, or with
@@ -96,14 +96,6 @@ class DemoRegistry:
     def __enter__(self) -> Self:
         self._thread.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening and close all connections."""

@@ -1,4 +1,4 @@
-"""A lock between publishers, which ends with the process that holds it."""
+"""Locks on files, which end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,42 @@ log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 
 
+def acquire(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file (flock(2)) until it is closed; whether that was possible.
+
+    Raises `OSError` where the file system has no locks.
+    """
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_file(path: Path, mode: int = 0o666) -> int:
+    """Open a file to be locked, which is made where it is not there."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock on a file that is there for nothing else, as long as it takes to get it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        acquire(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def held(path: Path, seconds: float) -> Iterator[None]:
-    """Hold the lock (flock(2)) on the file ``path``, which names its holder.
+    """Hold the lock on the file ``path``, which names its holder.
 
     Waits for up to ``seconds``, then raises `RepositoryLocked`.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_file(path, 0o600)
     try:
         _acquire(descriptor, path, seconds)
         yield
@@ -39,18 +68,15 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not acquire(descriptor, shared=True, wait=False)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _acquire(descriptor: int, path: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     told = False
-    while not _try(descriptor):
+    while not acquire(descriptor, wait=False):
         if time.monotonic() >= deadline:
             raise RepositoryLocked(
                 f"{path} has been held for more than {seconds:g} s by {_holder(descriptor)}",
@@ -62,14 +88,6 @@ def _acquire(descriptor: int, path: Path, seconds: float) -> None:
         time.sleep(_POLL_SECONDS)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
-
-
-def _try(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(descriptor: int) -> str:

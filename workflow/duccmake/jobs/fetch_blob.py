@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import DuccmakeError, NotFound
 from ..planning.model import Claim
-from ..registry.any_source import AnySource
 from ..registry.client import Client
+from ..registry.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def fetch_layer(
     agree with.  Raises the error of the last one.
     """
     failure: DuccmakeError = NotFound("no image of the plan has the layer")
-    places = AnySource(client)
+    places = Places(client)
     sizes = Counter(claim.layer.descriptor.size for claim in claims)
     asked = set()
     for claim in sorted(claims, key=lambda claim: -sizes[claim.layer.descriptor.size]):
@@ -35,7 +35,8 @@ def fetch_layer(
             continue
         asked.add(question)
         try:
-            return places.fetch_blob(image.reference, descriptor, path, progress=progress)
+            images = places.of(image.reference)
+            return images.fetch_blob(image.reference, descriptor, path, progress=progress)
         except DuccmakeError as error:
             step = f"fetch layer {descriptor.digest.short}"
             failure = error.within(image=image.title, step=step)

@@ -18,7 +18,7 @@ from ..oci.content_store import ContentStore
 from ..oci.reference import Reference
 from ..planning.model import PlannedImage, PlannedThin
 from ..planning.pending import why_pending
-from ..planning.thin_form import Content, Form, docker_of, oci_of, sources_of
+from ..planning.thin_form import Content, Form, bases_of, docker_of, oci_of
 from ..registry.client import Client
 from ..repository.protocol import Repository
 
@@ -46,13 +46,13 @@ def push_thin(
                 step="push the thin image",
                 hint="run again",
             )
-    sources = sources_of(images, store)
+    bases = bases_of(images, store)
     target = Reference.parse(thin.target)
-    docker = docker_of(sources, thin)
+    docker = docker_of(bases, thin)
     _push(client, target, docker)
     try:
-        subject = client.has_referrers(target, sources[0].manifest.digest)
-        _push(client, target, oci_of(sources, thin, subject=subject))
+        subject = client.has_referrers(target, bases[0].manifest.digest)
+        _push(client, target, oci_of(bases, thin, subject=subject))
     except (RegistryUnavailable, RateLimited, Unauthorized):
         raise
     except (RegistryError, InvalidReference) as error:

@@ -17,12 +17,12 @@ import threading
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Protocol, Self
 
 from isal import igzip_lib
 
 from ..errors import CorruptLayer, DigestMismatch, DuccmakeError
+from ..fs.closing import Closing
 from ..oci.reference import Digest
 from .limits import Account, UnpackLimits
 from .zstd import zstd
@@ -102,7 +102,7 @@ class StreamResult:
             )
 
 
-class LayerStream:
+class LayerStream(Closing):
     """The uncompressed archive in a blob, as an iterator of pieces; a context manager.
 
     The compression is told by magic number, whatever the media type says.  Several
@@ -137,12 +137,8 @@ class LayerStream:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Have the thread stop."""
         sys.setswitchinterval(self._switch_seconds)
         self._stop.set()
         while self._thread.is_alive():

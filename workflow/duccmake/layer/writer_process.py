@@ -21,10 +21,10 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from ..errors import LayerError
+from ..fs.closing import Closing
 from .builder import PIECE
 from .disk import Disk
 
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Writer:
+class Writer(Closing):
     """The caller's side; a context manager around the process.
 
     Orders and answers may raise the `OSError` of any order before, or `LayerError`
@@ -63,14 +63,12 @@ class Writer:
         self._theirs.close()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._process.kill()
+    def abandon(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Wait until the process has ended."""
         self._link.close()
         self._process.join()
 

@@ -12,9 +12,9 @@ import os
 import stat
 from collections import Counter
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
+from ..fs.closing import Closing
 from ..tree import mtree
 from .builder import PIECE, Attributes, may_lose
 from .disk import ROOT, Disk, Lost
@@ -25,7 +25,7 @@ _WRITERS = 2
 """The one that reads and hashes keeps no more of them busy."""
 
 
-class Writers:
+class Writers(Closing):
     """Writers for the tree below ``root_fd``; a context manager around their processes.
 
     Keeps to `duccmake.layer.builder.Place`.  Raises what `Writer` does.  Enter it before
@@ -47,13 +47,14 @@ class Writers:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def close(self) -> None:
+        """Wait until the processes have ended."""
+        self._stack.close()
+
+    def abandon(self) -> None:
+        """Kill them."""
+        for writer in self._writers:
+            writer.abandon()
 
     @property
     def pids(self) -> list[int]:

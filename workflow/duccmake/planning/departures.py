@@ -9,33 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ..config.settings import RemovalSettings
 from ..errors import MANIFEST_UNKNOWN, DuccmakeError, NotFound
 from ..oci.globs import matches
-from ..oci.reference import Digest, Reference
+from ..oci.reference import Reference
 from ..oci.tags import TagRules
 from ..recipe.model import Recipe, Wish
+from ..registry.places import Places
 from ..repository.layout import split_variant
 from ..repository.removal_schedule import timestamp
 from .model import Departure
 from .poll_memory import PollMemory
-from .resolver import Resolution
+from .resolution import Resolution
 
 logger = logging.getLogger(__name__)
-
-
-class TagSource(Protocol):
-    """Where tags are listed, and asked for one by one."""
-
-    def tags(self, reference: Reference) -> list[str]:
-        """All tags of the repository."""
-        ...
-
-    def poll(self, reference: Reference) -> Digest:
-        """What the tag stands for."""
-        ...
 
 
 class Listings:
@@ -46,8 +34,8 @@ class Listings:
     registry's own words: a proxy, or a registry that has lost all, says nothing.
     """
 
-    def __init__(self, source: TagSource, known: Iterable[Reference] = ()) -> None:
-        self._source = source
+    def __init__(self, places: Places, known: Iterable[Reference] = ()) -> None:
+        self._places = places
         self._known = tuple(known)
         self._tags: dict[str, frozenset[str] | None] = {}
         self._answers: dict[Reference, bool] = {}
@@ -65,7 +53,7 @@ class Listings:
         A list alone is no proof: it may be cut short, or filtered.
         """
         try:
-            self._source.poll(reference)
+            self._places.of(reference).poll(reference)
         except NotFound as error:
             return error.code == MANIFEST_UNKNOWN or self._forgot(error, reference) or None
         except DuccmakeError as error:
@@ -82,7 +70,7 @@ class Listings:
 
     def _list(self, reference: Reference) -> frozenset[str] | None:
         try:
-            return frozenset(self._source.tags(reference))
+            return frozenset(self._places.of(reference).tags(reference))
         except NotFound as error:
             return frozenset() if self._forgot(error, reference) else None
         except DuccmakeError as error:

@@ -15,9 +15,9 @@ from ..products import Product, in_order
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
-from ..registry.any_source import AnySource
 from ..registry.client import Client
 from ..registry.http.credentials import Credentials
+from ..registry.places import Places
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
@@ -30,7 +30,8 @@ from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
 from .reconcile import Reconciliation
-from .resolver import Resolved, Resolver, Unresolved
+from .resolution import Resolved, Unresolved
+from .resolver import Resolver
 from .thin_images import plan_thins
 from .unused_registries import unused_registries
 
@@ -148,7 +149,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
             for item in resolution.resolved
             if not item.stale
         )
-        listings = Listings(AnySource(client), answered)
+        listings = Listings(Places(client), answered)
         # Who asks for some images says nothing of the others.
         for reconciliation in found if not config.resolve.only else ():
             leaving = reconciliation.leaving(listings, memory)

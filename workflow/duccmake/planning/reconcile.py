@@ -25,7 +25,7 @@ from .departures import Leaving, Listings, leaving
 from .model import Departure
 from .poll_memory import PollMemory
 from .removal import published
-from .resolver import Resolution, Resolved
+from .resolution import Resolution, Resolved
 from .retention import given_up, seconds
 
 

@@ -3,99 +3,31 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeVar
 
-from ..errors import DuccmakeError, NotFound, RateLimited, RegistryUnavailable
+from ..errors import DuccmakeError, NotFound
 from ..oci.content_store import ContentStore
-from ..oci.manifest import ImageConfig, Manifest, parse_manifest
+from ..oci.manifest import ImageConfig, Manifest
 from ..oci.reference import Digest, Platform, Reference
 from ..oci.tags import TagRules
 from ..recipe.coverage import Chosen
 from ..recipe.entry import Wished
 from ..recipe.model import Recipe, Wish
-from ..registry.any_source import AnySource
-from ..registry.cached_source import CachedSource
+from ..registry.cached import CachedManifests
 from ..registry.client import Client
-from ..registry.http.retry import RegistryLeftAlone, RegistryUnreachable
-from ..registry.image_source import ImageSource, select_image
+from ..registry.images import Manifests, select_image
+from ..registry.places import Places
 from ..registry.tag_pages import IncompleteList
 from .poll_memory import Poll, PollMemory
+from .resolution import Resolution, Resolved, Unresolved, path_of
+from .troubles import PASSING, Troubles, reason_of
 
 logger = logging.getLogger(__name__)
-
-_PASSING = (RegistryUnavailable, RateLimited)
-"""Failures that say nothing about the image: what is known of it stays in force."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """An image that is wished for, as its registry has it: digests, which say it all.
-
-    ``platforms`` are all that the image is wished for on, and ``products`` what is
-    made of it, where that is not what the configuration says.  ``stale`` says why
-    the registry could not be asked, where that is so and the last answer is in force.
-    """
-
-    reference: Reference
-    platform: Platform
-    ignorable: bool
-    manifest: Digest
-    config: Digest
-    stale: str = ""
-    platforms: tuple[Platform, ...] = ()
-    products: tuple[str, ...] = ()
-
-    @property
-    def path(self) -> str:
-        """The image's path in the repository."""
-        return _path(self.reference, self.platform, self.platforms)
-
-    def read(self, store: ContentStore) -> tuple[Manifest, ImageConfig]:
-        """Manifest and configuration, which most images of most runs need not be read.
-
-        Raises `DuccmakeError` where they are not kept any more.
-        """
-        raw, config = store.get(self.manifest), store.get(self.config)
-        if raw is None or config is None:
-            raise DuccmakeError(
-                "what was kept of its manifest is damaged",
-                image=self.reference.name,
-                step="resolve",
-                hint="run again: it is fetched anew",
-            )
-        manifest = parse_manifest(raw, algorithm=self.manifest.algorithm)
-        assert isinstance(manifest, Manifest)
-        return manifest, ImageConfig.parse(config, layers=len(manifest.layers))
-
-
-@dataclass(frozen=True, slots=True)
-class Unresolved:
-    """A wish that cannot be followed, and why; ``passing`` failures may mend themselves.
-
-    ``platform`` is the one of several that cannot be had; ``path`` is where the
-    image is in the repository, if it is there.
-    """
-
-    name: str
-    platform: Platform | None
-    ignorable: bool
-    reason: str
-    passing: bool = False
-    path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What became of a recipe's wishes, each list sorted by name."""
-
-    resolved: tuple[Resolved, ...]
-    unresolved: tuple[Unresolved, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +45,7 @@ class _Question:
     @property
     def path(self) -> str:
         """The image's path in the repository."""
-        return _path(self.reference, self.platform, self.platforms)
+        return path_of(self.reference, self.platform, self.platforms)
 
     @property
     def key(self) -> str:
@@ -161,14 +93,14 @@ class Resolver:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._source = AnySource(client)
+        self._places = Places(client)
         self._memory = memory
         self._store = store
         self._max_age = max_age
         self._connections = connections
         self._chosen = Chosen(only)
         self._clock = clock
-        self._troubles = _Troubles()
+        self._troubles = Troubles()
         self.warnings: list[str] = []
 
     def resolve(
@@ -204,7 +136,10 @@ class Resolver:
             self._troubles.note(item.question.reference, item.error)
         outcomes += map(self._settle, missed)
         self.warnings += self._troubles.lines()
-        return [_resolution(number, outcomes) for number in range(len(recipes))]
+        return [
+            Resolution.of(item for recipe, item in outcomes if recipe == number)
+            for number in range(len(recipes))
+        ]
 
     # --- tag globs ------------------------------------------------------
 
@@ -233,7 +168,7 @@ class Resolver:
                 asked.setdefault((number, reference.name), (reference, wish.wished))
         for number, wished, error in failed:
             ignorable = recipes[number].ignores(wished)
-            passing = isinstance(error, _PASSING)
+            passing = isinstance(error, PASSING)
             reason = self._troubles.brief(wished, error)
             outcomes.append((number, Unresolved(wished.name, None, ignorable, reason, passing)))
         questions = [
@@ -279,17 +214,17 @@ class Resolver:
         if known is not None and self._is_believed(reference, known[1], now):
             return known[0]
         try:
-            tags = tuple(self._source.tags(reference))
+            tags = tuple(self._places.of(reference).tags(reference))
         except IncompleteList as error:
             self.warnings.append(str(error.within(image=reference.name)))
             return list(dict.fromkeys([*(known[0] if known else ()), *error.tags]))
         except DuccmakeError as error:
-            is_silent = isinstance(error, _PASSING) and not reference.is_local
+            is_silent = isinstance(error, PASSING) and not reference.is_local
             mirrored = self._client.mirrored_tags(reference) if is_silent else []
             if known is None and not mirrored:
                 raise
             if not self._troubles.note(reference, error):
-                reason = _reason(error.within(image=reference.name))
+                reason = reason_of(error.within(image=reference.name))
                 self.warnings.append(f"{reason}; the tags of the last listing stay in force")
             return list(dict.fromkeys([*(known[0] if known else ()), *mirrored]))
         self._memory.remember_tags(key, tags, now)
@@ -297,19 +232,19 @@ class Resolver:
 
     # --- images ---------------------------------------------------------
 
-    def _poll_image(self, questions: Iterable[_Question]) -> list[_Outcome | _Missed | _Pull]:
+    def _poll_image(self, questions: Sequence[_Question]) -> list[_Outcome | _Missed | _Pull]:
         """Poll one image for its platforms."""
-        source = CachedSource(self._source, self._store)
-        answers = [self._poll(question, source) for question in questions]
+        manifests = self._manifests_of(questions[0])
+        answers = [self._poll(question, manifests) for question in questions]
         # What one platform was polled for, another need not be pulled by its tag for.
         return [
-            replace(answer, top=source.polled(answer.question.reference))
+            replace(answer, top=manifests.polled(answer.question.reference))
             if isinstance(answer, _Pull)
             else answer
             for answer in answers
         ]
 
-    def _poll(self, question: _Question, source: ImageSource) -> _Outcome | _Missed | _Pull:
+    def _poll(self, question: _Question, manifests: Manifests) -> _Outcome | _Missed | _Pull:
         """Ask what the reference stands for, unless that is known or has to be pulled anyway."""
         known, now = question.known, self._clock()
         if known is None or not self._has(known):
@@ -320,7 +255,7 @@ class Resolver:
         ):
             return self._remembered(question, known)
         try:
-            top = source.poll(question.reference)
+            top = manifests.poll(question.reference)
         except DuccmakeError as error:
             return _failed(question, error)
         if top != known.top:
@@ -332,16 +267,19 @@ class Resolver:
     def _is_believed(self, reference: Reference, checked: float, now: float) -> bool:
         return now - checked < self._max_age or reference not in self._chosen
 
-    def _pull_image(self, pulls: Iterable[_Pull]) -> list[_Outcome | _Missed]:
+    def _pull_image(self, pulls: Sequence[_Pull]) -> list[_Outcome | _Missed]:
         """Pull one image for its platforms."""
-        source = CachedSource(self._source, self._store)
-        return [self._pull(pull, source) for pull in pulls]
+        manifests = self._manifests_of(pulls[0].question)
+        return [self._pull(pull, manifests) for pull in pulls]
 
-    def _pull(self, pull: _Pull, source: ImageSource) -> _Outcome | _Missed:
+    def _manifests_of(self, question: _Question) -> CachedManifests:
+        return CachedManifests(self._places.of(question.reference), self._store)
+
+    def _pull(self, pull: _Pull, manifests: Manifests) -> _Outcome | _Missed:
         """Get manifest and configuration, and keep them."""
         question, now = pull.question, self._clock()
         try:
-            top, manifest, config = self._select(pull, source)
+            top, manifest, config = self._select(pull, manifests)
         except DuccmakeError as error:
             return _failed(question, error)
         self._store.put(manifest.config.digest, config.raw)
@@ -349,15 +287,15 @@ class Resolver:
         self._memory.remember(question.key, poll)
         return self._remembered(question, poll)
 
-    def _select(self, pull: _Pull, source: ImageSource) -> tuple[Digest, Manifest, ImageConfig]:
+    def _select(self, pull: _Pull, manifests: Manifests) -> tuple[Digest, Manifest, ImageConfig]:
         question = pull.question
         try:
-            return select_image(source, question.reference, question.platform, digest=pull.top)
+            return select_image(manifests, question.reference, question.platform, digest=pull.top)
         except NotFound:
             if pull.top is None:
                 raise
         # Not every registry has under a digest what it names to HEAD; tags move, too.
-        return select_image(source, question.reference, question.platform)
+        return select_image(manifests, question.reference, question.platform)
 
     def _settle(self, missed: _Missed) -> _Outcome:
         """The last answer, if there was one."""
@@ -383,10 +321,6 @@ class Resolver:
         )
 
 
-def _path(reference: Reference, platform: Platform, platforms: Sequence[Platform]) -> str:
-    return reference.name_on(platform) if len(platforms) > 1 else reference.name
-
-
 _Asked = TypeVar("_Asked", _Question, _Pull)
 
 
@@ -399,62 +333,13 @@ def _by_image(items: Iterable[_Asked]) -> list[list[_Asked]]:
     return list(groups.values())
 
 
-class _Troubles:
-    """What keeps whole registries from answering: told once, and briefly for each image."""
-
-    def __init__(self) -> None:
-        self._unreached: dict[str, DuccmakeError] = {}
-        self._spent: dict[str, DuccmakeError] = {}
-        self._lock = threading.Lock()
-
-    def note(self, reference: Reference, error: DuccmakeError) -> bool:
-        """Keep a failure if it is one of the registry and not of the image."""
-        with self._lock:
-            if isinstance(error, RegistryUnreachable | RegistryLeftAlone):
-                self._unreached.setdefault(reference.registry, error)
-            elif isinstance(error, RateLimited):
-                self._spent.setdefault(reference.registry, error)
-            else:
-                return False
-            return True
-
-    def brief(self, reference: Reference, error: DuccmakeError) -> str:
-        """Why an image was missed: in few words where the registry is to blame."""
-        registry = reference.registry
-        if isinstance(error, RateLimited):
-            return f"waits until registry {registry} allows more requests"
-        if registry in self._unreached and isinstance(error, RegistryUnavailable):
-            return f"registry {registry} not reached"
-        return _reason(error)
-
-    def lines(self) -> Iterator[str]:
-        """One line for each registry."""
-        for registry, error in sorted(self._unreached.items()):
-            yield f"registry {registry} not reached: {error.found}; {error.hint}"
-        for registry, error in sorted(self._spent.items()):
-            yield f"registry {registry} is short of requests: {error.found}; {error.hint}"
-
-
 def _failed(question: _Question, error: DuccmakeError) -> _Outcome | _Missed:
-    if isinstance(error, _PASSING):
+    if isinstance(error, PASSING):
         return _Missed(question, error)
-    return question.recipe, _unresolved(question, _reason(error))
+    return question.recipe, _unresolved(question, reason_of(error))
 
 
 def _unresolved(question: _Question, reason: str, *, passing: bool = False) -> Unresolved:
     name = question.reference.name
     platform = question.platform if len(question.platforms) > 1 else None
     return Unresolved(name, platform, question.ignorable, reason, passing, question.path)
-
-
-def _reason(error: DuccmakeError) -> str:
-    return str(error.within(step="resolve"))
-
-
-def _resolution(number: int, outcomes: Iterable[_Outcome]) -> Resolution:
-    mine = [item for recipe, item in outcomes if recipe == number]
-    resolved = [item for item in mine if isinstance(item, Resolved)]
-    unresolved = [item for item in mine if isinstance(item, Unresolved)]
-    resolved.sort(key=lambda item: (item.reference.name, item.platform))
-    unresolved.sort(key=lambda item: item.name)
-    return Resolution(tuple(resolved), tuple(unresolved))

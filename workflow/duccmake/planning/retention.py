@@ -9,7 +9,7 @@ from ..config.settings import RemovalSettings, Rule
 from ..oci.globs import matches
 from ..oci.tags import version_order
 from ..recipe.model import Recipe
-from .resolver import Resolved
+from .resolution import Resolved
 
 _DAY = 86400.0
 _OLDEST = datetime.datetime(1990, 1, 1, tzinfo=datetime.UTC).timestamp()

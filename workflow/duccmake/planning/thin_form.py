@@ -52,7 +52,7 @@ _STORED_BYTES = 65535
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Base:
     """An image of which a thin one is made: its name, platform, manifest and configuration."""
 
     reference: Reference
@@ -109,21 +109,21 @@ def target_of(output_format: str, reference: Reference) -> Reference:
     return replace(target, digest=None)
 
 
-def docker_form(sources: Sequence[Source], repository: str, tag: str, *, several: bool) -> Form:
+def docker_form(bases: Sequence[Base], repository: str, tag: str, *, several: bool) -> Form:
     """The thin image of one platform, or with ``several`` a list of them, as Docker has it."""
-    images = [_image(source, repository, _DOCKER) for source in sources]
-    return _form(images, sources, tag, several, _DOCKER)
+    images = [_image(base, repository, _DOCKER) for base in bases]
+    return _form(images, bases, tag, several, _DOCKER)
 
 
 def oci_form(
-    sources: Sequence[Source], repository: str, tag: str, *, several: bool, subject: bool
+    bases: Sequence[Base], repository: str, tag: str, *, several: bool, subject: bool
 ) -> Form:
     """The thin image as OCI has it, with annotations that name the source.
 
     ``subject`` makes it a referrer of the source's manifest (image-spec, manifest.md).
     """
-    images = [_image(source, repository, _OCI, subject=subject) for source in sources]
-    return _form(images, sources, f"{tag}{OCI_SUFFIX}", several, _OCI)
+    images = [_image(base, repository, _OCI, subject=subject) for base in bases]
+    return _form(images, bases, f"{tag}{OCI_SUFFIX}", several, _OCI)
 
 
 # --- how it is made -----------------------------------------------------
@@ -147,10 +147,10 @@ class _Image:
     blobs: tuple[Content, ...]
 
 
-def _image(source: Source, repository: str, types: _Types, *, subject: bool = False) -> _Image:
-    archive = layer_archive(thin_json(source, repository))
+def _image(base: Base, repository: str, types: _Types, *, subject: bool = False) -> _Image:
+    archive = layer_archive(thin_json(base, repository))
     layer = _content(types.layer, gzip_stored(archive))
-    config = _content(types.config, _config(source, archive))
+    config = _content(types.config, _config(base, archive))
     members: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": types.manifest,
@@ -159,18 +159,18 @@ def _image(source: Source, repository: str, types: _Types, *, subject: bool = Fa
     }
     if types is _OCI:
         members["annotations"] = {
-            BASE_DIGEST: str(source.manifest.digest),
-            BASE_NAME: source.reference.name,
+            BASE_DIGEST: str(base.manifest.digest),
+            BASE_NAME: base.reference.name,
         }
     if subject:
-        manifest = source.manifest
+        manifest = base.manifest
         of = Descriptor(manifest.media_type, manifest.digest, len(manifest.raw))
         members["subject"] = _json_of(of)
     return _Image(_content(types.manifest, _dump(members)), (layer, config))
 
 
 def _form(
-    images: Sequence[_Image], sources: Sequence[Source], tag: str, several: bool, types: _Types
+    images: Sequence[_Image], bases: Sequence[Base], tag: str, several: bool, types: _Types
 ) -> Form:
     blobs = tuple({blob.descriptor: blob for image in images for blob in image.blobs}.values())
     if not several:
@@ -180,31 +180,31 @@ def _form(
         "schemaVersion": 2,
         "mediaType": types.index,
         "manifests": [
-            {**_json_of(image.manifest.descriptor), "platform": _platform(source)}
-            for image, source in zip(images, sources, strict=True)
+            {**_json_of(image.manifest.descriptor), "platform": _platform(base)}
+            for image, base in zip(images, bases, strict=True)
         ],
     }
     if types is _OCI:
-        members["annotations"] = {BASE_NAME: sources[0].reference.name}
+        members["annotations"] = {BASE_NAME: bases[0].reference.name}
     manifests = tuple(image.manifest for image in images)
     return Form(tag, _content(types.index, _dump(members)), manifests, blobs)
 
 
-def thin_json(source: Source, repository: str) -> bytes:
+def thin_json(base: Base, repository: str) -> bytes:
     """``thin.json``: where CernVM-FS has the layers of an image, lowest first."""
     layers = [
         {
             "digest": layer.digest.hex,
             "url": f"cvmfs://{repository}/.layers/{layer.digest.prefix}/{layer.digest.hex}/layerfs",
         }
-        for layer in source.manifest.layers
+        for layer in base.manifest.layers
     ]
     members = {
         "version": VERSION,
         "min_version": VERSION,
-        "origin": f"{source.reference}@{source.manifest.digest}"
-        if source.reference.digest is None
-        else str(source.reference),
+        "origin": f"{base.reference}@{base.manifest.digest}"
+        if base.reference.digest is None
+        else str(base.reference),
         "layers": layers,
         "comment": "made by duccmake",
     }
@@ -236,14 +236,14 @@ def gzip_stored(content: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _config(source: Source, archive: bytes) -> bytes:
+def _config(base: Base, archive: bytes) -> bytes:
     """The image's configuration with the layer of the thin one."""
-    known: Mapping[str, Any] = json.loads(source.config)
+    known: Mapping[str, Any] = json.loads(base.config)
     runtime = dict(known.get("config") or {})
     environment = [text for text in runtime.get("Env") or () if not text.startswith(_MARK)]
     runtime["Env"] = [*environment, f"{_MARK}true"]
     parts = ("architecture", "os", "variant", "os.version", "os.features")
-    named = {"architecture": source.platform.architecture, "os": source.platform.os}
+    named = {"architecture": base.platform.architecture, "os": base.platform.os}
     created = known.get("created") or "1970-01-01T00:00:00Z"
     diff_id = f"sha256:{hashlib.sha256(archive).hexdigest()}"
     return _dump(
@@ -252,7 +252,7 @@ def _config(source: Source, archive: bytes) -> bytes:
             **{key: value for key in parts if (value := known.get(key) or named.get(key))},
             "config": runtime,
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
-            "history": [{"created": created, "created_by": f"duccmake: {source.reference.name}"}],
+            "history": [{"created": created, "created_by": f"duccmake: {base.reference.name}"}],
         }
     )
 
@@ -260,11 +260,11 @@ def _config(source: Source, archive: bytes) -> bytes:
 _MARK = "CVMFS_IMAGE="
 
 
-def _platform(source: Source) -> dict[str, str]:
+def _platform(base: Base) -> dict[str, str]:
     """The platform of a list's entry; configurations often lack the variant."""
-    known: Mapping[str, Any] = json.loads(source.config)
-    variant = source.platform.variant or known.get("variant") or ""
-    found = {"architecture": source.platform.architecture, "os": source.platform.os}
+    known: Mapping[str, Any] = json.loads(base.config)
+    variant = base.platform.variant or known.get("variant") or ""
+    found = {"architecture": base.platform.architecture, "os": base.platform.os}
     return {**found, "variant": variant} if variant else found
 
 
@@ -285,12 +285,12 @@ def _dump(members: Mapping[str, Any]) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode()
 
 
-def sources_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Source]:
+def bases_of(images: Iterable[PlannedImage], store: ContentStore) -> list[Base]:
     """What thin images are made of; `DuccmakeError` where it is not kept any more."""
-    return [_source(image, store) for image in images]
+    return [_base(image, store) for image in images]
 
 
-def _source(image: PlannedImage, store: ContentStore) -> Source:
+def _base(image: PlannedImage, store: ContentStore) -> Base:
     raw, config = store.get(image.manifest), store.get(image.config)
     if raw is None or config is None:
         raise DuccmakeError(
@@ -301,16 +301,16 @@ def _source(image: PlannedImage, store: ContentStore) -> Source:
         )
     manifest = parse_manifest(raw, algorithm=image.manifest.algorithm)
     assert isinstance(manifest, Manifest)
-    return Source(image.reference, image.platform, manifest, config)
+    return Base(image.reference, image.platform, manifest, config)
 
 
-def docker_of(sources: Sequence[Source], thin: PlannedThin) -> Form:
+def docker_of(bases: Sequence[Base], thin: PlannedThin) -> Form:
     """The thin image as Docker has it."""
     tag = Reference.parse(thin.target).tag
-    return docker_form(sources, thin.repository, tag, several=thin.several)
+    return docker_form(bases, thin.repository, tag, several=thin.several)
 
 
-def oci_of(sources: Sequence[Source], thin: PlannedThin, *, subject: bool) -> Form:
+def oci_of(bases: Sequence[Base], thin: PlannedThin, *, subject: bool) -> Form:
     """The thin image as OCI has it."""
     tag = Reference.parse(thin.target).tag
-    return oci_form(sources, thin.repository, tag, several=thin.several, subject=subject)
+    return oci_form(bases, thin.repository, tag, several=thin.several, subject=subject)

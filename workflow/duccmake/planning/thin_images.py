@@ -28,7 +28,7 @@ from ..registry.client import Client
 from ..registry.http.credentials import OUTPUT_VARIABLE, Credentials, output_credentials
 from ..workspace.results import REFUSED_THINS
 from .model import PlannedImage, PlannedThin, State
-from .thin_form import OCI_SUFFIX, THIN_FORMAT, docker_of, sources_of, target_of
+from .thin_form import OCI_SUFFIX, THIN_FORMAT, bases_of, docker_of, target_of
 
 
 @dataclass(slots=True)
@@ -326,8 +326,8 @@ class _Asker:
         content = manifest_of(thin.output)
         if content is None:
             by_name = {image.name: image for image in wish.images}
-            sources = sources_of([by_name[name] for name in thin.images], self._store)
-            form = docker_of(sources, thin)
+            bases = bases_of([by_name[name] for name in thin.images], self._store)
+            form = docker_of(bases, thin)
             content = form.top.content
         return f"sha256:{hashlib.sha256(content).hexdigest()}", content
 

@@ -19,10 +19,12 @@ def unused_registries(config: Config, recipes: Sequence[Recipe]) -> Iterator[str
     mirrors += [entry.proxy for entry in ducc_registries(os.environ)]
     used = wished | {normal_host(urlsplit(url).netloc) for url in mirrors}
     formats = [recipe.output_format for recipe in recipes]
-    for host in config.registries:
+    for host, settings in config.registries.items():
         if host in used or any(f"{host}/" in text.lower() for text in formats):
             continue
         near = difflib.get_close_matches(host, sorted(wished), n=1)
+        if settings.ca_file and not near:
+            continue  # of a storage that a registry redirects to
         guess = (
             f"did you mean {near[0]}?" if near else "see whether it is spelt as in the wish list"
         )

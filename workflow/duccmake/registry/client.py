@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from ..errors import (
     DigestMismatch,
     DuccmakeError,
-    InvalidReference,
     ManifestError,
     NotFound,
+    RateLimited,
     RegistryError,
     RegistryUnavailable,
+    Unauthorized,
     UnsupportedImage,
 )
-from ..oci.manifest import ACCEPT, OCI_INDEX, Descriptor, ImageConfig, Index, Manifest
-from ..oci.reference import DOCKER_HUB, Digest, Platform, Reference
-from .damaged import MOST, Damaged
+from ..fs.closing import Closing
+from ..oci.manifest import ACCEPT, OCI_INDEX, Descriptor, Index, Manifest
+from ..oci.reference import DOCKER_HUB, Digest, Reference
+from .damaged import Damaged
 from .download import Download
-from .http.blobs import BlobSource
+from .http.blobs import RemoteBlob
 from .http.credentials import Credentials, CredentialStore, normal_host
 from .http.endpoints import Endpoint, mirrors, origin
 from .http.retry import Patience, RetryPolicy
-from .http.transport import Call, Reply, Transport
-from .image_source import select_image
+from .http.transport import Call, Transport
+from .images import Images
 from .push import CHUNK_BYTES, Pusher
-from .responses import parse_verified
+from .responses import Verified, named_digest, parse_manifest_of
 from .settings import RegistrySettings
 from .tag_pages import IncompleteList, Page, list_tags, parse_page
 
@@ -51,7 +51,7 @@ _MIRROR_PATIENCE = Patience(tries=2, seconds=30.0)
 T = TypeVar("T")
 
 
-class Client:
+class Client(Images, Closing):
     """One client for all registries; threads may share it.
 
     ``settings`` are by host as a reference has it.  ``deadline_seconds`` bounds
@@ -92,18 +92,7 @@ class Client:
         self._ducc_mirrors = {entry.host: entry.proxy for entry in store.ducc if entry.proxy}
         self._transport = Transport(settings, store, self._policy, limits_directory)
         self._damaged = Damaged(damaged_directory)
-        self._spoilt: dict[str, DuccmakeError] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self._verified = Verified(self._transport)
 
     def close(self) -> None:
         """Close all connections."""
@@ -112,7 +101,7 @@ class Client:
     def poll(self, reference: Reference) -> Digest:
         """The digest that the reference stands for now, by HEAD: it costs no pull.
 
-        Where HEAD is refused or names no digest, the manifest is fetched: only its
+        Where HEAD fails or names no digest, the manifest is fetched: only its
         absence is one.
         """
         return self._read(
@@ -120,23 +109,14 @@ class Client:
         )
 
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
-        """The manifest or index, verified, with the registry's bytes.
-
-        ``digest`` asks for another one than the reference names, such as an
-        index's entry.  Raises `DigestMismatch` and `ManifestError` (with
-        `UnsupportedImage`) where the bytes are not right.
-        """
+        """See `Manifests`."""
         wanted = str(digest) if digest else reference.api_reference
         return self._read(
             reference, lambda endpoint, patience: self._manifest(endpoint, wanted, patience)
         )
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        """A small blob, verified: an image configuration.
-
-        Raises `DigestMismatch`, or `ManifestError` where it is promised to be
-        larger than a manifest may be.
-        """
+        """See `Manifests`; what is promised to be too large is not asked for."""
         if descriptor.size > self._max_manifest_bytes:
             raise ManifestError(
                 f"{descriptor.digest} is to have {descriptor.size} bytes, "
@@ -146,42 +126,25 @@ class Client:
         def read(endpoint: Endpoint, patience: Patience | None) -> bytes:
             url = endpoint.url(f"blobs/{descriptor.digest}")
             call = Call("GET", url, endpoint.pull, is_verified=True)
-
-            def parse(reply: Reply) -> bytes:
-                return descriptor.verify(reply.body)
-
-            return self._verified(call, descriptor.size + 1024, patience, parse)
+            return self._verified.ask(
+                call, lambda reply: descriptor.verify(reply.body), descriptor.size + 1024, patience
+            )
 
         return self._read(reference, read)
 
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Download a blob to ``path``, verified; returns the bytes that came over the network.
-
-        It grows as ``<path>.part``, from which any later call goes on, and gets
-        its name when size and digest are right.  Only one process or thread
-        downloads to a path at a time; the others wait and find it there.
-        ``progress`` is told of bytes gained (fewer than none at a restart).
-        Raises `DigestMismatch` where the source sends something else.
-        """
-        download = Download(descriptor, path, self._policy, progress, self._damaged)
+    def _deliver(self, reference: Reference, download: Download) -> int:
+        descriptor = download.descriptor
 
         def read(endpoint: Endpoint, patience: Patience | None) -> int:
             url = endpoint.url(f"blobs/{descriptor.digest}")
-            return download.run(BlobSource(self._transport, url, endpoint, patience))
+            return download.run(RemoteBlob(self._transport, url, endpoint, patience))
 
         try:
             return self._read(reference, read)
         except NotFound:
             if not (self._settings(reference).foreign_urls and descriptor.urls):
                 raise
-        return self._fetch_foreign(download, descriptor)
+        return self._fetch_foreign(download)
 
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository, from all pages, as the registry itself lists them.
@@ -203,21 +166,6 @@ class Client:
             except RegistryError as error:
                 logger.info("the mirror %s does not serve: %s", endpoint.host, error.found)
         return list(tags)
-
-    def resolve(
-        self, reference: Reference, platform: Platform, *, digest: Digest | None = None
-    ) -> tuple[Digest, Manifest, ImageConfig]:
-        """What the reference means for a platform: top digest, manifest, configuration.
-
-        ``digest`` is what `poll` found, if it was asked.  Raises `UnsupportedImage`
-        where there is nothing for the platform, naming what there is.
-        """
-        return select_image(self, reference, platform, digest=digest)
-
-    def has_manifest(self, reference: Reference) -> bool:
-        """Whether the registry itself has the manifest that the reference names."""
-        with _about(reference):
-            return self._pusher(reference).has(f"manifests/{reference.api_reference}", ACCEPT)
 
     def pushed(self, reference: Reference) -> Digest | None:
         """The digest that the registry itself has for the reference, or None; by HEAD."""
@@ -308,7 +256,7 @@ class Client:
     def _listed(self, endpoint: Endpoint, patience: Patience | None) -> list[str]:
         def ask(url: str) -> Page:
             call = Call("GET", url, endpoint.pull, {"Accept": "application/json"})
-            return self._verified(call, _TAGS_LIMIT, patience, parse_page)
+            return self._verified.ask(call, parse_page, _TAGS_LIMIT, patience)
 
         try:
             return list_tags(endpoint.url("tags/list"), ask)
@@ -316,82 +264,66 @@ class Client:
             raise RegistryError(error.found, hint=error.hint) from None
 
     def _poll(self, endpoint: Endpoint, reference: Reference, patience: Patience | None) -> Digest:
-        """By HEAD; where that tells nothing, whatever its status, GET decides."""
+        """By HEAD; where that tells nothing, whatever comes of it, GET decides."""
         host = self._transport.host(endpoint.scheme, endpoint.host)
-        reply = None
+        refusal = ""
         if not host.refuses_head:
-            url = endpoint.url(f"manifests/{reference.api_reference}")
-            call = Call("HEAD", url, endpoint.pull, {"Accept": ACCEPT}, accept=_NO_HEAD)
-            reply = self._transport.exchange(call, limit=0, patience=patience)
-            if reply.status == 200 and (header := reply.headers.get("Docker-Content-Digest")):
-                return _digest_of(header, endpoint)
+            found = self._head(endpoint, reference, patience)
+            if isinstance(found, Digest):
+                return found
+            refusal = found
         digest = self._manifest(endpoint, reference.api_reference, patience).digest
-        # Docker Hub counts each GET as a pull.
-        if reply and reply.status in _NO_HEAD and endpoint.host != DOCKER_HUB:
-            logger.info("%s refuses HEAD (%d) and serves GET", endpoint.host, reply.status)
+        # Docker Hub knows HEAD, and counts each GET as a pull.
+        if refusal and endpoint.host != DOCKER_HUB:
+            logger.info("%s and serves GET", refusal)
             host.refuses_head = True
         return digest
+
+    def _head(
+        self, endpoint: Endpoint, reference: Reference, patience: Patience | None
+    ) -> Digest | str:
+        """The digest that HEAD names, or how it was refused: "" where it just names none."""
+        url = endpoint.url(f"manifests/{reference.api_reference}")
+        headers = {"Accept": ACCEPT}
+        is_trial = endpoint.host != DOCKER_HUB
+        call = Call("HEAD", url, endpoint.pull, headers, accept=_NO_HEAD, is_trial=is_trial)
+        try:
+            reply = self._transport.exchange(call, limit=0, patience=patience)
+        except RateLimited:
+            raise
+        except Unauthorized:
+            # Credentials that are refused are not offered over and over.
+            if self._credentials.find(endpoint.host, endpoint.repository):
+                raise
+            return f"{endpoint.host} asks for credentials for HEAD"
+        except RegistryError as error:
+            if not is_trial:
+                raise
+            return error.found
+        if reply.status in _NO_HEAD:
+            return f"{endpoint.host} refuses HEAD ({reply.status})"
+        return (named_digest(reply) if reply.status == 200 else None) or ""
 
     def _manifest(
         self, endpoint: Endpoint, wanted: str, patience: Patience | None
     ) -> Manifest | Index:
         call = Call("GET", endpoint.url(f"manifests/{wanted}"), endpoint.pull, {"Accept": ACCEPT})
+        return self._verified.ask(
+            call, lambda reply: parse_manifest_of(reply, wanted), self._max_manifest_bytes, patience
+        )
 
-        def parse(reply: Reply) -> Manifest | Index:
-            return parse_verified(reply, wanted)
-
-        return self._verified(call, self._max_manifest_bytes, patience, parse)
-
-    def _verified(
-        self, call: Call, limit: int, patience: Patience | None, parse: Callable[[Reply], T]
-    ) -> T:
-        """An exchange whose body has to make sense: proxies damage bodies, too.
-
-        What did not in all tries is not asked for again.
-        """
-        if call.url in self._spoilt:
-            raise copy.copy(self._spoilt[call.url])
-        for count in range(1, MOST + 1):
-            reply = self._transport.exchange(call, limit=limit, patience=patience)
-            try:
-                return parse(reply)
-            except (DigestMismatch, ManifestError) as error:
-                if isinstance(error, UnsupportedImage):
-                    raise
-                if count == MOST:
-                    self._spoilt[call.url] = _said(reply, error)
-                    raise copy.copy(self._spoilt[call.url]) from None
-                logger.info("%s; asking again", error.found)
-        raise AssertionError("the last try returns or raises")
-
-    def _fetch_foreign(self, download: Download, descriptor: Descriptor) -> int:
+    def _fetch_foreign(self, download: Download) -> int:
         """Try the addresses that a foreign layer names, never with credentials (CVE-2020-15157)."""
+        descriptor = download.descriptor
         failure: DuccmakeError = NotFound(f"no address of {descriptor.digest} can be used")
         for url in descriptor.urls:
             if urlsplit(url).scheme != "https":
                 continue
             try:
-                return download.run(BlobSource(self._transport, url, None, None))
+                return download.run(RemoteBlob(self._transport, url, None, None))
             except (RegistryError, DigestMismatch) as error:
                 failure = error
         raise failure
-
-
-def _digest_of(header: str, endpoint: Endpoint) -> Digest:
-    try:
-        return Digest.parse(header.strip())
-    except InvalidReference as error:
-        raise RegistryError(f"{endpoint.host} names a wrong digest: {error.found}") from None
-
-
-def _said(reply: Reply, error: DuccmakeError) -> DuccmakeError:
-    """The error, unless a page for people came: that says nothing about the image."""
-    if reply.body.lstrip()[:1] != b"<":
-        return error
-    return RegistryUnavailable(
-        f"{urlsplit(reply.url).netloc} answers with a page for people: {error.found}",
-        hint="see whether a proxy or a login page answers instead of the registry",
-    )
 
 
 @contextmanager

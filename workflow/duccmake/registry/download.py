@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from ..errors import (
     RegistryUnavailable,
     WrongSize,
 )
+from ..fs.locks import acquire, open_file
 from ..oci.manifest import Descriptor
 from .damaged import MOST, Damaged
 from .http.limits import Pace
@@ -30,6 +30,9 @@ from .http.retry import RetryPolicy, TryAgain, backoff_seconds
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 256 * 1024
+LEAST_SLICE = 16 * 1024
+"""Who gives less of a blob at a time might as well give nothing."""
+
 SLOWEST_BYTES_PER_SECOND = 100
 """A transfer that stays below this for a whole deadline has stalled."""
 
@@ -58,8 +61,8 @@ class Answer(Protocol):
         ...
 
 
-class Source(Protocol):
-    """A place that a blob can be had from."""
+class Blob(Protocol):
+    """A blob where it can be had from."""
 
     @property
     def pace(self) -> Pace:
@@ -71,8 +74,8 @@ class Source(Protocol):
         """What the place is called, such as a registry's host."""
         ...
 
-    def open(self, offset: int) -> Answer:
-        """Ask for the blob from ``offset`` on; the answer may be 200, 206 or 416."""
+    def open(self, offset: int, size: int) -> Answer:
+        """Ask for the blob of that size from ``offset`` on: the answer is 200, 206 or 416."""
         ...
 
 
@@ -93,7 +96,7 @@ class Download:
         damaged: Damaged | None = None,
     ) -> None:
         self._damaged = damaged or Damaged()
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._path = path
         self._policy = policy
         self._progress = progress
@@ -101,8 +104,8 @@ class Download:
         self._decode = False
         self._received = 0
 
-    def run(self, source: Source) -> int:
-        """Download from ``source``; returns the bytes that came over the
+    def run(self, blob: Blob) -> int:
+        """Download ``blob``; returns the bytes that came over the
         network, from sources asked before as well.
 
         Raises `DigestMismatch` where what comes is not what the descriptor
@@ -116,7 +119,7 @@ class Download:
                 if self._is_done():
                     part_path.unlink()
                     return 0
-                self._fill(part, source)
+                self._fill(part, blob)
                 os.fsync(part.fileno())
                 part_path.rename(self._path)
         except OSError as error:
@@ -130,21 +133,21 @@ class Download:
     def _is_done(self) -> bool:
         """Whether the file is there: only verified content ever gets its name."""
         try:
-            return self._path.stat().st_size == self._descriptor.size
+            return self._path.stat().st_size == self.descriptor.size
         except FileNotFoundError:
             return False
 
-    def _fill(self, part: IO[bytes], source: Source) -> None:
+    def _fill(self, part: IO[bytes], blob: Blob) -> None:
         """Bring the part to the descriptor's size and digest."""
         self._rehash(part)
         failures = 0
         is_left_over = part.tell() > 0
         error: RegistryError | DigestMismatch
         while not self._fits(part):
-            self._damaged.check(self._descriptor, source.place)
+            self._damaged.check(self.descriptor, blob.place)
             before = part.tell()
             try:
-                self._once(part, source)
+                self._once(part, blob)
                 continue
             except TryAgain as failure:
                 failures = 0 if part.tell() - before >= CHUNK_BYTES else failures
@@ -152,13 +155,13 @@ class Download:
             except DigestMismatch as mismatch:
                 # With what an earlier download left, that may have been wrong.
                 if not is_left_over:
-                    self._damaged.note(self._descriptor, source.place, mismatch.found)
+                    self._damaged.note(self.descriptor, blob.place, mismatch.found)
                 if isinstance(mismatch, WrongSize):
                     # Asking again brings the same; what is here serves whoever names its size.
                     raise
                 is_left_over = False
                 self._restart(part)
-                if self._damaged.count(self._descriptor, source.place) >= MOST:
+                if self._damaged.count(self.descriptor, blob.place) >= MOST:
                     raise
                 error = mismatch
             failures += 1
@@ -170,17 +173,17 @@ class Download:
 
     def _rehash(self, part: IO[bytes]) -> None:
         """Hash what an earlier download left behind."""
-        self._hasher = hashlib.new(self._descriptor.digest.algorithm)
+        self._hasher = hashlib.new(self.descriptor.digest.algorithm)
         part.seek(0)
         while piece := part.read(1024**2):
             self._hasher.update(piece)
         if part.tell() and self._progress:
             self._progress(part.tell())
-        if part.tell() >= self._descriptor.size and not self._fits(part):
+        if part.tell() >= self.descriptor.size and not self._fits(part):
             self._restart(part)
 
     def _fits(self, part: IO[bytes]) -> bool:
-        descriptor = self._descriptor
+        descriptor = self.descriptor
         return part.tell() == descriptor.size and self._hasher.hexdigest() == descriptor.digest.hex
 
     def _restart(self, part: IO[bytes]) -> None:
@@ -188,54 +191,59 @@ class Download:
             self._progress(-part.tell())
         part.seek(0)
         part.truncate()
-        self._hasher = hashlib.new(self._descriptor.digest.algorithm)
+        self._hasher = hashlib.new(self.descriptor.digest.algorithm)
 
-    def _once(self, part: IO[bytes], source: Source) -> None:
+    def _once(self, part: IO[bytes], blob: Blob) -> None:
         """Ask once for what is missing and append what comes.
 
         Raises `TryAgain` where the rest is still to come, `DigestMismatch` where
         nothing of the part can be trusted.
         """
         offset = part.tell()
-        response = source.open(offset)
+        response = blob.open(offset, self.descriptor.size)
         try:
             if offset and not self._continues(response, offset):
                 if response.status != 200:
                     raise self._mismatch("the source has no such rest of it")
-                logger.info("%s: the source begins anew", self._descriptor.digest)
+                logger.info("%s: the source begins anew", self.descriptor.digest)
                 self._restart(part)
                 offset = 0
             elif response.status not in (200, 206):
                 raise RegistryError(f"a download is answered with status {response.status}")
-            self._append(part, response, source.pace)
+            self._append(part, response, blob.pace)
         finally:
             response.close()
-        if part.tell() < self._descriptor.size:
-            if self._hasher.hexdigest() == self._descriptor.digest.hex:
+        if part.tell() < self.descriptor.size:
+            if self._hasher.hexdigest() == self.descriptor.digest.hex:
                 raise WrongSize(
-                    f"{self._descriptor.digest} has {part.tell()} bytes where "
-                    f"{self._descriptor.size} were promised",
+                    f"{self.descriptor.digest} has {part.tell()} bytes where "
+                    f"{self.descriptor.size} were promised",
                     hint="the image is broken: ask its author to build and push it again",
                 )
+            if part.tell() - offset >= LEAST_SLICE and _is_slice(response, part.tell()):
+                return
             if not offset and _is_delimited(response):
-                raise self._too_short(part, response, source)
+                raise self._too_short(part, response, blob)
             raise TryAgain(
-                RegistryUnavailable(f"the download of {self._descriptor.digest} is short")
+                RegistryUnavailable(f"the download of {self.descriptor.digest} is short")
             )
         if not self._fits(part):
             raise self._mismatch(
-                f"bytes with {self._descriptor.digest.algorithm}:{self._hasher.hexdigest()}"
+                f"bytes with {self.descriptor.digest.algorithm}:{self._hasher.hexdigest()}"
             )
 
     def _too_short(
-        self, part: IO[bytes], response: Answer, source: Source
+        self, part: IO[bytes], response: Answer, blob: Blob
     ) -> DigestMismatch | TryAgain:
         """What to raise where the source has no more of it, by its own word."""
         if not response.headers.get("Content-Type", "").startswith("text/html"):
             return self._mismatch(f"{part.tell()} bytes")
         self._restart(part)
         return TryAgain(
-            RegistryUnavailable(f"{source.place} answers with a page for people in a layer's place")
+            RegistryUnavailable(
+                f"{blob.place} answers with a page for people in a layer's place",
+                hint="see whether a proxy or a login page answers instead of the registry",
+            )
         )
 
     def _continues(self, response: Answer, offset: int) -> bool:
@@ -245,14 +253,14 @@ class Download:
         found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
         if not found or int(found.group(1)) != offset:
             return False
-        return found.group(3) in ("*", str(self._descriptor.size))
+        return found.group(3) in ("*", str(self.descriptor.size))
 
     def _append(self, part: IO[bytes], response: Answer, pace: Pace) -> None:
         window_start, window_bytes = time.monotonic(), 0
         coming = _coming(response, part.tell())
         for piece in response.pieces(CHUNK_BYTES, decode=self._wants_decoding(response)):
             self._received += len(piece)
-            if part.tell() + len(piece) > self._descriptor.size:
+            if part.tell() + len(piece) > self.descriptor.size:
                 raise self._mismatch(f"{coming} bytes" if coming else "more bytes")
             _write(part, piece)
             self._hasher.update(piece)
@@ -279,12 +287,12 @@ class Download:
             return False
         length = response.headers.get("Content-Length", "")
         if length.isdigit():
-            return int(length) != self._descriptor.size
+            return int(length) != self.descriptor.size
         self._decode = not self._decode
         return self._decode
 
     def _mismatch(self, found: str) -> DigestMismatch:
-        descriptor = self._descriptor
+        descriptor = self.descriptor
         return DigestMismatch(
             f"{found} where {descriptor.size} bytes with {descriptor.digest} were promised",
             hint="the registry or a proxy serves damaged content: ask its operator",
@@ -302,6 +310,12 @@ def _coming(response: Answer, offset: int) -> int:
     """How many bytes there are of the blob, as far as the source says; else 0."""
     length = response.headers.get("Content-Length", "")
     return offset + int(length) if length.isdigit() and not _encoding(response) else 0
+
+
+def _is_slice(response: Answer, end: int) -> bool:
+    """Whether it gave all that it said, which is less than was asked for (RFC 9110, 15.3.7)."""
+    found = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+    return response.status == 206 and found is not None and int(found.group(2)) + 1 == end
 
 
 def _is_delimited(response: Answer) -> bool:
@@ -325,13 +339,10 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
     """The part file, open and locked against every other process and thread."""
     part.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        with open(descriptor, "r+b", buffering=0) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with open(open_file(part), "r+b", buffering=0) as file:
+            if not acquire(file.fileno(), wait=False):
                 logger.info("waiting for another download to finish %s", part.name)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                acquire(file.fileno())
             # Whoever held the lock may have renamed the file meanwhile.
             if _is_same(file, part):
                 yield file

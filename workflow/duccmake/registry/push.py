@@ -134,7 +134,7 @@ class Pusher:
 
     def _location(self, reply: Reply) -> str:
         """Where to go on: at this registry, by whatever name or scheme it knows itself."""
-        location = joined(reply.url, reply.headers.get("Location", ""))
+        location = joined(reply.url, reply.headers.get("Location", "").strip())
         parts = urlsplit(location)
         if parts[:2] == urlsplit(reply.url)[:2]:
             return location

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import Self
 
 from ..fs.beneath import open_directory
+from ..fs.closing import Closing
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = b"."
 
 
-class Directories:
+class Directories(Closing):
     """Open directories of several trees; the ``keep`` used last stay open.
 
     A tree is named by the path of its root, a directory in it by its path from
@@ -58,15 +57,8 @@ class Directories:
             if known is None:
                 os.close(above)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close all of them."""
         while self._open:
             os.close(self._open.popitem()[1])
 

@@ -7,10 +7,8 @@ processes write it at a time.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ from pathlib import Path
 
 from ..errors import DuccmakeError
 from ..fs.files import append_line
+from ..fs.locks import locked
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +127,7 @@ class EventLog:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_name(f".{path.name}.lock")):
+            with locked(path.with_name(f".{path.name}.lock")):
                 self._rotate(path, len(line))
                 append_line(path, line)
         except OSError as error:
@@ -149,13 +148,3 @@ class EventLog:
             if older.exists():
                 older.replace(path.with_name(f"{path.name}.{number + 1}"))
         path.replace(path.with_name(f"{path.name}.1"))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -6,12 +6,12 @@ when nobody runs.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+from ..fs.locks import acquire, open_file
 from .results import RESULTS
 
 RUN_LOCK = RESULTS / "run.lock"
@@ -26,7 +26,7 @@ def hold(workdir: Path) -> AbstractContextManager[object]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
-        fcntl.flock(file, fcntl.LOCK_SH)
+        acquire(file.fileno(), shared=True)
     except OSError:
         return nullcontext()
     return file
@@ -40,14 +40,12 @@ def nobody_runs(workdir: Path) -> Iterator[bool]:
     """
     path = workdir / RUN_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_file(path)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = acquire(descriptor, wait=False)
         except OSError:
             alone = False
-        else:
-            alone = True
         yield alone
     finally:
         os.close(descriptor)

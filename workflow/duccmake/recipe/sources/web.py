@@ -15,14 +15,14 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Fetched:
     """What an address holds: ``content`` is None where it is what ``etag`` named before."""
 
     content: bytes | None
     etag: str
 
 
-def fetch(source: Source, etag: str = "") -> Answer:
+def fetch(source: Source, etag: str = "") -> Fetched:
     """Get the wish list, unless it still has that ``etag``; `RecipeError` where that fails.
 
     Credentials come from the environment variables that the source names, or from
@@ -42,12 +42,12 @@ def fetch(source: Source, etag: str = "") -> Answer:
         ) as answer:
             _check_way(answer)
             if etag and answer.status_code == 304:
-                return Answer(None, etag)
+                return Fetched(None, etag)
             if answer.status_code != 200:
                 raise RecipeError(
                     f"{source.url} answers {answer.status_code} {answer.reason}", hint=_HINT
                 )
-            return Answer(_body(source, answer), answer.headers.get("ETag", ""))
+            return Fetched(_body(source, answer), answer.headers.get("ETag", ""))
     except requests.RequestException as error:
         raise RecipeError(f"{source.url} cannot be read: {_why(error)}", hint=_HINT) from None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from ...errors import RegistryError, Unauthorized
+from ...errors import RegistryError, RegistryUnavailable, Unauthorized
 from .challenge import Challenge
 from .credentials import Credentials, CredentialStore
 from .retry import RegistryUnreachable
@@ -103,17 +103,19 @@ class Authorizer:
         if challenge is None and not self._pinged and self._credentials(scope):
             with contextlib.suppress(RegistryError):
                 challenge = self._learn()
-        if challenge is None:
+        if challenge is None or (challenge.scheme == "basic" and not self._credentials(scope)):
+            # Where others need a password, this repository may be open to everybody.
             return ""
         grant = self._grants.get(str(scope))
         if grant and grant.expires > time.monotonic():
             return grant.header
         try:
             return self._obtain(challenge, scope, refused="", asked=False)
-        except RegistryError:
-            if not self._grants:
+        except RegistryError as error:
+            if not self._grants and not isinstance(error, RegistryUnavailable):
                 raise
-            # It gave tokens before, and the host may name another realm by now.
+            # It gave tokens before, and the host may name another realm by now; or it is
+            # another repository's alone.
             self._challenge, self._pinged = None, False
             return ""
 
@@ -201,7 +203,11 @@ class Authorizer:
         if service:
             fields.insert(0, ("service", service))
         request = _token_request(realm, fields, credentials)
-        status, body = self._fetched(request)
+        try:
+            status, body = self._fetched(request)
+        except RegistryUnreachable as error:
+            error.hint = f"{self._host} has its tokens given there: ask its operator"
+            raise
         if request.form and status in (404, 405):
             raise Unauthorized(
                 f"{parts.netloc} knows no identity tokens", hint="log in with a password instead"

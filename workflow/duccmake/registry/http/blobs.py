@@ -5,13 +5,13 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from .endpoints import Endpoint
-from .host import Answer
+from .host import Response
 from .limits import Pace
 from .retry import Patience
 from .transport import Call, Transport
 
 
-class BlobSource:
+class RemoteBlob:
     """A blob at an address; without endpoint, at a foreign one that gets no credentials."""
 
     def __init__(
@@ -34,9 +34,9 @@ class BlobSource:
         """The host."""
         return self._host.name
 
-    def open(self, offset: int) -> Answer:
-        """Ask for the rest from ``offset`` on."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def open(self, offset: int, size: int) -> Response:
+        """Ask for the rest from ``offset`` on; some servers know no range without an end."""
+        headers = {"Range": f"bytes={offset}-{size - 1}"} if offset else {}
         gone = frozenset({416})
         call = Call("GET", self._url, self._scope, headers, accept=gone, is_verified=True)
         return self._transport.open(call, patience=self._patience)

@@ -19,6 +19,7 @@ import certifi
 import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
+    DecodeError,
     HTTPError,
     IncompleteRead,
     LocationValueError,
@@ -50,7 +51,7 @@ _NO_RETRIES = urllib3.Retry(False)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
 
 
-class Answer:
+class Response:
     """An answer whose body is still to be read, and its connection to be given back.
 
     ``release`` is called once, when that has happened.
@@ -151,7 +152,7 @@ class Host:
         headers: Mapping[str, str],
         deadline: Deadline,
         body: bytes | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Make one request, without following redirects.
 
         Raises `TryAgain` where there is no answer, `RateLimited` where none may be
@@ -169,7 +170,7 @@ class Host:
         except BaseException:
             release()
             raise
-        return Answer(url, raw, release)
+        return Response(url, raw, release)
 
     def _count(
         self, kind: str, request: Callable[[], urllib3.BaseHTTPResponse]
@@ -231,7 +232,10 @@ class Host:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return RegistryError(
                     f"the certificate of {self.name} does not verify: {cause.verify_message}",
-                    hint="give the authority's certificate as ca_file in the registry's settings",
+                    hint=_CERTIFICATE_HINTS.get(
+                        cause.verify_code,
+                        f"give the authority's certificate as registries.{self.name}.ca_file",
+                    ),
                 )
             if isinstance(cause, LocationValueError):
                 return RegistryError(f"{self.name} is not a host that can be asked")
@@ -265,9 +269,18 @@ _REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str
     ((ReadTimeoutError, TimeoutError), "no answer in time"),
     (ConnectionResetError, "connection reset"),
     (IncompleteRead, "it is shorter than announced"),
+    (DecodeError, "its Content-Encoding is not what its body has"),
     (ssl.SSLError, "the TLS connection failed"),
 )
 
+
+_CERTIFICATE_HINTS = {
+    9: "see whether this machine's clock is right",
+    10: "ask its operator for one that is valid, and see whether this machine's clock is right",
+    62: "name the host as its certificate does, or ask its operator for one with this name",
+    64: "name the host as its certificate does, or ask its operator for one with this address",
+}
+"""What to do about certificates that no ca_file mends (X509_STORE_CTX_get_error(3ssl))."""
 
 _PLAIN = "it speaks plain http"
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})

@@ -7,7 +7,6 @@ them together.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
@@ -15,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+from ...fs.locks import acquire, open_file
 
 logger = logging.getLogger(__name__)
 
@@ -94,12 +95,10 @@ class Connections:
         told = False
         while True:
             for number in range(self._limit):
-                descriptor = _open(directory / f"connection-{number}")
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                descriptor = open_file(directory / f"connection-{number}")
+                if acquire(descriptor, wait=False):
                     return descriptor
-                except BlockingIOError:
-                    os.close(descriptor)
+                os.close(descriptor)
             if not told:
                 logger.info("waiting for one of %d connections to %s", self._limit, directory.name)
                 told = True
@@ -109,13 +108,9 @@ class Connections:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(_open(path), "r+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with open(open_file(path), "r+b", buffering=0) as file:
+        acquire(file.fileno())
         yield file
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
 
 
 def _number(content: bytes) -> float:

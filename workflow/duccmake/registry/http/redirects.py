@@ -5,23 +5,25 @@ from __future__ import annotations
 from urllib.parse import urljoin, urlsplit
 
 from ...errors import RegistryError
-from .host import Answer
+from .host import Response
+from .verbatim import target_of
 
 MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-def redirected(response: Answer, url: str, redirects: int, *, plain: bool = False) -> str:
+def redirected(response: Response, url: str, redirects: int, *, plain: bool = False) -> str:
     """Where a redirect leads; the address itself may be signed and stays out of messages.
 
     From https it leads to http only where that is allowed as ``plain``.
     """
     here = urlsplit(url)
-    location = response.headers.get("Location", "")
+    location = response.headers.get("Location", "").strip()
     try:
-        target = joined(url, location)
+        target = _secured(url, joined(url, location))
         there = urlsplit(target)
-        is_place = there.scheme in ("http", "https") and there.hostname and there.port != 0
+        is_place = bool(location and there.scheme in ("http", "https") and there.hostname)
+        is_place = is_place and there.port != 0
     except ValueError:
         is_place = False
     if redirects > MAX_REDIRECTS:
@@ -29,7 +31,7 @@ def redirected(response: Answer, url: str, redirects: int, *, plain: bool = Fals
         raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")
     if not is_place:
         response.close()
-        raise RegistryError(f"{here.netloc} redirects to nowhere")
+        raise RegistryError(f"{here.netloc} redirects to nowhere", hint="ask its operator")
     if here.scheme == "https" and there.scheme == "http" and not plain:
         response.close()
         raise RegistryError(
@@ -38,6 +40,15 @@ def redirected(response: Answer, url: str, redirects: int, *, plain: bool = Fals
             "plain_blobs: true allows it",
         )
     return target
+
+
+def _secured(url: str, target: str) -> str:
+    """By https what a host that was asked by https writes of itself with http, behind a proxy."""
+    here, there = urlsplit(url), urlsplit(target)
+    if (here.scheme, there.scheme) != ("https", "http") or there.hostname != here.hostname:
+        return target
+    is_here = there.port in (None, 80, here.port)
+    return joined(url, target_of(target, whole=False)) if is_here else target
 
 
 def joined(url: str, location: str) -> str:
@@ -53,5 +64,7 @@ def joined(url: str, location: str) -> str:
 def is_same_host(url: str, target: str) -> bool:
     """Whether a redirect stays at the host, or at most leads from http to its https."""
     here, there = urlsplit(url), urlsplit(target)
+    if (here.scheme, there.scheme) == ("https", "http"):
+        return False
     ports = [parts.port or {"http": 80, "https": 443}[parts.scheme] for parts in (here, there)]
     return here.hostname == there.hostname and (ports[0] == ports[1] or ports == [80, 443])

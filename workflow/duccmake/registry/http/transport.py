@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,14 +14,16 @@ from urllib.parse import quote, urlsplit
 from ...errors import NotFound, RateLimited, RegistryError, RegistryUnavailable, Unauthorized
 from ..settings import RegistrySettings
 from .auth import Authorizer, Scope, TokenRequest
+from .bodies import read_body, registry_words
 from .challenge import Challenge, parse_challenges
 from .credentials import CredentialStore, normal_host
-from .host import Answer, Host
+from .host import Host, Response
 from .redirects import MAX_REDIRECTS, REDIRECTS, is_same_host, redirected
 from .retry import (
     Breaker,
     Deadline,
     Patience,
+    RegistryUnreachable,
     RetryPolicy,
     TryAgain,
     backoff_seconds,
@@ -36,13 +37,10 @@ _GUARDED = frozenset({401, 403, 404})
 _MAX_OFFERS = 2
 _NO_PING = frozenset(range(400, 500)) - {408, 429}
 _TOKEN_LIMIT = 1024**2
-_ERROR_LIMIT = 64 * 1024
-_ERROR_SECONDS = 10.0
 _PAUSE_SECONDS = 60.0
 """How long a host is spared that kept answering 429 without saying for how long."""
-_CHUNK = 64 * 1024
 
-T = TypeVar("T", "Reply", Answer)
+T = TypeVar("T", "Reply", Response)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class Call:
 
     ``accept`` are the statuses of 400 and above that are an answer, not an error.
     ``is_verified``: the caller knows the digest of what has to come.
+    ``is_trial``: there is another way, which is taken at the first failure; that
+    counts against nobody.
     """
 
     method: str
@@ -60,6 +60,7 @@ class Call:
     body: bytes | None = field(default=None, repr=False)
     accept: frozenset[int] = frozenset()
     is_verified: bool = False
+    is_trial: bool = False
 
     @property
     def is_secret(self) -> bool:
@@ -149,7 +150,7 @@ class Transport:
 
         return self._trying(call, attempt, patience)
 
-    def open(self, call: Call, *, patience: Patience | None = None) -> Answer:
+    def open(self, call: Call, *, patience: Patience | None = None) -> Response:
         """Make a call and return the answer with its body unread; the caller closes it."""
         return self._trying(call, lambda deadline: self._answered(call, deadline), patience)
 
@@ -162,6 +163,8 @@ class Transport:
                 result = attempt(deadline)
             except TryAgain as failure:
                 if isinstance(failure.error, RegistryUnavailable):
+                    if call.is_trial:
+                        raise failure.error from None
                     host.breaker.failed(failure.error.found)
                 pause = backoff_seconds(count, self.policy.backoff_seconds)
                 wait = max(pause, failure.wait_seconds or 0.0)
@@ -175,10 +178,10 @@ class Transport:
                 host.breaker.succeeded()
                 raise
             else:
-                if result.status >= 500:
-                    host.breaker.failed(f"{host.name} answers {result.status}")
-                else:
+                if result.status < 500:
                     host.breaker.succeeded()
+                elif not call.is_trial:
+                    host.breaker.failed(f"{host.name} answers {result.status}")
                 return result
         raise AssertionError("the last try returns or raises")
 
@@ -186,7 +189,7 @@ class Transport:
         parts = urlsplit(url)
         return self.host(parts.scheme, parts.netloc)
 
-    def _answered(self, call: Call, deadline: Deadline) -> Answer:
+    def _answered(self, call: Call, deadline: Deadline) -> Response:
         """One try: redirects followed, credentials offered where asked, bad statuses raised."""
         url = call.url
         origin = host = self._host_of(url)
@@ -195,10 +198,10 @@ class Transport:
         offers = redirects = 0
         while True:
             headers = {**call.headers, "Authorization": header} if header else call.headers
-            response = host.send(call.method, url, headers, deadline, call.body)
+            response = self._sent(call, url, headers, deadline, origin)
             status = response.status
             if call.scope and status in _GUARDED and offers < _MAX_OFFERS:
-                refusal = self._refusal(call, response, host, redirected=host is not origin)
+                refusal = self._refusal(call, response, host, redirected=_is_led(call, url))
                 offers += 1
                 better = _better(authorizer, response, call.scope, header, again=offers > 1)
                 if not better and status in call.accept:
@@ -212,12 +215,28 @@ class Transport:
                 url = redirected(response, url, redirects, plain=plain)
                 response.discard()
                 host = self._host_of(url)
-                authorizer = self._authorizer(host, visited=host is not origin)
+                is_same = is_same_host(call.url, url)
+                authorizer = self._authorizer(origin if is_same else host, visited=not is_same)
                 header = authorizer.header(call.scope) if call.scope else ""
             elif status < 400 or status in call.accept:
                 return response
             else:
-                raise self._refusal(call, response, host, redirected=host is not origin)
+                raise self._refusal(call, response, host, redirected=_is_led(call, url))
+
+    def _sent(
+        self, call: Call, url: str, headers: Mapping[str, str], deadline: Deadline, origin: Host
+    ) -> Response:
+        """Make a request; of a host that cannot be reached it is said who redirects there."""
+        host = self._host_of(url)
+        try:
+            return host.send(call.method, url, headers, deadline, call.body)
+        except (TryAgain, RegistryUnreachable) as failure:
+            error = failure.error if isinstance(failure, TryAgain) else failure
+            if host is not origin and isinstance(error, RegistryUnreachable):
+                error.hint = (
+                    f"{origin.name} redirects there: see whether it can be reached from here"
+                )
+            raise
 
     def _authorizer(self, host: Host, *, visited: bool = False) -> Authorizer:
         """The authorizer of a host; one that was only redirected to gets no credentials."""
@@ -282,10 +301,12 @@ class Transport:
 
         return self._trying(call, attempt, None)
 
-    def _refusal(self, call: Call, response: Answer, host: Host, *, redirected: bool) -> Exception:
+    def _refusal(
+        self, call: Call, response: Response, host: Host, *, redirected: bool
+    ) -> Exception:
         """The error for a status of 400 or above; closes the response."""
         status = response.status
-        code, said = _registry_words(response)
+        code, said = registry_words(response)
         response.close()
         what = f"{host.name} answers {status}{said} to {call.method} {_safe_path(call.url)}"
         wait = retry_after_seconds(response.headers.get("Retry-After"))
@@ -299,7 +320,8 @@ class Transport:
             return TryAgain(RegistryUnavailable(what, hint=hint), wait)
         if redirected:
             # Signed addresses run out: the registry gives a new one.
-            return TryAgain(RegistryUnavailable(f"{what} after a redirect"))
+            hint = "the registry redirects there, and it refuses: ask the registry's operator"
+            return TryAgain(RegistryUnavailable(f"{what} after a redirect", hint=hint))
         if status in (401, 403):
             hint = "give credentials that may read it, or check the name"
             return Unauthorized(what, hint=hint)
@@ -313,7 +335,7 @@ class Transport:
 
 
 def _better(
-    authorizer: Authorizer, response: Answer, scope: Scope, refused: str, *, again: bool
+    authorizer: Authorizer, response: Response, scope: Scope, refused: str, *, again: bool
 ) -> str:
     """What to ask again with after a refusal, or ""; the connection is free by now."""
     challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
@@ -322,44 +344,9 @@ def _better(
     return "" if refused else authorizer.offer(scope)
 
 
-def read_body(response: Answer, limit: int, deadline: Deadline) -> bytes:
-    """The whole body, decoded where a proxy encoded it.
-
-    Raises `TryAgain` where it breaks off, `RegistryError` where it is over ``limit`` bytes.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    for piece in response.pieces(_CHUNK, decode=True):
-        size += len(piece)
-        pieces.append(piece)
-        if size > limit:
-            raise RegistryError(
-                f"{_host_name(response)} sends more than the {limit} bytes that are accepted"
-            )
-        if not deadline.remaining:
-            raise TryAgain(
-                RegistryUnavailable(f"{_host_name(response)} is too slow with its answer")
-            )
-    return b"".join(pieces)
-
-
-def _registry_words(response: Answer) -> tuple[str, str]:
-    """A registry's error (distribution-spec, "Error Codes"): its code, and code and message."""
-    try:
-        members = json.loads(read_body(response, _ERROR_LIMIT, Deadline(_ERROR_SECONDS)))
-        error = members["errors"][0]
-        code = str(error.get("code") or "")
-        words = f"{code} {error.get('message') or ''}"
-    except (TryAgain, RegistryError):
-        return "", ""
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return "", ""
-    words = "".join(char if char.isprintable() else " " for char in words).strip()
-    return code, f" ({words[:200]})" if words else ""
-
-
-def _host_name(response: Answer) -> str:
-    return urlsplit(response.url).netloc
+def _is_led(call: Call, url: str) -> bool:
+    """Whether it is a redirect's address that answers, and no further one of the registry's own."""
+    return url != call.url and (call.is_verified or not is_same_host(call.url, url))
 
 
 def _safe_path(url: str) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
 from ...errors import MANIFEST_UNKNOWN, ManifestError, NotFound, RegistryError
 from ...oci.json_object import JsonObject, parse_json
@@ -25,14 +26,14 @@ from ...oci.manifest import (
     parse_manifest,
 )
 from ...oci.reference import Digest, Reference
-from .files import copy_blob, read_metadata
+from .files import LocalImages, read_metadata
 from .tarball import DOCKER_INDEX, FullName, Tarball, full_name, opened_tarball
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _COMPRESSIONS = {b"\x1f\x8b": "+gzip", b"\x28\xb5\x2f\xfd": "+zstd"}
 
 
-class DockerArchives:
+class DockerArchives(LocalImages):
     """The images in archives, with several in one told apart by their names."""
 
     def poll(self, reference: Reference) -> Digest:
@@ -66,26 +67,14 @@ class DockerArchives:
             )
         return found
 
-    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        """The configuration, verified."""
+    @contextmanager
+    def _opened_for(
+        self, reference: Reference, descriptor: Descriptor
+    ) -> Iterator[Callable[[], IO[bytes]]]:
         with opened_tarball(reference) as tar:
             archive = _Archive(tar)
             name = archive.image(reference).member(descriptor)
-            return descriptor.verify(read_metadata(archive.open(name), descriptor.digest))
-
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Copy a layer to ``path``, verified."""
-        with opened_tarball(reference) as tar:
-            archive = _Archive(tar)
-            name = archive.image(reference).member(descriptor)
-            return copy_blob(reference, descriptor, lambda: archive.open(name), path, progress)
+            yield lambda: archive.open(name)
 
 
 @dataclass(frozen=True, slots=True)

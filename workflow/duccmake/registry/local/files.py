@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -23,12 +24,12 @@ from ...oci.reference import Reference
 from ..download import Download
 from ..http.limits import Pace
 from ..http.retry import Patience, RetryPolicy
+from ..images import Images
 
 MAX_METADATA_BYTES = 16 * 1024**2
 """The largest manifest, index or configuration that is read from a file."""
 
 _HINT = "see whether it was written to its end, and write it again"
-_POLICY = RetryPolicy(Patience(tries=2, seconds=60.0), backoff_seconds=0.0)
 _NO_LIMIT = Pace(0)
 
 
@@ -73,33 +74,38 @@ def reading(reference: Reference) -> Iterator[None]:
         raise error.within(image=reference.name) from None
 
 
-def copy_blob(
-    reference: Reference,
-    descriptor: Descriptor,
-    opened: Callable[[], IO[bytes]],
-    path: Path,
-    progress: Callable[[int], None] | None,
-) -> int:
-    """Copy what ``opened`` opens to ``path``, verified, as downloads are."""
-    return Download(descriptor, path, _POLICY, progress).run(
-        _FileSource(reference, descriptor, opened)
-    )
+class LocalImages(Images):
+    """Images in files, whose blobs are copied as others are downloaded."""
+
+    _policy = RetryPolicy(Patience(tries=2, seconds=60.0), backoff_seconds=0.0)
+
+    @abstractmethod
+    def _opened_for(
+        self, reference: Reference, descriptor: Descriptor
+    ) -> AbstractContextManager[Callable[[], IO[bytes]]]:
+        """The image, open, as what opens a blob of it, which may be more than once."""
+
+    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """See `Manifests`."""
+        with self._opened_for(reference, descriptor) as opened, opened() as file:
+            return descriptor.verify(read_metadata(file, descriptor.digest))
+
+    def _deliver(self, reference: Reference, download: Download) -> int:
+        with self._opened_for(reference, download.descriptor) as opened:
+            return download.run(_FileBlob(reference, opened))
 
 
-class _FileSource:
-    """A file that a blob is copied from (`download.Source`)."""
+class _FileBlob:
+    """A blob in a file (`download.Blob`)."""
 
     pace = _NO_LIMIT
 
-    def __init__(
-        self, reference: Reference, descriptor: Descriptor, opened: Callable[[], IO[bytes]]
-    ) -> None:
+    def __init__(self, reference: Reference, opened: Callable[[], IO[bytes]]) -> None:
         self._reference = reference
-        self._descriptor = descriptor
         self._opened = opened
         self.place = reference.path
 
-    def open(self, offset: int) -> _FileAnswer:
+    def open(self, offset: int, size: int) -> _FileAnswer:
         reference = self._reference
         # Download takes errors of the system for those of the file that it writes.
         with reading(reference):
@@ -107,7 +113,6 @@ class _FileSource:
             file.seek(offset)
         if not offset:
             return _FileAnswer(200, reference, file)
-        size = self._descriptor.size
         return _FileAnswer(
             206, reference, file, {"Content-Range": f"bytes {offset}-{size - 1}/{size}"}
         )

@@ -16,7 +16,7 @@ from ...errors import MANIFEST_UNKNOWN, ManifestError, NotFound
 from ...oci.json_object import JsonObject
 from ...oci.manifest import OCI_INDEX, Descriptor, Index, Manifest, check_schema, parse_manifest
 from ...oci.reference import Digest, Reference, is_tag
-from .files import copy_blob, open_plain, read_metadata, reading
+from .files import LocalImages, open_plain, read_metadata, reading
 from .tarball import LAYOUT_INDEX, full_name
 
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
@@ -48,7 +48,7 @@ def opened_directory(reference: Reference) -> Iterator[Files]:
         yield _Directory(reference.path)
 
 
-class OciLayouts:
+class OciLayouts(LocalImages):
     """The images in OCI layouts: ``index.json`` and ``blobs/``, where ``opened`` finds them.
 
     A tag is an entry's ``org.opencontainers.image.ref.name``, or the tag of the
@@ -88,23 +88,12 @@ class OciLayouts:
                 chosen.verify(content)
             return parse_manifest(content, algorithm=wanted.algorithm)
 
-    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        """A small blob, verified."""
-        with self._opened(reference) as files, files.open(_blob(descriptor.digest)) as file:
-            return descriptor.verify(read_metadata(file, descriptor.digest))
-
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Copy a blob to ``path``, verified."""
-        name = _blob(descriptor.digest)
+    @contextmanager
+    def _opened_for(
+        self, reference: Reference, descriptor: Descriptor
+    ) -> Iterator[Callable[[], IO[bytes]]]:
         with self._opened(reference) as files:
-            return copy_blob(reference, descriptor, lambda: files.open(name), path, progress)
+            yield lambda: files.open(_blob(descriptor.digest))
 
 
 def _blob(digest: Digest) -> str:

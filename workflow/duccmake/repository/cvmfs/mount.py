@@ -3,20 +3,20 @@
 ``cvmfs_server`` unmounts the old revision and mounts the new one.  A reader must
 not take the moment in between for an empty repository, and its open files would
 have the mount taken from under everybody.  So readers and the end of a commit
-exclude one another, by flock(2).
+exclude one another.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ...errors import RepositoryError
+from ...fs.locks import acquire, locked
 
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 20.0
@@ -50,7 +50,7 @@ class Mount:
         if getattr(self._held, "here", False):
             yield
             return
-        with _locked(self._guard, fcntl.LOCK_SH, create=False):
+        with _shared(self._guard):
             self._await()
             self._held.here = True
             try:
@@ -58,11 +58,9 @@ class Mount:
             finally:
                 self._held.here = False
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self) -> AbstractContextManager[None]:
         """Keep readers away from the end of a commit."""
-        with _locked(self._guard, fcntl.LOCK_EX, create=True):
-            yield
+        return locked(self._guard)
 
     def _await(self) -> None:
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -77,18 +75,15 @@ class Mount:
 
 
 @contextmanager
-def _locked(path: Path, how: int, *, create: bool) -> Iterator[None]:
-    flags = os.O_RDONLY | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+def _shared(path: Path) -> Iterator[None]:
     try:
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        if create:
-            raise
         # Nobody has published from here yet, or it is not for us to see.
         yield
         return
     try:
-        fcntl.flock(descriptor, how)
+        acquire(descriptor, shared=True)
         yield
     finally:
         os.close(descriptor)

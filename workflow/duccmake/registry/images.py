@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from ..errors import DuccmakeError, UnsupportedImage
 from ..oci.manifest import Descriptor, ImageConfig, Index, Manifest
 from ..oci.reference import Digest, Platform, Reference
+from .damaged import Damaged
+from .download import Download
+from .http.retry import RetryPolicy
 
 MAX_INDEX_DEPTH = 4
 MAX_INDEX_ENTRIES = 32
 
 
-class ImageSource(Protocol):
-    """Registries, or files that stand for one: all that converting an image asks for."""
+class Manifests(ABC):
+    """What has the manifests and configurations of images."""
 
+    @abstractmethod
     def poll(self, reference: Reference) -> Digest:
         """The digest that the reference stands for now, as cheaply as can be."""
-        ...
 
+    @abstractmethod
+    def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
+        """The manifest or index, verified, with its bytes as they came.
+
+        ``digest`` asks for another one than the reference names, such as an
+        index's entry.  Raises `DigestMismatch` and `ManifestError` (with
+        `UnsupportedImage`) where the bytes are not right.
+        """
+
+    @abstractmethod
+    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """A small blob, verified: an image configuration.
+
+        Raises `DigestMismatch`, or `ManifestError` where it is larger than a manifest may be.
+        """
+
+
+class Images(Manifests):
+    """Where images come from: registries, or files that stand for one."""
+
+    _policy: RetryPolicy
+    _damaged: Damaged | None = None
+
+    @abstractmethod
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository."""
-        ...
-
-    def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
-        """The manifest or index, verified; ``digest`` asks for another one than the reference."""
-        ...
-
-    def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        """A small blob, verified."""
-        ...
 
     def fetch_blob(
         self,
@@ -41,12 +59,24 @@ class ImageSource(Protocol):
         *,
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Bring a blob to ``path``, verified; returns the bytes that were moved for it."""
-        ...
+        """Bring a blob to ``path``, verified; returns the bytes that were moved for it.
+
+        It grows as ``<path>.part``, from which any later call goes on, and gets
+        its name when size and digest are right.  Only one process or thread
+        brings a blob to a path at a time; the others wait and find it there.
+        ``progress`` is told of bytes gained (fewer than none at a restart).
+        Raises `DigestMismatch` where something else comes.
+        """
+        download = Download(descriptor, path, self._policy, progress, self._damaged)
+        return self._deliver(reference, download)
+
+    @abstractmethod
+    def _deliver(self, reference: Reference, download: Download) -> int:
+        """Run the download from wherever the image's blobs are."""
 
 
 def select_image(
-    source: ImageSource,
+    images: Manifests,
     reference: Reference,
     platform: Platform,
     *,
@@ -58,15 +88,15 @@ def select_image(
     where there is nothing for the platform, naming what there is, and `DigestMismatch`
     where an index has another size for a manifest than that has.
     """
-    top = source.manifest(reference, digest)
+    top = images.manifest(reference, digest)
     if isinstance(top, Manifest):
-        config = _config(source, reference, top)
+        config = _config(images, reference, top)
         if platform.matches(config.platform):
             return top.digest, top, config
         raise _no_platform(platform, [str(config.platform)]).within(image=reference.name)
     seen: list[str] = []
-    for found, named in _candidates(source, reference, top, platform, seen, MAX_INDEX_DEPTH):
-        config = _config(source, reference, found)
+    for found, named in _candidates(images, reference, top, platform, seen, MAX_INDEX_DEPTH):
+        config = _config(images, reference, found)
         # An index's word counts more than the configuration's, which often lacks the variant.
         if named or platform.matches(config.platform):
             return top.digest, found, config
@@ -75,7 +105,7 @@ def select_image(
 
 
 def _candidates(
-    source: ImageSource,
+    images: Manifests,
     reference: Reference,
     index: Index,
     platform: Platform,
@@ -87,7 +117,7 @@ def _candidates(
     seen += index.special
     for entry in index.candidates(platform)[:MAX_INDEX_ENTRIES]:
         try:
-            found = source.manifest(reference, entry.digest)
+            found = images.manifest(reference, entry.digest)
             entry.verify(found.raw)
         except UnsupportedImage:
             if entry.platform:
@@ -98,11 +128,11 @@ def _candidates(
         if isinstance(found, Manifest):
             yield found, entry.platform is not None
         elif depth > 1:
-            yield from _candidates(source, reference, found, platform, seen, depth - 1)
+            yield from _candidates(images, reference, found, platform, seen, depth - 1)
 
 
-def _config(source: ImageSource, reference: Reference, manifest: Manifest) -> ImageConfig:
-    raw = source.blob_bytes(reference, manifest.config)
+def _config(images: Manifests, reference: Reference, manifest: Manifest) -> ImageConfig:
+    raw = images.blob_bytes(reference, manifest.config)
     try:
         return ImageConfig.parse(raw, layers=len(manifest.layers))
     except DuccmakeError as error:

@@ -1,25 +1,22 @@
-"""An image source that is asked once for each thing: one image, on several platforms."""
+"""Manifests that are asked for once: those of one image, on several platforms."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
 
 from ..errors import DuccmakeError
 from ..oci.content_store import ContentStore
 from ..oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from ..oci.reference import Digest, Reference
-from .image_source import ImageSource
+from .images import Manifests
 
 
-class CachedSource:
+class CachedManifests(Manifests):
     """Remembers polls, also failed ones, and keeps manifests in ``store``, for later runs.
 
     For one thread.
     """
 
-    def __init__(self, source: ImageSource, store: ContentStore) -> None:
-        self._source = source
+    def __init__(self, images: Manifests, store: ContentStore) -> None:
+        self._images = images
         self._store = store
         self._polls: dict[Reference, Digest | DuccmakeError] = {}
         self._tops: dict[Reference, Manifest | Index] = {}
@@ -30,10 +27,10 @@ class CachedSource:
         return found if isinstance(found, Digest) else None
 
     def poll(self, reference: Reference) -> Digest:
-        """See `ImageSource`."""
+        """See `Manifests`."""
         if reference not in self._polls:
             try:
-                self._polls[reference] = self._source.poll(reference)
+                self._polls[reference] = self._images.poll(reference)
             except DuccmakeError as error:
                 self._polls[reference] = error
         found = self._polls[reference]
@@ -41,39 +38,24 @@ class CachedSource:
             raise found
         return found
 
-    def tags(self, reference: Reference) -> list[str]:
-        """See `ImageSource`."""
-        return self._source.tags(reference)
-
     def manifest(self, reference: Reference, digest: Digest | None = None) -> Manifest | Index:
-        """See `ImageSource`."""
+        """See `Manifests`."""
         if digest is None:
             if reference not in self._tops:
-                self._tops[reference] = self._kept(self._source.manifest(reference))
+                self._tops[reference] = self._kept(self._images.manifest(reference))
             return self._tops[reference]
         raw = self._store.get(digest)
         if raw is not None:
             return parse_manifest(raw, algorithm=digest.algorithm)
-        return self._kept(self._source.manifest(reference, digest))
+        return self._kept(self._images.manifest(reference, digest))
 
     def blob_bytes(self, reference: Reference, descriptor: Descriptor) -> bytes:
-        """See `ImageSource`."""
+        """See `Manifests`."""
         raw = self._store.get(descriptor.digest)
         if raw is not None:
             # Another image may have brought it, with another descriptor.
             return descriptor.verify(raw)
-        return self._source.blob_bytes(reference, descriptor)
-
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """See `ImageSource`."""
-        return self._source.fetch_blob(reference, descriptor, path, progress=progress)
+        return self._images.blob_bytes(reference, descriptor)
 
     def _kept(self, found: Manifest | Index) -> Manifest | Index:
         self._store.put(found.digest, found.raw)
