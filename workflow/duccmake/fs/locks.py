@@ -32,14 +32,17 @@ def acquire(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool
 
 
 def open_file(path: Path, mode: int = 0o666) -> int:
-    """Open a file to be locked, which is made where it is not there."""
+    """Open a file to be locked, which is made where it is not there.
+
+    To read and to write: NFS has the one for shared locks and the other for the rest.
+    """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock on a file that is there for nothing else, as long as it takes to get it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = open_file(path, 0o644)
     try:
         acquire(descriptor)
         yield
