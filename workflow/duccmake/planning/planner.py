@@ -11,7 +11,7 @@ from typing import Any
 from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..oci.reference import Digest
-from ..products import Product, in_order
+from ..products import Product
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
@@ -261,7 +261,7 @@ def _planned(
         why=item.stale,
         ignorable=item.ignorable,
         source=origin,
-        products=in_order(item.products) or config.products,
+        products=item.products or config.products,
         variants=variants if len(variants) > 1 else (),
         anew=not config.adopt,
         fix_permissions=config.flat.fix_permissions,

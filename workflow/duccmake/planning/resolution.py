@@ -9,6 +9,7 @@ from ..errors import DuccmakeError
 from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest, parse_manifest
 from ..oci.reference import Digest, Platform, Reference
+from ..products import Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Resolved:
     config: Digest
     stale: str = ""
     platforms: tuple[Platform, ...] = ()
-    products: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
 
     @property
     def path(self) -> str:

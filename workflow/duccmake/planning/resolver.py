@@ -15,6 +15,7 @@ from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest
 from ..oci.reference import Digest, Platform, Reference
 from ..oci.tags import TagRules
+from ..products import Product
 from ..recipe.coverage import Chosen
 from ..recipe.entry import Wished
 from ..recipe.model import Recipe, Wish
@@ -40,7 +41,7 @@ class _Question:
     ignorable: bool
     known: Poll | None
     platforms: tuple[Platform, ...]
-    products: tuple[str, ...]
+    products: tuple[Product, ...]
 
     @property
     def path(self) -> str:

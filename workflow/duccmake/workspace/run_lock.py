@@ -25,7 +25,7 @@ def hold(workdir: Path) -> AbstractContextManager[object]:
     path = workdir / RUN_LOCK
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(open_file(path), "r+b")
+        file = os.fdopen(open_file(path), "r+b")
         acquire(file.fileno(), shared=True)
     except OSError:
         return nullcontext()
