@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -70,6 +71,30 @@ def test_neither_needs_a_configuration_to_be_linted(work: Work, tmp_path: Path, 
     options = ("--lint", "--snakefile", f"{work.checkout}/{snakefile}")
     said = snakemake(work, *options, *recipe, at=tmp_path)
     assert "Congratulations" in said
+
+
+def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        work.push("team/app:1", text_image("one"))
+        recipe = work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)])
+        work.run(check=True)
+        status = work.path / "results/status.json"
+        before = status.read_bytes()
+        for option in ("-n", "--summary", "--dag"):
+            work.run(option, check=True)
+            assert status.read_bytes() == before, option
+        # Nothing is to be done, which is a run all the same.
+        work.run(check=True)
+        assert json.loads(status.read_bytes())["counts"] == {"up to date": 1}
+        recipe.write_text("- a list\n")
+        assert work.run("-n").status != 0
+        assert not json.loads(status.read_bytes())["error"]
+        run = work.run()
+        assert run.status != 0
+        error = json.loads(status.read_bytes())["error"]
+        assert str(recipe) in error or recipe.name in error
+        assert error in run.stderr
 
 
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):

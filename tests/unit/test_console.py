@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from duccmake.errors import NotFound
 from duccmake.planning.model import Problem, State
+from duccmake.run.session import Session
 from duccmake.run.summary import announce, summarise
 from duccmake.workspace.reports import Failed, Fetched, JobName, Report, Rule, write_report
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
@@ -24,7 +27,8 @@ def summary(tmp_path, made, *reports: Report) -> list[str]:
     for report in reports:
         write_report(run, report)
     out = io.StringIO()
-    summarise(made, run, workdir=tmp_path, began=time.monotonic(), stream=out)
+    session = Session(made, Path("plan"), run, True, False, time.monotonic(), nullcontext())
+    summarise(session, workdir=tmp_path, stream=out)
     return out.getvalue().splitlines()
 
 

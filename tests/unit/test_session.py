@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ import yaml
 
 from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
-from duccmake.errors import ConfigError, RecipeError
+from duccmake.errors import DuccmakeError
 from duccmake.oci.reference import Platform
 from duccmake.planning.plan import Plan
-from duccmake.run.session import begin, tidy
+from duccmake.run.session import begin, is_preview, tidy
+from duccmake.run.status import Status
 from duccmake.workspace.results import RESULTS
 from support.planned import REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of
@@ -87,14 +89,37 @@ def test_a_receipt_does_not_stand_in_the_way_of_an_image_that_is_lost(registry, 
     assert other.exists()
 
 
-def test_an_invalid_configuration_makes_nothing(tmp_path):
+def test_an_invalid_configuration_makes_nothing_but_a_status_that_says_so(tmp_path):
+    def told(members, *arguments) -> str:
+        with pytest.raises(DuccmakeError) as raised:
+            begin(members, workdir=tmp_path, arguments=arguments)
+        return str(raised.value)
+
     wish("ghcr.io/a/b:1")
-    with pytest.raises(ConfigError):
-        begin({**MEMBERS, "products": ["paper"]}, workdir=tmp_path, arguments=[])
-    Path("recipe.yaml").write_text("- a list\n")
-    with pytest.raises(RecipeError):
-        begin(MEMBERS, workdir=tmp_path, arguments=[])
+    for option in ("--dry-run", "--lint"):
+        told({**MEMBERS, "products": ["paper"]}, option)
     assert not RESULTS.exists()
+    broken = [told({**MEMBERS, "products": ["paper"]})]
+    assert Status.load(tmp_path).error == broken[0]
+    Path("recipe.yaml").write_text("- a list\n")
+    broken.append(told(MEMBERS))
+    status = Status.load(tmp_path)
+    assert (status.error, status.pid) == (broken[1], os.getpid())
+    assert [path.name for path in RESULTS.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize(
+    ("line", "preview"),
+    [
+        ("-n", True), ("-np", True), ("-pn --cores 1", True), ("--dry-run", True),
+        ("--cores 2 --dryrun", True), ("--dag", True), ("--rulegraph", True), ("-S", True),
+        ("--summary", True), ("-D", True), ("--report=r.html", True),
+        ("", False), ("--cores 2", False), ("-c1", False), ("-j 4 -k -p", False),
+        ("--config notes=-1 --nolock", False), ("--keep-going prune", False),
+    ],
+)  # fmt: skip
+def test_what_only_shows_something_is_told_from_a_run(line, preview):
+    assert is_preview(line.split()) == preview
 
 
 def test_what_nobody_wants_any_more_is_tidied_away():

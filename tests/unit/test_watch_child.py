@@ -87,6 +87,7 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: st
          Ending(True, frozenset({"a:1", "c:1"}))),
         ("save({}, ()); sys.exit(0)", Ending(True)),
         ("save({}, (), pid=1); sys.exit(1)", Ending(False)),
+        ("of_failure(DuccmakeError('broken'), 1).save(Path.cwd()); sys.exit(1)", Ending(False)),
     ],
 )  # fmt: skip
 def test_a_run_is_judged_by_what_it_left(
@@ -96,7 +97,8 @@ def test_a_run_is_judged_by_what_it_left(
 import os, sys
 sys.path.insert(0, {str(CHECKOUT / "workflow")!r})
 from pathlib import Path
-from duccmake.run.status import Outcome, Status
+from duccmake.errors import DuccmakeError
+from duccmake.run.status import Status, of_failure
 def save(images, stale, pid=0):
     Status(pid or os.getpid(), "r", 0, 0, {{}}, images, stale, (), ()).save(Path.cwd())
 {script}

@@ -127,8 +127,7 @@ def spare_pandas():
 
 def end_run():
     """Say what became of the run, to people and to what reads the event log."""
-    run = Path(os.environ[RUN_VARIABLE])
-    status = summarise(plan, run, workdir=Path.cwd(), began=session.began, only=asked)
+    status = summarise(session, workdir=Path.cwd(), only=asked)
     note_end(plan, status, workdir=Path.cwd(), only=asked)
 
 
@@ -314,4 +313,4 @@ if workflow.is_main_process and "adopt" in asked:
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and session.polled and not asked:
     if get_targets() == or_nothing([]):
-        summarise(plan, session.run, workdir=Path.cwd(), began=session.began)
+        summarise(session, workdir=Path.cwd())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,14 @@ from typing import Any
 
 from ..config.configuration import Config
 from ..config.schema import as_plain
+from ..errors import DuccmakeError
 from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
 from ..workspace import run_lock
 from ..workspace.results import GATES, PLANS, RUNS, published, staged
 from ..workspace.results import problem as problem_receipt
+from .status import of_failure
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +31,21 @@ _KEPT_RUNS = 20
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"})
 """Calls of Snakemake that need no image: they ask no registry."""
 
+_PREVIEWS = frozenset(
+    {"--dry-run", "--dryrun", "--summary", "-S", "--detailed-summary", "-D", "--report"}
+    | {"--dag", "--rulegraph", "--filegraph", "--d3dag"}
+    | {"--list-input-changes", "--list-params-changes", "--list-code-changes"}
+)
+_SHORT_PREVIEW = re.compile(r"-[A-Za-z]*n[A-Za-z]*")
+"""Options in one word, of which ``-n`` is one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """What the main process hands to its jobs: the plan's file and a directory for events.
 
-    ``polled`` says whether registries were asked, without which the plan is empty.
+    ``polled`` says whether registries were asked, without which the plan is empty, and
+    ``preview`` whether the call only shows something, such as a dry run.
     ``began`` is by the monotonic clock; ``lock`` shows others that this process runs.
     """
 
@@ -41,6 +53,7 @@ class Session:
     plan_file: Path
     run: Path
     polled: bool
+    preview: bool
     began: float
     lock: AbstractContextManager[object]
 
@@ -54,15 +67,27 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     """
     began = time.monotonic()
     _log_to_terminal()
-    config = Config.parse(members, workdir=workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
-    plan = make_plan(config, as_plain(members), poll=poll)
+    preview = not poll or is_preview(arguments)
+    try:
+        config = Config.parse(members, workdir=workdir)
+        plan = make_plan(config, as_plain(members), poll=poll)
+    except DuccmakeError as error:
+        if not preview:
+            of_failure(error, time.monotonic() - began).save(workdir)
+        raise
     # From here on: what cannot be planned leaves nothing behind.
     lock = run_lock.hold(workdir) if poll else nullcontext()
     plan_file = plan.save()
     _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
-    return Session(plan, plan_file, run, poll, began, lock)
+    return Session(plan, plan_file, run, poll, preview, began, lock)
+
+
+def is_preview(arguments: Sequence[str]) -> bool:
+    """Whether a command line has Snakemake show something and run no job."""
+    options = (word.partition("=")[0] for word in arguments)
+    return any(word in _PREVIEWS or _SHORT_PREVIEW.fullmatch(word) for word in options)
 
 
 def tidy(plan: Plan, session_plan: Path) -> None:

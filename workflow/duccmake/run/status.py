@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ..errors import DuccmakeError
 from ..fs.files import write_atomically
 from ..planning.plan import Plan
 from ..workspace.results import STATUS
@@ -47,7 +48,7 @@ class Status:
     ``counts`` are all of them by outcome.
     ``stale`` are images that are up to date as far as is known: their registry did not
     answer.  ``in_force`` and ``warnings`` are as the plan has them; ``ended`` is in seconds
-    since the epoch.
+    since the epoch.  ``error`` is why the run ended before it came to its images.
     """
 
     pid: int
@@ -59,6 +60,7 @@ class Status:
     stale: tuple[str, ...]
     in_force: tuple[str, ...]
     warnings: tuple[str, ...]
+    error: str = ""
 
     @property
     def failed(self) -> frozenset[str]:
@@ -106,3 +108,9 @@ def of_this_process(run: str, seconds: float, results: Sequence[Result], plan: P
         in_force=plan.in_force,
         warnings=plan.warnings,
     )
+
+
+def of_failure(error: DuccmakeError, seconds: float) -> Status:
+    """The status of a run that this process is ending before it has a plan."""
+    ended = round(time.time(), 3)
+    return Status(os.getpid(), "", ended, round(seconds, 3), {}, {}, (), (), (), str(error))

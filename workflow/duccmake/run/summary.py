@@ -30,6 +30,7 @@ from ..workspace.reports import (
     Unpinned,
     read_reports,
 )
+from .session import Session
 from .status import Outcome, Result, Status, of_this_process
 
 _SELDOM = (Outcome.REMOVED, Outcome.PUSHED)
@@ -114,33 +115,32 @@ def _to_fetch(plan: Plan, pending: Sequence[PlannedImage]) -> str:
 
 
 def summarise(
-    plan: Plan,
-    run: Path,
+    session: Session,
     *,
     workdir: Path,
-    began: float,
     only: Collection[str] = (),
     stream: TextIO | None = None,
 ) -> Status:
     """Say what became of each image: the repository is asked, not the jobs.
 
-    ``began`` is when the run did, by the monotonic clock.  ``only`` are the targets of a
-    run that was to convert nothing.  The status of any other is kept for who started it.
+    ``only`` are the targets of a run that was to convert nothing.  The status of any
+    other is kept for who started it, unless that was to see something only.
     """
+    plan, run = session.plan, session.run
     out = stream or sys.stderr
     reports = read_reports(run)
     if "adopt" in only:
         plan = replace(plan, images=tuple(adopting(plan)), problems=(), thins=())
     is_about_images = not only or "adopt" in only
     results = list(_results(plan, reports, workdir) if is_about_images else _removals(reports))
-    status = of_this_process(run.name, time.monotonic() - began, results, plan)
+    status = of_this_process(run.name, time.monotonic() - session.began, results, plan)
     totals = Counter(item.outcome for item in results)
     counts = (
         _counts_of(totals, only) if only else f"{_counts(totals)}; {_bytes(results, plan, reports)}"
     )
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
     print(*_lines(results), last, sep="\n", file=out)
-    if not only:
+    if not (only or session.preview):
         status.save(workdir)
     return status
 

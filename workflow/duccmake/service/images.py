@@ -32,7 +32,10 @@ def main(arguments: Sequence[str]) -> int:
         where = options.directory.absolute()
         sys.stderr.write(f"{where} has no plan: run snakemake there, or name it with -d\n")
         return 1
-    found = table(Plan.load(path), path.stem, Status.load(options.directory))
+    status = Status.load(options.directory)
+    if status and status.error:
+        sys.stderr.write(f"the last run ended before its images: {status.error}\n")
+    found = table(Plan.load(path), path.stem, status)
     if options.globs:
         pattern = any_of(*options.globs)
         found = found[[pattern.fullmatch(name) is not None for name in found["image"]]]

@@ -94,6 +94,8 @@ class Child:
         told = Status.load(self._directory)
         if told is None or told.pid != self._process.pid:
             return Ending(completed=status == 0)
+        if told.error:
+            return Ending(completed=False)
         return Ending(True, told.failed | frozenset(told.stale))
 
     def stop(self) -> None:
