@@ -1,16 +1,20 @@
-"""Point a tag back to a digest that it left, and hold it there."""
+"""Point a tag back to a digest that it left, and hold it there; without one, say what there is."""
 
 import sys
 
 from duccmake.jobs.job import running
-from duccmake.jobs.rollback import repositories_with, roll_back
+from duccmake.jobs.rollback import choices, repositories_with, roll_back
 from duccmake.planning.plan import keeping
 from duccmake.workspace.reports import Pinned, Rule
 
 (log,) = sys.argv[1:]
 with running(Rule.ROLLBACK, log=log) as job:
-    image = job.config.image
+    image, digest = job.config.image, job.config.digest
     for repository in repositories_with(job.plan, job.config, image):
+        if not digest:
+            for manifest, how in choices(repository, image).items():
+                sys.stdout.write(f"{manifest}  {how}, in {repository.name}\n")
+            continue
         keep = keeping(job.plan, job.config, repository.name)
-        target = roll_back(repository, image, job.config.digest, keep)
+        target = roll_back(repository, image, digest, keep)
         job.report(Pinned(job.name, image, f"to {target} in {repository.name}"))

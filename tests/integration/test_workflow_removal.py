@@ -257,9 +257,11 @@ def test_a_tag_is_pointed_back_while_its_registry_is_down_and_held_until_the_pin
     alone.run(check=True)
     assert alone.repository.record(name).manifest != good
     with alone.deserted():
-        nothing = alone.run("rollback", "--config", f"image={name}")
-        assert nothing.status != 0
-        assert f"still in the repository are: {good} (" in nothing.stderr
+        asked = alone.run("rollback", "--config", f"image={name}", check=True)
+        assert [line.split("  ")[0] for line in asked.stdout.splitlines()] == [str(good)]
+        wrong = alone.run("rollback", "--config", f"image={name}", "digest=sha256:0123456789")
+        assert wrong.status != 0
+        assert f"still in the repository are: {good} (" in wrong.stderr
         alone.run("rollback", "--config", f"image={name}", f"digest={good}", check=True)
         assert alone.repository.record(name).manifest == good
     held = alone.run()

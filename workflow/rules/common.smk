@@ -216,9 +216,12 @@ def get_image(wildcards):
     return plan.config_in(Path.cwd()).image
 
 
-def get_digest(wildcards):
-    """The digest that a tag shall go back to."""
-    return plan.config_in(Path.cwd()).digest
+def get_rollback(wildcards):
+    """What pointing an image back does, for people."""
+    config = plan.config_in(Path.cwd())
+    if not config.digest:
+        return f"What can {config.image} be pointed back to?"
+    return f"Point {config.image} back to {config.digest} and hold it there"
 
 
 def in_words(function, *arguments, **more):

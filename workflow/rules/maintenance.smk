@@ -69,7 +69,7 @@ rule adopt:
 
 
 rule rollback:
-    """Point a tag back to a digest that it left, and hold it there."""
+    """Point a tag back to a digest that it left, and hold it there; or say which there are."""
     log:
         "logs/rollback.log",
     conda:
@@ -77,10 +77,9 @@ rule rollback:
     resources:
         **all_publishers,
     params:
-        image=get_image,
-        digest=get_digest,
+        what=get_rollback,
     message:
-        "Point {params.image} back to {params.digest} and hold it there"
+        "{params.what}"
     shell:
         "job rollback {log:q}"
 

@@ -50,6 +50,12 @@ def roll_back(
     return target
 
 
+def choices(repository: Repository, name: str) -> dict[Digest, str]:
+    """What a tag can be pointed back to, and how each is known."""
+    with repository.reading():
+        return _known(list(pasts(repository.layout, name, lambda: _records(repository))))
+
+
 def lift(repository: Repository, name: str) -> None:
     """Let a tag follow its registry again; `DuccmakeError` where it is not held."""
     with repository.lock():
@@ -64,17 +70,20 @@ def _chosen(found: Sequence[Past], name: str, digest: str) -> Past:
     matching = [past for past in found if _matches(past.record.manifest, digest)]
     if len({past.record.manifest for past in matching}) == 1:
         return matching[0]
-    known: dict[Digest, str] = {}
-    for past in found:
-        known.setdefault(past.record.manifest, past.known)
-    there = "; ".join(f"{manifest} ({how})" for manifest, how in known.items()) or "none"
-    what = f"{len(matching)} manifests match {digest!r}" if digest else "no digest is given"
+    there = "; ".join(f"{manifest} ({how})" for manifest, how in _known(found).items()) or "none"
     raise DuccmakeError(
-        f"{name}: {what}; still in the repository are: {there}",
+        f"{name}: {len(matching)} manifests match {digest!r}; still in the repository are: {there}",
         step="rollback",
         hint="give one of these as 'digest'; any other can be wished for by its digest, "
         "and be gone back to when it is published",
     )
+
+
+def _known(found: Sequence[Past]) -> dict[Digest, str]:
+    known: dict[Digest, str] = {}
+    for past in found:
+        known.setdefault(past.record.manifest, past.known)
+    return known
 
 
 def _matches(manifest: Digest, digest: str) -> bool:
