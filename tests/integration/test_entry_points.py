@@ -117,3 +117,24 @@ def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
         del work.environment["PYTHONPATH"]
         table = subprocess.run(program, cwd=work.path, env=work.env(), capture_output=True)
         assert b"published" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("scope: all\nproducts: [layers\n", "config/config.yaml is not YAML: line 3: expected"),
+        ("just words\n", "config/config.yaml is no mapping"),
+        ("", ""),
+        ("# nothing but a comment\n", ""),
+    ],
+)
+def test_a_configuration_file_is_defaults_where_it_is_empty_and_else_says_where_it_is_broken(
+    tmp_path: Path, content: str, wanted: str
+):
+    work = Work(tmp_path)
+    work.wish()
+    (tmp_path / "config/config.yaml").write_text(content)
+    run = work.run("-n")
+    assert (run.status == 0) == (wanted == "")
+    assert wanted in run.said
+    assert "Traceback" not in run.said

@@ -12,6 +12,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     dict.fromkeys([_package, *filter(None, [os.environ.get("PYTHONPATH")])])
 )
 
+from duccmake.config.file import DEFAULT_CONFIG, read_file
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.layer.unpack import LAYER_FORMAT
@@ -21,6 +22,24 @@ from duccmake.run import adoption, maintenance
 from duccmake.run.events import note_end, note_start
 from duccmake.run.session import begin, boot_id, tidy
 from duccmake.run.summary import announce, summarise
+
+
+def has_config():
+    """Whether there is a configuration file with anything in it."""
+    return DEFAULT_CONFIG.exists() and bool(in_words(read_file, DEFAULT_CONFIG))
+
+
+def in_words(function, *arguments, **more):
+    """The function's value; what goes wrong is said in one line."""
+    try:
+        return function(*arguments, **more)
+    except DuccmakeError as error:
+        raise WorkflowError(str(error)) from None
+
+
+if has_config():
+
+    configfile: DEFAULT_CONFIG
 
 
 wildcard_constraints:
@@ -39,10 +58,7 @@ wildcard_constraints:
 
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
-    try:
-        session = begin(config, workdir=Path.cwd(), arguments=sys.argv[1:])
-    except DuccmakeError as error:
-        raise WorkflowError(str(error)) from None
+    session = in_words(begin, config, workdir=Path.cwd(), arguments=sys.argv[1:])
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
@@ -222,14 +238,6 @@ def get_rollback(wildcards):
     if not config.digest:
         return f"What can {config.image} be pointed back to?"
     return f"Point {config.image} back to {config.digest} and hold it there"
-
-
-def in_words(function, *arguments, **more):
-    """The function's value; what goes wrong is said in one line."""
-    try:
-        return function(*arguments, **more)
-    except DuccmakeError as error:
-        raise WorkflowError(str(error)) from None
 
 
 def get_staged_layers(image):

@@ -13,10 +13,7 @@ from typing import Any
 import yaml
 
 from ..config.configuration import Config
-from ..errors import ConfigError
-
-DEFAULT_CONFIG = Path("config/config.yaml")
-"""The file that the workflow reads by itself, from the working directory."""
+from ..config.file import DEFAULT_CONFIG, read_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +73,11 @@ class Invocation:
         members: dict[str, Any] = {}
         for path in self.files:
             if path != self.directory / DEFAULT_CONFIG or path.exists():
-                _merge(members, _read(path))
+                _merge(members, read_file(path))
         for value in self.values:
             key, _, text = value.partition("=")
             _merge(members, {key: yaml.safe_load(text)})
         return Config.parse(members, workdir=self.directory)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        found = yaml.safe_load(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(found, Mapping | None):
-        raise ConfigError(f"{path} is no mapping", hint="it holds lines like 'recipe: list.yaml'")
-    return found or {}
 
 
 def _merge(members: dict[str, Any], others: Mapping[str, Any]) -> None:

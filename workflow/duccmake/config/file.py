@@ -1,0 +1,36 @@
+"""The file that the operator writes, `config/config.yaml`, as plain members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import ConfigError
+
+DEFAULT_CONFIG = Path("config/config.yaml")
+"""The file that the workflow reads by itself, from the working directory."""
+
+
+def read_file(path: Path) -> Mapping[str, Any]:
+    """The members of a configuration file; an empty one has none.
+
+    Raises `ConfigError` with the line where it is no YAML, or no mapping.
+    """
+    try:
+        found = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            f"{path} is not YAML: {line}{problem}",
+            hint="mend that line; config/README.md has all keys",
+        ) from None
+    if not isinstance(found, Mapping | None):
+        raise ConfigError(f"{path} is no mapping", hint="it holds lines like 'recipe: list.yaml'")
+    return found or {}
