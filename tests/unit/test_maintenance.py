@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from duccmake.config.configuration import Config
@@ -58,8 +60,10 @@ def test_pruning_in_words_counts_images_and_what_only_they_use(repository, confi
 
 
 def test_pruning_in_words_says_that_it_will_be_refused(repository, config):
-    words = pruning_in_words(leaving(repository), config(max_percent=10), REPOSITORY)
-    assert "1 of 2 images (50 %) would leave" in words
+    made = leaving(repository)
+    both = (*made.departures, replace(made.departures[0], name=NAME))
+    words = pruning_in_words(replace(made, departures=both), config(max_percent=10), REPOSITORY)
+    assert "2 of 2 images (100 %) would leave" in words
 
 
 def test_previews_write_nothing_into_the_repository(repository, config):

@@ -350,7 +350,9 @@ def departure(number):
     [
         (1, 10, 10, True),
         (2, 10, 10, False),
-        (1, 3, 10, False),
+        (1, 3, 10, True),
+        (1, 1, 0.1, True),
+        (2, 3, 10, False),
         (5, 5, 100, True),
         (1, 100, 0, False),
     ],

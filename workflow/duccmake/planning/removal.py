@@ -28,9 +28,12 @@ def freed_later(
 def check_share(
     departures: Sequence[Departure], total: int, *, max_percent: float, force: bool
 ) -> None:
-    """Raise `DuccmakeError` where more of a repository's images would leave than may at once."""
+    """Raise `DuccmakeError` where more of a repository's images would leave than may at once.
+
+    One may always, however few there are, unless ``max_percent`` is 0.
+    """
     count = len(departures)
-    if force or 100 * count <= max_percent * total:
+    if force or 100 * count <= max_percent * total or (count == 1 and max_percent > 0):
         return
     raise DuccmakeError(
         f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
