@@ -9,7 +9,7 @@ import yaml
 
 from duccmake.demo.images import Image, LayerBuilder, push
 from duccmake.demo.registry import DemoRegistry
-from duccmake.errors import DuccmakeError
+from duccmake.errors import ConfigError, DuccmakeError
 from duccmake.oci.reference import Platform
 from duccmake.planning.plan import Plan
 from duccmake.run.session import begin, is_preview, tidy
@@ -106,6 +106,19 @@ def test_an_invalid_configuration_makes_nothing_but_a_status_that_says_so(tmp_pa
     status = Status.load(tmp_path)
     assert (status.error, status.pid) == (broken[1], os.getpid())
     assert [path.name for path in RESULTS.iterdir()] == ["status.json"]
+
+
+@pytest.mark.parametrize(
+    ("place", "there"),
+    [("/proc/nowhere/root", "/proc"), ("recipe.yaml", "recipe"), ("recipe.yaml/root", "recipe")],
+)
+def test_a_root_that_cannot_be_is_told_before_anything_is_fetched(registry, tmp_path, place, there):
+    wish(f"http://{registry.host}/app:1")
+    members = {**MEMBERS, "repository": {"root": place}}
+    begin(members, workdir=tmp_path, arguments=["-n"])
+    with pytest.raises(ConfigError, match=rf"repository\.root: nothing .* in \S*{there}"):
+        begin(members, workdir=tmp_path, arguments=["--cores", "1"])
+    assert "repository.root" in Status.load(tmp_path).error
 
 
 @pytest.mark.parametrize(

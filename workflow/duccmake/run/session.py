@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..config.configuration import Config
 from ..config.schema import as_plain
-from ..errors import DuccmakeError
+from ..errors import ConfigError, DuccmakeError
 from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
@@ -72,6 +73,8 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     try:
         config = Config.parse(members, workdir=workdir)
         plan = make_plan(config, as_plain(members), poll=poll)
+        if not preview and plan.wanted and config.repository.backend == "directory":
+            _check_root(config.repository.root)
     except DuccmakeError as error:
         if not preview:
             of_failure(error, time.monotonic() - began).save(workdir)
@@ -82,6 +85,18 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll, preview, began, lock)
+
+
+def _check_root(root: Path) -> None:
+    """Raise `ConfigError` where nothing can be made in the place of repositories."""
+    there = next(path for path in (root, *root.parents) if path.exists())
+    try:
+        tempfile.TemporaryDirectory(prefix=".duccmake-", dir=there).cleanup()
+    except OSError as error:
+        raise ConfigError(
+            f"repository.root: nothing can be made in {there}: {error.strerror}",
+            hint="name a directory of yours, or one that can be made",
+        ) from None
 
 
 def is_preview(arguments: Sequence[str]) -> bool:
