@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from duccmake.repository.cvmfs import commit as changes
+from duccmake.repository.cvmfs import archive
 from duccmake.repository.cvmfs.known_files import layers_before
 from duccmake.repository.model import ChangeSet
 from support import staged_trees as make
@@ -33,7 +33,7 @@ WHOLE_SECONDS = 1_600_000_000_000_000_000
 
 @pytest.fixture(autouse=True)
 def small_layers_are_worth_a_look(monkeypatch, caplog):
-    monkeypatch.setattr(changes, "_WORTH_A_LOOK", 1)
+    monkeypatch.setattr(archive, "_WORTH_A_LOOK", 1)
     caplog.set_level(logging.INFO)
 
 
@@ -176,7 +176,7 @@ def test_a_new_tag_is_compared_with_the_tag_that_was_published_last(tmp_path, st
 
 
 def test_small_layers_are_not_worth_a_look(cvmfs, staging, monkeypatch, caplog):
-    monkeypatch.setattr(changes, "_WORTH_A_LOOK", 1_000_000)
+    monkeypatch.setattr(archive, "_WORTH_A_LOOK", 1_000_000)
     repository = cvmfs.open()
     specs = [directory("."), directory("usr"), DATA]
     publish(repository, built(staging, FIRST, "a", specs))

@@ -18,7 +18,7 @@ from ..layer import measured
 from ..oci.reference import Digest
 from . import adoption, ducc, history, podman, removal_schedule
 from .edits import Edits, Tree
-from .flat_trees import FlatTree, flat_tree_of
+from .flat_trees import flat_tree_of
 from .layout import Layout, split_variant
 from .model import RECORD_FORMAT, UNMEASURED, ImageRecord, StagedImage, StagedLayer
 
@@ -69,13 +69,6 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
     raise RepositoryError("it was published, but is not any more", hint="run again")
 
 
-def is_there(layout: Layout, image: StagedImage, digest: Digest) -> bool:
-    """Whether a layer of an image to be published is there, as far as that image needs it."""
-    if image.path is None:
-        return layout.layerfs(digest).is_dir()  # of DUCC's there is no more
-    return layout.layer_manifest(digest).is_file()
-
-
 def check_link(layout: Layout, name: str) -> None:
     """Raise `RepositoryError` where something stands in the way of an image's public link."""
     public = split_variant(name)[1]
@@ -107,11 +100,6 @@ def checked_parents(root: Path, path: Path) -> list[Path]:
             )
         parents.append(parent)
     return parents
-
-
-def note_flat_tree(edits: Edits, layout: Layout, config: Digest, tree: FlatTree) -> None:
-    """Note what a flat tree was made of, unless that is noted."""
-    edits.file(layout.flat_record(config), dump(tree.to_json(config)))
 
 
 def layers_json(layer: StagedLayer) -> bytes:

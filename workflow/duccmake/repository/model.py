@@ -34,6 +34,11 @@ class StagedLayer:
     digest: Digest
     path: Path
 
+    @property
+    def manifest(self) -> Path:
+        """The ``tree.mtree`` of what is staged."""
+        return self.path / ".metadata" / "tree.mtree"
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:

@@ -210,7 +210,7 @@ class PublishedTree:
         good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
         return self.variant(public) not in good
 
-    def _configs(self, *, without: Iterable[StagedImage]) -> dict[str, str]:
+    def _configs(self, without: Iterable[StagedImage]) -> dict[str, str]:
         """The configurations of the images that stay as they are, by name."""
         changed = {image.name for image in without}
         records = (self._read_record(name) for name in self.names() if name not in changed)

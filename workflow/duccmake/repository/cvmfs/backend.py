@@ -18,15 +18,17 @@ from ...fs.locks import held, is_held
 from ...layer.measured import Measured
 from ...oci.reference import Digest
 from ...tree.verify import Digests, differences
+from ..commit import Commit
 from ..edits import Edits
 from ..failures import reported
 from ..model import ChangeSet, ImageRecord
 from ..reader import PublishedTree
+from .archive import Archive
 from .catalogs import MARKER
-from .commit import Changes
 from .fidelity import Keeping
 from .members import Members
 from .mount import Mount
+from .opaque import Packs
 from .removal import remove
 from .server import Server, ServerFailed
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
@@ -188,39 +190,36 @@ class CvmfsRepository(PublishedTree):
         started = time.monotonic()
         settings = transactions.server.settings
         with reported("publish"):
-            whole = Changes(
-                self._layout,
-                self._keeping(transactions),
-                lacking,
-                lambda images: self._configs(without=images),
-                limit=settings.max_chunk if settings.chunking else 0,
-            )
+            packs = Packs()
+            commit = Commit(self._layout, packs, lacking, self._configs)
+            limit = settings.max_chunk if settings.chunking else 0
+            archive = Archive(commit, packs, self._keeping(transactions), limit=limit)
             if settings.chunking:
-                whole.leave_out(whole.large_files().publish(transactions, self._path))
-            overlaid = whole.overlaid()
+                archive.leave_out(archive.large_files().publish(transactions, self._path))
+            overlaid = archive.overlaid()
             overlaid.clear(transactions)
-            self._ingest(transactions, whole, lambda: map(self._lacking, more()))
+            self._ingest(transactions, archive, lambda: map(self._lacking, more()))
             overlaid.settle(transactions)
-            remove(transactions, whole.edits)
+            remove(transactions, archive.edits)
         log.info(
             "published %d images and %d layers",
-            len(whole.images),
-            len(whole.layers),
+            len(commit.whole.images),
+            len(commit.whole.layers),
             extra={"seconds": time.monotonic() - started},
         )
 
     @staticmethod
     def _ingest(
-        transactions: Transactions, whole: Changes, more: Callable[[], Iterable[ChangeSet]]
+        transactions: Transactions, archive: Archive, more: Callable[[], Iterable[ChangeSet]]
     ) -> None:
         try:
-            transactions.ingest(lambda stream: whole.write(stream, more))
+            transactions.ingest(lambda stream: archive.write(stream, more))
         except ServerFailed as error:
-            if not whole.has_links or _NOT_THERE not in error.output:
+            if not archive.has_links or _NOT_THERE not in error.output:
                 raise
             # What a manifest says is published need not be there: somebody may have removed it.
             log.warning("%s; trying without links to other layers' files", error)
-            transactions.ingest(lambda stream: whole.write(stream, more, linking=False))
+            transactions.ingest(lambda stream: archive.write(stream, more, linking=False))
 
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""

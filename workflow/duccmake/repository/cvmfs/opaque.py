@@ -6,11 +6,17 @@ layers is there.  It is the one thing that a layer here has beyond its blob.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ...layer.pack import CONTENT, INDEX
+from ...oci.reference import Digest
 from ...tree import mtree
 from ...tree.mtree import Entry, decode_path, encode_path
+from .. import overlay_losses
+from ..commit import Commit
+from ..model import StagedImage, StagedLayer
 
 
 class Spelled:
@@ -45,6 +51,45 @@ class Spelled:
         if self.added:
             return [line for _, line in sorted(self._lines.items(), key=_order)]
         return self._lines.values()
+
+
+class Packs:
+    """Layers that are staged as packs; keeps to `LayerForm`.
+
+    ``spelled`` are those of which an opaque directory hides something in an image.
+    """
+
+    def __init__(self) -> None:
+        self.spelled: dict[Digest, Spelled] = {}
+
+    def is_staged(self, layer: StagedLayer) -> bool:
+        """Whether a layer is staged as a pack."""
+        return (layer.path / CONTENT).is_file() and (layer.path / INDEX).is_file()
+
+    def hide(self, commit: Commit, image: StagedImage, notes: overlay_losses.Notes) -> Counter[str]:
+        """Add to layers what their opaque directories hide in the image; nothing is lost."""
+        for number, paths in hidden(notes):
+            digest = image.layers[number]
+            if digest not in self.spelled:
+                new = digest in commit.whole.layers
+                self.spelled[digest] = Spelled(commit.manifest(digest), new=new)
+            self.spelled[digest].hide(paths)
+        return Counter()
+
+    def lines(self, commit: Commit, digest: Digest) -> Iterator[bytes]:
+        """The manifest of a layer as it is published, parents first."""
+        if digest in self.spelled:
+            yield from self.spelled[digest].lines()
+            return
+        with commit.manifest(digest).open("rb") as lines:
+            yield from lines
+
+
+def hidden(notes: overlay_losses.Notes) -> Iterator[tuple[int, list[bytes]]]:
+    """What opaque directories hide, by the layer's number."""
+    for number, entries in notes.items():
+        if paths := overlay_losses.hidden(entries):
+            yield number, paths
 
 
 def _order(item: tuple[bytes, bytes]) -> list[tuple[bool, bytes]]:

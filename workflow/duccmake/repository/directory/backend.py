@@ -17,6 +17,7 @@ from ...errors import RepositoryError
 from ...fs import syscalls
 from ...fs.locks import held, is_held
 from ...tree.build import FlatMode
+from ..commit import Commit
 from ..edits import Edits
 from ..failures import reported
 from ..model import ChangeSet
@@ -96,10 +97,12 @@ class DirectoryRepository(PublishedTree):
             return
         started = time.monotonic()
         with reported("publish"):
-            preparation = Preparation(self._layout, lacking.layers, lacking.images, flat=self._flat)
+            preparation = Preparation(self._layout, flat=self._flat)
+            commit = Commit(self._layout, preparation, lacking, self._configs)
             edits = Edits(self._path)
-            with self._transaction(preparation.temporaries(), edits) as moves:
-                moves += preparation.prepare(edits, lambda: self._configs(without=lacking.images))
+            with self._transaction(preparation.temporaries(commit.whole), edits) as moves:
+                commit.carry_out(preparation, edits)
+                moves += preparation.moves
         log.info(
             "published %d images and %d layers",
             len(lacking.images),

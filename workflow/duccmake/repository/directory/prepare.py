@@ -12,98 +12,65 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ...errors import NoSpace, RepositoryError
 from ...fs.files import remove_tree
 from ...layer import measured
-from ...oci.reference import Digest
 from ...tree.build import FlatMode, build
-from .. import overlay_losses, podman
+from .. import overlay_losses
+from ..commit import Commit, Part
 from ..edits import Directory, Edits, File, Put, Symlink, Tree
-from ..failures import reported
-from ..flat_trees import FlatTree, flat_tree_of
 from ..layout import Layout, temporary
-from ..metadata import (
-    check_link,
-    checked_parents,
-    is_there,
-    known_losses,
-    layers_json,
-    note_flat_tree,
-    publish_metadata,
-)
+from ..metadata import checked_parents, layers_json
 from ..model import StagedImage, StagedLayer
 from .journal import Move, put_directory
 
-_STEP = "publish"
-
 
 class Preparation:
-    """Prepares ``layers`` and ``images``, none of them published yet, for one commit."""
+    """The renames of a commit; keeps to `LayerForm` and `Writer`.
 
-    def __init__(
-        self,
-        layout: Layout,
-        layers: Sequence[StagedLayer],
-        images: Sequence[StagedImage],
-        *,
-        flat: FlatMode,
-    ) -> None:
+    ``flat`` says how flat trees get their files.  ``moves`` are the renames that the
+    commit has to do before those of its edits.
+    """
+
+    def __init__(self, layout: Layout, *, flat: FlatMode) -> None:
         self._layout = layout
-        self._layers = layers
-        self._images = images
         self._flat = flat
-        self._flats: dict[Digest, dict[str, int]] = {}
-        self._moves: list[Move] = []
+        self.moves: list[Move] = []
 
-    def temporaries(self) -> list[Path]:
-        """Every temporary name that `prepare` may make."""
+    def temporaries(self, part: Part) -> list[Path]:
+        """Every temporary name that may be made for layers and flat trees."""
         layout = self._layout
-        finals = {layout.layer(layer.digest): None for layer in self._layers}
-        for image in self._images:
+        finals = {layout.layer(digest): None for digest in part.layers}
+        for image in part.images:
             finals[layout.flat(image.config)] = None
             finals[layout.flat_manifest(image.config)] = None
         return [temporary(path) for path in finals]
 
-    def prepare(self, edits: Edits, others: Callable[[], Mapping[str, str]]) -> list[Move]:
-        """Make layers and flat trees; add what goes with them to ``edits``.
-
-        ``others`` tells the configurations of the images that stay, by name.
-        Returns the renames that the commit has to do before those of the edits.
-        """
-        for layer in self._layers:
-            with reported(f"publish the layer {layer.digest.short}", self._user_of(layer.digest)):
-                self._admit(layer)
-        losses: dict[str, dict[str, int]] = {}
-        for image in self._images:
-            with reported(_STEP, image.name):
-                self._check(image)
-                losses[image.name] = (
-                    known_losses(self._layout, image)
-                    if image.path is None
-                    else self._make(edits, image, image.path)
-                )
-        trees = podman.own_trees(self._layout, self._images, self._layout.layer_manifest)
-        publish_metadata(edits, self._layout, self._images, losses, others, trees)
-        return self._moves
-
-    def _make(self, edits: Edits, image: StagedImage, staged: Path) -> dict[str, int]:
-        notes = overlay_losses.read(staged)
-        lost = overlay_losses.losses(notes) + self._unmade_whiteouts(image, notes)
-        overlay_losses.warn(image.name, lost)
-        if "flat" not in image.products:
-            return dict(lost)
-        return {**lost, **self._build_flat(edits, image, staged, lost)}
-
-    def _user_of(self, digest: Digest) -> str:
-        return next((image.name for image in self._images if digest in image.layers), "")
-
     # --- layers ---------------------------------------------------------
 
-    def _admit(self, layer: StagedLayer) -> None:
+    def is_staged(self, layer: StagedLayer) -> bool:
+        """Whether a layer is staged as a tree."""
+        return (layer.path / "layerfs").is_dir()
+
+    def hide(self, commit: Commit, image: StagedImage, notes: overlay_losses.Notes) -> Counter[str]:
+        """What layers remove and no overlay hides: the file system, or overlayfs, cannot say it.
+
+        The kernel merges the roots of all layers, whether or not one is marked as opaque.
+        """
+        lost: Counter[str] = Counter()
+        for number, digest in enumerate(image.layers):
+            summary = commit.manifest(digest).with_name(measured.STAGED)
+            if summary.is_file():
+                known = json.loads(summary.read_bytes()).get("lost", {})
+                lost["whiteouts"] += known.get("whiteouts", 0)
+                marked = "opaque" not in known
+                hidden = overlay_losses.hidden(notes.get(number, ()))
+                lost["whiteouts"] += sum(b"/" not in path or not marked for path in hidden)
+        return +lost
+
+    def layer(self, layer: StagedLayer) -> None:
         """Move a staged layer into its place."""
         final = self._layout.layer(layer.digest)
         self._make_public(layer)
@@ -123,10 +90,6 @@ class Preparation:
     def _make_public(self, layer: StagedLayer) -> None:
         """Leave in the staged directory what is published, and let everybody read it."""
         metadata = layer.path / ".metadata"
-        if not (layer.path / "layerfs").is_dir() or not (metadata / "tree.mtree").is_file():
-            raise RepositoryError(
-                f"{layer.path} is no staged layer", hint="remove it and run again"
-            )
         for entry in layer.path.iterdir():
             if entry.name not in ("layerfs", ".metadata"):
                 remove_tree(entry)
@@ -136,68 +99,33 @@ class Preparation:
         metadata.chmod(0o755)
         layer.path.chmod(0o755)
 
-    def _unmade_whiteouts(self, image: StagedImage, notes: overlay_losses.Notes) -> Counter[str]:
-        """What layers remove and no overlay hides: the file system, or overlayfs, cannot say it.
+    def take_along(self, part: Part) -> bool:
+        """False: a commit is too quick for that."""
+        return False
 
-        The kernel merges the roots of all layers, whether or not one is marked as opaque.
-        """
-        lost: Counter[str] = Counter()
-        for number, digest in enumerate(image.layers):
-            summary = self._layout.layer_manifest(digest).with_name("layer.json")
-            if summary.is_file():
-                known = json.loads(summary.read_bytes()).get("lost", {})
-                lost["whiteouts"] += known.get("whiteouts", 0)
-                marked = "opaque" not in known
-                hidden = overlay_losses.hidden(notes.get(number, ()))
-                lost["whiteouts"] += sum(b"/" not in path or not marked for path in hidden)
-        return +lost
+    # --- flat trees -----------------------------------------------------
 
-    # --- images ---------------------------------------------------------
-
-    def _check(self, image: StagedImage) -> None:
-        for digest in image.layers:
-            if not is_there(self._layout, image, digest):
-                raise RepositoryError(
-                    f"its layer {digest} is neither published nor staged", hint="run again"
-                )
-        check_link(self._layout, image.name)
-
-    def _build_flat(
-        self, edits: Edits, image: StagedImage, staged: Path, lost: Counter[str]
-    ) -> dict[str, int]:
-        if image.config in self._flats:
-            return self._flats[image.config]
-        tree = flat_tree_of(self._layout, image)
-        if tree is None:
-            losses = self._plant(image, staged)
-            tree = FlatTree(image.layers, losses, lost, fix_permissions=image.fix_permissions)
-        verified = replace(tree, verified=image.measured is not None)
-        note_flat_tree(edits, self._layout, image.config, verified)
-        self._flats[image.config] = dict(tree.losses)
-        return self._flats[image.config]
-
-    def _plant(self, image: StagedImage, staged: Path) -> dict[str, int]:
+    def flat_tree(self, image: StagedImage, staged: Path) -> dict[str, int]:
+        """Make a flat tree and its manifest under temporary names."""
         final = self._layout.flat(image.config)
         manifest = self._layout.flat_manifest(image.config)
         make_parents(self._layout.root, final)
         make_parents(self._layout.root, manifest)
         new = temporary(final)
-        losses = dict(
-            build(
-                staged / "tree.mtree",
-                new,
-                layers=[self._layout.layerfs(digest) for digest in image.layers],
-                generated=staged / "generated",
-                mode=self._flat,
-                published=temporary(manifest),
-            )
+        losses = build(
+            staged / "tree.mtree",
+            new,
+            layers=[self._layout.layerfs(digest) for digest in image.layers],
+            generated=staged / "generated",
+            mode=self._flat,
+            published=temporary(manifest),
         )
-        self._add_move(final, inode=new.stat().st_ino)
-        self._add_move(manifest)
-        return losses
+        self.moves.append(move(self._layout.root, final, inode=new.stat().st_ino))
+        self.moves.append(move(self._layout.root, manifest))
+        return dict(losses)
 
-    def _add_move(self, final: Path, *, inode: int = 0) -> None:
-        self._moves.append(move(self._layout.root, final, inode=inode))
+    def settle(self) -> None:
+        """What the repository shows is what it has."""
 
 
 class EditsAsRenames:
