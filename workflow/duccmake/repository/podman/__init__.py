@@ -16,7 +16,8 @@ and `configuration` gives an image's own.
 
 from .audit import StoreLayers
 from .check import differences
-from .store import configuration, expel, holds, images, links_to, publish, published, without
+from .standing import configuration, holds, images, links_to, published
+from .store import expel, publish, without
 from .trees import own_trees
 
 __all__ = [

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ...errors import InvalidReference, RepositoryError
 from ...layer.measured import Measure
 from ...oci.reference import Digest
 from ..layout import Layout
 from ..model import ImageRecord
-from .index import Entry, Index
+from .index import Entry
 from .paths import Paths
-from .store import has_own_tree, is_verified
+from .standing import entries, has_own_tree, is_verified
 
 
 class StoreLayers:
@@ -17,8 +19,8 @@ class StoreLayers:
 
     def __init__(self, layout: Layout) -> None:
         self._paths = Paths(layout)
-        self._images = self._read("images")
-        self._layers = self._read("layers")
+        self._images = _read(self._paths.images)
+        self._layers = _read(self._paths.layers)
 
     def is_mistaken(self, record: ImageRecord, measure: Measure) -> bool:
         """Whether one of an image's layers there is not what it stands for.
@@ -54,9 +56,9 @@ class StoreLayers:
         except (InvalidReference, KeyError):
             return False  # somebody else's
 
-    def _read(self, kind: str) -> dict[str, Entry]:
-        path = getattr(self._paths, kind)
-        try:
-            return Index(path.read_bytes(), path).entries
-        except (FileNotFoundError, RepositoryError):
-            return {}
+
+def _read(path: Path) -> dict[str, Entry]:
+    try:
+        return entries(path)
+    except RepositoryError:
+        return {}

@@ -13,7 +13,7 @@ from ..layout import Layout
 from ..model import ImageRecord
 from .index import Entry, Index
 from .paths import Paths, big_data
-from .store import has_own_tree
+from .standing import has_own_tree
 
 Compare = Callable[[Path, Path], Iterator[str]]
 

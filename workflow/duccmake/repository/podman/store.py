@@ -1,10 +1,4 @@
-"""What publishing and removing images changes in ``podmanStore/``.
-
-Beyond what containers/storage reads, an image's entry in ``images.json`` has
-``published``, the names that it has in the repository, each with the digest of the
-manifest that it stands for there, or when nothing is left of these ``retired``, the
-last of them.
-"""
+"""What publishing and removing images changes in ``podmanStore/``, as edits."""
 
 from __future__ import annotations
 
@@ -21,17 +15,14 @@ from ...products import PODMAN
 from ..edits import Edits, Tree
 from ..flat_trees import measured_layer
 from ..layout import Layout, split_variant
-from ..model import ImageRecord, StagedImage
+from ..model import StagedImage
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain
 from .names import names_of, pinned_names_of
 from .paths import Paths, big_data
+from .standing import VERIFIED, has_own_tree, is_verified
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
-
-_VERIFIED = "duccmake-verified"
-"""The member of a layer's entry by which its diff-digest, and those of all layers below it,
-were measured of what they lead to; containers/storage passes over it."""
 
 
 def publish(
@@ -102,56 +93,6 @@ def expel(edits: Edits, layout: Layout, layers: Collection[str]) -> None:
     if store.expel(layers):
         store.sweep()
         store.save(removing=True)
-
-
-def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
-    """The ids of the layers that lead to these published ones, and are no trees of their own."""
-    paths = Paths(layout)
-    if not paths.layers.exists():
-        return frozenset()
-    wanted = set(map(str, digests))
-    return frozenset(
-        identity
-        for identity, layer in Index(paths.layers.read_bytes(), paths.layers).entries.items()
-        if layer.get("compressed-diff-digest") in wanted and not has_own_tree(paths, identity)
-    )
-
-
-def holds(layout: Layout, record: ImageRecord) -> bool:
-    """Whether an image that shall be in the store is there."""
-    if PODMAN not in record.products:
-        return True
-    return (Paths(layout).image(record.config) / "manifest").is_file()
-
-
-def images(layout: Layout) -> Path:
-    """The directory in which each image has one, named by its configuration's digits."""
-    return Paths(layout).images.parent
-
-
-def published(layout: Layout) -> frozenset[str]:
-    """The images of the store that are or were published here, by their configurations' digits.
-
-    Others, that somebody else put there, are none of ours; nor is a damaged store.
-    """
-    path = Paths(layout).images
-    try:
-        entries = Index(path.read_bytes() if path.exists() else b"", path).entries
-    except RepositoryError:
-        return frozenset()
-    return frozenset(
-        identity
-        for identity, entry in entries.items()
-        if entry.get("published") or entry.get("retired")
-    )
-
-
-def configuration(layout: Layout, config: Digest) -> bytes:
-    """An image's configuration as the store has it; empty where it has none."""
-    try:
-        return big_data(Paths(layout).image(config), str(config)).read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 class _Store:
@@ -273,7 +214,7 @@ class _Store:
                 "diff-digest": str(diff_id),
                 "diff-size": measured.diff_bytes,
                 "compression": measured.compression,
-                _VERIFIED: True,
+                VERIFIED: True,
             }
             self._layers.entries[layer.id] = {key: value for key, value in known.items() if value}
         directory = self._paths.layer(layer.id)
@@ -391,17 +332,6 @@ class _Store:
         ):
             self._edits.catalog(directory)
         self._edits.catalog(self._paths.root)
-
-
-def is_verified(layer: Entry) -> bool:
-    """Whether a layer's entry was made of what was measured; earlier ones believed images."""
-    return layer.get(_VERIFIED) is True
-
-
-def has_own_tree(paths: Paths, identity: str) -> bool:
-    """Whether a layer is there, whole, as a tree of its own."""
-    diff = paths.diff(identity)
-    return paths.manifest(identity).is_file() and diff.is_dir() and not diff.is_symlink()
 
 
 def _config_digest(identity: str) -> str:

@@ -22,10 +22,10 @@ from .. import overlay_losses
 from ..edits import Tree
 from ..layout import Layout
 from ..model import StagedImage
-from .index import Entry, Index
+from .index import Entry
 from .layers import chain
 from .paths import Paths
-from .store import has_own_tree, is_verified
+from .standing import entries, has_own_tree, is_verified
 
 Manifest = Callable[[Digest], Path]
 """Tells where a layer's manifest is now."""
@@ -101,5 +101,4 @@ class _Standing:
 
     @cached_property
     def _layers(self) -> dict[str, Entry]:
-        path = self._paths.layers
-        return Index(path.read_bytes() if path.exists() else b"", path).entries
+        return entries(self._paths.layers)

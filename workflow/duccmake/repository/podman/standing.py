@@ -1,0 +1,94 @@
+"""What the store has as it stands, read from its files: nothing here is in a transaction.
+
+Beyond what containers/storage reads, an image's entry in ``images.json`` has
+``published``, the names that it has in the repository, each with the digest of the
+manifest that it stands for there, or when nothing is left of these ``retired``, the
+last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ...errors import RepositoryError
+from ...oci.reference import Digest
+from ...products import PODMAN
+from ..layout import Layout
+from ..model import ImageRecord
+from .index import Entry, Index
+from .paths import Paths, big_data
+
+VERIFIED = "duccmake-verified"
+"""The member of a layer's entry by which its diff-digest, and those of all layers below it,
+were measured of what they lead to; containers/storage passes over it."""
+
+
+def entries(path: Path) -> dict[str, Entry]:
+    """What an index file lists, by id; nothing where there is none.
+
+    Raises `RepositoryError` where it is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    return Index(content, path).entries
+
+
+def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
+    """The ids of the layers that lead to these published ones, and are no trees of their own."""
+    paths = Paths(layout)
+    wanted = set(map(str, digests))
+    return frozenset(
+        identity
+        for identity, layer in entries(paths.layers).items()
+        if layer.get("compressed-diff-digest") in wanted and not has_own_tree(paths, identity)
+    )
+
+
+def holds(layout: Layout, record: ImageRecord) -> bool:
+    """Whether an image that shall be in the store is there."""
+    if PODMAN not in record.products:
+        return True
+    return (Paths(layout).image(record.config) / "manifest").is_file()
+
+
+def images(layout: Layout) -> Path:
+    """The directory in which each image has one, named by its configuration's digits."""
+    return Paths(layout).images.parent
+
+
+def published(layout: Layout) -> frozenset[str]:
+    """The images of the store that are or were published here, by their configurations' digits.
+
+    Others, that somebody else put there, are none of ours; nor is a damaged store.
+    """
+    try:
+        known = entries(Paths(layout).images)
+    except RepositoryError:
+        return frozenset()
+    return frozenset(
+        identity
+        for identity, entry in known.items()
+        if entry.get("published") or entry.get("retired")
+    )
+
+
+def configuration(layout: Layout, config: Digest) -> bytes:
+    """An image's configuration as the store has it; empty where it has none."""
+    try:
+        return big_data(Paths(layout).image(config), str(config)).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def is_verified(layer: Entry) -> bool:
+    """Whether a layer's entry was made of what was measured; earlier ones believed images."""
+    return layer.get(VERIFIED) is True
+
+
+def has_own_tree(paths: Paths, identity: str) -> bool:
+    """Whether a layer is there, whole, as a tree of its own."""
+    diff = paths.diff(identity)
+    return paths.manifest(identity).is_file() and diff.is_dir() and not diff.is_symlink()
