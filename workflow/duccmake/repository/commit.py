@@ -21,8 +21,9 @@ from . import overlay_losses, podman
 from .edits import Edits, Tree
 from .failures import reported
 from .flat_trees import FlatTree, flat_tree_of
+from .json_files import dump
 from .layout import Layout
-from .metadata import check_link, dump, known_losses, publish_metadata
+from .metadata import check_link, known_losses, publish_metadata
 from .model import ChangeSet, StagedImage, StagedLayer
 from .overlay_losses import Notes
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from .json_files import dump
+
 log = logging.getLogger(__name__)
 
 
@@ -16,14 +18,14 @@ def origins(existing: bytes, configs: Iterable[str]) -> bytes:
     listed = known.get("origin") if isinstance(known, dict) else None
     merged = dict.fromkeys(listed if isinstance(listed, list) else [])
     merged.update(dict.fromkeys(configs))
-    return _dump({"origin": list(merged)})
+    return dump({"origin": list(merged)})
 
 
 def origins_without(existing: bytes, config: str) -> bytes:
     """``origin.json`` of a layer, without a configuration that is gone."""
     known = _parse(existing)
     listed = known.get("origin") if isinstance(known, dict) else None
-    return _dump({"origin": [name for name in listed or [] if name != config]})
+    return dump({"origin": [name for name in listed or [] if name != config]})
 
 
 def folded(value: Any) -> Any:
@@ -50,7 +52,3 @@ def _parse(content: bytes) -> Any:
     except ValueError:
         log.warning("a file of DUCC's bookkeeping is no JSON and is written anew")
         return None
-
-
-def _dump(value: object) -> bytes:
-    return json.dumps(value, indent=1).encode() + b"\n"

@@ -12,6 +12,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .json_files import content
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -113,10 +115,7 @@ class Edits:
             return have.content if isinstance(have, File) else b""
         if self._is_removed(path):
             return b""
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return b""
+        return content(path)
 
     def is_link(self, path: Path) -> bool:
         """Whether a symlink is there after what was edited so far."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..oci.reference import Digest
-from . import removal_schedule
+from . import json_files, removal_schedule
 from .edits import Edits
 from .layout import Layout
 from .model import ImageRecord, StagedImage
@@ -87,7 +87,7 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
     history = read(edits.content(layout.history))
     before = {name: list(moves) for name, moves in history.items()}
     for image in images:
-        record = _record(edits.content(layout.record(image.name)))
+        record = ImageRecord.read(edits.content(layout.record(image.name)))
         if record is None or record.manifest == image.manifest:
             continue
         moves = [one for one in history.get(image.name, ()) if one[0] != str(record.manifest)]
@@ -106,7 +106,7 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
     turned.configs = {
         str(record.config)
         for name in staying
-        if (record := _record(edits.content(layout.record(name)))) is not None
+        if (record := ImageRecord.read(edits.content(layout.record(name)))) is not None
     }
     if {name: moves for name, moves in history.items() if moves} != before:
         edits.file(layout.history, _dump(history))
@@ -133,8 +133,7 @@ def _reach(edits: Edits, layout: Layout, name: str, by_digest: str, record: Imag
         return
     renamed = replace(record, name=by_digest)
     edits.file(layout.manifest(by_digest), manifest)
-    content = json.dumps(renamed.to_json(), indent=1).encode() + b"\n"
-    edits.file(layout.record(by_digest), content)
+    edits.file(layout.record(by_digest), json_files.dump(renamed.to_json()))
     if "flat" in record.products:
         edits.symlink(layout.link(by_digest), layout.link_target(by_digest, record.config))
 
@@ -142,13 +141,6 @@ def _reach(edits: Edits, layout: Layout, name: str, by_digest: str, record: Imag
 def _let_go(edits: Edits, layout: Layout, name: str) -> None:
     edits.remove(layout.link(name))
     edits.remove(layout.manifest(name).parent)
-
-
-def _record(content: bytes) -> ImageRecord | None:
-    try:
-        return ImageRecord.from_json(json.loads(content))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _dump(history: History) -> bytes:
@@ -159,11 +151,10 @@ def _dump(history: History) -> bytes:
         for name, moves in sorted(history.items())
         if moves
     }
-    return json.dumps(members, indent=1).encode() + b"\n"
+    return json_files.dump(members)
 
 
 def history_of(repository: Repository) -> dict[str, list[tuple[str, float]]]:
     """The manifests that tags of a repository left, by name; see `repository.history`."""
     with repository.reading():
-        path = repository.layout.history
-        return read(path.read_bytes() if path.exists() else b"")
+        return read(json_files.content(repository.layout.history))

@@ -68,6 +68,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
+def digest_of(key: str) -> str:
+    """The digest of a directory's name, which is its digits alone: they tell the algorithm."""
+    return f"{'sha512' if len(key) == 128 else 'sha256'}:{key}"
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The paths of a repository below its root.

@@ -6,7 +6,6 @@ here from what the repository shows at the time, under the publisher's lock.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from ..oci.reference import Digest
 from . import adoption, ducc, history, podman, removal_schedule
 from .edits import Edits, Tree
 from .flat_trees import flat_tree_of
+from .json_files import content, dump
 from .layout import Layout, split_variant
 from .model import RECORD_FORMAT, UNMEASURED, ImageRecord, StagedImage, StagedLayer
 
@@ -49,18 +49,16 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
 
     Raises `RepositoryError` where it is not there any more as it is wished.
     """
-    try:
-        record = ImageRecord.from_json(json.loads(layout.record(image.name).read_bytes()))
-        whole = (record.manifest, record.format) == (image.manifest, RECORD_FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    adopted = whole and UNMEASURED in record.losses
+    record = ImageRecord.read(content(layout.record(image.name)))
+    if record and (record.manifest, record.format) != (image.manifest, RECORD_FORMAT):
+        record = None
+    adopted = record is not None and UNMEASURED in record.losses
     flat = flat_tree_of(layout, image)
-    if whole and not adopted and ("flat" not in image.products or flat is not None):
+    if record and not adopted and ("flat" not in image.products or flat is not None):
         return record.losses
     if flat is not None:
         return {**flat.layer_losses, **flat.losses}
-    if adopted and layout.flat(image.config).is_dir():
+    if record and adopted and layout.flat(image.config).is_dir():
         return record.losses
     if not layout.record(image.name).exists() and adoption.is_whole(
         layout, image.name, image.config, image.layers, image.products
@@ -213,16 +211,11 @@ def _schedule(
     staying: Callable[[], set[str]],
 ) -> None:
     """Enter what lost its name, and strike out what is published again."""
-    content = edits.content(layout.remove_schedule)
+    listed = edits.content(layout.remove_schedule)
     if superseded:
         wished = wished | staying()
-    if superseded or content:
-        entries = [*removal_schedule.parse(content), *superseded]
+    if superseded or listed:
+        entries = [*removal_schedule.parse(listed), *superseded]
         edits.file(
             layout.remove_schedule, removal_schedule.dump(removal_schedule.without(entries, wished))
         )
-
-
-def dump(value: object) -> bytes:
-    """JSON as it is kept in a repository."""
-    return json.dumps(value, indent=1).encode() + b"\n"

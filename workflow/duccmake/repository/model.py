@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,8 +144,23 @@ class ImageRecord:
         }
 
     @classmethod
-    def from_json(cls, members: dict[str, Any]) -> ImageRecord:
-        """Read a record back; `KeyError`, `TypeError` or `ValueError` where it is damaged."""
+    def read(cls, content: bytes) -> ImageRecord | None:
+        """The record in a file's content; None where it is damaged, or there is none."""
+        try:
+            return cls.from_json(json.loads(content))
+        except ValueError:
+            return None
+
+    @classmethod
+    def from_json(cls, members: Any) -> ImageRecord | None:
+        """Read a record back; None where it is damaged."""
+        try:
+            return cls._from_json(members)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    @classmethod
+    def _from_json(cls, members: dict[str, Any]) -> ImageRecord:
         return cls(
             name=members["name"],
             platform=Platform.parse(members["platform"]),

@@ -21,6 +21,7 @@ from . import podman, removal_schedule
 from .edits import Edits
 from .flat_trees import flat_tree, measured_layer
 from .history import name_of
+from .json_files import content, dump
 from .layout import Layout
 from .metadata import publish_metadata
 from .model import ImageRecord, Keep, StagedImage
@@ -46,13 +47,13 @@ class Past:
     known: str
 
 
-def read_pins(content: bytes) -> dict[str, Pin]:
+def read_pins(written: bytes) -> dict[str, Pin]:
     """The pins in a file's content; `RepositoryError` where it is damaged.
 
     Without it tags would move that somebody holds back.
     """
     try:
-        listed = json.loads(content) if content else {}
+        listed = json.loads(written) if written else {}
         return {
             str(name): Pin(Digest.parse(one["manifest"]), removal_schedule.seconds(one["since"]))
             for name, one in listed.items()
@@ -86,10 +87,9 @@ def pasts(
 
     ``records`` are those of the images that are wholly published.
     """
-    listed = layout.remove_schedule
-    entries = removal_schedule.parse(listed.read_bytes() if listed.exists() else b"")
+    entries = removal_schedule.parse(content(layout.remove_schedule))
     for entry in sorted(entries, key=lambda entry: entry.since, reverse=True):
-        record = _record(entry.record)
+        record = ImageRecord.from_json(entry.record)
         if record is not None and record.name == name and _is_whole(layout, record):
             yield Past(
                 record, entry.text.encode(), f"left {removal_schedule.timestamp(entry.since)}"
@@ -160,23 +160,15 @@ def _measured(layout: Layout, layers: Iterable[Digest]) -> tuple[Measured, ...] 
     return known if len(known) == len(found) else None
 
 
-def _record(members: dict[str, object]) -> ImageRecord | None:
-    try:
-        return ImageRecord.from_json(members)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
 def _dump(pins: Mapping[str, Pin]) -> bytes:
     members = {
         name: {"manifest": str(one.manifest), "since": removal_schedule.timestamp(one.since)}
         for name, one in sorted(pins.items())
     }
-    return json.dumps(members, indent=1).encode() + b"\n"
+    return dump(members)
 
 
 def pins_of(repository: Repository) -> dict[str, Pin]:
     """The tags of a repository that are held, by name."""
     with repository.reading():
-        path = repository.layout.pins
-        return read_pins(path.read_bytes() if path.exists() else b"")
+        return read_pins(content(repository.layout.pins))

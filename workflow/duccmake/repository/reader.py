@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,9 +162,8 @@ class PublishedTree:
             content = path.read_bytes()
         except OSError:
             return None
-        try:
-            record = ImageRecord.from_json(json.loads(content))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        record = ImageRecord.read(content)
+        if record is None:
             log.warning("%s is damaged", path)
             return None
         return record if record.name == name else None

@@ -17,7 +17,8 @@ from ..errors import RepositoryError
 from . import ducc, history, podman, removal_schedule
 from .edits import Edits
 from .inventory import Survey, Use, survey
-from .layout import Layout
+from .json_files import content
+from .layout import Layout, digest_of
 from .metadata import link_public_names
 
 FLAT, LAYER = "flat tree", "layer"
@@ -65,7 +66,7 @@ def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbag
     _refuse_the_unread(found)
     used = found.used | spoken_for
     unused = _unused(found.present, used)
-    since = _since(removal_schedule.parse(_content(layout.remove_schedule)))
+    since = _since(removal_schedule.parse(content(layout.remove_schedule)))
     unlisted = tuple(thing for thing in unused if not since.get(thing))
     until = {thing: (since.get(thing) or now) + grace for thing in unused}
     return Garbage(
@@ -185,7 +186,7 @@ def _things(entry: removal_schedule.Entry) -> list[Thing]:
 
 
 def _manifest(thing: Thing) -> dict[str, object]:
-    digest = f"{'sha512' if len(thing.key) == 128 else 'sha256'}:{thing.key}"
+    digest = digest_of(thing.key)
     config, layers = ({"digest": digest}, []) if thing.kind == FLAT else ({}, [{"digest": digest}])
     return {"schemaVersion": 2, "config": config, "layers": layers}
 
@@ -201,10 +202,6 @@ def _forget_origins(
             origin = layout.layers / thing.key[:2] / thing.key / ".metadata" / "origin.json"
             if thing.kind == LAYER and thing not in gone and origin.is_file():
                 edits.file(origin, ducc.origins_without(edits.content(origin), entry.config))
-
-
-def _content(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
 
 
 def withdraw(

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import ducc
+from . import ducc, json_files
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def dump(entries: Iterable[Entry]) -> bytes:
         known = latest.get(entry.key)
         if known is None or entry.since > known.since:
             latest[entry.key] = entry
-    return json.dumps([_members(entry) for entry in latest.values()], indent=1).encode() + b"\n"
+    return json_files.dump([_members(entry) for entry in latest.values()])
 
 
 def entered(

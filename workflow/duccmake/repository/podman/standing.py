@@ -14,6 +14,7 @@ from pathlib import Path
 from ...errors import RepositoryError
 from ...oci.reference import Digest
 from ...products import PODMAN
+from ..json_files import content
 from ..layout import Layout
 from ..model import ImageRecord
 from .index import Entry, Index
@@ -29,11 +30,7 @@ def entries(path: Path) -> dict[str, Entry]:
 
     Raises `RepositoryError` where it is damaged.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
-    return Index(content, path).entries
+    return Index(content(path), path).entries
 
 
 def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
@@ -77,10 +74,7 @@ def published(layout: Layout) -> frozenset[str]:
 
 def configuration(layout: Layout, config: Digest) -> bytes:
     """An image's configuration as the store has it; empty where it has none."""
-    try:
-        return big_data(Paths(layout).image(config), str(config)).read_bytes()
-    except FileNotFoundError:
-        return b""
+    return content(big_data(Paths(layout).image(config), str(config)))
 
 
 def is_verified(layer: Entry) -> bool:

@@ -14,7 +14,7 @@ from ...oci.reference import Digest
 from ...products import PODMAN
 from ..edits import Edits, Tree
 from ..flat_trees import measured_layer
-from ..layout import Layout, split_variant
+from ..layout import Layout, digest_of, split_variant
 from ..model import StagedImage
 from .index import Entry, Index, last_writer
 from .layers import ChainLayer, chain
@@ -182,7 +182,7 @@ class _Store:
             names += pinned_names_of(name, Digest.parse(manifest))
         self._images.name(entry, names)
         manifests = list(dict.fromkeys([*published.values(), *retired.values()]))
-        config = _config_digest(entry["id"])
+        config = digest_of(entry["id"])
         digests = {config: config, **{f"manifest-{digest}": digest for digest in manifests}}
         directory = self._paths.image(Digest.parse(config))
         for key in entry.get("big-data-names", ()):
@@ -332,10 +332,6 @@ class _Store:
         ):
             self._edits.catalog(directory)
         self._edits.catalog(self._paths.root)
-
-
-def _config_digest(identity: str) -> str:
-    return f"{'sha512' if len(identity) == 128 else 'sha256'}:{identity}"
 
 
 def _time(created: str) -> str:
