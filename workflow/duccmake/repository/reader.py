@@ -77,12 +77,9 @@ class PublishedTree:
 
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None where something of it is missing."""
-        record = self._read_record(name)
-        if record is None or not self._layout.manifest(name).is_file():
-            return None
-        if not podman.holds(self._layout, record):
-            return None
-        return record if "flat" not in record.products or self._points_to(record) else None
+        with self.reading():
+            record = self._read_record(name)
+            return record if record is not None and self._is_whole(record) else None
 
     def description(self, name: str) -> ImageRecord | None:
         """The record of an image, though something of it may be missing."""
@@ -91,23 +88,26 @@ class PublishedTree:
 
     def measured(self, digest: Digest) -> Measured | None:
         """What a published layer was found to be; None where nobody has measured it."""
-        return measured_layer(self._layout, digest)
+        with self.reading():
+            return measured_layer(self._layout, digest)
 
     def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
         """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
-        found = self.measured(digest)
-        known = found is not None and found.diff_id(algorithm) is not None
-        return known and self._layout.layerfs(digest).is_dir()
+        with self.reading():
+            found = self.measured(digest)
+            known = found is not None and found.diff_id(algorithm) is not None
+            return known and self._layout.layerfs(digest).is_dir()
 
     def has_flat(
         self, config: Digest, layers: Sequence[Digest], fix_permissions: bool = False
     ) -> bool:
         """Whether these layers and a flat tree of what they unpack to are published, whole."""
-        if not all(map(self.has_layer, layers)):
-            return False
-        found = [one for one in map(self.measured, layers) if one is not None]
-        tree = flat_tree(self._layout, config, layers, found)
-        return tree is not None and tree.fix_permissions == fix_permissions
+        with self.reading():
+            if not all(map(self.has_layer, layers)):
+                return False
+            found = [one for one in map(self.measured, layers) if one is not None]
+            tree = flat_tree(self._layout, config, layers, found)
+            return tree is not None and tree.fix_permissions == fix_permissions
 
     def variant(self, name: str) -> str:
         """Which platform's image the public link of ``name`` leads to; see `Repository`."""
@@ -129,10 +129,11 @@ class PublishedTree:
         """
         base = self._layout.metadata
         found = []
-        for directory, below, files in os.walk(base):
-            below[:] = [name for name in below if name[0] != "." or name == MULTIARCH]
-            if "manifest.json" in files:
-                found.append(str(Path(directory).relative_to(base)))
+        with self.reading():
+            for directory, below, files in os.walk(base):
+                below[:] = [name for name in below if name[0] != "." or name == MULTIARCH]
+                if "manifest.json" in files:
+                    found.append(str(Path(directory).relative_to(base)))
         return iter(sorted(found))
 
     def verify(self, name: str) -> list[str]:
@@ -167,6 +168,14 @@ class PublishedTree:
             log.warning("%s is damaged", path)
             return None
         return record if record.name == name else None
+
+    def _is_whole(self, record: ImageRecord) -> bool:
+        """Whether all is there that makes an image visible."""
+        return (
+            self._layout.manifest(record.name).is_file()
+            and podman.holds(self._layout, record)
+            and ("flat" not in record.products or self._points_to(record))
+        )
 
     def _points_to(self, record: ImageRecord) -> bool:
         try:

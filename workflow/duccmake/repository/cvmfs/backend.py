@@ -15,13 +15,11 @@ from pathlib import Path
 
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
-from ...layer.measured import Measured
-from ...oci.reference import Digest
 from ...tree.verify import Digests, differences
 from ..commit import Commit
 from ..edits import Edits
 from ..failures import reported
-from ..model import ChangeSet, ImageRecord
+from ..model import ChangeSet
 from ..reader import PublishedTree
 from .archive import Archive
 from .catalogs import MARKER
@@ -82,26 +80,6 @@ class CvmfsRepository(PublishedTree):
         self._open: Transactions | None = None
 
     # --- reading --------------------------------------------------------
-
-    def record(self, name: str) -> ImageRecord | None:
-        """The record of a published image, or None where something of it is missing."""
-        with self._mount.reading():
-            return super().record(name)
-
-    def measured(self, digest: Digest) -> Measured | None:
-        """What a published layer was found to be; None where nobody has measured it."""
-        with self._mount.reading():
-            return super().measured(digest)
-
-    def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
-        """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
-        with self._mount.reading():
-            return super().has_layer(digest, algorithm)
-
-    def names(self) -> Iterator[str]:
-        """The names of all images that have a manifest here, sorted; DUCC's are among them."""
-        with self._mount.reading():
-            return super().names()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
