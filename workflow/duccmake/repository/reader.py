@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InvalidReference
-from ..layer import measured
 from ..layer.measured import Measured
 from ..oci.reference import MULTIARCH, Digest
 from ..tree.verify import Digests, differences
 from . import podman
 from .failures import reported
-from .flat_trees import flat_tree, flat_tree_of, measured_layer
-from .layout import Layout, split_variant
-from .metadata import wished_record
-from .model import ANY_VARIANT, UNMEASURED, ChangeSet, ImageRecord, StagedImage, StagedLayer
+from .flat_trees import flat_tree, measured_layer
+from .layout import Layout
+from .model import ANY_VARIANT, ImageRecord
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +24,7 @@ log = logging.getLogger(__name__)
 class PublishedTree:
     """The published part of the repository ``name`` in the directory ``root / name``.
 
-    The half of `Repository` that only reads; backends add how things get there.
+    The half of `Repository` that only reads; `Publisher` is the other.
     ``clients_root`` is what stands for ``root`` on the machines that use the repository.
     """
 
@@ -184,44 +181,6 @@ class PublishedTree:
             return False
         wished = self._layout.link_target(record.name, record.config)
         return target == wished and self._layout.flat(record.config).is_dir()
-
-    def _lacking(self, changes: ChangeSet) -> ChangeSet:
-        """The changes without what is published already; each image and each layer once."""
-        images = {image.name: image for image in changes.images if not self._is_published(image)}
-        layers = {layer.digest: layer for layer in changes.layers}
-        missing = [layer for layer in layers.values() if self._lacks(layer)]
-        return ChangeSet(tuple(missing), tuple(images.values()))
-
-    def _lacks(self, layer: StagedLayer) -> bool:
-        """Whether a layer is not published yet, or was measured by fewer algorithms."""
-        staged = measured.staged(layer.path / ".metadata")
-        algorithms = [diff_id.algorithm for diff_id in staged.diff_ids] if staged else ["sha256"]
-        return not all(self.has_layer(layer.digest, one) for one in algorithms)
-
-    def _is_published(self, image: StagedImage) -> bool:
-        record = self.record(image.name)
-        return (
-            record is not None
-            and UNMEASURED not in record.losses
-            and replace(record, losses={}, source=image.source) == wished_record(image, {})
-            and all(self.has_layer(layer) for layer in image.layers)
-            and ("flat" not in image.products or flat_tree_of(self._layout, image) is not None)
-            and not self._leads_elsewhere(image)
-        )
-
-    def _leads_elsewhere(self, image: StagedImage) -> bool:
-        """Whether the public name of an image of several platforms leads where it should not."""
-        own, public = split_variant(image.name)
-        if not own or "flat" not in image.products:
-            return False
-        good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
-        return self.variant(public) not in good
-
-    def _configs(self, without: Iterable[StagedImage]) -> dict[str, str]:
-        """The configurations of the images that stay as they are, by name."""
-        changed = {image.name for image in without}
-        records = (self._read_record(name) for name in self.names() if name not in changed)
-        return {record.name: str(record.config) for record in records if record}
 
     def _differences(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
         where = tree.relative_to(self._path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +15,11 @@ from pathlib import Path
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
 from ...tree.verify import Digests, differences
-from ..commit import Commit
+from ..commit import Commit, Part
 from ..edits import Edits
 from ..failures import reported
 from ..model import ChangeSet
-from ..reader import PublishedTree
+from ..publisher import Publisher
 from .archive import Archive
 from .catalogs import MARKER
 from .fidelity import Keeping
@@ -39,7 +38,7 @@ _NOT_THERE = "cannot be found, aborting"
 """What cvmfs_server says of a link to nothing."""
 
 
-class CvmfsRepository(PublishedTree):
+class CvmfsRepository(Publisher[Transactions]):
     """The repository ``name``; keeps to `Repository`.
 
     Where this machine publishes it, ``server_config`` has a directory with its
@@ -77,7 +76,6 @@ class CvmfsRepository(PublishedTree):
             self._state = state or settings.spool / "duccmake"
         self._read_from(mounted / self._prefix)
         self._mount = Mount(mounted, self._state / "mount.lock")
-        self._open: Transactions | None = None
 
     # --- reading --------------------------------------------------------
 
@@ -155,36 +153,22 @@ class CvmfsRepository(PublishedTree):
 
             transactions.ingest(write, at_root=True)
 
-    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
-        """Publish a change set: all of it or, when this raises, none of its images.
-
-        What ``more`` says has got ready while layers are written is taken along.
-        Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
-        """
-        transactions = self._locked("publish")
-        lacking = self._lacking(changes)
-        if not lacking.images and not lacking.layers:
-            return
-        started = time.monotonic()
-        settings = transactions.server.settings
-        with reported("publish"):
-            packs = Packs()
-            commit = Commit(self._layout, packs, lacking, self._configs)
-            limit = settings.max_chunk if settings.chunking else 0
-            archive = Archive(commit, packs, self._keeping(transactions), limit=limit)
-            if settings.chunking:
-                archive.leave_out(archive.large_files().publish(transactions, self._path))
-            overlaid = archive.overlaid()
-            overlaid.clear(transactions)
-            self._ingest(transactions, archive, lambda: map(self._lacking, more()))
-            overlaid.settle(transactions)
-            remove(transactions, archive.edits)
-        log.info(
-            "published %d images and %d layers",
-            len(commit.whole.images),
-            len(commit.whole.layers),
-            extra={"seconds": time.monotonic() - started},
-        )
+    def _publish(
+        self, opened: Transactions, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
+    ) -> Part:
+        settings = opened.server.settings
+        packs = Packs()
+        commit = Commit(self._layout, packs, changes, self._configs)
+        limit = settings.max_chunk if settings.chunking else 0
+        archive = Archive(commit, packs, self._keeping(opened), limit=limit)
+        if settings.chunking:
+            archive.leave_out(archive.large_files().publish(opened, self._path))
+        overlaid = archive.overlaid()
+        overlaid.clear(opened)
+        self._ingest(opened, archive, more)
+        overlaid.settle(opened)
+        remove(opened, archive.edits)
+        return commit.whole
 
     @staticmethod
     def _ingest(
@@ -202,29 +186,18 @@ class CvmfsRepository(PublishedTree):
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            self._locked("cvmfs_server gc").server.run("gc", "-f", self._name)
+            self._opened("cvmfs_server gc").server.run("gc", "-f", self._name)
 
-    def edit(self, edits: Edits) -> None:
-        """Carry out edits alone; only under `lock`.
+    def _edit(self, opened: Transactions, edits: Edits) -> None:
+        """What is put and what is removed become visible one after the other, each as a whole."""
+        if edits.puts or edits.catalogs:
 
-        What is put and what is removed become visible one after the other, each as
-        a whole.  Raises `RepositoryError`.
-        """
-        transactions = self._locked("edit")
-        with reported("edit"):
-            if edits.puts or edits.catalogs:
+            def write(stream: TarStream) -> None:
+                Members(stream, self._keeping(opened), self._path).edits(edits)
 
-                def write(stream: TarStream) -> None:
-                    Members(stream, self._keeping(transactions), self._path).edits(edits)
-
-                transactions.ingest(write)
-            remove(transactions, edits)
+            opened.ingest(write)
+        remove(opened, edits)
 
     @staticmethod
     def _keeping(transactions: Transactions) -> Keeping:
         return Keeping(nanoseconds=transactions.server.settings.nanoseconds)
-
-    def _locked(self, step: str) -> Transactions:
-        if self._open is None:
-            raise RepositoryError("publishing needs the repository's lock", step=step)
-        return self._open

@@ -8,27 +8,25 @@ made under temporary names first; the journal then renames it into its place.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import RepositoryError
 from ...fs import syscalls
 from ...fs.locks import held, is_held
 from ...tree.build import FlatMode
-from ..commit import Commit
+from ..commit import Commit, Part
 from ..edits import Edits
 from ..failures import reported
 from ..model import ChangeSet
-from ..reader import PublishedTree
+from ..publisher import Publisher
 from .journal import Journal, Move
 from .prepare import EditsAsRenames, Preparation
 
 log = logging.getLogger(__name__)
 
 
-class DirectoryRepository(PublishedTree):
+class DirectoryRepository(Publisher[Journal]):
     """The repository ``name`` in the directory ``root / name``; keeps to `Repository`.
 
     ``flat`` says how flat trees get their files: ``hardlink`` (shared with the
@@ -56,7 +54,6 @@ class DirectoryRepository(PublishedTree):
         self._durable = durable
         self._private = self._path / ".duccmake"
         self._journal = Journal(self._private / "journal.json", self._path, self._sync)
-        self._locked = False
 
     def is_locked(self) -> bool:
         """Whether somebody publishes at this moment."""
@@ -78,65 +75,47 @@ class DirectoryRepository(PublishedTree):
                 outcome = self._journal.recover()
             if outcome:
                 log.warning("%s: what an interrupted publisher left was %s", self._path, outcome)
-            self._locked = True
+            self._open = self._journal
             try:
                 yield
             finally:
-                self._locked = False
+                self._open = None
 
-    def publish(self, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]] = tuple) -> None:
-        """Publish a change set: all of it or, when this raises, none of its images.
+    def _publish(
+        self, opened: Journal, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
+    ) -> Part:
+        # That is too quick to ask for more.
+        preparation = Preparation(self._layout, flat=self._flat)
+        commit = Commit(self._layout, preparation, changes, self._configs)
+        edits = Edits(self._path)
+        temporaries = preparation.temporaries(commit.whole)
+        with self._transaction(opened, temporaries, edits) as moves:
+            commit.carry_out(preparation, edits)
+            moves += preparation.moves
+        return commit.whole
 
-        That is too quick to ask for ``more``.
-        Raises `RepositoryError` or `NoSpace`, with the image where one is to blame.
-        """
-        if not self._locked:
-            raise RepositoryError("publishing needs the repository's lock", step="publish")
-        lacking = self._lacking(changes)
-        if not lacking.images and not lacking.layers:
-            return
-        started = time.monotonic()
-        with reported("publish"):
-            preparation = Preparation(self._layout, flat=self._flat)
-            commit = Commit(self._layout, preparation, lacking, self._configs)
-            edits = Edits(self._path)
-            with self._transaction(preparation.temporaries(commit.whole), edits) as moves:
-                commit.carry_out(preparation, edits)
-                moves += preparation.moves
-        log.info(
-            "published %d images and %d layers",
-            len(lacking.images),
-            len(lacking.layers),
-            extra={"seconds": time.monotonic() - started},
-        )
-
-    def edit(self, edits: Edits) -> None:
-        """Carry out edits alone, in one transaction; only under `lock`.
-
-        Raises `RepositoryError` or `NoSpace`; nothing is changed then.
-        """
-        if not self._locked:
-            raise RepositoryError("editing needs the repository's lock", step="edit")
-        if not edits:
-            return
-        with reported("edit"), self._transaction([], edits):
+    def _edit(self, opened: Journal, edits: Edits) -> None:
+        """All of the edits are carried out or, when this raises, none."""
+        with self._transaction(opened, [], edits):
             pass
 
     @contextmanager
-    def _transaction(self, temporaries: Iterable[Path], edits: Edits) -> Iterator[list[Move]]:
+    def _transaction(
+        self, journal: Journal, temporaries: Iterable[Path], edits: Edits
+    ) -> Iterator[list[Move]]:
         """Carry out the renames that the body adds and the edits that it makes, or nothing."""
         moves: list[Move] = []
         try:
-            self._journal.begin(temporaries)
+            journal.begin(temporaries)
             yield moves
             renames = EditsAsRenames(self._layout, edits)
-            self._journal.extend(renames.temporaries())
+            journal.extend(renames.temporaries())
             moves += renames.prepare()
-            self._journal.commit(moves, edits.removals, edits.times)
+            journal.commit(moves, edits.removals, edits.times)
         except Exception:
-            self._journal.recover()
+            journal.recover()
             raise
-        self._journal.recover()
+        journal.recover()
 
     def _sync(self) -> None:
         if self._durable:
