@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import RepositoryError
+from ..edits import Edits
 
 Entry = dict[str, Any]
 
@@ -55,6 +56,13 @@ class Index:
     def dump(self) -> bytes:
         """The file's content."""
         return json.dumps(list(self.entries.values()), separators=(",", ":")).encode() + b"\n"
+
+
+def save(edits: Edits, index: Index, path: Path) -> None:
+    """Write an index file, and its lock file after it."""
+    content = index.dump()
+    edits.file(path, content)
+    edits.file(path.with_name(f"{path.stem}.lock"), last_writer(content))
 
 
 def last_writer(content: bytes) -> bytes:
