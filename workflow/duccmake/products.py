@@ -18,8 +18,6 @@ class Product(StrEnum):
 IN_REPOSITORY = (Product.LAYERS, Product.FLAT, Product.PODMAN)
 """What is published in the repository; thin images are in registries."""
 
-PODMAN = Product.PODMAN
-
 
 def in_order(names: Collection[str]) -> tuple[Product, ...]:
     """Products as they are kept: each once."""

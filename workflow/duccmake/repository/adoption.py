@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..oci.reference import Digest
+from ..products import Product
 from . import ducc
 from .inventory import links
 from .layout import Layout
@@ -48,7 +49,7 @@ def lacking(layout: Layout, name: str, products: Collection[str]) -> Iterator[st
     for digest in dict.fromkeys(layers):
         if not layout.layerfs(digest).is_dir():
             yield f"its layer {digest.short} is missing"
-    if "flat" not in products:
+    if Product.FLAT not in products:
         return
     flat, link = layout.flat(config), layout.link(name)
     if not flat.is_dir():

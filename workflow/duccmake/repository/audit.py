@@ -16,7 +16,7 @@ from ..errors import DigestMismatch, DuccmakeError
 from ..layer.measured import Measured, check_diff_ids, check_sizes
 from ..oci.manifest import ImageConfig, Manifest, parse_manifest
 from ..oci.reference import Digest
-from ..products import PODMAN
+from ..products import Product
 from . import podman
 from .flat_trees import flat_tree, measured_layer
 from .foreign import foreign_links
@@ -72,12 +72,12 @@ class Audit:
             return Finding(Fault.CLAIMS, error.found)
         except (OSError, DuccmakeError) as error:
             log.info("what %s says of its layers cannot be read: %s", record.name, error)
-        if "flat" in record.products and not self._has_own_tree(record, known):
+        if Product.FLAT in record.products and not self._has_own_tree(record, known):
             return Finding(Fault.TREE, "its flat tree was made of other layers than it has")
         foreign = [layer for layer in record.layers if self._has_foreign_files(layer)]
-        if PODMAN in record.products and foreign:
+        if Product.PODMAN in record.products and foreign:
             return Finding(Fault.STORE, f"its layer {foreign[0]} has files of another image")
-        if PODMAN in record.products and self._store.is_mistaken(record, self._measure):
+        if Product.PODMAN in record.products and self._store.is_mistaken(record, self._measure):
             return Finding(Fault.STORE, "podman's store has a layer of another image in its place")
         return None
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from ..errors import DuccmakeError, RepositoryError
 from ..oci.reference import Digest
+from ..products import Product
 from . import overlay_losses, podman
 from .edits import Edits, Tree
 from .failures import reported
@@ -57,7 +58,7 @@ class Part:
         """An image for each flat tree that is not there yet, and where it is staged."""
         wanted: dict[Digest, tuple[StagedImage, Path]] = {}
         for image in self.images:
-            if image.path is not None and "flat" in image.products:
+            if image.path is not None and Product.FLAT in image.products:
                 wanted.setdefault(image.config, (image, image.path))
         return [each for each in wanted.values() if flat_tree_of(layout, each[0]) is None]
 
@@ -217,7 +218,7 @@ class Commit:
                     losses[image.name] = known_losses(self.layout, image)
                     continue
                 losses[image.name] = dict(self._lost[image.name])
-                if "flat" in image.products:
+                if Product.FLAT in image.products:
                     if image.config not in known:
                         known[image.config] = self._flat_tree(writer, edits, image, image.path)
                     losses[image.name] = {**losses[image.name], **known[image.config]}

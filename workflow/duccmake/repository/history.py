@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..oci.reference import Digest
+from ..products import Product
 from . import json_files, removal_schedule
 from .edits import Edits
 from .layout import Layout
@@ -134,7 +135,7 @@ def _reach(edits: Edits, layout: Layout, name: str, by_digest: str, record: Imag
     renamed = replace(record, name=by_digest)
     edits.file(layout.manifest(by_digest), manifest)
     edits.file(layout.record(by_digest), json_files.dump(renamed.to_json()))
-    if "flat" in record.products:
+    if Product.FLAT in record.products:
         edits.symlink(layout.link(by_digest), layout.link_target(by_digest, record.config))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import RepositoryError
 from ..layer import measured
 from ..oci.reference import Digest
+from ..products import Product
 from . import adoption, ducc, history, podman, removal_schedule
 from .edits import Edits, Tree
 from .flat_trees import flat_tree_of
@@ -54,7 +55,7 @@ def known_losses(layout: Layout, image: StagedImage) -> dict[str, int]:
         record = None
     adopted = record is not None and UNMEASURED in record.losses
     flat = flat_tree_of(layout, image)
-    if record and not adopted and ("flat" not in image.products or flat is not None):
+    if record and not adopted and (Product.FLAT not in image.products or flat is not None):
         return record.losses
     if flat is not None:
         return {**flat.layer_losses, **flat.losses}
@@ -154,7 +155,7 @@ def publish_metadata(
     podman.publish(edits, layout, images, trees)
     for image in images:
         link = layout.link(image.name)
-        if "flat" in image.products:
+        if Product.FLAT in image.products:
             edits.symlink(link, layout.link_target(image.name, image.config))
         elif link.is_symlink():
             edits.remove(link)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..layer.measured import Measured
 from ..oci.reference import Digest, Platform
+from ..products import Product, in_order
 from ..tree import mtree
 
 RECORD_FORMAT = 1
@@ -81,7 +82,7 @@ class StagedImage:
     config: Digest
     layers: tuple[Digest, ...]
     path: Path | None
-    products: tuple[str, ...] = ("layers", "flat")
+    products: tuple[Product, ...] = (Product.LAYERS, Product.FLAT)
     variants: tuple[str, ...] = ()
     source: Mapping[str, str] = field(default_factory=dict)
     config_bytes: bytes = field(default=b"", repr=False)
@@ -120,7 +121,7 @@ class ImageRecord:
     manifest: Digest
     config: Digest
     layers: tuple[Digest, ...]
-    products: tuple[str, ...]
+    products: tuple[Product, ...]
     losses: dict[str, int]
     format: int = RECORD_FORMAT
     source: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +168,7 @@ class ImageRecord:
             manifest=Digest.parse(members["manifest"]),
             config=Digest.parse(members["config"]),
             layers=tuple(Digest.parse(layer) for layer in members["layers"]),
-            products=tuple(members["products"]),
+            products=in_order(members["products"]),
             losses=dict(members["losses"]),
             format=int(members["format"]),
             source=dict(members.get("source", {})),

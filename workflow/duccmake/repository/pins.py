@@ -16,7 +16,7 @@ from ..errors import DuccmakeError, RepositoryError
 from ..layer.measured import Measured, check_diff_ids
 from ..oci.manifest import ImageConfig
 from ..oci.reference import Digest
-from ..products import PODMAN
+from ..products import Product
 from . import podman, removal_schedule
 from .edits import Edits
 from .flat_trees import flat_tree, measured_layer
@@ -116,7 +116,7 @@ def point(
     """
     record = past.record
     configuration = podman.configuration(layout, record.config)
-    products = tuple(one for one in record.products if one != PODMAN or configuration)
+    products = tuple(one for one in record.products if one != Product.PODMAN or configuration)
     image = StagedImage(
         name=name,
         platform=record.platform,
@@ -150,7 +150,7 @@ def _is_whole(layout: Layout, record: ImageRecord) -> bool:
             log.warning("%s@%s is not gone back to: %s", record.name, record.manifest, error)
             return False
     flat = flat_tree(layout, record.config, record.layers, measured)
-    return "flat" not in record.products or flat is not None
+    return Product.FLAT not in record.products or flat is not None
 
 
 def _measured(layout: Layout, layers: Iterable[Digest]) -> tuple[Measured, ...] | None:

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from ..errors import RepositoryError
 from ..layer import measured
+from ..products import Product
 from .commit import Part
 from .edits import Edits
 from .failures import reported
@@ -101,14 +102,16 @@ class Publisher(PublishedTree, ABC, Generic[Opened]):
             and UNMEASURED not in record.losses
             and replace(record, losses={}, source=image.source) == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
-            and ("flat" not in image.products or flat_tree_of(self._layout, image) is not None)
+            and (
+                Product.FLAT not in image.products or flat_tree_of(self._layout, image) is not None
+            )
             and not self._leads_elsewhere(image)
         )
 
     def _leads_elsewhere(self, image: StagedImage) -> bool:
         """Whether the public name of an image of several platforms leads where it should not."""
         own, public = split_variant(image.name)
-        if not own or "flat" not in image.products:
+        if not own or Product.FLAT not in image.products:
             return False
         good = (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1])
         return self.variant(public) not in good

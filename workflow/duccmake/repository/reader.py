@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import InvalidReference
 from ..layer.measured import Measured
 from ..oci.reference import MULTIARCH, Digest
+from ..products import Product
 from ..tree.verify import Digests, differences
 from . import podman
 from .failures import reported
@@ -142,7 +143,7 @@ class PublishedTree:
             digests: Digests = {}
             layout = self._layout
             lines: list[str] = []
-            if "flat" in record.products:
+            if Product.FLAT in record.products:
                 tree, manifest = layout.flat(record.config), layout.flat_manifest(record.config)
                 lines += self._differences(tree, manifest, digests)
             for digest in dict.fromkeys(record.layers):
@@ -171,7 +172,7 @@ class PublishedTree:
         return (
             self._layout.manifest(record.name).is_file()
             and podman.holds(self._layout, record)
-            and ("flat" not in record.products or self._points_to(record))
+            and (Product.FLAT not in record.products or self._points_to(record))
         )
 
     def _points_to(self, record: ImageRecord) -> bool:

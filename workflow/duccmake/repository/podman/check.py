@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import DuccmakeError
 from ...oci.reference import Digest
-from ...products import PODMAN
+from ...products import Product
 from ..layout import Layout
 from ..model import ImageRecord
 from .index import Entry, Index
@@ -23,7 +23,7 @@ def differences(layout: Layout, record: ImageRecord, compare: Compare) -> Iterat
 
     ``compare`` gives those between a tree and its manifest.
     """
-    if PODMAN not in record.products:
+    if Product.PODMAN not in record.products:
         return
     paths = Paths(layout)
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...errors import RepositoryError
 from ...oci.reference import Digest
-from ...products import PODMAN
+from ...products import Product
 from ..json_files import content
 from ..layout import Layout
 from ..model import ImageRecord
@@ -46,7 +46,7 @@ def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
 
 def holds(layout: Layout, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
-    if PODMAN not in record.products:
+    if Product.PODMAN not in record.products:
         return True
     return (Paths(layout).image(record.config) / "manifest").is_file()
 

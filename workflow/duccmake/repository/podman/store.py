@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import DuccmakeError, RepositoryError
 from ...oci.manifest import ImageConfig
 from ...oci.reference import Digest
-from ...products import PODMAN
+from ...products import Product
 from ..edits import Edits, Tree
 from ..flat_trees import measured_layer
 from ..layout import Layout, split_variant
@@ -37,7 +37,7 @@ def publish(
     `ManifestError` with the image.
     """
     paths = Paths(layout)
-    if not any(PODMAN in image.products for image in images) and not paths.images.exists():
+    if not any(Product.PODMAN in image.products for image in images) and not paths.images.exists():
         return
     store = _Store(edits, layout, trees or {})
     for image in images:
@@ -46,7 +46,7 @@ def publish(
             if image.variants:
                 # Until now it may have been there for one platform, under its public name.
                 store.release(split_variant(image.name)[1])
-            if PODMAN in image.products:
+            if Product.PODMAN in image.products:
                 store.add(image)
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None

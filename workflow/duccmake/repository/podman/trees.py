@@ -17,7 +17,7 @@ from ...errors import DuccmakeError
 from ...layer.flatten import LayerTree, chain_changes, noted_layers
 from ...oci.manifest import ImageConfig
 from ...oci.reference import Digest
-from ...products import PODMAN
+from ...products import Product
 from .. import overlay_losses
 from ..edits import Tree
 from ..layout import Layout
@@ -42,7 +42,7 @@ def own_trees(
     found: dict[Path, Tree] = {}
     store = _Standing(layout)
     for image in images:
-        if PODMAN not in image.products:
+        if Product.PODMAN not in image.products:
             continue
         try:
             trees = _of_image(layout, image, manifest, store)
