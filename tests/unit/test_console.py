@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_the_repository_is_asked_what_was_converted_and_not_the_jobs(tmp_path):
     lines = summary(tmp_path, made, failed("torn", Rule.PUBLISH_IMAGE, REPOSITORY, NAME))
     assert lines[0].startswith(f"converted  {NAME}")
     assert "1 converted" in lines[-1]
+
+
+def test_what_is_lost_of_the_tree_and_what_its_layers_alone_lack_are_told_apart(tmp_path):
+    changes = stage(tmp_path / "staging", NAME)
+    repository = open_repository(tmp_path)
+    publish(repository, changes)
+    path = repository.layout.record(NAME)
+    losses = {"owners": 2, "directories": 11, "xattrs": 1, "covered": 3}
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"losses": losses}))
+    [staged] = changes.images
+    layers = tuple(layer(digest=digest) for digest in staged.layers)
+    made = plan([image(manifest=staged.manifest, config=staged.config, layers=layers)])
+    assert summary(tmp_path, made)[0] == (
+        f"converted  {NAME}  not kept here: 2 owners, 1 xattrs; "
+        "an overlay of its layers alone lacks: 3 covered, 11 directories"
+    )
 
 
 def test_a_failure_that_images_share_is_each_ones_own(tmp_path):

@@ -22,6 +22,9 @@ UNMEASURED = "unmeasured"
 WIDENED = mtree.WIDENED.decode()
 """The one that counts what more may read than the image says."""
 
+OF_LAYERS = frozenset({"whiteouts", "directories", "links", "covered"})
+"""Those that count what an overlay of the published layers does not show as the image has it."""
+
 ANY_VARIANT = "*"
 """What a public link leads to that leads each machine to its own platform."""
 

@@ -14,7 +14,7 @@ from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
 from ..planning.thin_images import manifest_of
-from ..repository.model import UNMEASURED, WIDENED, ImageRecord
+from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
 from ..workspace.reports import (
@@ -219,11 +219,16 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
     """What is to be said of an image that is published now."""
     if image.adopted:
         return "adopted from DUCC as it stands: nothing was fetched"
-    kinds = sorted(record.losses.items())
-    losses = ", ".join(f"{n} {kind}" for kind, n in kinds if kind not in (UNMEASURED, WIDENED))
-    widened = record.losses.get(WIDENED)
+    found = dict(record.losses)
+    widened = found.pop(WIDENED, 0)
+    found.pop(UNMEASURED, None)
+    kept, shown = (
+        ", ".join(f"{n} {kind}" for kind, n in sorted(found.items()) if (kind in OF_LAYERS) == of)
+        for of in (False, True)
+    )
     remarks = [
-        f"not kept here: {losses}" if losses else "",
+        f"not kept here: {kept}" if kept else "",
+        f"an overlay of its layers alone lacks: {shown}" if shown else "",
         f"readable for all though the image says otherwise: {widened}" if widened else "",
     ]
     return "; ".join(filter(None, remarks))
