@@ -15,17 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duccmake.demo.images import Image, LayerBuilder
+from duccmake.jobs.rollback import roll_back
 from duccmake.layer.flatten import LayerTree, flatten_image
 from duccmake.oci.manifest import ImageConfig
 from duccmake.planning.pending import why_pending
 from duccmake.planning.plan import Plan
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.model import ChangeSet, StagedLayer
+from duccmake.repository.metadata import wished_record
+from duccmake.repository.model import UNMEASURED, ChangeSet, Keep, StagedLayer
 from duccmake.tree import mtree
 from support.cvmfs_repositories import CHUNKS, LARGEST, both
 from support.oracles import needs_root
 from support.other_user import run_as
-from support.pipeline import NAME, digest_of, flattened, staged
+from support.pipeline import NAME, change_set, digest_of, flattened, stage, staged
 from support.planned import image, plan
 from support.samples import AMD64
 
@@ -66,11 +68,13 @@ def test_what_more_may_read_is_flagged_and_nothing_else_is_changed(root, directo
     modes = {path.decode(): each.mode for path, each in found.items()}
     assert modes["."] == root | 0o555
     assert modes["d"] == directory | 0o555
-    assert modes["d/f"] == modes["d/g"] == file | 0o444
+    runs = file & 0o100 and not file & 0o6000
+    readable = file | (0o555 if runs else 0o444)
+    assert modes["d/f"] == modes["d/g"] == readable
     assert (modes["d/l"], modes["d/p"], modes["d/z"]) == (link, file, file)
     flagged = {path.decode() for path, each in found.items() if mtree.WIDENED in each.flags}
     changed = {"." if root | 0o555 != root else "", "d" if directory | 0o555 != directory else ""}
-    changed |= {"d/f", "d/g"} if file | 0o444 != file else set()
+    changed |= {"d/f", "d/g"} if readable != file else set()
     assert flagged == changed - {""}
 
 
@@ -83,6 +87,8 @@ LAYERS = (
     .file("etc/shadow", "secret", mode=0o600, **OWN)
     .file("etc/passwd", "public", mode=0o644, **OWN)
     .file("etc/suid", "program", mode=0o4711, **OWN)
+    .file("etc/root-s-own", "program", mode=0o4700, **OWN)
+    .file("etc/run", "program", mode=0o700, **OWN)
     .hardlink("etc/shadow-", "etc/shadow")
     .file("big", os.urandom(LARGEST + 1), mode=0o400, **OWN)
     .layer(),
@@ -94,6 +100,8 @@ AS_THE_IMAGE_SAYS = {
     "etc/shadow-": 0o600,
     "etc/passwd": 0o644,
     "etc/suid": 0o4711,
+    "etc/root-s-own": 0o4700,
+    "etc/run": 0o700,
     "big": 0o400,
     "root": 0o711,
     "empty": 0,
@@ -104,11 +112,13 @@ FIXED = {
     "etc/shadow-": 0o644,
     "etc/passwd": 0o644,
     "etc/suid": 0o4755,
+    "etc/root-s-own": 0o4744,
+    "etc/run": 0o755,
     "big": 0o444,
     "root": 0o755,
     "empty": 0o444,
 }
-WIDENED = 7
+WIDENED = 9
 
 
 class Publisher:
@@ -127,20 +137,22 @@ class Publisher:
             for each in self._layers
         ]
 
-    def publish(self, *, fix_permissions: bool, verify: bool = True) -> dict[str, int]:
+    def publish(
+        self, *, fix_permissions: bool, verify: bool = True, name: str = NAME
+    ) -> dict[str, int]:
         """The modes that the flat tree has then."""
         base = Path(tempfile.mkdtemp(dir=self._staging))
         config = ImageConfig.parse(self._image.config_bytes)
         flatten_image(
             self._trees, config, base, name="x", mount_points=[], fix_permissions=fix_permissions
         )
-        found = staged(NAME, self._image, base / "image", ("layers", "flat"))
+        found = staged(name, self._image, base / "image", ("layers", "flat"))
         found = replace(found, fix_permissions=fix_permissions)
         with self._repository.lock():
             self._repository.publish(ChangeSet(self._layers, (found,)))
         self._layers = ()
-        assert not verify or self._repository.verify(NAME) == []
-        record = self._repository.record(NAME)
+        assert not verify or self._repository.verify(name) == []
+        record = self._repository.record(name)
         assert record.fix_permissions == fix_permissions
         assert record.losses.get("widened", 0) == WIDENED * fix_permissions
         for wished in (True, False):
@@ -204,6 +216,68 @@ def test_readable_first_and_its_layers_published_before(cvmfs, staging):
     publisher = Publisher(cvmfs.open(), staging, packed=True)
     assert publisher.publish(fix_permissions=True) == FIXED
     assert publisher.publish(fix_permissions=False) == AS_THE_IMAGE_SAYS
+
+
+# --- records ---------------------------------------------------------------
+
+
+def said_of(repository: DirectoryRepository, name: str) -> tuple[bool, int]:
+    record = repository.record(name)
+    assert record is not None
+    return record.fix_permissions, record.losses.get("widened", 0)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> DirectoryRepository:
+    return DirectoryRepository(tmp_path / "cvmfs", "x.example.org", durable=False)
+
+
+def test_every_name_of_a_flat_tree_says_how_it_was_made_last(repository, tmp_path):
+    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher.publish(fix_permissions=False)
+    for fixed in (True, False):
+        publisher.publish(fix_permissions=fixed, name=f"{NAME}0")
+        assert said_of(repository, NAME) == (fixed, WIDENED * fixed)
+        assert repository.verify(NAME) == []
+
+
+def move_away(repository: DirectoryRepository, staging: Path, keep: Keep) -> None:
+    other = Image((LayerBuilder().file("other", "other", **OWN).layer(),), platform=AMD64)
+    found = replace(stage(NAME, other, staging), keep=keep)
+    with repository.lock():
+        repository.publish(change_set([found], staging))
+
+
+def test_a_tag_that_is_pointed_back_says_how_its_flat_tree_was_made_last(repository, tmp_path):
+    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher.publish(fix_permissions=False)
+    first = repository.record(NAME)
+    move_away(repository, tmp_path / "staging", Keep())
+    publisher.publish(fix_permissions=True, name=f"{NAME}0")
+    roll_back(repository, NAME, str(first.manifest), Keep())
+    assert said_of(repository, NAME) == (True, WIDENED)
+
+
+def test_what_a_tag_left_says_how_its_flat_tree_was_made_last(repository, tmp_path):
+    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher.publish(fix_permissions=False)
+    manifest = repository.record(NAME).manifest
+    move_away(repository, tmp_path / "staging", Keep(1))
+    publisher.publish(fix_permissions=True, name=f"{NAME}0")
+    assert said_of(repository, f"{NAME.removesuffix(':1')}@{manifest}") == (True, WIDENED)
+
+
+@pytest.mark.parametrize(
+    ("products", "losses", "said"),
+    [
+        (("layers", "flat"), {}, True),
+        (("layers",), {}, False),
+        (("layers", "flat"), {UNMEASURED: 2}, False),
+    ],
+)
+def test_only_a_flat_tree_that_was_made_here_is_said_to_be_readable(products, losses, said):
+    found = replace(staged(NAME, Image(LAYERS), None, products), fix_permissions=True)
+    assert wished_record(found, losses).fix_permissions == said
 
 
 # --- planned ---------------------------------------------------------------

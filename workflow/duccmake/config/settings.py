@@ -103,7 +103,7 @@ class WebhookSettings:
 class FlatSettings:
     """What flat trees get beyond the image.
 
-    ``mount_points`` are absolute and normalised; ``fix_permissions``: everybody may read.
+    ``mount_points`` are absolute and normalised; ``fix_permissions``: everybody may read and run.
     """
 
     mount_points: tuple[str, ...] = ("/cvmfs", "/srv")

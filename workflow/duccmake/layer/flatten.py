@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -176,7 +177,7 @@ def flatten_image(
 
     Returns the number of entries.  What is generated bears the image's time of
     creation, so that one image always gives the same tree.  With ``fix_permissions``
-    everybody may read it, and what was widened for that is flagged.
+    everybody may read and run it, and what was widened for that is flagged.
     """
     extra = generated(config, name=name, mount_points=mount_points)
     tree = flatten(layers, extra, mtime_ns=_created_ns(config))
@@ -714,11 +715,10 @@ def _changed_line(path: bytes, node: _Node | None, firsts: dict[_Shared, bytes])
 # --- permissions --------------------------------------------------------
 
 _MODE = re.compile(rb" mode=([0-7]+)")
-_READABLE = {b"type=file": 0o444, b"type=dir": 0o555}
 
 
 def _widen(root: _Dir) -> None:
-    """Let everybody read all files, and search and list all directories."""
+    """Let everybody do what the owner may, as ``chmod a+rX`` does, but never write."""
     stack = [root]
     root.rest = _widened(root.rest)
     while stack:
@@ -733,13 +733,25 @@ def _widen(root: _Dir) -> None:
 
 
 def _widened(rest: bytes) -> bytes:
-    wanted = _READABLE.get(rest.partition(b" ")[0], 0)
     match = _MODE.search(rest)
-    mode = int(match[1], 8) if match else wanted
-    if match is None or mode | wanted == mode:
+    if match is None:
         return rest
-    rest = b"%b mode=%04o%b" % (rest[: match.start()], mode | wanted, rest[match.end() :])
+    mode = int(match[1], 8)
+    wanted = mode | _granted(rest.partition(b" ")[0], mode)
+    if wanted == mode:
+        return rest
+    rest = b"%b mode=%04o%b" % (rest[: match.start()], wanted, rest[match.end() :])
     return _tagged(rest, mtree.WIDENED)
+
+
+def _granted(kind: bytes, mode: int) -> int:
+    """What everybody gets: no program that runs as its owner or group gets more users."""
+    if kind == b"type=dir":
+        return 0o555
+    if kind != b"type=file":
+        return 0
+    runs = mode & stat.S_IXUSR and not mode & (stat.S_ISUID | stat.S_ISGID)
+    return 0o555 if runs else 0o444
 
 
 # --- what no layer has --------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from ..oci.reference import Digest
 from ..products import Product
 from . import adoption, ducc, history, podman, removal_schedule
 from .edits import Edits, Tree
-from .flat_trees import flat_tree_of
+from .flat_trees import flat_tree_of, read_flat_tree
 from .json_files import content, dump
 from .layout import Layout, split_variant
-from .model import RECORD_FORMAT, UNMEASURED, ImageRecord, StagedImage, StagedLayer
+from .model import RECORD_FORMAT, UNMEASURED, WIDENED, ImageRecord, StagedImage, StagedLayer
 
 Losses = Mapping[str, int]
 """What the repository could not keep of an image, by kind; see `ImageRecord`."""
@@ -39,7 +40,9 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         losses=dict(losses),
         source=dict(image.source),
         verified=image.measured is not None,
-        fix_permissions=image.fix_permissions,
+        fix_permissions=image.fix_permissions
+        and Product.FLAT in image.products
+        and UNMEASURED not in losses,
     )
 
 
@@ -136,6 +139,7 @@ def publish_metadata(
             record=edits.content(layout.record(name)),
         )
     ]
+    _note_permissions(edits, layout, images, losses, others)
     turned = history.turn(edits, layout, images, now)
     for name, manifest in turned.left.items():
         superseded += removal_schedule.entered(manifest, name, "beyond history.keep", now)
@@ -192,6 +196,36 @@ def link_public_names(edits: Edits, layout: Layout, leaving: Iterable[str]) -> N
             edits.remove(link)
         elif not edits.is_link(layout.multiarch / layout.variant(public) / public):
             edits.symlink(link, layout.variant_target(public, staying, staying))
+
+
+def _note_permissions(
+    edits: Edits,
+    layout: Layout,
+    images: Iterable[StagedImage],
+    losses: Mapping[str, Losses],
+    others: Callable[[], Mapping[str, str]],
+) -> None:
+    """Have all records of a flat tree say so where it is made again in the other way."""
+    remade = {str(image.config): image for image in images if _is_made_otherwise(layout, image)}
+    if not remade:
+        return
+    sharing = [name for name, config in others().items() if config in remade]
+    for path in map(layout.record, [*sharing, *(image.name for image in images)]):
+        record = ImageRecord.read(edits.content(path))
+        image = remade.get(str(record.config)) if record else None
+        if record and image and Product.FLAT in record.products and UNMEASURED not in record.losses:
+            now = {kind: n for kind, n in record.losses.items() if kind != WIDENED}
+            now |= {kind: n for kind, n in losses[image.name].items() if kind == WIDENED}
+            record = replace(record, losses=now, fix_permissions=image.fix_permissions)
+            edits.file(path, dump(record.to_json()))
+
+
+def _is_made_otherwise(layout: Layout, image: StagedImage) -> bool:
+    """Whether an image's flat tree is there with the other permissions, and is made again."""
+    if image.path is None or Product.FLAT not in image.products:
+        return False
+    tree = read_flat_tree(layout, image.config)
+    return tree is not None and tree.fix_permissions != image.fix_permissions
 
 
 def _note_origins(edits: Edits, layout: Layout, images: Iterable[StagedImage]) -> None:
