@@ -190,7 +190,23 @@ def test_other_paths_and_methods_are_refused(webhook: Webhook):
     assert webhook.post("/nobody", {}).status_code == 404
     assert webhook.post("/", {}).status_code == 404
     assert webhook.session.get(f"{webhook.url}/harbor").status_code == 405
-    assert webhook.post("/harbor/a/b", {}).status_code == 404
+    assert webhook.post("/harbor/a/b", {}).status_code == 401
+
+
+def test_a_slash_too_many_is_not_redirected(webhook: Webhook):
+    answer = webhook.post("/harbor/", harbor(WISHED), Authorization="harbor-s3cret")
+    assert (answer.status_code, answer.history) == (200, [])
+    assert webhook.waiting() == [WISHED]
+
+
+def test_a_secret_in_an_address_may_have_slashes(work: Work):
+    env = {f"{name}_SECRET": "a/b+c==" for name in SECRETS.values()}
+    body = {"docker_url": WISHED.rpartition(":")[0], "updated_tags": ["1"]}
+    with listening(work, env=env) as webhook:
+        for path in ("/quay/a/b+c==", "/quay/a%2Fb%2Bc%3D%3D"):
+            assert webhook.post(path, body).status_code == 200
+        assert webhook.post("/quay/a/b", body).status_code == 401
+        assert webhook.waiting() == [WISHED]
 
 
 def test_a_restart_loses_no_notice(work: Work):

@@ -59,6 +59,19 @@ def test_harbor_tells_of_pushed_and_deleted_artifacts():
     assert read("harbor", body("PULL_ARTIFACT", "h.example.org/team/app:1")) == []
 
 
+@pytest.mark.parametrize(("kind", "action"), [("pushImage", "push"), ("deleteImage", "delete")])
+def test_harbor_1_had_other_names_for_its_events(kind: str, action: str):
+    resource = {"digest": DIGEST, "tag": "1", "resource_url": "h.example.org/team/app:1"}
+    body = {"type": kind, "operator": "x", "event_data": {"resources": [resource]}}
+    assert read("harbor", body) == [(action, "h.example.org", "team/app", "1", "")]
+
+
+def test_harbor_has_named_digests_as_if_they_were_tags():
+    url = f"h.example.org:8443/team/app:{DIGEST}"
+    body = {"type": "PUSH_ARTIFACT", "event_data": {"resources": [{"resource_url": url}]}}
+    assert read("harbor", body) == [("push", "h.example.org:8443", "team/app", "", DIGEST)]
+
+
 def test_harbors_replications_name_no_tag():
     replication = {
         "dest_resource": {"endpoint": "https://h.example.org", "namespace": "mirror"},
@@ -125,6 +138,12 @@ def test_gitlab_tells_of_pipelines_and_of_pushes_to_lists():
 def test_docker_hub_tells_of_a_tag():
     body = {"push_data": {"tag": "12"}, "repository": {"repo_name": "library/debian"}}
     assert read("dockerhub", body) == [("push", "docker.io", "library/debian", "12", "")]
+
+
+@pytest.mark.parametrize("pushed", [{}, {"tag": None}, {"tag": ""}, {"images": []}])
+def test_without_a_tag_docker_hub_means_all_of_the_repository(pushed: dict[str, Any]):
+    body = {"push_data": pushed, "repository": {"repo_name": "library/debian"}}
+    assert read("dockerhub", body) == [("push", "docker.io", "library/debian", "", "")]
 
 
 def test_azure_tells_of_one_event():

@@ -57,7 +57,8 @@ class Listener:
             routes=[
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/{sender:str}", self._hear, methods=["POST"]),
-                Route("/{sender:str}/{secret:str}", self._hear, methods=["POST"]),
+                # Nothing is redirected, to a slash less or otherwise: not every sender follows.
+                Route("/{sender:str}/{secret:path}", self._hear, methods=["POST"]),
             ]
         )
 

@@ -40,8 +40,10 @@ Reader = Callable[[Any], Iterator[Notification]]
 
 
 def harbor(body: Any) -> Iterator[Notification]:
-    """Harbor's webhooks, in its default form and as CloudEvents."""
+    """Harbor's webhooks, in its default form, that of its version 1, and as CloudEvents."""
     actions: dict[str, Action] = {
+        "pushImage": "push",
+        "deleteImage": "delete",
         "PUSH_ARTIFACT": "push",
         "harbor.artifact.pushed": "push",
         "DELETE_ARTIFACT": "delete",
@@ -112,11 +114,10 @@ def gitlab(body: Any) -> Iterator[Notification]:
 
 
 def dockerhub(body: Any) -> Iterator[Notification]:
-    """Docker Hub's webhooks, which tell of pushes alone."""
+    """Docker Hub's webhooks, which tell of pushes alone, and not always of their tags."""
     repository = _text(_member(body, "repository"), "repo_name")
-    tag = _text(_member(body, "push_data"), "tag")
-    if repository and tag:
-        yield Notification("push", "docker.io", repository, tag)
+    if repository and isinstance(pushed := _member(body, "push_data"), dict):
+        yield Notification("push", "docker.io", repository, _text(pushed, "tag"))
 
 
 def quay(body: Any) -> Iterator[Notification]:
@@ -187,10 +188,16 @@ def _split(url: str) -> SplitResult:
         return urlsplit("")
 
 
+_DIGEST_AS_TAG = re.compile(r":(?=sha256:[0-9a-f]{64}\Z)")
+
+
 def _named(action: Action, text: str) -> Iterator[Notification]:
-    """``registry/repository[:tag][@digest]``; anything else names nothing."""
+    """``registry/repository[:tag][@digest]``; anything else names nothing.
+
+    Harbor has put digests where tags stand.
+    """
     try:
-        found = Reference.parse(text)
+        found = Reference.parse(_DIGEST_AS_TAG.sub("@", text))
     except InvalidReference:
         return
     digest = str(found.digest or "")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 from ...errors import ConfigError
 
 _BACKLOG = 2048
+_NOT_HERE = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+"""Of a host with several addresses this machine may have some: IPv6 is often switched off."""
 _MODE = 0o666
 """Of a unix socket that is new: who may reach its folder may call."""
 
@@ -38,23 +42,34 @@ def _open_tcp(listen: str) -> list[socket.socket]:
         host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, _, _, _, address in dict.fromkeys(found):
             try:
-                sockets.append(server := socket.socket(family, kind, protocol))
-            except OSError as error:  # a kind of address that this machine has not
+                sockets.append(_open_at(family, address))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
                 refused = error
-                continue
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            server.bind(address)
-            server.listen(_BACKLOG)
     except BaseException:
-        _close(sockets)
+        for server in sockets:
+            server.close()
         raise
     if refused and not sockets:
         raise refused
     return sockets
+
+
+def _open_at(family: int, address: Any) -> socket.socket:
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        server.bind(address)
+        server.listen(_BACKLOG)
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 def _open_unix(path: Path) -> socket.socket:
@@ -81,8 +96,3 @@ def _open_unix(path: Path) -> socket.socket:
         server.close()
         raise
     return server
-
-
-def _close(sockets: list[socket.socket]) -> None:
-    for server in sockets:
-        server.close()
