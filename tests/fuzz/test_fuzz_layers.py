@@ -100,7 +100,7 @@ def _streamed(blob: bytes) -> bytes | None:
                 content = b"".join(stream)
         except DuccmakeError:
             return None
-    assert stream.result.diff_id == digest_of(content)
+    assert stream.result.diff_ids == (digest_of(content),)
     assert stream.result.blob == digest_of(blob)
     return content
 

@@ -339,6 +339,16 @@ def test_a_configuration_without_runtime_settings_is_fine(runtime):
     assert (found.env, found.cmd, found.labels) == ((), (), {})
 
 
+def test_a_command_that_is_one_string_is_one_word_as_docker_reads_it():
+    found = ImageConfig.parse(config(config={"Entrypoint": "/bin/a b", "Cmd": ""}))
+    assert (found.entrypoint, found.cmd) == (("/bin/a b",), ("",))
+    for other in (5, {}, True, [["a"]]):
+        with pytest.raises(ManifestError, match="Cmd"):
+            ImageConfig.parse(config(config={"Cmd": other}))
+    with pytest.raises(ManifestError, match="Env"):
+        ImageConfig.parse(config(config={"Env": "A=b"}))
+
+
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_diff_ids_fewer_or_more_than_the_layers_are_refused(layers):
     with pytest.raises(ManifestError, match="2 diff_ids"):

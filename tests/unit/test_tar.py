@@ -228,6 +228,18 @@ def test_archive_without_end_blocks_is_whole():
     assert len(read(member(b"x", b"1") + bytes(BLOCK))) == 1
 
 
+@pytest.mark.parametrize("size", [1, 511, 513])
+@pytest.mark.parametrize("step", [1, 100, 4096])
+def test_a_last_member_whose_block_is_not_filled_up_is_whole(size, step):
+    tar = member(b"first", b"1") + member(b"last", b"2" * size)
+    cut = tar[: BLOCK * 3 + size]
+    for archive in (cut, cut + bytes(1)):
+        pieces = (archive[at : at + step] for at in range(0, len(archive), step))
+        reader = TarReader(pieces)
+        found = [(each.name, b"".join(reader.content())) for each in reader]
+        assert found == [(b"first", b"1"), (b"last", b"2" * size)]
+
+
 def test_empty_archives():
     assert read(b"") == []
     assert read(END) == []
@@ -247,8 +259,11 @@ def test_a_lone_zero_block_between_members_is_damage():
 
 
 def test_truncation_at_every_point_is_damage():
-    tar = pax({b"path": b"name"}) + member(b"x", b"1" * 600) + header(b"d", kind=b"5")
-    ends = {0, len(tar) - BLOCK, len(tar)}
+    named = pax({b"path": b"name"})
+    tar = named + member(b"x", b"1" * 600) + header(b"d", kind=b"5")
+    # Docker and podman read a last member whose block is not filled up.
+    filling = range(len(named) + BLOCK + 600, len(tar) - BLOCK + 1)
+    ends = {0, *filling, len(tar)}
     for cut in range(0, len(tar) + 1, 64):
         if cut in ends:
             read(tar[:cut])

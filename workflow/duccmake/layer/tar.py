@@ -226,12 +226,21 @@ class TarReader:
             for _ in self.content():
                 pass
         if self._padding:
-            end = self._at + self._padding
-            if end <= len(self._piece):
-                self._at = end
-            elif self._take(self._padding) is None:
-                raise CorruptLayer("the archive ends in the padding of a member")
-            self._padding = 0
+            self._pass_over_padding()
+
+    def _pass_over_padding(self) -> None:
+        """Go on behind a member; some builders leave out what fills the last one's block."""
+        while self._padding:
+            step = min(self._padding, len(self._piece) - self._at)
+            self._at += step
+            self._padding -= step
+            if not self._padding:
+                return
+            piece = next(self._pieces, None)
+            if piece is None:
+                self._padding = 0
+                return
+            self._piece, self._at = piece, 0
 
     def _pass_over(self, size: int) -> None:
         self._open_content(size)
