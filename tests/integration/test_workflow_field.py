@@ -104,6 +104,13 @@ def private(registry: DemoRegistry, name: str) -> None:
     push(registry, name, layer.file("content", "as in the field").layer())
 
 
+def unfilled(registry: DemoRegistry, name: str) -> None:
+    """The block of the last file is not filled up, and nothing comes after it."""
+    tar = TEXT.tar.rstrip(b"\0")
+    assert tar.endswith(b"as in the field")
+    push(registry, name, Layer(tar))
+
+
 IMAGES: dict[str, Callable[[DemoRegistry, str], object]] = {
     "octets": config_type("application/octet-stream"),
     "json": config_type("application/json"),
@@ -117,6 +124,8 @@ IMAGES: dict[str, Callable[[DemoRegistry, str], object]] = {
     "null-labels": configured(config={"Labels": {"maintainer": None}}),
     "no-labels": configured(config={"Labels": None, "Env": None}),
     "quotes": configured(config={"Env": ["QUOTE=it's"]}),
+    "command-text": configured(config={"Entrypoint": "/bin/true", "Cmd": "it's"}),
+    "unfilled": unfilled,
     "link-to-a-file": below_a_link_to_a_file,
     "private": private,
 }

@@ -191,17 +191,33 @@ def test_the_line_is_found_whatever_the_image_starts(interpreter: str) -> None:
 
 
 @needs_root
-def test_an_image_without_a_shell_is_run(interpreter: str, tmp_path: Path) -> None:
-    config = replace(PLAIN, entrypoint=("/app", "/hello"), cmd=("it's",), working_dir="/work")
+@pytest.mark.parametrize(
+    ("program", "directory"),
+    [
+        ("/opt/it's/app", "/work"),
+        ("./app", "/opt/it's"),
+        ("it's/app", "opt"),
+        ("../it's/app", "/opt/x\\y"),
+        ("app", "/work"),
+    ],
+)
+def test_an_image_without_a_shell_is_run(
+    interpreter: str, program: str, directory: str, tmp_path: Path
+) -> None:
+    config = replace(PLAIN, entrypoint=(program, "/hello"), cmd=("it's",), working_dir=directory)
     for entry in tree(config).values():
         path = tmp_path / os.fsdecode(entry.path)
         if entry.kind == mtree.DIR:
             path.mkdir()
         elif entry.kind == mtree.FILE:
             path.write_bytes(entry.content)
+    (tmp_path / "opt/it's").mkdir(parents=True)
+    (tmp_path / "opt/x\\y").mkdir()
     shutil.copy(interpreter, tmp_path / "interpreter")
-    shutil.copy(interpreter, tmp_path / "app")
+    shutil.copy(interpreter, tmp_path / "opt/it's/app")
     (tmp_path / "hello").write_text('echo "hello, $1"\n')
-    command = ["chroot", tmp_path, "/interpreter", "/.singularity.d/runscript"]
-    done = subprocess.run(command, capture_output=True)
+    command = [shutil.which("chroot") or "chroot", tmp_path, "/interpreter"]
+    done = subprocess.run(
+        [*command, "/.singularity.d/runscript"], capture_output=True, env={"PATH": "/opt/it's"}
+    )
     assert (done.stdout, done.stderr) == (b"hello, it's\n", b"")

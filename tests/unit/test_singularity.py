@@ -180,7 +180,7 @@ def test_all_that_singularity_looks_for_is_there() -> None:
         assert entries[f".singularity.d/env/{name}.sh".encode()].kind == mtree.FILE
     for path in b".singularity.d/libs dev proc sys root home tmp var/tmp etc cvmfs".split():
         assert entries[path].kind == mtree.DIR
-    for path in (b"etc/hosts", b"etc/resolv.conf"):
+    for path in (b"etc/hosts", b"etc/resolv.conf", b"etc/passwd", b"etc/group"):
         assert (entries[path].kind, entries[path].content) == (mtree.FILE, b"")
     assert entries[b"tmp"].mode == entries[b"var/tmp"].mode == 0o1777
 

@@ -86,7 +86,8 @@ def _usual_places() -> Iterator[Generated]:
         yield _directory(path)
     for path in (b"tmp", b"var/tmp"):
         yield _directory(path, 0o1777)
-    for path in (b"etc/hosts", b"etc/resolv.conf"):
+    # What is there the caller's own entries are added to, or bound onto.
+    for path in (b"etc/hosts", b"etc/resolv.conf", b"etc/passwd", b"etc/group"):
         yield Generated(path, FILE, 0o644)
 
 
@@ -151,7 +152,7 @@ def _runscript(config: ImageConfig) -> str:
     lines.append(_CHECK)
     directory = "/" + config.working_dir.removeprefix("/")
     if directory.strip("/") and "\0" not in directory:
-        lines.append(f'[ ! -x /bin/sh ] || set -- /bin/sh -c {_ENTER} {_quoted(directory)} "$@"')
+        lines.append(_START_IN.replace("DIRECTORY", _quoted(directory)))
     lines.append('exec "$@"')
     return "\n".join(lines) + "\n"
 
@@ -218,8 +219,23 @@ case $1 in
     ;;
 esac"""
 
-# What Apptainer starts itself is in its caller's directory, whatever the script did before.
-_ENTER = """'cd "$0" || echo "staying in the current directory" >&2; exec "$@"'"""
+# What Apptainer starts itself is in its caller's directory, whatever the script did before;
+# without a shell that could enter another one, the program at least is found there.
+_START_IN = """\
+if [ -x /bin/sh ]; then
+    set -- /bin/sh -c 'cd "$0" || echo "staying in the current directory" >&2; exec "$@"' \
+        DIRECTORY "$@"
+else
+    case $1 in
+    /*) ;;
+    */*)
+        __duccmake_program=$1
+        shift
+        set -- DIRECTORY/"$__duccmake_program" "$@"
+        unset __duccmake_program
+        ;;
+    esac
+fi"""
 
 _NOT_RUNNABLE = """\
 echo 'the image names a program or an argument with a NUL byte: it cannot be started' >&2
