@@ -124,7 +124,6 @@ IMAGES: dict[str, Callable[[DemoRegistry, str], object]] = {
     "null-labels": configured(config={"Labels": {"maintainer": None}}),
     "no-labels": configured(config={"Labels": None, "Env": None}),
     "quotes": configured(config={"Env": ["QUOTE=it's"]}),
-    "command-text": configured(config={"Entrypoint": "/bin/true", "Cmd": "it's"}),
     "unfilled": unfilled,
     "link-to-a-file": below_a_link_to_a_file,
     "private": private,

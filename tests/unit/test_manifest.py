@@ -308,6 +308,9 @@ def test_a_descriptor_verifies_size_and_digest():
             Descriptor("x", right.digest, size).verify(content)
 
 
+DESCRIPTOR = {"mediaType": OCI_CONFIG, "digest": DIGEST, "size": 2, "annotations": {"a": "b"}}
+
+
 def config(**changes: object) -> bytes:
     members = {
         "os": "linux",
@@ -339,14 +342,51 @@ def test_a_configuration_without_runtime_settings_is_fine(runtime):
     assert (found.env, found.cmd, found.labels) == ((), (), {})
 
 
-def test_a_command_that_is_one_string_is_one_word_as_docker_reads_it():
-    found = ImageConfig.parse(config(config={"Entrypoint": "/bin/a b", "Cmd": ""}))
-    assert (found.entrypoint, found.cmd) == (("/bin/a b",), ("",))
-    for other in (5, {}, True, [["a"]]):
-        with pytest.raises(ManifestError, match="Cmd"):
-            ImageConfig.parse(config(config={"Cmd": other}))
-    with pytest.raises(ManifestError, match="Env"):
-        ImageConfig.parse(config(config={"Env": "A=b"}))
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"created": "2022-02-21T14:44:59+00:00Z"}, {"created": ""}, {"created": "2022-02-21"},
+        {"created": "2022-02-30T00:00:00Z"}, {"author": 5}, {"history": [{"created": "now"}]},
+        {"history": [{"empty_layer": "true"}]}, {"history": {}}, {"os.version": 10},
+        {"container_config": []}, {"docker_version": 20}, {"DOCKER_VERSION": 20},
+        {"config": {"ExposedPorts": ["80/tcp"]}}, {"config": {"Volumes": {"/data": 1}}},
+        {"config": {"Cmd": "/bin/true"}}, {"config": {"StopSignal": 9}},
+        {"config": {"Healthcheck": {"Interval": "30s"}}}, {"config": {"Tty": "no"}},
+        {"config": {"Healthcheck": {"Retries": 2**63}}}, {"config": {"OnBuild": "RUN x"}},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_no_reader_in_go_takes_is_refused(odd):
+    with pytest.raises(ManifestError, match="is not"):
+        ImageConfig.parse(config(**odd))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"created": None}, {"created": "0001-01-01T00:00:00Z"}, {"history": None},
+        {"created": "2022-02-21T14:44:59.123456789-11:30"}, {"history": [None, {}]},
+        {"moby.buildkit.buildinfo.v1": 5}, {"throwaway": True}, {"container_config": None},
+        {"config": {"Volumes": {"/data": None}, "ExposedPorts": None, "Memory": "1g"}},
+        {"config": {"Healthcheck": {"Test": ["NONE"], "Retries": -1}}}, {"Size": 0},
+    ],
+)  # fmt: skip
+def test_a_configuration_with_what_builders_leave_in_it_is_read(odd):
+    ImageConfig.parse(config(**odd))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"annotations": {"a": 5}}, {"annotations": []}, {"subject": "x"}, {"Annotations": 5},
+        {"subject": {"size": "1"}},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_reader_in_go_takes_is_refused(odd):
+    members = {"schemaVersion": 2, "config": DESCRIPTOR, "layers": []}
+    assert parse_manifest(json.dumps(members).encode())
+    for found in ({**members, **odd}, {**members, "config": {**DESCRIPTOR, "annotations": [1]}}):
+        with pytest.raises(ManifestError, match="is not"):
+            parse_manifest(json.dumps(found).encode())
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])

@@ -123,11 +123,6 @@ class JsonObject:
             raise ManifestError(f"{self.what}: {name!r} holds something that is not a string")
         return tuple(values)
 
-    def words(self, name: str) -> tuple[str, ...]:
-        """An array of strings; a string is one of one word, as Docker reads commands."""
-        value = self.get(name)
-        return (value,) if isinstance(value, str) else self.texts(name)
-
     def all_texts(self) -> dict[str, str]:
         """All members, which are strings (or null, which is read as an empty one), as of labels."""
         values = {name: "" if value is None else value for name, value in self.members.items()}

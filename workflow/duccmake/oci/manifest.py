@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import DigestMismatch, InvalidReference, ManifestError, UnsupportedImage
 from .json_object import JsonObject
+from .member_types import check_config, check_manifest
 from .reference import Digest, Platform
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -247,6 +248,7 @@ def _image_manifest(members: JsonObject, media_type: str, digest: Digest, raw: b
             raise UnsupportedImage(
                 f"the layer {layer.digest} has the unknown media type {layer.media_type!r}"
             )
+    check_manifest(members)
     return Manifest(media_type, digest, config, layers, raw)
 
 
@@ -290,18 +292,20 @@ class ImageConfig:
                 f"the configuration has {len(diff_ids)} diff_ids for {layers} layers"
             )
         runtime = members.nested("config")
-        return cls(
+        found = cls(
             platform=_own_platform(members),
             diff_ids=diff_ids,
             env=runtime.texts("Env"),
-            entrypoint=runtime.words("Entrypoint"),
-            cmd=runtime.words("Cmd"),
+            entrypoint=runtime.texts("Entrypoint"),
+            cmd=runtime.texts("Cmd"),
             working_dir=runtime.text("WorkingDir"),
             user=runtime.text("User"),
             labels=runtime.nested("Labels").all_texts(),
             created=members.text("created"),
             raw=raw,
         )
+        check_config(members)
+        return found
 
 
 def _platform(members: JsonObject) -> Platform | None:
