@@ -320,13 +320,21 @@ def test_an_image_that_shall_not_be_in_the_store_any_more_loses_its_name_there(s
     assert store.names(old) == [f"registry.example.org/team/app@{old.digest}"]
 
 
-@pytest.mark.parametrize("created", ["", "yesterday", "2024-13-01T00:00:00Z", "2024-01-01"])
-def test_a_time_that_podman_could_not_read_is_left_out_of_the_index(store, created):
-    image = Image((BASE,))
-    config = json.loads(image.config_bytes) | {"created": created}
-    staged = store.staged(APP, image, config_bytes=json.dumps(config).encode())
+def test_an_image_that_says_not_when_it_was_made_is_of_no_time_in_the_index(store):
+    config = json.loads(Image((BASE,)).config_bytes)
+    del config["created"]
+    staged = store.staged(APP, Image((BASE,)), config_bytes=json.dumps(config).encode())
     store.publish(staged)
     assert store.index("images")[staged.config.hex]["created"] == "1970-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize("created", ["", "yesterday", "2024-13-01T00:00:00Z", "2024-01-01"])
+def test_a_configuration_that_podman_cannot_read_is_blamed_on_its_image(store, created):
+    config = json.loads(Image((BASE,)).config_bytes) | {"created": created}
+    with pytest.raises(ManifestError, match="created") as caught:
+        store.publish(store.staged(APP, Image((BASE,)), config_bytes=json.dumps(config).encode()))
+    assert caught.value.image == APP
+    assert not store.root.exists()
 
 
 def test_a_configuration_that_is_none_is_blamed_on_its_image(store):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from ...errors import DuccmakeError, RepositoryError
@@ -19,8 +17,6 @@ from .image_entries import ImageEntries
 from .index import Entry
 from .layer_entries import LayerEntries
 from .paths import Paths
-
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)\Z")
 
 
 def publish(
@@ -109,7 +105,7 @@ class _Store:
     def add(self, image: StagedImage) -> None:
         """Put an image in, with its layers, or give it one more name."""
         config = ImageConfig.parse(image.config_bytes, layers=len(image.layers))
-        created = _time(config.created)
+        created = config.created or "1970-01-01T00:00:00Z"
         if image.measured is None:
             raise RepositoryError("what its layers unpack to was never measured", hint="run again")
         top = self._layers.add(config.diff_ids, image.measured, created)
@@ -171,12 +167,3 @@ class _Store:
         paths = Paths(self._layout)
         for directory in (paths.overlay, paths.images.parent, paths.layers.parent, paths.root):
             self._edits.catalog(directory)
-
-
-def _time(created: str) -> str:
-    """When an image was made, as Go reads it; images that do not say it are as old as Unix."""
-    try:
-        datetime.fromisoformat(created)
-    except ValueError:
-        created = ""
-    return created if _TIME.match(created) else "1970-01-01T00:00:00Z"
