@@ -22,13 +22,13 @@ from duccmake.planning.pending import why_pending
 from duccmake.planning.plan import Plan
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.metadata import wished_record
-from duccmake.repository.model import UNMEASURED, ChangeSet, Keep, StagedLayer
+from duccmake.repository.model import UNMEASURED, ChangeSet, Keep, StagedImage, StagedLayer
 from duccmake.tree import mtree
 from support.cvmfs_repositories import CHUNKS, LARGEST, both
 from support.oracles import needs_root
 from support.other_user import run_as
 from support.pipeline import NAME, change_set, digest_of, flattened, stage, staged
-from support.planned import image, plan
+from support.planned import image, layer, plan
 from support.samples import AMD64
 
 
@@ -90,7 +90,7 @@ LAYERS = (
     .file("etc/root-s-own", "program", mode=0o4700, **OWN)
     .file("etc/run", "program", mode=0o700, **OWN)
     .hardlink("etc/shadow-", "etc/shadow")
-    .file("big", os.urandom(LARGEST + 1), mode=0o400, **OWN)
+    .file("big", os.urandom(1024**2 + LARGEST), mode=0o400, **OWN)
     .layer(),
     LayerBuilder().dir("root", mode=0o711, **OWN).file("empty", mode=0, **OWN).layer(),
 )
@@ -137,17 +137,21 @@ class Publisher:
             for each in self._layers
         ]
 
-    def publish(
-        self, *, fix_permissions: bool, verify: bool = True, name: str = NAME
-    ) -> dict[str, int]:
-        """The modes that the flat tree has then."""
+    def staged(self, *, fix_permissions: bool, name: str = NAME) -> StagedImage:
+        """The image under a name, its flat tree staged in the one way or the other."""
         base = Path(tempfile.mkdtemp(dir=self._staging))
         config = ImageConfig.parse(self._image.config_bytes)
         flatten_image(
             self._trees, config, base, name="x", mount_points=[], fix_permissions=fix_permissions
         )
         found = staged(name, self._image, base / "image", ("layers", "flat"))
-        found = replace(found, fix_permissions=fix_permissions)
+        return replace(found, fix_permissions=fix_permissions)
+
+    def publish(
+        self, *, fix_permissions: bool, verify: bool = True, name: str = NAME
+    ) -> dict[str, int]:
+        """The modes that the flat tree has then."""
+        found = self.staged(fix_permissions=fix_permissions, name=name)
         with self._repository.lock():
             self._repository.publish(ChangeSet(self._layers, (found,)))
         self._layers = ()
@@ -159,8 +163,8 @@ class Publisher:
             has_flat = self._repository.has_flat(found.config, found.layers, wished)
             assert has_flat == (wished == fix_permissions)
         layout = self._repository.layout
-        for number, layer in enumerate(LAYERS):
-            tree = layout.layerfs(layer.digest)
+        for number, each in enumerate(LAYERS):
+            tree = layout.layerfs(each.digest)
             assert modes(tree, AS_THE_IMAGE_SAYS) == {
                 path: mode
                 for path, mode in AS_THE_IMAGE_SAYS.items()
@@ -214,8 +218,9 @@ def test_cernvm_fs_has_files_of_another_mode_with_their_content(cvmfs, staging):
 
 def test_readable_first_and_its_layers_published_before(cvmfs, staging):
     publisher = Publisher(cvmfs.open(), staging, packed=True)
-    assert publisher.publish(fix_permissions=True) == FIXED
-    assert publisher.publish(fix_permissions=False) == AS_THE_IMAGE_SAYS
+    for fixed in (True, False, True):
+        wished = FIXED if fixed else AS_THE_IMAGE_SAYS
+        assert publisher.publish(fix_permissions=fixed) == wished
 
 
 # --- records ---------------------------------------------------------------
@@ -267,6 +272,29 @@ def test_what_a_tag_left_says_how_its_flat_tree_was_made_last(repository, tmp_pa
     assert said_of(repository, f"{NAME.removesuffix(':1')}@{manifest}") == (True, WIDENED)
 
 
+def test_what_a_tag_leaves_while_the_tree_is_made_otherwise_says_so(repository, tmp_path):
+    staging = tmp_path / "staging"
+    publisher = Publisher(repository, staging, packed=False)
+    publisher.publish(fix_permissions=False)
+    manifest = repository.record(NAME).manifest
+    other = Image((LayerBuilder().file("other", "other", **OWN).layer(),), platform=AMD64)
+    moved = replace(stage(NAME, other, staging), keep=Keep(1))
+    fixed = publisher.staged(fix_permissions=True, name=f"{NAME}0")
+    layers = change_set([moved], staging).layers
+    with repository.lock():
+        repository.publish(ChangeSet(layers, (moved, fixed)))
+    assert said_of(repository, f"{NAME.removesuffix(':1')}@{manifest}") == (True, WIDENED)
+
+
+def test_an_image_without_a_flat_tree_says_nothing_of_that_of_others(repository, tmp_path):
+    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher.publish(fix_permissions=False)
+    found = publisher.staged(fix_permissions=True, name=f"{NAME}0")
+    with repository.lock():
+        repository.publish(ChangeSet((), (replace(found, products=("layers",)),)))
+    assert said_of(repository, NAME) == (False, 0)
+
+
 @pytest.mark.parametrize(
     ("products", "losses", "said"),
     [
@@ -293,7 +321,15 @@ def test_an_image_is_pending_when_its_tree_was_made_in_the_other_way(tmp_path):
     fixed = replace(planned, fix_permissions=True)
     assert why_pending(fixed, repository, record) == ""
     assert why_pending(replace(planned, products=("layers",)), repository, record) == ""
-    assert plan([fixed]).flat_key(fixed) != plan([planned]).flat_key(planned)
+    # What DUCC made stays as it is.
+    unmeasured = replace(record, losses={UNMEASURED: 3}, fix_permissions=False)
+    assert why_pending(fixed, repository, unmeasured) == ""
+    others = [replace(planned, layers=(layer("another"),)), replace(fixed, layers=(layer("b"),))]
+    found = {plan([one]).flat_key(one) for one in (planned, fixed)}
+    # Images of one configuration over different layers have trees of their own.
+    found |= {plan([planned, other]).flat_key(planned) for other in others[:1]}
+    found |= {plan([fixed, other]).flat_key(fixed) for other in others[1:]}
+    assert len(found) == 3
 
 
 def test_a_plan_says_of_its_images_how_their_trees_are_made(tmp_path, monkeypatch):
