@@ -181,6 +181,28 @@ def test_a_blob_that_a_registry_has_cut_short_is_fetched_twice_at_most(here, tmp
     assert len(here.ranges()) == 2
 
 
+def test_a_page_for_people_is_no_damaged_layer(here):
+    here.registry.break_next("/blobs/", faults.html, times=2)
+    here.fetch()
+    assert here.path.read_bytes() == CONTENT
+    assert len(here.ranges()) == 3
+
+
+def test_a_source_that_gives_less_of_the_rest_than_is_left_is_asked_for_more(here):
+    here.leave_part(CONTENT[:500_000])
+
+    def some(handler, answer):
+        piece = handler.whole()[500_000:900_000]
+        where = {"Content-Range": f"bytes 500000-899999/{len(CONTENT)}"}
+        where["Content-Length"] = str(len(piece))
+        handler.send(faults.Answer(206, where, piece))
+
+    here.registry.break_next("/blobs/", some)
+    assert here.fetch() == len(CONTENT) - 500_000
+    assert here.path.read_bytes() == CONTENT
+    assert here.ranges() == ["bytes=500000-", "bytes=900000-"]
+
+
 def test_a_source_that_begins_anew_and_breaks_is_hashed_from_its_beginning(here):
     """Or what is right in the end would count as damaged."""
     here.leave_part(CONTENT[:500_000])
