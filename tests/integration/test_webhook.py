@@ -7,8 +7,10 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 
@@ -166,6 +168,22 @@ def test_odd_bodies_are_answered(webhook: Webhook, body: bytes, status: int):
     answer = webhook.post("/harbor", body, Authorization="harbor-s3cret")
     assert answer.status_code == status
     assert webhook.waiting() == []
+
+
+def test_who_sends_too_much_slowly_is_told_so(webhook: Webhook):
+    body = b" " * (1024**2 + 1)
+    place = urlsplit(webhook.url)
+    sender = HTTPConnection(str(place.hostname), place.port, timeout=60)
+    with closing(sender):
+        sender.putrequest("POST", "/harbor")
+        sender.putheader("Content-Length", str(len(body)))
+        sender.endheaders(body[:-1000])
+        # By the time that this is answered, what was sent so far has been looked at.
+        assert webhook.session.get(f"{webhook.url}/healthz").status_code == 200
+        sender.send(body[-1000:-1])
+        assert webhook.session.get(f"{webhook.url}/healthz").status_code == 200
+        sender.send(body[-1:])
+        assert sender.getresponse().status == 413
 
 
 def test_a_body_without_end_is_cut_off(webhook: Webhook):
