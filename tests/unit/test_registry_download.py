@@ -200,7 +200,7 @@ def test_a_source_that_gives_less_of_the_rest_than_is_left_is_asked_for_more(her
     here.registry.break_next("/blobs/", some)
     assert here.fetch() == len(CONTENT) - 500_000
     assert here.path.read_bytes() == CONTENT
-    assert here.ranges() == ["bytes=500000-", "bytes=900000-"]
+    assert [asked.partition("-")[0] for asked in here.ranges()] == ["bytes=500000", "bytes=900000"]
 
 
 def test_a_source_that_begins_anew_and_breaks_is_hashed_from_its_beginning(here):
