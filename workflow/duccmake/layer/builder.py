@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import LayerError, LimitExceeded, UnsafeLayer
+from ..tree.mtree import LOST, has_tag, tagged
 from .disk import ROOT, Lost, Xattrs, is_safe_owner, is_safe_time
 from .limits import Account
 from .tar import Member
@@ -36,6 +37,9 @@ class Attributes:
     mtime_ns: int = 0
     xattrs: Xattrs = ()
 
+
+NOT_MADE = LOST + b"device"
+"""The flag of a device or a FIFO that could not be made."""
 
 IMPLIED = Attributes(0o755)
 """What a directory gets that the layer needs and does not mention."""
@@ -360,7 +364,7 @@ class Staging:
             self.remove(parent, name)
         if isinstance(node, bytes):
             node = source_parent.entries[source_name] = Inode(node)
-        if not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
+        if not isinstance(node, LowerLink) and not _is_missing(node):
             self._make_name(source, node, parent, name)
         parent.entries[name] = node
 
@@ -377,7 +381,7 @@ class Staging:
         if copied is not None:
             self._account.made(copied)
             if node.copy is None:
-                node.rest = tagged(node.rest, b"lost:hardlinks")
+                node.rest = tagged(node.rest, LOST + b"hardlinks")
             node.copy = parent, name
 
     def remove(self, parent: Directory, name: bytes) -> None:
@@ -388,7 +392,7 @@ class Staging:
             for child in list(node.entries):
                 self.remove(node, child)
             self._place.remove_directory(node.number)
-        elif not isinstance(node, LowerLink) and b"lost:device" not in _rest(node):
+        elif not isinstance(node, LowerLink) and not _is_missing(node):
             self._place.remove_name(parent.number, name)
 
     # --- the end --------------------------------------------------------
@@ -449,13 +453,8 @@ def _is_bare(directory: Directory) -> bool:
     return True
 
 
-def tagged(rest: bytes, tag: bytes) -> bytes:
-    """A manifest's line with one tag more; tags come last."""
-    return rest + (b"," if b" tags=" in rest else b" tags=") + tag
-
-
-def _rest(node: Inode | bytes) -> bytes:
-    return node if isinstance(node, bytes) else node.rest
+def _is_missing(node: Inode | bytes) -> bool:
+    return has_tag(node if isinstance(node, bytes) else node.rest, NOT_MADE)
 
 
 def describe(error: OSError) -> LayerError:

@@ -16,7 +16,6 @@ of this is another thing in another chain, so it is noted and goes into no layer
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -28,27 +27,41 @@ from ..errors import LayerError
 from ..oci.manifest import ImageConfig
 from ..oci.reference import Digest
 from ..tree import mtree
-from ..tree.mtree import decode, encode
+from ..tree.mtree import (
+    IMPLIED_DIR,
+    LINE,
+    LOST,
+    NO_LAYER,
+    TAGS,
+    TYPE_DIR,
+    WHITEOUT,
+    WHITEOUT_TAG,
+    decode,
+    encode,
+    has_tag,
+    tagged,
+    with_origin,
+)
 from .disk import is_safe_time
 from .singularity import Generated, generated
 
-_DIR_TYPE = b"type=dir"
 _HOPS = 40
-_LINK = re.compile(rb" link=(\S+)")
-_LINK_TAG = re.compile(rb"[=,]link:([^,\s]+)")
-_IMPLIED = b"type=dir uid=0 gid=0 mode=0755 time=0.000000000"
 
-_COVERED = b"lost:covered"
+_COVERED = LOST + b"covered"
 """On what an overlay does not show, since the layer has a directory of its own there."""
 
-_UNHIDDEN = b"lost:whiteouts"
+_UNHIDDEN = LOST + b"whiteouts"
 """On what an overlay shows though the layer removes it, through a symlink."""
 
-_UNLINKED = b"lost:links"
+_UNLINKED = LOST + b"links"
 """On a hard link to a lower layer, which the layer has not."""
 
-_IMPLICIT = b"lost:directories"
+_IMPLICIT = LOST + b"directories"
 """On a directory that the layer only implies, and that is another one in the image, or none."""
+
+
+_OWN_FLAGS = (b"implied", b"opaque")
+"""What is a layer's alone, and not said of a directory of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +113,6 @@ class _Link:
 
 _Place = tuple[int, bytes]
 """A directory's children, by their identity, and a name."""
-
-GENERATED = -1
-"""The layer number of what duccmake adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +170,7 @@ class FlatTree:
                 continue
             with (destination / "layers" / f"{number}.mtree").open("wb") as out:
                 out.write(mtree.FORMAT)
-                out.writelines(b"%b %b\n" % (path, notes[path]) for path in sorted(notes))
+                out.writelines(LINE % (path, notes[path]) for path in sorted(notes))
         return count
 
 
@@ -210,7 +220,7 @@ def flatten(
     Raises `LayerError` where a layer's hard link names what no lower layer has,
     or its path leads through more symlinks than a system follows.
     """
-    root = _Dir(_IMPLIED, 0)
+    root = _Dir(IMPLIED_DIR, 0)
     notes = []
     for number, layer in enumerate(layers):
         merge = _Merge(root, number)
@@ -236,7 +246,7 @@ def chain_changes(layers: Sequence[LayerTree], numbers: Collection[int]) -> dict
     layer that provides each entry.  Trees of these in the place of the layers make an
     overlay that is the image.  Raises `LayerError` as `flatten` does.
     """
-    root = _Dir(_IMPLIED, 0)
+    root = _Dir(IMPLIED_DIR, 0)
     found = {}
     for number, layer in enumerate(layers[: max(numbers, default=-1) + 1]):
         before = _copy(root) if number in numbers else None
@@ -273,7 +283,7 @@ class _Merge:
             path, _, rest = line.partition(b" ")
             if path.startswith(b"#"):
                 continue
-            if rest.startswith(_DIR_TYPE):
+            if rest.startswith(TYPE_DIR):
                 self._directory(path, rest)
                 last_parent = b""
                 continue
@@ -281,13 +291,13 @@ class _Merge:
             if parent_path != last_parent:
                 place = self._places[parent_path]
                 if place is None:
-                    if b" tags=whiteout" in rest:
+                    if WHITEOUT_TAG in rest:
                         continue
                     place = self._make_way(parent_path)
                 children = place.children
                 last_parent = parent_path
                 moved = parent_path in self._moved
-            if b" tags=" in rest:
+            if TAGS in rest:
                 self._tagged_entry(path, rest, children, name)
             else:
                 children[name] = (rest, number, path if moved else b"")
@@ -298,8 +308,8 @@ class _Merge:
         """Note what is only known now that all of the layer is in the tree."""
         for path in self._unsure:
             if self._places[path] is None:
-                self.notes[path] = _tagged(_IMPLIED, _IMPLICIT)
-        for path in [path for path, rest in self.notes.items() if rest == mtree.WHITEOUT]:
+                self.notes[path] = tagged(IMPLIED_DIR, _IMPLICIT)
+        for path in [path for path, rest in self.notes.items() if rest == WHITEOUT]:
             parent, _, name = path.rpartition(b"/")
             place = self._places[parent]
             if place is not None and name in place.children:
@@ -312,12 +322,12 @@ class _Merge:
                 rest, layer, source = (
                     node if isinstance(node, tuple) else (node.rest, node.layer, node.source)
                 )
-                self.notes[path] = _with_layer(_tagged(rest, _COVERED), layer, source)
+                self.notes[path] = with_origin(tagged(rest, _COVERED), layer, source)
 
     # --- directories ----------------------------------------------------
 
     def _directory(self, path: bytes, rest: bytes) -> None:
-        rest, flags = _split_flags(rest)
+        rest, flags = mtree.take_tags(rest, _OWN_FLAGS)
         if path == b".":
             place: _Dir | None = self._root
         else:
@@ -354,8 +364,8 @@ class _Merge:
         Earlier versions gave a published layer's directories the attributes of the
         image that was first.
         """
-        if rest != _IMPLIED or (place is not None and place.rest != _IMPLIED):
-            self.notes[path] = _tagged(_IMPLIED if place is None else place.rest, _IMPLICIT)
+        if rest != IMPLIED_DIR or (place is not None and place.rest != IMPLIED_DIR):
+            self.notes[path] = tagged(IMPLIED_DIR if place is None else place.rest, _IMPLICIT)
         elif place is None:
             self._unsure.append(path)
 
@@ -396,7 +406,7 @@ class _Merge:
             if place is None:
                 # In the place of a file, or of a symlink that leads to one, which stays.
                 self._refuse_own(node, name)
-                place = children[name] = _Dir(_IMPLIED, self._number)
+                place = children[name] = _Dir(IMPLIED_DIR, self._number)
             if parent_path in self._moved:
                 self._moved.add(path)
             self._places[path] = place
@@ -451,7 +461,7 @@ class _Merge:
                 pending += [encode(part) for part in target.split(b"/")][::-1]
             elif make and node is None:
                 made.append((trail[-1].children, name))
-                trail.append(_Dir(_IMPLIED, self._number))
+                trail.append(_Dir(IMPLIED_DIR, self._number))
                 made[-1][0][name] = trail[-1]
                 names.append(name)
             else:
@@ -471,7 +481,7 @@ class _Merge:
 
     def _hide(self, path: bytes, node: _Node, *, moved: bool) -> None:
         """Note what an opaque directory hides."""
-        self.notes[path] = _tagged(mtree.WHITEOUT, _UNHIDDEN) if moved else mtree.WHITEOUT
+        self.notes[path] = tagged(WHITEOUT, _UNHIDDEN) if moved else WHITEOUT
         if isinstance(node, _Dir) and not moved:
             self._hidden[path] = node
 
@@ -488,23 +498,23 @@ class _Merge:
     def _tagged_entry(
         self, path: bytes, rest: bytes, children: dict[bytes, _Node], name: bytes
     ) -> None:
-        if b" tags=whiteout" in rest:
+        if WHITEOUT_TAG in rest:
             node = children.get(name)
             # Through a symlinked directory, this layer's own entry may be there already.
             if node is not None and _provider(node) != self._number:
                 del children[name]
                 if path.rpartition(b"/")[0] in self._moved:
-                    self.notes[path] = _tagged(mtree.WHITEOUT, _UNHIDDEN)
+                    self.notes[path] = tagged(WHITEOUT, _UNHIDDEN)
             return
         link = self._links.get(path)
         if link is not None:
             link.children = children
             return
-        match = _LINK_TAG.search(rest, rest.index(b" tags="))
-        if match is None:
+        linked = mtree.first_name(rest)
+        if linked is None:
             children[name] = (rest, self._number, path)
             return
-        first = b"./" + match[1]
+        first = b"./" + linked
         head_parent, _, head_name = first.rpartition(b"/")
         place = self._places[head_parent]
         assert place is not None
@@ -524,19 +534,16 @@ class _Merge:
     def _find_links(self, lines: Sequence[bytes]) -> None:
         """Look up what lower layers have where links lead, before anything changes."""
         for line in lines:
-            if b"lower" not in line:
+            if b"lower" not in line or not has_tag(line, b"lower"):
                 continue
             path, _, rest = line.partition(b" ")
-            tags = rest.partition(b" tags=")[2].split(b",")
-            if b"lower" not in tags:
-                continue
-            match = _LINK_TAG.search(rest)
-            assert match is not None
-            found = self._lookup(match[1])
+            target = mtree.first_name(rest)
+            assert target is not None
+            found = self._lookup(target)
             old = None
             if found is not None and isinstance(old := found[0].get(found[1]), tuple):
                 old = self._share(*found)
-            self._links[path] = _Link(match[1], old, path.rpartition(b"/")[2])
+            self._links[path] = _Link(target, old, path.rpartition(b"/")[2])
 
     def _make_links(self) -> None:
         """Make the links, now that all else of the layer is in the tree.
@@ -563,7 +570,7 @@ class _Merge:
                 raise self._dangling(path, first.target, node)
             for place, link in chain.items():
                 made[place] = link.children[link.name] = node
-            self.notes[path] = _tagged(node[0] if isinstance(node, tuple) else node.rest, _UNLINKED)
+            self.notes[path] = tagged(node[0] if isinstance(node, tuple) else node.rest, _UNLINKED)
 
     def _lookup(self, target: bytes) -> tuple[dict[bytes, _Node], bytes, bytes] | None:
         """Where an (encoded) path leads: the directory's children, the name, the real path."""
@@ -598,43 +605,18 @@ def _target(node: _Node) -> bytes | None:
     """Where a symlink points, decoded; None for anything else."""
     if isinstance(node, _Dir):
         return None
-    rest = node[0] if isinstance(node, tuple) else node.rest
-    if not rest.startswith(b"type=link"):
-        return None
-    match = _LINK.search(rest)
-    return decode(match[1]) if match else None
-
-
-def _split_flags(rest: bytes) -> tuple[bytes, list[bytes]]:
-    """Take ``implied`` and ``opaque`` off a directory's line: they are the layer's alone."""
-    head, separator, tags = rest.partition(b" tags=")
-    if not separator:
-        return rest, []
-    words = tags.split(b",")
-    kept = [word for word in words if word not in (b"implied", b"opaque")]
-    return (head + b" tags=" + b",".join(kept) if kept else head), words
-
-
-def _with_layer(rest: bytes, layer: int, source: bytes) -> bytes:
-    tags = b"generated" if layer == GENERATED else b"layer:%d" % layer
-    if source:
-        tags += b",source:" + source[2:]
-    return _tagged(rest, tags)
-
-
-def _tagged(rest: bytes, tags: bytes) -> bytes:
-    return rest + (b"," if b" tags=" in rest else b" tags=") + tags
+    return mtree.symlink_target(node[0] if isinstance(node, tuple) else node.rest)
 
 
 def _output(path: bytes, rest: bytes, layer: int, source: bytes) -> bytes:
     source = b"" if source == path else source
-    return b"%b %b\n" % (path, _with_layer(rest, layer, source))
+    return LINE % (path, with_origin(rest, layer, source))
 
 
 def _output_shared(path: bytes, node: _Shared) -> bytes:
     rest = node.rest
     if node.first:
-        rest = _tagged(rest, b"link:" + node.first[2:])
+        rest = tagged(rest, b"link:" + node.first[2:])
     else:
         node.first = path
     return _output(path, rest, node.layer, node.source)
@@ -702,19 +684,17 @@ def _at(node: _Shared | _Plain, path: bytes) -> _Plain:
 
 def _changed_line(path: bytes, node: _Node | None, firsts: dict[_Shared, bytes]) -> bytes:
     if node is None:
-        return b"%b %b\n" % (path, mtree.WHITEOUT)
+        return LINE % (path, WHITEOUT)
     if isinstance(node, tuple):
         return _output(path, *node)
     if isinstance(node, _Dir):
         return _output(path, node.rest, node.layer, b"")
     first = firsts.setdefault(node, path)
-    rest = node.rest if first == path else _tagged(node.rest, b"link:" + first[2:])
+    rest = node.rest if first == path else tagged(node.rest, b"link:" + first[2:])
     return _output(path, rest, node.layer, node.source)
 
 
 # --- permissions --------------------------------------------------------
-
-_MODE = re.compile(rb" mode=([0-7]+)")
 
 
 def _widen(root: _Dir) -> None:
@@ -733,22 +713,15 @@ def _widen(root: _Dir) -> None:
 
 
 def _widened(rest: bytes) -> bytes:
-    match = _MODE.search(rest)
-    if match is None:
-        return rest
-    mode = int(match[1], 8)
-    wanted = mode | _granted(rest.partition(b" ")[0], mode)
-    if wanted == mode:
-        return rest
-    rest = b"%b mode=%04o%b" % (rest[: match.start()], wanted, rest[match.end() :])
-    return _tagged(rest, mtree.WIDENED)
+    wider = mtree.with_more_mode(rest, _granted)
+    return rest if wider == rest else tagged(wider, mtree.WIDENED)
 
 
 def _granted(kind: bytes, mode: int) -> int:
     """What everybody gets: no program that runs as its owner or group gets more users."""
-    if kind == b"type=dir":
+    if kind == mtree.DIR:
         return 0o555
-    if kind != b"type=file":
+    if kind != mtree.FILE:
         return 0
     runs = mode & stat.S_IXUSR and not mode & (stat.S_ISUID | stat.S_ISGID)
     return 0o555 if runs else 0o444
@@ -773,9 +746,9 @@ def _add_generated(root: _Dir, extra: Iterable[Generated], mtime_ns: int) -> dic
         ):
             continue
         if item.kind == mtree.DIR:
-            place.children[name] = _Dir(_generated_line(item, mtime_ns), GENERATED)
+            place.children[name] = _Dir(_generated_line(item, mtime_ns), NO_LAYER)
             continue
-        place.children[name] = (_generated_line(item, mtime_ns), GENERATED, b"")
+        place.children[name] = (_generated_line(item, mtime_ns), NO_LAYER, b"")
         if item.kind == mtree.FILE:
             contents[b"/".join([*parents, name])] = item.content
     return contents

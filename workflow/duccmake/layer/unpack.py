@@ -17,15 +17,15 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import CorruptLayer, LimitExceeded, NoSpace, UnsafeLayer
 from ..oci.reference import Digest
 from ..tree import mtree
-from ..tree.mtree import BLOCK, CHAR, DIR, FILE, LINK, encode, encode_time
+from ..tree.mtree import DIR, FILE, LINE, LINK, LOST, encode, plain_file_rest, tagged
 from .builder import (
+    NOT_MADE,
     PIECE,
     Attributes,
     Directory,
@@ -35,7 +35,6 @@ from .builder import (
     Staging,
     describe,
     may_lose,
-    tagged,
 )
 from .disk import Lost
 from .limits import Account, UnpackLimits
@@ -268,18 +267,16 @@ class _Unpacker:
         elif kind is LINK:
             lost = staging.make_symlink(parent, name, member)
             member.mode = 0o777
-            rest = _line(member, lost, b" link=" + encode(member.target))
-            parent.entries[name] = Inode(rest, member.target)
+            parent.entries[name] = Inode(_rest(member, lost), member.target)
         elif kind is HARDLINK:
             self._link(member, parent, name)
         else:
             made = staging.make_node(parent, name, member)
-            more = b" device=native,%d,%d" % member.device if kind in (CHAR, BLOCK) else b""
             if made is None:
-                line = _line(member, (b"device",), more + b" optional")
+                rest = tagged(_rest(member, (), optional=True), NOT_MADE)
             else:
-                line = _line(member, made, more)
-            parent.entries[name] = line
+                rest = _rest(member, made)
+            parent.entries[name] = rest
 
     def _link(self, member: Member, parent: Directory, name: bytes) -> None:
         target = normal_path(member.target)
@@ -336,14 +333,21 @@ class _Unpacker:
                 staging.make_file(parent, name, member, content)
                 sha256 = _SHA256.copy()
                 sha256.update(content)
-                return _file_line(member, sha256.hexdigest())
+                return plain_file_rest(
+                    member.mode,
+                    member.uid,
+                    member.gid,
+                    member.mtime_ns,
+                    member.size,
+                    sha256.hexdigest(),
+                )
         staging.open_file(parent, name, member)
         if member.extents is None:
             digest = _write_pieces(staging, reader)
         else:
             digest = _write_sparse(staging, member, member.extents, reader, self._account)
         lost = staging.close_file(member)
-        return _line(member, lost, b" sha256=" + digest.encode())
+        return _rest(member, lost, sha256=digest)
 
 
 def normal_path(name: bytes) -> bytes:
@@ -425,50 +429,17 @@ def _hash_zeros(digest: hashlib._Hash, count: int, account: Account) -> None:
 # --- the manifest -------------------------------------------------------
 
 
-def _file_line(member: Member, digest: str) -> bytes:
-    """`_line` for most entries by far: files of which nothing got lost."""
-    owner = _owner_words(member.uid, member.gid, member.mode)
-    time = _time_word(member.mtime_ns)
-    return f"type=file {owner} size={member.size} {time} sha256={digest}".encode()
-
-
-@lru_cache(4096)
-def _owner_words(uid: int, gid: int, mode: int) -> str:
-    return f"uid={uid} gid={gid} mode={mode:04o}"
-
-
-@lru_cache(4096)
-def _time_word(mtime_ns: int) -> str:
-    return encode_time(mtime_ns).decode()
-
-
-def _line(member: Member, lost: Lost, more: bytes) -> bytes:
-    """The manifest line of an entry behind its path, tags last, without newline."""
-    if member.kind is FILE:
-        seconds, nanoseconds = divmod(member.mtime_ns, 1_000_000_000)
-        line = b"type=file uid=%d gid=%d mode=%04o size=%d time=%d.%09d%b" % (
-            member.uid,
-            member.gid,
-            member.mode,
-            member.size,
-            seconds,
-            nanoseconds,
-            more,
-        )
-    else:
-        line = b"type=%b uid=%d gid=%d mode=%04o %b%b" % (
-            member.kind,
-            member.uid,
-            member.gid,
-            member.mode,
-            encode_time(member.mtime_ns),
-            more,
-        )
-    for kind in lost:
-        line = tagged(line, b"lost:" + kind)
-    for name, value in member.xattrs:
-        line = tagged(line, mtree.xattr_tag(name, value))
-    return line
+def _rest(member: Member, lost: Lost, *, sha256: str = "", optional: bool = False) -> bytes:
+    return mtree.rest_of(
+        member.kind,
+        member,
+        size=member.size,
+        sha256=sha256,
+        target=member.target,
+        device=member.device,
+        optional=optional,
+        flags=[LOST + kind for kind in lost],
+    )
 
 
 def _write_manifest(path: Path, root: Directory, digest: Digest, account: Account) -> int:
@@ -487,46 +458,36 @@ def _manifest_lines(root: Directory) -> Iterator[bytes]:
     stack: list[tuple[bytes, Directory]] = [(b".", root)]
     while stack:
         path, directory = stack.pop()
-        yield b"%b %b\n" % (path, _directory_line(directory))
+        yield LINE % (path, _directory_rest(directory))
         entries = directory.entries
         below: list[tuple[bytes, Directory]] = []
         for name in sorted(entries):
             node = entries[name]
             entry_path = b"%b/%b" % (path, encode(name))
             if isinstance(node, bytes):
-                yield b"%b %b\n" % (entry_path, node)
+                yield LINE % (entry_path, node)
             elif isinstance(node, Directory):
                 below.append((entry_path, node))
             elif isinstance(node, LowerLink):
                 yield mtree.lower_link(mtree.decode_path(entry_path), node.target).line()
             elif node.first:
-                yield b"%b %b\n" % (entry_path, tagged(node.rest, b"link:" + node.first))
+                yield LINE % (entry_path, tagged(node.rest, b"link:" + node.first))
             else:
                 node.first = entry_path[2:]
-                yield b"%b %b\n" % (entry_path, node.rest)
+                yield LINE % (entry_path, node.rest)
         for name in sorted(directory.whiteouts or ()):
             if name not in entries:
-                yield b"%b/%b %b\n" % (path, encode(name), mtree.WHITEOUT)
+                yield LINE % (b"%b/%b" % (path, encode(name)), mtree.WHITEOUT)
         stack += reversed(below)
 
 
-def _directory_line(directory: Directory) -> bytes:
-    at = directory.attributes
-    line = b"type=dir uid=%d gid=%d mode=%04o %b" % (
-        at.uid,
-        at.gid,
-        at.mode,
-        encode_time(at.mtime_ns),
-    )
-    if directory.implied:
-        line = tagged(line, b"implied")
+def _directory_rest(directory: Directory) -> bytes:
+    flags = [LOST + kind for kind in directory.lost]
     if directory.opaque:
-        line = tagged(line, b"opaque")
-    for kind in directory.lost:
-        line = tagged(line, b"lost:" + kind)
-    for name, value in at.xattrs:
-        line = tagged(line, mtree.xattr_tag(name, value))
-    return line
+        flags.insert(0, b"opaque")
+    if directory.implied:
+        flags.insert(0, b"implied")
+    return mtree.rest_of(DIR, directory.attributes, flags=flags)
 
 
 def _count(lost: dict[str, int]) -> str:

@@ -9,7 +9,6 @@ podman's store takes these for the layer's own any more (`duccmake.layer.flatten
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from ..tree.mtree import Entry
 from . import podman
 from .edits import Edits
 from .protocol import Repository
-
-_LOWER = re.compile(rb" tags=(?:[^ ]*,)?lower[,\n]")
 
 
 def foreign_links(manifest: Path) -> list[bytes]:
@@ -54,7 +51,7 @@ def take_out(repository: Repository, digests: Collection[Digest]) -> None:
 
 
 def _foreign_link(line: bytes) -> Entry | None:
-    if _LOWER.search(line) is None:
+    if not mtree.has_tag(line, b"lower"):
         return None
     entry = Entry.parse(line)
     return entry if entry.kind != mtree.FILE or entry.sha256 else None

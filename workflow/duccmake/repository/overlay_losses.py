@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..tree import mtree
-from ..tree.build import LOST
-from ..tree.mtree import Entry
+from ..tree.mtree import LOST, Entry
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,19 +15,12 @@ from ..errors import RepositoryError
 from . import content, mtree
 from .attributes import UNSUPPORTED, Attributes, has_xattrs
 from .directories import Directories, split
-from .mtree import Entry
+from .mtree import LOST, Entry
 
 log = logging.getLogger(__name__)
 
 FlatMode = Literal["hardlink", "reflink", "copy"]
 """How a flat tree gets its files from the layers."""
-
-LOST = b"lost:"
-"""How an entry's flag begins that says what the file system could not keep."""
-
-# A file as nearly all are: nothing to know but where it comes from.  Reading such a
-# line as an `Entry` costs more than making the link.
-_PLAIN_FILE = re.compile(rb"\./(\S+) type=file .* tags=layer:([0-9]+)(?:,source:([^,\s]+))?\n\Z")
 
 _OWN = frozenset({b"generated", mtree.WIDENED})
 """Flags of files that are not the layer's."""
@@ -118,18 +110,17 @@ class _Builder:
         return self._lost
 
     def _share_plain_file(self, line: bytes) -> bool:
-        """Link a file that needs nothing else; False where the line wants a closer look."""
-        if not self._shares_plainly:
-            return False
-        match = _PLAIN_FILE.match(line)
+        """Link a file that needs nothing else; False where the line wants a closer look.
+
+        Reading such a line as an `Entry` costs more than making the link.
+        """
+        match = mtree.PROVIDED_FILE.match(line) if self._shares_plainly else None
         if match is None or int(match[2]) >= len(self._layers):
             return False
-        path = mtree.decode(match[1])
+        layer, path = self._layers[int(match[2])], mtree.decode(match[1])
         source = mtree.decode(match[3]) if match[3] else path
         try:
-            content.link(
-                self._directories, (self._layers[int(match[2])], source), (self._target, path)
-            )
+            content.link(self._directories, (layer, source), (self._target, path))
         except OSError as error:
             if error.errno not in content.NO_LINK:
                 raise

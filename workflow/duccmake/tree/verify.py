@@ -10,9 +10,8 @@ from pathlib import Path
 
 from . import mtree
 from .attributes import OVERLAY_XATTRS, read_xattrs
-from .build import LOST
 from .directories import Directories, split
-from .mtree import Entry, encode
+from .mtree import LOST, Entry, encode
 
 _KINDS = {
     stat.S_IFDIR: mtree.DIR,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
@@ -22,13 +21,13 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ...layer.pack import Packed
+from ...tree import mtree
 from ...tree.attributes import Attributes
 from ...tree.directories import Directories, split
 from ...tree.mtree import Entry
 from .fidelity import keeps_name
 from .transaction import Transactions
 
-_SIZE = re.compile(rb" type=file .* size=([0-9]+) ")
 _GRAFT = b".cvmfsgraft-"
 _PIECE = 8 * 1024 * 1024
 
@@ -84,10 +83,10 @@ class LargeFiles:
         """The large files of a manifest; notes the directories above them."""
         directories: dict[bytes, bytes] = {}
         for line in lines:
-            match = _SIZE.search(line)
+            match = mtree.FILE_SIZE.search(line)
             if match is None:
                 path, _, rest = line.partition(b" ")
-                if rest.startswith(b"type=dir"):
+                if rest.startswith(mtree.TYPE_DIR):
                     directories[path] = line
                 continue
             if int(match[1]) <= self.limit:

@@ -12,24 +12,16 @@ from dataclasses import dataclass, replace
 
 from ...tree import mtree
 from ...tree.attributes import OVERLAY_XATTRS
-from ...tree.build import LOST
-from ...tree.mtree import Entry
+from ...tree.mtree import LOST, Entry
 from .catalogs import MARKER
 
 _BUNDLES = b".cvmfsbundles"
 _SECOND = 1_000_000_000
 
-_PLAIN = re.compile(
-    rb"\./(?P<path>\S+) type=(?P<kind>file|dir|link) uid=(?P<uid>[0-9]+) gid=(?P<gid>[0-9]+) "
-    rb"mode=(?P<mode>[0-7]+) (?:size=(?P<size>[0-9]+) )?time=(?P<seconds>-?[0-9]+)\.000000000"
-    rb"(?: sha256=[0-9a-f]+)?(?: link=(?P<target>\S+))?"
-    rb"(?: tags=layer:(?P<layer>[0-9]+)(?:,source:(?P<source>[^,\s]+))?)?\n\Z"
-)
-
 
 def plain(line: bytes) -> re.Match[bytes] | None:
     """The parts of a line that is kept as it is; None where it wants a closer look."""
-    match = _PLAIN.match(line)
+    match = mtree.PLAIN.match(line)
     return None if match is None or b".cvmfs" in line else match
 
 

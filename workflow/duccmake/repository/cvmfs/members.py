@@ -17,9 +17,8 @@ from pathlib import Path
 
 from ...errors import RepositoryError
 from ...tree import mtree
-from ...tree.build import LOST
 from ...tree.directories import Directories, split
-from ...tree.mtree import Entry
+from ...tree.mtree import LOST, Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
 from . import tar_writer
 from .catalogs import MARKER, nested
