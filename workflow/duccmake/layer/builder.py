@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import LayerError, LimitExceeded, UnsafeLayer
+from ..fs.attributes import is_safe_owner, is_safe_time
 from ..tree.mtree import LOST, has_tag, tagged
-from .disk import ROOT, Lost, Xattrs, is_safe_owner, is_safe_time
+from .disk import ROOT, Lost, Xattrs
 from .limits import Account
 from .tar import Member
 

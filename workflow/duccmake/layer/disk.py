@@ -8,64 +8,28 @@ Directories are known by numbers that the caller gives them; the root is 0.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
 from collections.abc import Callable
-from pathlib import Path
 
+from ..fs.attributes import is_safe_time
 from ..fs.beneath import open_directory
 from ..fs.duplicate import chmod, duplicate
+from ..tree.attributes import OVERLAY_XATTRS
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 64
 _WHITEOUT = stat.S_IFCHR
 """What overlayfs takes for a whiteout: a character device 0:0 (kernel, overlayfs.rst)."""
 
-_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _CANNOT = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
 
 ROOT = 0
-
-_SAFE_NS = 2**31 * 1_000_000_000
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 Lost = tuple[bytes, ...]
 """What a file system could not keep of an entry: ``owners``, ``xattrs``, ``mtimes``."""
-
-
-def is_safe_time(mtime_ns: int) -> bool:
-    """Whether any file system keeps this time; beyond 32 bits they differ, and clamp silently."""
-    return -_SAFE_NS <= mtime_ns < _SAFE_NS
-
-
-def is_safe_owner(uid: int, gid: int) -> bool:
-    """Whether this process may give an entry that owner, or never tries to.
-
-    Root of a user namespace has only the numbers that are mapped into it
-    (user_namespaces(7)): a rootless container mostly lacks those above 65535.
-    """
-    users, groups = _owners()
-    return users is None or (
-        any(uid in numbers for numbers in users) and any(gid in numbers for numbers in groups)
-    )
-
-
-@functools.cache
-def _owners() -> tuple[tuple[range, ...] | None, tuple[range, ...]]:
-    """The users and groups that this namespace has; None where that needs no look."""
-    try:
-        users, groups = (_mapped(f"/proc/self/{kind}_map") for kind in ("uid", "gid"))
-    except (OSError, ValueError):
-        return None, ()
-    everybody = (range(0xFFFFFFFF),)
-    return (None, ()) if os.geteuid() or (users, groups) == (everybody,) * 2 else (users, groups)
-
-
-def _mapped(path: str) -> tuple[range, ...]:
-    lines = [line.split() for line in Path(path).read_text().splitlines()]
-    return tuple(range(int(first), int(first) + int(count)) for first, _, count in lines)
 
 
 class Disk:
@@ -380,7 +344,7 @@ class Disk:
         kept = True
         for name, value in xattrs:
             # A layer's own overlay.* attributes would act in the overlay that is made of it.
-            if name.startswith(_OVERLAY_XATTRS):
+            if name.startswith(OVERLAY_XATTRS):
                 kept = False
                 continue
             try:

@@ -10,12 +10,12 @@ import errno
 import os
 import stat
 
+from ..fs.attributes import is_safe_time
 from . import mtree
 from .mtree import Entry
 
 UNSUPPORTED = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP})
 _NO_XATTR = UNSUPPORTED | {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
-_SAFE_SECONDS = 2**31 * 1_000_000_000
 
 OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 """Overlayfs acts on these: an image's own must not be put where it would read them."""
@@ -102,7 +102,7 @@ def set_mtime(descriptor: int, mtime_ns: int) -> bool:
         os.utime(descriptor, ns=(mtime_ns, mtime_ns))
     except OverflowError:
         return False
-    return _is_safe(mtime_ns) or os.fstat(descriptor).st_mtime_ns == mtime_ns
+    return is_safe_time(mtime_ns) or os.fstat(descriptor).st_mtime_ns == mtime_ns
 
 
 def has_xattrs(directory: int, name: bytes, entry: Entry) -> bool:
@@ -145,12 +145,7 @@ def _set_mtime_by_name(directory: int, name: bytes, mtime_ns: int) -> bool:
         os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=directory, follow_symlinks=False)
     except OverflowError:
         return False
-    if _is_safe(mtime_ns):
+    if is_safe_time(mtime_ns):
         return True
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     return found.st_mtime_ns == mtime_ns
-
-
-def _is_safe(mtime_ns: int) -> bool:
-    # File systems differ in what they hold beyond 32 bits of seconds, and clamp silently.
-    return -_SAFE_SECONDS <= mtime_ns < _SAFE_SECONDS

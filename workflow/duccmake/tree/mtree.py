@@ -136,6 +136,10 @@ class Entry:
 
     def line(self) -> bytes:
         """The entry as one line, newline included."""
+        return LINE % (encode_path(self.path), self.rest())
+
+    def rest(self) -> bytes:
+        """The line without path and newline."""
         # Nobody sees a whiteout's time.
         mtime_ns = None if b"whiteout" in self.flags else self.mtime_ns
         rest = _keywords(
@@ -145,7 +149,7 @@ class Entry:
             rest += b" optional"
         if tags := self._tags():
             rest += TAGS + b",".join(tags)
-        return LINE % (encode_path(self.path), rest)
+        return rest
 
     def _tags(self) -> list[bytes]:
         tags = sorted(self.flags)
