@@ -22,9 +22,9 @@ import pytest
 
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
 from duccmake.layer import writers
-from duccmake.layer.builder import PIECE
-from duccmake.layer.disk import ROOT, Disk
+from duccmake.layer.disk import Disk
 from duccmake.layer.pack import Packed
+from duccmake.layer.place import PIECE, ROOT
 from duccmake.layer.unpack import unpack_layer
 from duccmake.layer.writer_process import Writer
 from duccmake.layer.writers import Writers

@@ -7,172 +7,25 @@ whatever a layer says and whatever another process does meanwhile.
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from ..errors import LayerError, LimitExceeded, UnsafeLayer
-from ..fs.attributes import is_safe_owner, is_safe_time
+from ..errors import LimitExceeded, UnsafeLayer
 from ..tree.mtree import LOST, has_tag, tagged
-from .disk import ROOT, Lost, Xattrs
 from .limits import Account
+from .place import ROOT, Attributes, Lost, Place
+from .staged_nodes import NOT_MADE, Directory, Inode, LowerLink, Node
 from .tar import Member
 
 _SPELLINGS = 8192
 _SYMLINK_HOPS = 40
 
-
-class _NoDirectory(UnsafeLayer):
-    """A path through something of the same layer that is no directory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """Metadata of an entry; times in nanoseconds since the epoch."""
-
-    mode: int
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = 0
-    xattrs: Xattrs = ()
-
-
-NOT_MADE = LOST + b"device"
-"""The flag of a device or a FIFO that could not be made."""
-
-IMPLIED = Attributes(0o755)
-"""What a directory gets that the layer needs and does not mention."""
-
-
-@dataclass(slots=True, eq=False)
-class Inode:
-    """What several names may share: a file with hard links, or a symlink (``target``).
-
-    ``rest`` is its manifest line behind the path; ``first`` its first path in the
-    manifest, once that is known.  ``names`` is how many it has got, and ``copy`` the
-    last that is a copy, since a file system takes only so many names of one file.
-    """
-
-    rest: bytes
-    target: bytes | None = None
-    first: bytes = b""
-    names: int = 1
-    copy: tuple[Directory, bytes] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LowerLink:
-    """A hard link to a path that this layer does not have."""
-
-    target: bytes
-
-
-@dataclass(slots=True, eq=False)
-class Directory:
-    """A directory and what this layer has in it.
-
-    ``room`` is how many bytes a name in it may have, for its path not to get too long.
-    """
-
-    number: int
-    parent: Directory | None
-    depth: int = 0
-    room: int = sys.maxsize
-    entries: dict[bytes, Node] = field(default_factory=dict)
-    whiteouts: set[bytes] | None = None
-    attributes: Attributes = IMPLIED
-    implied: bool = True
-    opaque: bool = False
-    lost: Lost = ()
-
-
-Node = Directory | Inode | LowerLink | bytes
-"""Bytes are the line of an entry with one name: a file, a device, a FIFO."""
-
-
 _NAMES = 1000
 """So many names of one file any file system takes."""
 
-PIECE = 256 * 1024
-"""The most bytes of a file that are handed over at once."""
 
-
-class Place(Protocol):
-    """Where a layer's entries are made, in directories that are known by number.
-
-    Orders may raise `OSError`, also that of an order before.  What makes an entry
-    returns what could not be kept of it; that of plain files never is asked for.
-    """
-
-    def settle(self, directory: int) -> None:
-        """Wait until all that was ordered in a directory is done."""
-        ...
-
-    def make_directory(self, parent: int, name: bytes, number: int) -> None:
-        """Make a directory, which is ``number`` from now on."""
-        ...
-
-    def remove_directory(self, number: int) -> None:
-        """Remove a directory, once everything in it is removed."""
-        ...
-
-    def make_file(
-        self, parent: int, name: bytes, member: Member, content: bytes | memoryview
-    ) -> None:
-        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
-        ...
-
-    def open_file(self, parent: int, name: bytes, member: Member) -> None:
-        """Make an empty file for `write` and `seek`, up to `close_file`."""
-        ...
-
-    def write(self, content: memoryview) -> None:
-        """Append to the open file."""
-        ...
-
-    def seek(self, offset: int) -> None:
-        """Leave a hole in the open file."""
-        ...
-
-    def close_file(self, member: Member) -> Lost:
-        """Give the open file its size and attributes."""
-        ...
-
-    def make_symlink(self, parent: int, name: bytes, member: Member) -> Lost:
-        """Make a symlink."""
-        ...
-
-    def make_node(self, parent: int, name: bytes, member: Member) -> Lost | None:
-        """Make a device or a FIFO; None where it cannot be made."""
-        ...
-
-    def make_hard_link(
-        self, source_parent: int, source_name: bytes, parent: int, name: bytes
-    ) -> None:
-        """Give a name that is no directory a second name."""
-        ...
-
-    def link_or_copy(
-        self, source_parent: int, source_name: bytes, parent: int, name: bytes
-    ) -> int | None:
-        """The same at once; where the file takes no more names, a copy, of so many bytes."""
-        ...
-
-    def remove_name(self, parent: int, name: bytes) -> None:
-        """Remove a name that is no directory."""
-        ...
-
-    def finish_directory(
-        self, number: int, attributes: Attributes, whiteouts: tuple[bytes, ...], *, opaque: bool
-    ) -> Lost:
-        """Make the whiteouts and set the attributes, once nothing else comes below."""
-        ...
-
-    def losses(self) -> dict[str, int]:
-        """Wait until everything is made; how often something could not be kept."""
-        ...
+class _NoDirectory(UnsafeLayer):
+    """A path through something of the same layer that is no directory."""
 
 
 class Staging:
@@ -428,15 +281,6 @@ class Staging:
         )
 
 
-def may_lose(entry: Member | Attributes) -> bool:
-    """Whether a file system may be unable to keep something that only it can tell of."""
-    return (
-        bool(entry.xattrs)
-        or not is_safe_time(entry.mtime_ns)
-        or not is_safe_owner(entry.uid, entry.gid)
-    )
-
-
 def _missing(names: Iterable[bytes], entries: dict[bytes, Node]) -> tuple[bytes, ...]:
     return tuple(name for name in names if name not in entries)
 
@@ -456,10 +300,3 @@ def _is_bare(directory: Directory) -> bool:
 
 def _is_missing(node: Inode | bytes) -> bool:
     return has_tag(node if isinstance(node, bytes) else node.rest, NOT_MADE)
-
-
-def describe(error: OSError) -> LayerError:
-    """An operating system's refusal, as what it means for the layer."""
-    if error.errno == errno.ENAMETOOLONG:
-        return UnsafeLayer(f"a name is longer than the file system allows: {error.filename!r}")
-    return LayerError(f"{error.strerror}: {error.filename!r}")

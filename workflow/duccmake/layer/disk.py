@@ -16,6 +16,7 @@ from ..fs.attributes import is_safe_time
 from ..fs.beneath import open_directory
 from ..fs.duplicate import chmod, duplicate
 from ..tree.attributes import OVERLAY_XATTRS
+from .place import ROOT, Lost, Xattrs
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_DIRECTORIES = 64
@@ -23,13 +24,6 @@ _WHITEOUT = stat.S_IFCHR
 """What overlayfs takes for a whiteout: a character device 0:0 (kernel, overlayfs.rst)."""
 
 _CANNOT = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL)
-
-ROOT = 0
-
-Xattrs = tuple[tuple[bytes, bytes], ...]
-
-Lost = tuple[bytes, ...]
-"""What a file system could not keep of an entry: ``owners``, ``xattrs``, ``mtimes``."""
 
 
 class Disk:

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import LayerError
-from .builder import Attributes
-from .disk import ROOT, Lost
+from .place import ROOT, Attributes, Lost
 from .tar import Member
 
 CONTENT = "content"
@@ -32,7 +31,7 @@ _TARGET_BYTES = 4095
 class Pack:
     """Makes a pack in ``directory``; close it.
 
-    Keeps to `duccmake.layer.builder.Place`, and nothing is ever lost.  Raises `OSError`,
+    Keeps to `duccmake.layer.place.Place`, and nothing is ever lost.  Raises `OSError`,
     with ``ENAMETOOLONG`` for what no Linux file system takes as a name or a target.
     """
 
@@ -64,7 +63,7 @@ class Pack:
             names.append(name + b"/")
         return b"".join(reversed(names))
 
-    # --- duccmake.layer.builder.Place -----------------------------------------
+    # --- duccmake.layer.place.Place -------------------------------------------
 
     def settle(self, directory: int) -> None:
         """Nothing ever waits."""

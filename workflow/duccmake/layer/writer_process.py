@@ -25,8 +25,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from ..errors import LayerError
 from ..fs.closing import Closing
-from .builder import PIECE
 from .disk import Disk
+from .place import PIECE
 
 _SLOTS = 16
 _ORDERS = 1000

@@ -16,8 +16,8 @@ from typing import Self
 
 from ..fs.closing import Closing
 from ..tree import mtree
-from .builder import PIECE, Attributes, may_lose
-from .disk import ROOT, Disk, Lost
+from .disk import Disk
+from .place import PIECE, ROOT, Attributes, Lost, may_lose
 from .tar import Member
 from .writer_process import Writer
 
@@ -28,7 +28,7 @@ _WRITERS = 2
 class Writers(Closing):
     """Writers for the tree below ``root_fd``; a context manager around their processes.
 
-    Keeps to `duccmake.layer.builder.Place`.  Raises what `Writer` does.  Enter it before
+    Keeps to `duccmake.layer.place.Place`.  Raises what `Writer` does.  Enter it before
     starting threads.
     """
 
