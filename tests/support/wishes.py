@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from duccmake.recipe.document import read
+from duccmake.recipe.model import Recipe
+from duccmake.recipe.parser import parse
 from support.servers import need
 
 
@@ -49,6 +52,11 @@ class GitProject:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "change")
         return self.git("rev-parse", "HEAD")
+
+
+def load(path: Path) -> Recipe:
+    """One wish list's file, as it stands."""
+    return parse(path, read(path))
 
 
 def recipe(*images: str, repository: str = "unpacked.example.org", user: str = "tests") -> str:

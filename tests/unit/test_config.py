@@ -20,12 +20,12 @@ from duccmake.config.settings import WebhookSettings
 from duccmake.errors import ConfigError
 from duccmake.layer.limits import UnpackLimits
 from duccmake.oci.reference import Platform, Reference
-from duccmake.recipe.parser import load
 from duccmake.recipe.sources.location import Source
 from duccmake.registry.settings import RegistrySettings
 from duccmake.repository.settings import RepositorySettings
 from duccmake.workspace.event_log import EventSettings
 from support.shipped import shipped
+from support.wishes import load
 
 ROOT = Path(__file__).parents[2]
 WORK = Path("/srv/state")

@@ -10,7 +10,7 @@ import pytest
 from duccmake.oci.reference import Platform
 from duccmake.oci.tags import TagRules
 from duccmake.recipe.model import Recipe
-from duccmake.recipe.parser import load
+from support.wishes import load
 
 HEAD = "version: 2\ncvmfs_repo: unpacked.example.org\ninput:\n"
 

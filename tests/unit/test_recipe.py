@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from duccmake.errors import RecipeError
 from duccmake.oci.reference import Reference
-from duccmake.recipe import model, parser
+from duccmake.recipe import document, members, model
 from duccmake.recipe.model import Recipe, output_reference
-from duccmake.recipe.parser import load, load_all
+from duccmake.recipe.sources.load import load_sources
+from duccmake.recipe.sources.location import Source
 from support.shipped import shipped
+from support.wishes import load
 
 DIGEST = "sha256:" + "ab" * 32
 HEAD = "version: 1\ncvmfs_repo: unpacked.example.org\n"
@@ -41,6 +43,11 @@ def listed(write: Write) -> Callable[..., Recipe]:
         return load(write(f"{HEAD}input:\n{lines}{more}"))
 
     return listed
+
+
+def load_all(*paths: Path) -> tuple[Recipe, ...]:
+    sources = [Source.parse(str(path), path.parent) for path in paths]
+    return load_sources(sources, paths[0].parent / "sources").recipes
 
 
 def test_every_field_of_a_recipe_is_read(write: Write) -> None:
@@ -82,7 +89,7 @@ def test_the_example_recipe_of_the_configuration_is_without_fault(write: Write) 
 
 
 def test_schema_states_the_defaults_that_the_code_has() -> None:
-    properties = yaml.safe_load(parser.SCHEMA.read_bytes())["properties"]
+    properties = yaml.safe_load(members.SCHEMA.read_bytes())["properties"]
     assert properties["output_format"]["default"] == Recipe(Path(), "r").output_format
     assert properties["user"]["default"] == Recipe(Path(), "r").user
     assert all(member["description"] for member in properties.values())
@@ -168,7 +175,7 @@ def test_file_that_cannot_be_read_is_a_recipe_error(tmp_path: Path, name: str) -
 
 
 def test_file_over_the_limit_is_refused(write: Write) -> None:
-    padding = "#" * parser.MAX_BYTES
+    padding = "#" * document.MAX_BYTES
     with pytest.raises(RecipeError, match="larger than 8 MiB"):
         load(write(f"{HEAD}input: []\n{padding}"))
 
@@ -418,7 +425,7 @@ def test_recipes_of_one_repository_are_joined_and_others_are_not(write: Write) -
         f"{HEAD}input:\n- ghcr.io/a/b:1\n- ghcr.io/a/c:1\n- 5\nignoreErrors: ['*/b:*', '*/c:*']\n",
         "second.yaml",
     )
-    joined, alone = load_all([first, other, second, first])
+    joined, alone = load_all(first, other, second, first)
     assert alone == load(other)
     assert joined.path == first
     assert [(w.reference.repository, w.path, w.line, w.ignore_errors) for w in joined.wishes] == [
@@ -437,7 +444,7 @@ def test_recipes_of_one_repository_must_agree(write: Write, line: str) -> None:
     first = write(f"{HEAD}input: []\n", "first.yaml")
     second = write(f"{HEAD}input: []\n{line}\n", "second.yaml")
     with pytest.raises(RecipeError, match=r"second\.yaml: .*first\.yaml, for"):
-        load_all([first, second])
+        load_all(first, second)
 
 
 def test_ten_thousand_entries_are_read_each_with_its_line(listed: Callable[..., Recipe]) -> None:

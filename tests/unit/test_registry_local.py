@@ -27,7 +27,6 @@ from duccmake.errors import (
 )
 from duccmake.oci.manifest import Manifest
 from duccmake.oci.reference import Digest, Platform, Reference
-from duccmake.recipe.parser import load
 from duccmake.registry.client import Client
 from duccmake.registry.images import select_image
 from duccmake.registry.places import Places
@@ -43,6 +42,7 @@ from support.servers import (
     skopeo,
     without_proxies,
 )
+from support.wishes import load
 
 LAYERS = tuple(layer_of({name: name.encode() * 9})[0] for name in ("one", "two"))
 PLAIN = tuple(gzip.decompress(layer) for layer in LAYERS)

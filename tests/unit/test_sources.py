@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from duccmake.errors import ConfigError, RecipeError
-from duccmake.recipe.parser import MAX_BYTES
+from duccmake.recipe.document import MAX_BYTES
 from duccmake.recipe.sources import git
 from duccmake.recipe.sources.listing import parse_list
 from duccmake.recipe.sources.load import Loaded, load_sources

@@ -90,7 +90,12 @@ class Recipe:
 
 
 def join(recipes: Iterable[Recipe]) -> list[Recipe]:
-    """One `Recipe` for each repository, as `load_all` has it."""
+    """One `Recipe` for each repository that these name.
+
+    Those of the same repository are joined: wishes, bad entries and the globs of
+    ``ignoreErrors``, which then hold for the wishes of all of them.  They must agree on
+    ``user`` and ``output_format``; `RecipeError` where they do not.
+    """
     by_repository: dict[str, list[Recipe]] = {}
     for recipe in recipes:
         by_repository.setdefault(recipe.repository, []).append(recipe)

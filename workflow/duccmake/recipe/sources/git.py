@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from ...errors import RecipeError
-from ..parser import MAX_BYTES
+from ..document import MAX_BYTES
 from .location import Source
 
 SECONDS = 60.0

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ...errors import RecipeError
 from ...fs.files import write_atomically
+from ..document import read
 from ..model import Recipe, join
-from ..parser import parse, read
+from ..parser import parse
 from . import git, web
 from .listing import parse_list
 from .location import Source

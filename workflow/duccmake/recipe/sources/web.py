@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import requests
 
 from ...errors import RecipeError
-from ..parser import MAX_BYTES
+from ..document import MAX_BYTES
 from .git import credentials
 from .location import Source
 

@@ -1,0 +1,79 @@
+"""A wish list's file, from bytes to YAML nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ..errors import RecipeError
+from .yaml_nodes import Loader, kind_of, line_of
+
+MAX_BYTES = 8 * 1024**2
+"""The largest recipe file that is read."""
+
+_MAX_DEPTH = 32
+_MAX_ALIASES = 1000
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a wish list's file; `RecipeError` where it cannot be read or is too large."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{path}: the recipe cannot be read: {getattr(error, 'strerror', None) or error}",
+            hint="see 'recipe' in the configuration: paths count from the working directory",
+        ) from None
+    if len(raw) > MAX_BYTES:
+        raise RecipeError(
+            f"{path}: the recipe is larger than {MAX_BYTES // 1024**2} MiB",
+            hint="split it: 'recipe' in the configuration may be a list",
+        )
+    return raw
+
+
+def compose(path: Path, raw: bytes) -> yaml.MappingNode:
+    """The root node of a wish list; `RecipeError` where it is no mapping in YAML."""
+    try:
+        _refuse_bombs(path, raw)
+        node = yaml.compose(raw, Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}"
+        raise RecipeError(
+            f"{place}: not YAML: {error.problem or error.context}",
+            hint="look at indentation, quotes and dashes there and in the line before",
+        ) from None
+    except yaml.reader.ReaderError as error:
+        before = raw[: error.position].split(b"\n")
+        raise RecipeError(
+            f"{path}:{len(before)}:{len(before[-1]) + 1}: not YAML: {error.reason}",
+            hint="remove that character; the file must be UTF-8",
+        ) from None
+    if not isinstance(node, yaml.MappingNode):
+        found = "empty" if node is None else kind_of(node)
+        raise RecipeError(
+            f"{path}:{line_of(node) if node else 1}: the recipe is {found}, not a mapping",
+            hint="it begins with the line 'version: 1', and the images stand below 'input:'",
+        )
+    return node
+
+
+def _refuse_bombs(path: Path, raw: bytes) -> None:
+    """Refuse what no wish list needs, before the parser recurses into it."""
+    depth = aliases = 0
+    for event in yaml.parse(raw, Loader=Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        if depth > _MAX_DEPTH or aliases > _MAX_ALIASES:
+            what = "is nested too deeply" if depth > _MAX_DEPTH else "has too many aliases"
+            raise RecipeError(
+                f"{path}:{line_of(event)}: the recipe {what}",
+                hint="write the images as a plain list below 'input:'",
+            )
