@@ -14,7 +14,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT / "workflow"))
 
-from duccmake.demo import images  # noqa: E402
+from duccmake.demo import samples  # noqa: E402
+from duccmake.demo.images import host_platform  # noqa: E402
 from duccmake.demo.registry import DemoRegistry  # noqa: E402
 
 HOME = CHECKOUT / "demo"
@@ -26,7 +27,7 @@ def main() -> None:
     """Convert, do nothing, move a tag, preview, rebuild, run a program."""
     shutil.rmtree(HOME, ignore_errors=True)
     with DemoRegistry(HOME / "registry") as registry:
-        images.push_samples(registry.host)
+        samples.add_samples(registry.store)
         write_wishes(registry.host)
         title("Three wishes, two images, one shared base: convert them")
         snakemake()
@@ -34,7 +35,7 @@ def main() -> None:
         show_thin_image(registry)
         title("Again: nothing has changed, so there is nothing to do")
         snakemake()
-        images.move_tag(registry.host)
+        samples.move_tag(registry.store)
         title("Somebody pushed a new demo/hello:latest: what would be done?")
         snakemake("--dry-run")
         title("Do it: one image, one new layer")
@@ -57,7 +58,7 @@ input:
     (HOME / "config" / "recipe.yaml").write_text(wishes)
     config = f"""recipe: config/recipe.yaml
 repository: {{backend: directory, root: cvmfs}}
-platforms: [{images.host_platform()}]
+platforms: [{host_platform()}]
 """
     (HOME / "config" / "config.yaml").write_text(config)
     title("The wish list (demo/config/recipe.yaml)")

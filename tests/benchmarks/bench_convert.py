@@ -14,8 +14,9 @@ import pytest
 import yaml
 from compare import Program, alternate
 
-from duccmake.demo.images import Image, LayerBuilder, push
+from duccmake.demo.images import Image
 from duccmake.repository.directory.backend import DirectoryRepository
+from support.images import LayerBuilder, push
 from support.pipeline import change_set, stage
 from support.servers import DockerRegistry, docker_registry, need, skopeo
 

@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.demo.images import Image
 from duccmake.repository.cvmfs.backend import CvmfsRepository
 from support.cvmfs_repositories import Real, real_repositories, why_not_real
+from support.images import Layer, LayerBuilder, push
 from support.pipeline import change_set, stage
 from support.runs import Work
 from support.servers import DockerRegistry, docker_registry

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from duccmake.demo.images import Image, Layer
+from duccmake.demo.images import Image
 from duccmake.repository import podman
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.model import StagedImage
+from support.images import Layer
 from support.pipeline import staged
 
 SIZES = (1, 100, 1000)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from duccmake.demo.images import Image, Layer, LayerBuilder, push
+from duccmake.demo.images import Image
+from support.images import Layer, LayerBuilder, push
 from support.runs import Work
 from support.samples import AMD64
 from support.servers import docker_registry

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from duccmake.demo.images import MTIME, Layer, LayerBuilder
+from duccmake.demo.images import MTIME
+from support.images import Layer, LayerBuilder
 from support.trees import Node
 
 MTIME_NS = MTIME * 1_000_000_000

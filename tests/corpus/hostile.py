@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from duccmake.demo.images import Layer, LayerBuilder
+from support.images import Layer, LayerBuilder
 
 from .streams import END, header, member, pax
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from duccmake.demo.images import MTIME, Layer, LayerBuilder
+from duccmake.demo.images import MTIME
+from support.images import Layer, LayerBuilder
 
 from .case import (
     MTIME_NS,

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 
 from hypothesis import strategies as st
 
-from duccmake.demo.images import MTIME, Layer, LayerBuilder
+from duccmake.demo.images import MTIME
+from support.images import Layer, LayerBuilder
 
 _NAMES = ["a", "b", "c", "d", "e\n\\", "f\udcff", "a.", "-x", "#y"]
 _DIRECTORIES = ["p", "q", "r s"]

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from mutations import ANY_BYTES, MUTATED_TARS, TARS, Mutation, applied
 
 from corpus.streams import SOUND
-from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError
 from duccmake.layer.flatten import LayerTree, flatten
 from duccmake.layer.limits import UnpackLimits
@@ -30,6 +29,7 @@ from duccmake.layer.stream import LayerStream
 from duccmake.layer.tar import TarReader
 from duccmake.layer.unpack import unpack_layer
 from support import trees
+from support.images import LayerBuilder
 from support.pipeline import digest_of
 
 _EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "0"))

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository.directory.backend import DirectoryRepository
 from support import oracles, pipeline
+from support.images import LayerBuilder
 from support.oracles import needs_overlay, needs_umoci
 from support.trees import differences, snapshot
 

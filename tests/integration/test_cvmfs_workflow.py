@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from duccmake.demo import images
+from duccmake.demo.images import host_platform
 from duccmake.repository.layout import Layout
+from support import images
 from support.cvmfs_repositories import both, repository_for
 from support.runs import Work, sample_work
 from support.trees import differences, snapshot
@@ -59,7 +60,7 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, tmp_path)
     # As the directory backend has it, entry by entry.
     plain = Work(tmp_path / "plain", work.registry)
     plain.wish("{host}/demo/hello:*", "{host}/demo/tools:2024")
-    plain.configure(platforms=[str(images.host_platform())])
+    plain.configure(platforms=[str(host_platform())])
     plain.run(check=True)
     for name in names:
         wanted = snapshot(Layout(plain.repository.path).link(name).resolve())

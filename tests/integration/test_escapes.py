@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from corpus.hostile import ESCAPES
-from duccmake.demo.images import LayerBuilder
 from duccmake.errors import DuccmakeError, LayerError
 from duccmake.layer.unpack import unpack_layer
 from support import oracles, pipeline, trees
+from support.images import LayerBuilder
 from support.oracles import needs_overlay, needs_root
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, assume, event, given, settings
 
 from corpus.stacks import ANY, LINKED, PLAIN, Change, layer_of
-from duccmake.demo.images import Layer
 from duccmake.errors import LayerError
 from support import oracles, pipeline, trees
+from support.images import Layer
 from support.oracles import needs_overlay, needs_umoci
 from support.trees import Tree
 

@@ -12,8 +12,8 @@ import pytest
 
 from corpus.case import Case
 from corpus.images import CASES, ROOTS_MERGE, SYMLINK_UNKNOWN
-from duccmake.demo.images import LayerBuilder
 from support import oracles, pipeline, trees
+from support.images import LayerBuilder
 from support.oracles import (
     needs_fuse_overlayfs,
     needs_overlay,

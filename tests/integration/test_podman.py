@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder, write_oci_layout
+from duccmake.demo.images import Image
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey as look_through
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, podman_client
+from support.images import Layer, LayerBuilder, write_oci_layout
 from support.podman_client import Podman, podman
 from support.runs import CHECKOUT
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey
 from duccmake.repository.removal import withdraw
 from support import pipeline, podman_client
 from support.cvmfs_repositories import Real, StandIn, both, repository_for
+from support.images import LayerBuilder
 from support.podman_client import Podman, podman
 
 APP, REPEATED, THROUGH = (

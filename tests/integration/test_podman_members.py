@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.errors import DuccmakeError
 from duccmake.oci.manifest import (
     DOCKER_CONFIG,
@@ -25,6 +25,7 @@ from duccmake.oci.manifest import (
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.model import ChangeSet, StagedImage
 from support import pipeline
+from support.images import LayerBuilder
 from support.podman_client import need_podman, podman
 from support.samples import AMD64
 

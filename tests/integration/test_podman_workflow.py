@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo import images
+from duccmake.demo.images import host_platform
 from support import podman_client
 from support.podman_client import podman
 from support.runs import Run, Work, sample_work
@@ -44,7 +44,7 @@ def again(work: Work, added: Run) -> Run:
 
 
 def _run(work: Work, **settings: object) -> Run:
-    work.configure(platforms=[str(images.host_platform())], **settings)
+    work.configure(platforms=[str(host_platform())], **settings)
     return work.run(check=True)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.registry import DemoRegistry, Store
+from duccmake.demo.registry import Store
 from duccmake.errors import DuccmakeError, NotFound, RegistryError, Unauthorized
 from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.oci.content_store import ContentStore
@@ -30,6 +30,7 @@ from duccmake.registry.settings import RegistrySettings
 from support import faulty_registry as faults
 from support import servers
 from support.faulty_registry import FaultyProxy, FaultyRegistry
+from support.registry import FullRegistry
 from support.samples import AMD64
 from support.servers import add_image, add_index, docker_registry, layer_of, sha256, skopeo
 
@@ -206,7 +207,7 @@ def test_all_tags_of_docker_registry_are_listed(tmp_path, store):
 
 
 def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
-    with DemoRegistry(tmp_path / "demo") as registry:
+    with FullRegistry(tmp_path / "demo") as registry:
         image = add_image(registry.store, "team/app", "1", layers=LAYERS)
         index = add_index(registry.store, "team/app", "all", [image.manifest])
         skopeo(
@@ -215,7 +216,7 @@ def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
         )  # fmt: skip
         for layer, content in zip(image.layers, LAYERS, strict=True):
             assert (tmp_path / "copy" / layer.digest.hex).read_bytes() == content
-        with DemoRegistry(tmp_path / "second") as second:
+        with FullRegistry(tmp_path / "second") as second:
             skopeo(
                 "copy", "--all", "--src-tls-verify=false", "--dest-tls-verify=false",
                 f"docker://{registry.host}/team/app:all", f"docker://{second.host}/here/it:is",
@@ -233,7 +234,7 @@ def test_skopeo_pulls_from_and_pushes_to_the_demo_registry(tmp_path):
 
 
 def test_skopeo_logs_in_to_the_demo_registry_with_tokens(tmp_path):
-    with DemoRegistry(tmp_path / "demo", users={"me": "hunter2"}, tokens=True) as registry:
+    with FullRegistry(tmp_path / "demo", users={"me": "hunter2"}, tokens=True) as registry:
         add_image(registry.store, "team/app", "1")
         skopeo(
             "copy", "--src-tls-verify=false", "--src-creds", "me:hunter2",

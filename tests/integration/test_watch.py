@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import LayerBuilder, push
 from support.crashes import leftovers
 from support.faulty_registry import FaultyRegistry, Held, status
+from support.images import LayerBuilder, push
 from support.runs import Work, fresh_work
 from support.samples import AMD64, slow_layer, text_image
 from support.servers import docker_registry

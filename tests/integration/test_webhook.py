@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from duccmake.demo.images import push
+from support.images import push
 from support.runs import Work
 from support.samples import text_image
 from support.servers import docker_registry, need

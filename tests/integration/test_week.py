@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository.history import history_of, kept
 from duccmake.repository.inventory import survey
 from support.faulty_registry import FaultyRegistry
+from support.images import Layer, LayerBuilder
 from support.orphans import unreachable
 from support.runs import REPOSITORY, Run, Work, days_later, fresh_work
 from support.samples import AMD64, slow_layer

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo import images
+from duccmake.demo.images import Image
+from duccmake.demo.samples import moved_hello, sample_images
 from duccmake.repository.layout import Layout
+from support import images
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Stage, Work, sample_work, stage
 from support.trees import snapshot
@@ -76,7 +78,7 @@ def mended(work: Work, deserted: Stage) -> Stage:
     layout = Layout(work.repository.path)
     shutil.rmtree(layout.link(work.named("demo/tools:2024")).resolve())
     layout.link(work.named("demo/hello:latest")).unlink()
-    work.push("demo/hello:1.0", images.moved_hello())
+    work.push("demo/hello:1.0", moved_hello())
     return stage(work, "mended", check=True)
 
 
@@ -100,7 +102,7 @@ def _files(work: Work) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _layers(*samples: images.Image) -> list[str]:
+def _layers(*samples: Image) -> list[str]:
     return sorted({str(layer.digest) for image in samples for layer in image.layers})
 
 
@@ -108,7 +110,7 @@ def _layers(*samples: images.Image) -> list[str]:
 
 
 def test_a_dry_run_lists_exactly_the_pending_conversions_with_reasons(preview: Run, work: Work):
-    samples = images.sample_images()
+    samples = sample_images()
     layers = _layers(*samples.values())
     configs = {digest_of(image.config_bytes).short for image in samples.values()}
     wished = [
@@ -123,7 +125,7 @@ def test_a_dry_run_lists_exactly_the_pending_conversions_with_reasons(preview: R
 
 
 def test_a_dry_run_fetches_no_layer(preview: Run):
-    layers = _layers(*images.sample_images().values())
+    layers = _layers(*sample_images().values())
     assert not set(preview.blobs()) & set(layers)
 
 
@@ -132,7 +134,7 @@ def test_a_dry_run_after_a_moved_tag_lists_that_image_alone(
 ):
     run, _ = moved_preview
     assert run.status == 0
-    old, new = images.sample_images()["demo/hello:latest"], images.moved_hello()
+    old, new = sample_images()["demo/hello:latest"], moved_hello()
     published = [job for job in run.jobs if job.startswith("Publish")]
     assert published == [
         f"Publish {work.named('demo/hello:latest')} ({new.digest.short}) in {REPOSITORY}: "
@@ -156,7 +158,7 @@ def test_a_dry_run_fetches_the_manifest_of_the_moved_tag_alone(
     moved_preview: tuple[Run, list[str]],
 ):
     run, _ = moved_preview
-    new = images.moved_hello()
+    new = moved_hello()
     assert run.blobs() == [str(digest_of(new.config_bytes))]
     [got] = run.asked("^GET .*/manifests/")
     assert "/demo/hello/manifests/" in got
@@ -167,7 +169,7 @@ def test_a_dry_run_fetches_the_manifest_of_the_moved_tag_alone(
 
 
 def test_every_image_is_published_under_its_name(first: Stage, work: Work):
-    for name, image in images.sample_images().items():
+    for name, image in sample_images().items():
         link = first.layout.link(work.named(name))
         config = digest_of(image.config_bytes)
         assert str(link.readlink()) == f"../../.flat/{config.prefix}/{config.hex}"
@@ -181,12 +183,12 @@ def test_two_tags_of_one_image_share_one_flat_tree(first: Stage, work: Work):
 
 
 def test_manifests_are_the_registry_s_bytes(first: Stage, work: Work):
-    for name, image in images.sample_images().items():
+    for name, image in sample_images().items():
         assert first.layout.manifest(work.named(name)).read_bytes() == image.manifest_bytes
 
 
 def test_each_layer_is_published_once_with_its_metadata(first: Stage):
-    samples = images.sample_images()
+    samples = sample_images()
     found = sorted(path.name for path in (first.repository / ".layers").glob("*/*"))
     assert found == [digest.partition(":")[2] for digest in _layers(*samples.values())]
     base = samples["demo/tools:2024"].layers[0].digest
@@ -198,7 +200,7 @@ def test_each_layer_is_published_once_with_its_metadata(first: Stage):
 
 
 def test_records_say_what_was_published(first: Stage, work: Work):
-    for name, image in images.sample_images().items():
+    for name, image in sample_images().items():
         record = json.loads(first.layout.record(work.named(name)).read_bytes())
         assert record["manifest"] == str(image.digest)
         assert record["layers"] == [str(layer.digest) for layer in image.layers]
@@ -268,7 +270,7 @@ def _run_in(tree: Path, program: str) -> str:
 
 
 def test_layers_that_images_share_are_fetched_once(first: Stage):
-    assert first.run.blobs() == _layers(*images.sample_images().values())
+    assert first.run.blobs() == _layers(*sample_images().values())
 
 
 def test_the_summary_has_a_line_for_each_image(first: Stage, work: Work):
@@ -313,14 +315,14 @@ def test_a_moved_tag_rebuilds_that_image_only(moved: Stage, work: Work):
 
 
 def test_a_moved_tag_fetches_its_new_layers_only(moved: Stage):
-    assert moved.run.blobs() == [str(images.moved_hello().layers[-1].digest)]
+    assert moved.run.blobs() == [str(moved_hello().layers[-1].digest)]
     assert moved.run.transferred[1] != "0 B"
 
 
 def test_a_moved_tag_s_link_shows_the_new_tree_and_the_old_one_stays(moved: Stage, work: Work):
     layout = moved.layout
-    old = digest_of(images.sample_images()["demo/hello:latest"].config_bytes)
-    new = digest_of(images.moved_hello().config_bytes)
+    old = digest_of(sample_images()["demo/hello:latest"].config_bytes)
+    new = digest_of(moved_hello().config_bytes)
     assert layout.link(work.named("demo/hello:latest")).resolve() == layout.flat(new)
     assert layout.link(work.named("demo/hello:1.0")).resolve() == layout.flat(old)
     greeting = layout.flat(new) / "usr/share/hello/greeting"
@@ -330,7 +332,7 @@ def test_a_moved_tag_s_link_shows_the_new_tree_and_the_old_one_stays(moved: Stag
 def test_a_superseded_manifest_is_scheduled_for_removal_once_no_tag_has_it(
     moved: Stage, mended: Stage, work: Work
 ):
-    old = digest_of(images.sample_images()["demo/hello:1.0"].config_bytes)
+    old = digest_of(sample_images()["demo/hello:1.0"].config_bytes)
     assert _scheduled(moved) == []
     assert _scheduled(mended) == [str(old)]
     assert (mended.layout.flat(old) / "usr/share/hello/greeting").is_file()
@@ -367,6 +369,6 @@ def test_a_lost_flat_tree_and_a_lost_link_are_restored_from_the_layers(
 def test_losing_all_that_is_remembered_reconverts_nothing(forgetful: Stage, mended: Stage):
     assert "Nothing to be done" in forgetful.run.stderr
     assert forgetful.run.counts == (0, 3, 0, 0)
-    layers = _layers(*images.sample_images().values(), images.moved_hello())
+    layers = _layers(*sample_images().values(), moved_hello())
     assert not set(forgetful.run.blobs()) & set(layers)
     assert snapshot(forgetful.repository) == snapshot(mended.repository)

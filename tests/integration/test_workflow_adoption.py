@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository.model import UNMEASURED
 from support.ducc_repository import leave_as_ducc
+from support.images import LayerBuilder
 from support.pipeline import digest_of
 from support.runs import Run, Work, fresh_work
 from support.trees import Node, snapshot

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from corpus.streams import END, member, pax
-from duccmake.demo.images import Image, Layer, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image
 from duccmake.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from duccmake.oci.reference import Platform
+from support.images import Layer, LayerBuilder, push
+from support.registry import FullRegistry
 from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.samples import AMD64
 from support.servers import free_port
@@ -32,19 +33,19 @@ def _image(*layers: Layer, platform: Platform = AMD64) -> Image:
     return Image(layers, {"Cmd": ["/bin/true"]}, platform=platform)
 
 
-def _push(registry: DemoRegistry, name: str, *layers: Layer, **options: Platform) -> Image:
+def _push(registry: FullRegistry, name: str, *layers: Layer, **options: Platform) -> Image:
     image = _image(*layers, **options)
     repository, _, tag = name.partition(":")
     push(image, registry.host, repository, tag)
     return image
 
 
-def _raw(registry: DemoRegistry, name: str, content: bytes, media_type: str = OCI_MANIFEST) -> None:
+def _raw(registry: FullRegistry, name: str, content: bytes, media_type: str = OCI_MANIFEST) -> None:
     repository, _, tag = name.partition(":")
     registry.store.put_manifest(repository, media_type, content, tag)
 
 
-def _with_config(registry: DemoRegistry, image: Image, name: str, config: bytes) -> None:
+def _with_config(registry: FullRegistry, image: Image, name: str, config: bytes) -> None:
     manifest = json.loads(image.manifest_bytes)
     digest = registry.store.put_blob(config)
     manifest["config"] = {"mediaType": OCI_CONFIG, "digest": str(digest), "size": len(config)}
@@ -54,81 +55,81 @@ def _with_config(registry: DemoRegistry, image: Image, name: str, config: bytes)
 # --- ways to be broken --------------------------------------------------
 
 
-def corrupt_bytes(registry: DemoRegistry, name: str) -> None:
+def corrupt_bytes(registry: FullRegistry, name: str) -> None:
     layer = _layer(name)
     _push(registry, name, layer)
     registry.store.blob_path(layer.digest).write_bytes(b"x" * len(layer.blob))
 
 
-def missing_blob(registry: DemoRegistry, name: str) -> None:
+def missing_blob(registry: FullRegistry, name: str) -> None:
     layer = _layer(name)
     _push(registry, name, layer)
     registry.store.blob_path(layer.digest).unlink()
 
 
-def wrong_diff_id(registry: DemoRegistry, name: str) -> None:
+def wrong_diff_id(registry: FullRegistry, name: str) -> None:
     layer = _layer(name)
     image = _push(registry, name, layer)
     digits = str(layer.diff_id).encode()
     _with_config(registry, image, name, image.config_bytes.replace(digits, b"sha256:" + b"0" * 64))
 
 
-def escaping_layer(registry: DemoRegistry, name: str) -> None:
+def escaping_layer(registry: FullRegistry, name: str) -> None:
     _push(registry, name, LayerBuilder().file("../outside", name).layer())
 
 
-def dangling_hard_link(registry: DemoRegistry, name: str) -> None:
+def dangling_hard_link(registry: FullRegistry, name: str) -> None:
     _push(registry, name, LayerBuilder().file("a", name).hardlink("b", "nowhere").layer())
 
 
-def hole(registry: DemoRegistry, name: str) -> None:
+def hole(registry: FullRegistry, name: str) -> None:
     """A file of 20 GiB in a few hundred bytes: GNU tar's format 0.1 of sparse files."""
     records = {b"GNU.sparse.map": b"0,0", b"GNU.sparse.size": b"%d" % (20 * 1024**3)}
     tar = pax({**records, b"GNU.sparse.name": name.encode()}) + member(b"sparse") + END
     _push(registry, name, Layer(tar))
 
 
-def artifact(registry: DemoRegistry, name: str) -> None:
+def artifact(registry: FullRegistry, name: str) -> None:
     manifest = json.loads(_push(registry, name, _layer(name)).manifest_bytes)
     manifest["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
     _raw(registry, name, json.dumps(manifest).encode())
 
 
-def other_platform(registry: DemoRegistry, name: str) -> None:
+def other_platform(registry: FullRegistry, name: str) -> None:
     _push(registry, name, _layer(name), platform=Platform("linux", "s390x"))
 
 
-def schema_1(registry: DemoRegistry, name: str) -> None:
+def schema_1(registry: FullRegistry, name: str) -> None:
     media_type = "application/vnd.docker.distribution.manifest.v1+prettyjws"
     _raw(registry, name, b'{"schemaVersion": 1, "name": "x", "fsLayers": []}', media_type)
 
 
-def no_json(registry: DemoRegistry, name: str) -> None:
+def no_json(registry: FullRegistry, name: str) -> None:
     _raw(registry, name, b"<html>Please sign in</html>")
 
 
-def members_twice(registry: DemoRegistry, name: str) -> None:
+def members_twice(registry: FullRegistry, name: str) -> None:
     manifest = _push(registry, name, _layer(name)).manifest_bytes
     _raw(registry, name, manifest[:-1] + b',"layers":[]}')
 
 
-def letter_case(registry: DemoRegistry, name: str) -> None:
+def letter_case(registry: FullRegistry, name: str) -> None:
     """Go's decoder would take the last one for the layers."""
     manifest = _push(registry, name, _layer(name)).manifest_bytes
     _raw(registry, name, manifest[:-1] + b',"Layers":[]}')
 
 
-def byte_order_mark(registry: DemoRegistry, name: str) -> None:
+def byte_order_mark(registry: FullRegistry, name: str) -> None:
     image = _push(registry, name, _layer(name))
     _with_config(registry, image, name, b"\xef\xbb\xbf" + image.config_bytes)
 
 
-def schema_in_quotes(registry: DemoRegistry, name: str) -> None:
+def schema_in_quotes(registry: FullRegistry, name: str) -> None:
     manifest = json.loads(_push(registry, name, _layer(name)).manifest_bytes)
     _raw(registry, name, json.dumps({**manifest, "schemaVersion": "2"}).encode())
 
 
-def wrong_size(registry: DemoRegistry, name: str) -> None:
+def wrong_size(registry: FullRegistry, name: str) -> None:
     image = _push(registry, name, _layer(name))
     platform = {"os": AMD64.os, "architecture": AMD64.architecture}
     entry = {
@@ -140,7 +141,7 @@ def wrong_size(registry: DemoRegistry, name: str) -> None:
     _raw(registry, name, json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode(), OCI_INDEX)
 
 
-def base_layer(registry: DemoRegistry, name: str) -> None:
+def base_layer(registry: FullRegistry, name: str) -> None:
     """As Docker for Windows once had it."""
     image = _push(registry, name, _layer(name))
     config = image.config_bytes.replace(b'"layers"', b'"layers+base"')
@@ -148,16 +149,16 @@ def base_layer(registry: DemoRegistry, name: str) -> None:
     _with_config(registry, image, name, config)
 
 
-def blocked_link(registry: DemoRegistry, name: str) -> None:
+def blocked_link(registry: FullRegistry, name: str) -> None:
     """Only the repository is in the way: see `work`."""
     _push(registry, name, _layer(name))
 
 
-def no_manifest(registry: DemoRegistry, name: str) -> None:
+def no_manifest(registry: FullRegistry, name: str) -> None:
     """Nothing is there."""
 
 
-Breakage = Callable[[DemoRegistry, str], None]
+Breakage = Callable[[FullRegistry, str], None]
 
 BREAKAGES: dict[str, tuple[Breakage, str]] = {
     "corrupt": (corrupt_bytes, "were promised"),

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image
 from duccmake.layer.zstd import zstd
 from duccmake.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from support.images import Layer, LayerBuilder
+from support.registry import FullRegistry
 from support.runs import Run, Work, fresh_work
 from support.samples import AMD64
 
@@ -22,7 +23,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def push(
-    registry: DemoRegistry,
+    registry: FullRegistry,
     name: str,
     *layers: Layer,
     config: Change = lambda members: None,
@@ -46,8 +47,8 @@ def push(
     return {"mediaType": media_type, "digest": str(digest), "size": len(raw)}
 
 
-def config_type(kind: str) -> Callable[[DemoRegistry, str], object]:
-    def of_that_type(registry: DemoRegistry, name: str) -> None:
+def config_type(kind: str) -> Callable[[FullRegistry, str], object]:
+    def of_that_type(registry: FullRegistry, name: str) -> None:
         push(
             registry,
             name,
@@ -58,17 +59,17 @@ def config_type(kind: str) -> Callable[[DemoRegistry, str], object]:
     return of_that_type
 
 
-def configured(**members: object) -> Callable[[DemoRegistry, str], object]:
+def configured(**members: object) -> Callable[[FullRegistry, str], object]:
     return lambda registry, name: push(registry, name, config=lambda found: found.update(members))
 
 
-def without_platform(registry: DemoRegistry, name: str) -> None:
+def without_platform(registry: FullRegistry, name: str) -> None:
     push(
         registry, name, config=lambda members: [members.pop(key) for key in ("os", "architecture")]
     )
 
 
-def feature_first(registry: DemoRegistry, name: str) -> None:
+def feature_first(registry: FullRegistry, name: str) -> None:
     platform = {"os": "linux", "architecture": "amd64"}
     odd = {"mediaType": "application/vnd.oci.image.layer.nydus.blob.v1"}
     special = push(registry, name, manifest=lambda members: members["layers"][0].update(odd)) | {
@@ -80,7 +81,7 @@ def feature_first(registry: DemoRegistry, name: str) -> None:
     registry.store.put_manifest(repository, OCI_INDEX, raw, tag)
 
 
-def long_window(registry: DemoRegistry, name: str) -> None:
+def long_window(registry: FullRegistry, name: str) -> None:
     """As ``zstd --long=28`` makes it (RFC 8878, 3.1.1.1.2)."""
     options = {zstd.CompressionParameter.content_size_flag: 0}
     blob = bytearray(zstd.compress(TEXT.tar, options=options))
@@ -94,24 +95,24 @@ def long_window(registry: DemoRegistry, name: str) -> None:
     push(registry, name, manifest=lambda members: members.update(layers=[layer]))
 
 
-def below_a_link_to_a_file(registry: DemoRegistry, name: str) -> None:
+def below_a_link_to_a_file(registry: FullRegistry, name: str) -> None:
     lower = LayerBuilder().file("content", "as in the field").symlink("link", "content")
     push(registry, name, lower.layer(), LayerBuilder().file("link/x", "below").layer())
 
 
-def private(registry: DemoRegistry, name: str) -> None:
+def private(registry: FullRegistry, name: str) -> None:
     layer = LayerBuilder().dir("d", mode=0o700).file("d/secret", "secret", mode=0o600)
     push(registry, name, layer.file("content", "as in the field").layer())
 
 
-def unfilled(registry: DemoRegistry, name: str) -> None:
+def unfilled(registry: FullRegistry, name: str) -> None:
     """The block of the last file is not filled up, and nothing comes after it."""
     tar = TEXT.tar.rstrip(b"\0")
     assert tar.endswith(b"as in the field")
     push(registry, name, Layer(tar))
 
 
-IMAGES: dict[str, Callable[[DemoRegistry, str], object]] = {
+IMAGES: dict[str, Callable[[FullRegistry, str], object]] = {
     "octets": config_type("application/octet-stream"),
     "json": config_type("application/json"),
     "html": config_type("text/html"),

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
+from support.images import LayerBuilder
 from support.runs import fresh_work
 from support.samples import AMD64
 

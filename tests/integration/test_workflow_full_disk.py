@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from support import oracles
+from support.images import LayerBuilder
 from support.oracles import needs_overlay
 from support.runs import Work, fresh_work
 from support.trees import differences, snapshot

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from support.crashes import leftovers
 from support.faulty_registry import FaultyRegistry, Held
+from support.images import Layer, LayerBuilder
 from support.runs import REPOSITORY, Started, Work, fresh_work
 from support.samples import AMD64, slow_layer
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.registry import DemoRegistry
 from duccmake.oci.manifest import (
     DOCKER_LIST,
     OCI_INDEX,
@@ -24,6 +23,7 @@ from duccmake.registry.images import select_image
 from duccmake.registry.settings import RegistrySettings
 from support import runs
 from support.pipeline import digest_of
+from support.registry import FullRegistry
 from support.runs import Run, Stage, Work, fresh_work
 from support.servers import SampleImage, add_image, add_index, docker_registry, layer_of, skopeo
 
@@ -34,7 +34,7 @@ AMD64, ARM64, ARM_V7, ARM_V6, S390X = (
 PLATFORMS = (AMD64, Platform.parse("linux/arm64/v8"), ARM_V6, ARM_V7, S390X)
 
 
-def add_list(registry: DemoRegistry, name: str, media_type: str, *platforms: Platform) -> None:
+def add_list(registry: FullRegistry, name: str, media_type: str, *platforms: Platform) -> None:
     """An image for each platform, with an attestation each, below a list or an index."""
     entries: list[Descriptor] = []
     for platform in platforms or PLATFORMS:
@@ -50,7 +50,7 @@ def add_list(registry: DemoRegistry, name: str, media_type: str, *platforms: Pla
     add_index(registry.store, name, "1", entries, media_type)
 
 
-def attestation(registry: DemoRegistry, name: str, image: SampleImage) -> Descriptor:
+def attestation(registry: FullRegistry, name: str, image: SampleImage) -> Descriptor:
     """What `docker buildx` adds for each platform: an image for no platform."""
     of = add_image(
         registry.store,
@@ -66,7 +66,7 @@ def attestation(registry: DemoRegistry, name: str, image: SampleImage) -> Descri
     )
 
 
-def add_nested(registry: DemoRegistry, name: str) -> None:
+def add_nested(registry: FullRegistry, name: str) -> None:
     """An index of indexes, one of them for each half of the platforms."""
     inner = []
     for half in (PLATFORMS[:2], PLATFORMS[2:]):
@@ -252,7 +252,7 @@ def test_published_images_of_several_platforms_are_as_their_manifests_say(back: 
 # --- the same from Debian's docker-registry ------------------------------
 
 
-def push_all(client: Client, registry: DemoRegistry, name: str, target: Reference) -> None:
+def push_all(client: Client, registry: FullRegistry, name: str, target: Reference) -> None:
     """Push an image with all that it names, by digest, and at last the tag."""
 
     def push(reference: str, last: Reference) -> None:

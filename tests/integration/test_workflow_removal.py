@@ -15,10 +15,9 @@ from threading import Thread
 
 import pytest
 
-from duccmake.demo import images
 from duccmake.repository import removal_schedule
 from duccmake.repository.inventory import survey
-from support import runs
+from support import images, runs
 from support.runs import Work, days_later, sample_work
 from support.trees import Node, snapshot
 

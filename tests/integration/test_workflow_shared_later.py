@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import LayerBuilder
 from support.cvmfs_repositories import StandIn
 from support.ducc_repository import leave_as_ducc
+from support.images import LayerBuilder
 from support.poisoned_repository import poison
 from support.published_images import Reader, read
 from support.runs import REPOSITORY, Run, Work, days_later, fresh_work

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository.directory.backend import DirectoryRepository
+from support.images import Layer, LayerBuilder
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Work, checkout_copy, fresh_work
 from support.samples import AMD64

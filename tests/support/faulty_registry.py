@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from duccmake.demo.registry import DemoRegistry, Handler
+from support.registry import FullHandler, FullRegistry
 
 HTML = b"<!doctype html><title>Sign in</title><p>Please sign in to go on."
 
@@ -44,7 +44,7 @@ class Plan:
     seen: int = 0
 
 
-class FaultyRegistry(DemoRegistry):
+class FaultyRegistry(FullRegistry):
     """Breaks the answers that `break_next` names, or one in so many.
 
     ``tls`` is a certificate and its key, as `servers.certificate` makes them.
@@ -72,7 +72,7 @@ class FaultyRegistry(DemoRegistry):
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
 
-    def handler_class(self) -> type[Handler]:
+    def handler_class(self) -> type[FullHandler]:
         return FaultyHandler
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class FaultyRegistry(DemoRegistry):
         return None
 
 
-class FaultyHandler(Handler):
+class FaultyHandler(FullHandler):
     """Hands each answer to the fault that is planned for it."""
 
     registry: FaultyRegistry
@@ -192,7 +192,7 @@ class FaultyProxy(FaultyRegistry):
         self.names: dict[str, str] = {}
         super().__init__(root)
 
-    def handler_class(self) -> type[Handler]:
+    def handler_class(self) -> type[FullHandler]:
         return ProxyHandler
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, write_oci_layout
+from duccmake.demo.images import Image
 from duccmake.oci.reference import Digest
+from support.images import Layer, write_oci_layout
 
 ROOT = os.geteuid() == 0
 _libc = ctypes.CDLL(None, use_errno=True)

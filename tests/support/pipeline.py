@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from duccmake.demo.images import Image, Layer
+from duccmake.demo.images import Image
 from duccmake.layer.flatten import FlatTree, LayerTree, flatten
 from duccmake.layer.limits import UnpackLimits
 from duccmake.layer.measured import Measured
@@ -19,6 +19,7 @@ from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.podman.layers import chain
 from duccmake.tree import mtree
+from support.images import Layer
 from support.trees import Node, Tree
 
 NAME = "registry.example.org/odd/image:1"

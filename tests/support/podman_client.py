@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import pytest
 
-from duccmake.demo.images import Layer, LayerBuilder
 from support import oracles
+from support.images import Layer, LayerBuilder
 
 Driver = Literal["kernel", "fuse"]
 

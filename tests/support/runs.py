@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from duccmake.demo.images import Image, host_platform, push, push_samples
-from duccmake.demo.registry import DemoRegistry, LoggedRequest
+from duccmake.demo.images import Image, host_platform
 from duccmake.oci.reference import Digest
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.layout import Layout
+from support.images import push, push_samples
+from support.registry import FullRegistry, LoggedRequest
 from support.servers import free_port, without_proxies
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ class Work:
     """A working directory with a wish list and a configuration, for one or more runs."""
 
     path: Path
-    registry: DemoRegistry | None = None
+    registry: FullRegistry | None = None
     checkout: Path = CHECKOUT
     prefix: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -211,7 +212,7 @@ class Work:
 
 @contextmanager
 def fresh_work(
-    base: Path, kind: type[DemoRegistry] = DemoRegistry, **options: Any
+    base: Path, kind: type[FullRegistry] = FullRegistry, **options: Any
 ) -> Iterator[Work]:
     """A working directory below ``base`` and a registry of its own, both empty.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.oci.reference import Platform
+from support.images import Layer, LayerBuilder
 
 AMD64 = Platform("linux", "amd64")
 

@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from duccmake.demo.registry import DemoRegistry, Store
+from duccmake.demo.registry import Store
 from duccmake.oci.manifest import (
     DOCKER_CONFIG,
     DOCKER_MANIFEST,
@@ -36,6 +36,7 @@ from duccmake.oci.manifest import (
     Descriptor,
 )
 from duccmake.oci.reference import Digest, Platform, Reference
+from support.registry import FullRegistry
 from support.samples import AMD64
 
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -224,7 +225,7 @@ def docker_registry(
             process.wait(30)
 
 
-def reference(registry: DemoRegistry | DockerRegistry, name: str = "team/app:1") -> Reference:
+def reference(registry: FullRegistry | DockerRegistry, name: str = "team/app:1") -> Reference:
     """An image of a registry, by plain HTTP."""
     return Reference.parse(f"http://{registry.host}/{name}")
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from duccmake.demo.images import LayerBuilder
 from duccmake.demo.registry import Store
 from duccmake.layer.zstd import zstd
 from duccmake.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
+from support.images import LayerBuilder
 
 STEPS = 3
 """Runs over which a world comes into being."""

@@ -17,8 +17,8 @@ from typing import TypeVar
 import psutil
 import requests
 
-from duccmake.demo.images import Layer
 from support.faulty_registry import FaultyRegistry, Held
+from support.images import Layer
 from support.runs import CHECKOUT, REPOSITORY, Work
 from support.servers import free_port
 

@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from support import pipeline
 from support.cvmfs_repositories import both
+from support.images import LayerBuilder
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 

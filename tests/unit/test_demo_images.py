@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from duccmake.demo import images
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import MTIME, Image, Media, host_platform
+from duccmake.demo.samples import base_layer, moved_hello, sample_images
 from duccmake.errors import RegistryError, RegistryUnavailable
 from duccmake.layer.zstd import zstd
 from duccmake.oci.manifest import ImageConfig, Manifest, parse_manifest
+from support import images
+from support.images import Layer, LayerBuilder
 
 
 def needs(program: str) -> str:
@@ -39,7 +41,7 @@ def members(tar: bytes) -> dict[str, tarfile.TarInfo]:
 
 @pytest.fixture(scope="module")
 def samples() -> dict[str, Image]:
-    return images.sample_images()
+    return sample_images()
 
 
 # Layers
@@ -127,7 +129,7 @@ def test_samples_share_their_base_and_one_digest(samples: dict[str, Image]) -> N
 
 
 def test_samples_are_the_same_bytes_every_time(samples: dict[str, Image]) -> None:
-    again = images.sample_images()
+    again = sample_images()
     assert {name: i.blobs() for name, i in again.items()} == {
         name: i.blobs() for name, i in samples.items()
     }
@@ -135,16 +137,14 @@ def test_samples_are_the_same_bytes_every_time(samples: dict[str, Image]) -> Non
 
 
 def test_moved_tag_differs_in_its_top_layer_alone(samples: dict[str, Image]) -> None:
-    before, after = samples["demo/hello:latest"].layers, images.moved_hello().layers
+    before, after = samples["demo/hello:latest"].layers, moved_hello().layers
     assert before[:-1] == after[:-1]
     assert before[-1].digest != after[-1].digest
 
 
 @pytest.mark.parametrize("media", ["oci", "docker"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
-def test_manifest_and_configuration_parse(
-    media: images.Media, compression: images.Compression
-) -> None:
+def test_manifest_and_configuration_parse(media: Media, compression: images.Compression) -> None:
     layer = LayerBuilder().file("a").layer(compression)
     labels = {"k": "v"}
     image = Image((layer, layer), {"Env": ["A=1"], "Cmd": ["x"], "Labels": labels}, media)
@@ -157,7 +157,7 @@ def test_manifest_and_configuration_parse(
     config = ImageConfig.parse(blobs[manifest.config.digest], layers=2)
     assert config.diff_ids == (layer.diff_id, layer.diff_id)
     assert (config.env, config.cmd, config.labels) == (("A=1",), ("x",), labels)
-    assert config.platform == images.host_platform()
+    assert config.platform == host_platform()
 
 
 def test_base_has_no_program_where_the_machine_has_none(
@@ -166,7 +166,7 @@ def test_base_has_no_program_where_the_machine_has_none(
     for name, content in {"sh": b"#!/bin/true\n", "cat": b"\x7fELF", "ls": b"\x7fELF" * 50}.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(shutil, "which", lambda name, path=None: str(tmp_path / name))
-    found = members(images.base_layer().tar)
+    found = members(base_layer().tar)
     assert "etc/os-release" in found
     assert not [name for name in found if name.startswith("bin/")]
 
@@ -229,7 +229,7 @@ def test_hello_unpacks_as_its_layers_say(samples: dict[str, Image], tmp_path: Pa
     assert (root / "usr/local/bin/hi").readlink() == Path("hello")
     assert [path.name for path in (root / "var/cache/hello").iterdir()] == ["new"]
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
-    assert (share / "greeting").stat().st_mtime == images.MTIME + 60
+    assert (share / "greeting").stat().st_mtime == MTIME + 60
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository import podman
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.foreign import foreign_links, take_out
@@ -18,6 +18,7 @@ from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import both, repository_for
+from support.images import LayerBuilder
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 

@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.streams import END, header, member, pax
-from duccmake.demo.images import Layer
 from duccmake.errors import LimitExceeded
 from duccmake.fs.duplicate import duplicate
 from duccmake.layer import builder
 from duccmake.layer.limits import UnpackLimits
 from duccmake.tree import mtree
+from support.images import Layer
 from support.oracles import needs_root
 from support.other_user import run_as
 from support.pipeline import publish, unpack_blob

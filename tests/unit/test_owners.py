@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import LayerBuilder
 from duccmake.layer import unpack
+from support.images import LayerBuilder
 
 UNPACK = """
 import sys

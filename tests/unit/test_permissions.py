@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from duccmake.demo.images import Image, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.jobs.rollback import roll_back
 from duccmake.layer.flatten import LayerTree, flatten_image
 from duccmake.oci.manifest import ImageConfig
@@ -25,6 +25,7 @@ from duccmake.repository.metadata import wished_record
 from duccmake.repository.model import UNMEASURED, ChangeSet, Keep, StagedImage, StagedLayer
 from duccmake.tree import mtree
 from support.cvmfs_repositories import CHUNKS, LARGEST, both
+from support.images import LayerBuilder
 from support.oracles import needs_root
 from support.other_user import run_as
 from support.pipeline import NAME, change_set, digest_of, flattened, stage, staged

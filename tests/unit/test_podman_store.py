@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.errors import DuccmakeError, ManifestError, RepositoryError
 from duccmake.oci.reference import Digest
 from duccmake.repository import podman
@@ -18,6 +18,7 @@ from duccmake.repository.model import ImageRecord, StagedImage
 from duccmake.repository.podman.layers import chain, layer_id
 from duccmake.repository.podman.names import names_of
 from support import pipeline
+from support.images import Layer, LayerBuilder
 from support.staged_trees import digest_of
 
 APP, OTHER = "registry.example.org/team/app:1", "registry.example.org/team/app:2"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.repository import podman
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
@@ -23,6 +23,7 @@ from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import CHUNKS, both, repository_for
+from support.images import Layer, LayerBuilder
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.demo.registry import DemoRegistry
 from duccmake.errors import (
     DigestMismatch,
     InvalidReference,
@@ -31,6 +30,7 @@ from duccmake.registry.client import Client
 from duccmake.registry.images import select_image
 from duccmake.registry.places import Places
 from duccmake.repository.layout import check_name
+from support.registry import FullRegistry
 from support.samples import AMD64
 from support.servers import (
     SampleImage,
@@ -69,11 +69,11 @@ def places():
 
 @pytest.fixture
 def registry(tmp_path):
-    with DemoRegistry(tmp_path / "registry") as running:
+    with FullRegistry(tmp_path / "registry") as running:
         yield running
 
 
-def copy(registry: DemoRegistry, name: str, *targets: str) -> None:
+def copy(registry: FullRegistry, name: str, *targets: str) -> None:
     for target in targets:
         skopeo(
             "copy", "--all", "--src-tls-verify=false", f"docker://{registry.host}/{name}", target
@@ -207,7 +207,7 @@ def test_entries_without_names_are_one_image_for_several_platforms(registry, pla
     assert places.poll(reference) != before
 
 
-def nameless_layout(registry: DemoRegistry, images: list[SampleImage], path: Path) -> Path:
+def nameless_layout(registry: FullRegistry, images: list[SampleImage], path: Path) -> Path:
     """A layout whose entries have platforms and no names."""
     entries = [
         {
@@ -353,7 +353,7 @@ def test_an_image_that_skopeo_wrote_into_an_oci_archive_is_found(
     assert caught.value.code == "MANIFEST_UNKNOWN"
 
 
-def layout_archive(registry: DemoRegistry, path: Path, names: Mapping[str, SampleImage]) -> Path:
+def layout_archive(registry: FullRegistry, path: Path, names: Mapping[str, SampleImage]) -> Path:
     """An archive as docker save (25 and later) and podman save write it, of named images.
 
     A name with a slash is podman's, which keeps the whole in one place.

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from duccmake.demo.images import Image, LayerBuilder, push
-from duccmake.demo.registry import DemoRegistry
+from duccmake.demo.images import Image
 from duccmake.errors import ConfigError, DuccmakeError
 from duccmake.oci.reference import Platform
 from duccmake.planning.plan import Plan
 from duccmake.run.session import begin, is_preview, tidy
 from duccmake.run.status import Status
 from duccmake.workspace.results import RESULTS
+from support.images import LayerBuilder, push
 from support.planned import REPOSITORY, image, layer, plan
+from support.registry import FullRegistry
 from support.staged_trees import digest_of
 
 MEMBERS = {"recipe": "recipe.yaml", "repository": {"root": "root"}}
@@ -38,7 +39,7 @@ def _leaving_the_log_as_it_was():
 
 @pytest.fixture
 def registry(tmp_path):
-    with DemoRegistry(tmp_path / "registry") as running:
+    with FullRegistry(tmp_path / "registry") as running:
         for tag in ("1", "2"):
             layer = LayerBuilder().file("tag", tag).layer()
             push(Image((layer,), {}, platform=Platform("linux", "amd64")), running.host, "app", tag)

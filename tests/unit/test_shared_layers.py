@@ -18,13 +18,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from duccmake.demo.images import Image, Layer, LayerBuilder
+from duccmake.demo.images import Image
 from duccmake.errors import LayerError
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.protocol import Repository
 from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.cvmfs_repositories import both, repository_for
+from support.images import Layer, LayerBuilder
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 from support.trees import Node

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from duccmake.config.configuration import Config
-from duccmake.demo.registry import DemoRegistry
 from duccmake.jobs.push_thin_image import push_thin
 from duccmake.oci.reference import Platform, Reference
 from duccmake.planning.model import PlannedImage, State
@@ -21,6 +20,7 @@ from duccmake.registry.client import Client
 from duccmake.repository.model import ImageRecord
 from duccmake.workspace.results import content_store
 from support.planned import image
+from support.registry import FullRegistry
 from support.servers import add_image, free_port
 
 AMD64, ARM64 = Platform("linux", "amd64"), Platform("linux", "arm64")
@@ -30,7 +30,7 @@ REPOSITORY = "unpacked.example.org"
 class Setting:
     """Published images, and a registry that thin images of them go to."""
 
-    def __init__(self, registry: DemoRegistry, source: DemoRegistry) -> None:
+    def __init__(self, registry: FullRegistry, source: FullRegistry) -> None:
         self.registry = registry
         self.source = source
         self.images: list[PlannedImage] = []
@@ -118,7 +118,7 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def here(tmp_path) -> Iterator[Setting]:
-    with DemoRegistry(tmp_path / "target") as target, DemoRegistry(tmp_path / "source") as source:
+    with FullRegistry(tmp_path / "target") as target, FullRegistry(tmp_path / "source") as source:
         yield Setting(target, source)
 
 
@@ -126,8 +126,8 @@ def here(tmp_path) -> Iterator[Setting]:
 def closed(tmp_path) -> Iterator[Setting]:
     """A setting whose registry wants credentials."""
     with (
-        DemoRegistry(tmp_path / "target", users={"me": "secret"}) as target,
-        DemoRegistry(tmp_path / "source") as source,
+        FullRegistry(tmp_path / "target", users={"me": "secret"}) as target,
+        FullRegistry(tmp_path / "source") as source,
     ):
         yield Setting(target, source)
 
@@ -289,7 +289,7 @@ def test_the_recipe_s_password_is_not_handed_to_several_registries(closed, monke
     monkeypatch.setenv("DUCC_OUTPUT_REGISTRY_PASS", "secret")
     closed.output_format = "http://$(registry)/thin/$(repository):$(tag)"
     closed.add("a/one")
-    with DemoRegistry(tmp_path / "other") as other:
+    with FullRegistry(tmp_path / "other") as other:
         elsewhere = Reference.parse(f"http://{other.host}/a/two:1")
         closed.images.append(replace(closed.images[0], reference=elsewhere))
         thins = closed.plan()

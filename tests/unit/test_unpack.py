@@ -15,7 +15,7 @@ import pytest
 
 from corpus.case import fifo, file, link
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, member, pax
-from duccmake.demo.images import MTIME, LayerBuilder
+from duccmake.demo.images import MTIME
 from duccmake.errors import (
     CorruptLayer,
     DigestMismatch,
@@ -29,6 +29,7 @@ from duccmake.layer.unpack import unpack_layer
 from duccmake.oci.reference import Digest
 from duccmake.tree import mtree
 from support import oracles, trees
+from support.images import LayerBuilder
 from support.oracles import needs_root
 from support.other_user import run_as
 from support.pipeline import digest_of, publish, unpack, unpack_blob

@@ -1,1 +1,1 @@
-"""A registry and sample images of our own, for the demo and for tests."""
+"""A registry and sample images of our own, for the demo; tests build upon them."""
