@@ -204,7 +204,7 @@ class FullHandler(Handler):
     registry: FullRegistry
     store: FullStore
     routes: ClassVar[Mapping[str, str]] = {
-        rf"/v2/{NAME}/referrers/(?P<digest>[a-z0-9]+:[0-9a-f]+)": "referrers",
+        rf"/v2/{NAME}/referrers/(?P<digest>[a-z0-9]+:[0-9a-f]+)": "answer_referrers",
         **Handler.routes,
     }
 

@@ -338,7 +338,7 @@ def test_what_fails_in_one_writer_ends_them_both(
 ) -> None:
     pids: list[int] = []
     with pytest.raises(FileNotFoundError), two_writers(tmp_path, monkeypatch) as both:
-        pids += both.pids
+        pids += [both.of(number).pid for number in range(2)]
         both.make_directory(ROOT, b"d", 1)
         both.of(1).do(Disk.remove_name, 1, b"missing")
         both.losses()

@@ -24,6 +24,7 @@ from ..fs.files import write_atomically
 from ..oci.reference import Digest
 
 NAME = r"(?P<name>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)"
+_REFERENCE = r"(?P<reference>[A-Za-z0-9_][A-Za-z0-9._:-]{0,200})"
 
 Query = Mapping[str, list[str]]
 
@@ -160,13 +161,13 @@ class Handler(BaseHTTPRequestHandler):
     server: _Server
 
     routes: ClassVar[Mapping[str, str]] = {
-        rf"/v2/{NAME}/manifests/(?P<reference>[A-Za-z0-9_][A-Za-z0-9._:-]{{0,200}})": "manifest",
-        rf"/v2/{NAME}/blobs/uploads/?": "start_upload",
-        rf"/v2/{NAME}/blobs/uploads/(?P<id>[0-9a-f]{{32}})": "upload",
-        rf"/v2/{NAME}/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)": "blob",
-        rf"/v2/{NAME}/tags/list": "tags",
+        rf"/v2/{NAME}/manifests/{_REFERENCE}": "answer_manifest",
+        rf"/v2/{NAME}/blobs/uploads/?": "answer_start_upload",
+        rf"/v2/{NAME}/blobs/uploads/(?P<id>[0-9a-f]{{32}})": "answer_upload",
+        rf"/v2/{NAME}/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)": "answer_blob",
+        rf"/v2/{NAME}/tags/list": "answer_tags",
     }
-    """What answers, `answer_...`, by the path of the request; the first that matches counts."""
+    """The methods that answer, by the path of the request; the first that matches counts."""
 
     @property
     def registry(self) -> DemoRegistry:
@@ -200,11 +201,11 @@ class Handler(BaseHTTPRequestHandler):
             if self.may(""):
                 self.reply(200, b"{}", {"Content-Type": "application/json"})
             return
-        for pattern, kind in self.routes.items():
+        for pattern, answer in self.routes.items():
             found = re.fullmatch(pattern, path)
             if found:
                 if self.may(found["name"]):
-                    getattr(self, f"answer_{kind}")(query=query, **found.groupdict())
+                    getattr(self, answer)(query=query, **found.groupdict())
                 return
         self.refuse(404, "UNSUPPORTED", "no such address")
 

@@ -56,11 +56,6 @@ class Writers(Closing):
         for writer in self._writers:
             writer.abandon()
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that write."""
-        return [writer.pid for writer in self._writers]
-
     def of(self, directory: int) -> Writer:
         """Who writes in a directory."""
         return self._writers[directory % len(self._writers)]
