@@ -14,7 +14,7 @@ from duccmake.config.configuration import Config
 from duccmake.recipe.sources import git
 from duccmake.recipe.sources.load import load_sources
 from duccmake.service.notices import Notice
-from duccmake.service.webhook.coverage import Wished
+from duccmake.service.webhook.coverage import WishLists
 from duccmake.service.webhook.formats import READERS, git_place
 from duccmake.service.webhook.secrets import is_genuine
 from duccmake.workspace.results import SOURCES
@@ -268,7 +268,7 @@ def test_a_git_repository_is_the_same_however_it_is_reached(url: str):
 
 
 @pytest.fixture
-def wished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wished:
+def wished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WishLists:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.yaml").write_text(
         recipe(
@@ -289,10 +289,10 @@ def wished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wished:
     monkeypatch.setattr(git, "fetch", lambda source, clone: "c0ffee")
     monkeypatch.setattr(git, "content", lambda source, clone, commit: listed)
     load_sources(config.recipe, SOURCES)
-    return Wished(config)
+    return WishLists(config)
 
 
-def noticed(wished: Wished, sender: str, body: Any) -> set[tuple[str, str]]:
+def noticed(wished: WishLists, sender: str, body: Any) -> set[tuple[str, str]]:
     found: list[Notice] = []
     for item in READERS[sender](body):
         found += wished.notices(item, sender)
@@ -323,7 +323,7 @@ def noticed(wished: Wished, sender: str, body: Any) -> set[tuple[str, str]]:
         (event("push", "TEAM/app", tag="v1", mediaType=INDEX), set()),
     ],
 )
-def test_only_what_is_wished_for_counts(wished: Wished, told: Any, images: set[str]):
+def test_only_what_is_wished_for_counts(wished: WishLists, told: Any, images: set[str]):
     assert noticed(wished, "distribution", {"events": [told]}) == {
         ("push", image) for image in images
     }
@@ -346,7 +346,7 @@ def test_a_push_without_a_tag_counts_for_every_tag_and_for_its_own_digest(
     (tmp_path / "list.yaml").write_text(
         recipe(*(f"https://{name}" for name in sorted(wishes | others)))
     )
-    wished = Wished(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
+    wished = WishLists(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
     told = event("push", "team/app", digest=DIGEST, mediaType=INDEX)
     resource = {"digest": DIGEST, "tag": DIGEST, "resource_url": f"{place}@{DIGEST}"}
     bodies = {
@@ -383,7 +383,7 @@ def test_a_port_that_a_host_has_anyway_makes_no_difference(
         members: dict[str, Any] = {"recipe": "list.yaml"}
         if alias:
             members["webhook"] = {"aliases": {f"inside{alias}": f"{host}{alias}"}}
-        wished = Wished(Config.parse(members, workdir=tmp_path))
+        wished = WishLists(Config.parse(members, workdir=tmp_path))
         for tag, image in (("1", "1"), ("v2", "v2")):
             told = event("push", "team/app", tag=tag, mediaType=INDEX)
             told["request"]["host"] = f"{'INSIDE' if alias else host.upper()}{said}"
@@ -391,7 +391,7 @@ def test_a_port_that_a_host_has_anyway_makes_no_difference(
 
 
 @pytest.mark.parametrize("hub", ["docker.io", "index.docker.io:443", "registry-1.docker.io:80"])
-def test_docker_hub_is_one_whatever_its_name_and_port(wished: Wished, hub: str):
+def test_docker_hub_is_one_whatever_its_name_and_port(wished: WishLists, hub: str):
     told = event("push", "library/debian", tag="12", mediaType=INDEX)
     told["request"]["host"] = hub
     assert noticed(wished, "azure", told) == {("push", "registry.hub.docker.com/library/debian:12")}
@@ -413,7 +413,7 @@ def test_a_replication_counts_for_all_that_lies_below(
         "successful_artifact": [{"type": "image", "name_tag": "a"}],
     }
     body = {"type": "REPLICATION", "event_data": {"replication": replication}}
-    wished = Wished(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
+    wished = WishLists(Config.parse({"recipe": "list.yaml"}, workdir=tmp_path))
     # Before a list could be read, all images are asked for.
     assert noticed(wished, "harbor", body) == {("push", "")}
     (tmp_path / "list.yaml").write_text(
@@ -422,7 +422,7 @@ def test_a_replication_counts_for_all_that_lies_below(
     assert {image for _, image in noticed(wished, "harbor", body)} == wishes
 
 
-def test_a_deletion_counts_for_all_wishes_of_its_repository(wished: Wished):
+def test_a_deletion_counts_for_all_wishes_of_its_repository(wished: WishLists):
     told = {"events": [event("delete", "team/app", digest=DIGEST)]}
     assert noticed(wished, "distribution", told) == {
         ("delete", "r.example.org/team/app:v*"),
@@ -430,7 +430,7 @@ def test_a_deletion_counts_for_all_wishes_of_its_repository(wished: Wished):
     }
 
 
-def test_an_image_is_called_as_the_wish_list_does(wished: Wished):
+def test_an_image_is_called_as_the_wish_list_does(wished: WishLists):
     body = {"push_data": {"tag": "12"}, "repository": {"repo_name": "library/debian"}}
     assert noticed(wished, "dockerhub", body) == {
         ("push", "registry.hub.docker.com/library/debian:12")
@@ -442,7 +442,7 @@ def test_an_image_is_called_as_the_wish_list_does(wished: Wished):
     }
 
 
-def test_a_pipeline_of_a_project_counts_for_its_images_and_a_push_for_its_list(wished: Wished):
+def test_a_pipeline_of_a_project_counts_for_its_images_and_a_push_for_its_list(wished: WishLists):
     done = {"object_kind": "pipeline", "object_attributes": {"status": "success"}}
     body = {**done, "project": {"path_with_namespace": "group/app"}}
     assert noticed(wished, "gitlab", body) == {
@@ -455,7 +455,7 @@ def test_a_pipeline_of_a_project_counts_for_its_images_and_a_push_for_its_list(w
 
 
 def test_a_changed_list_counts_from_now_on_and_a_broken_one_does_not(
-    wished: Wished, tmp_path: Path
+    wished: WishLists, tmp_path: Path
 ):
     told = {"events": [event("push", "new/app", tag="1", mediaType=INDEX)]}
     assert noticed(wished, "distribution", told) == set()
@@ -465,7 +465,7 @@ def test_a_changed_list_counts_from_now_on_and_a_broken_one_does_not(
     assert noticed(wished, "distribution", told) == {("push", "r.example.org/new/app:1")}
 
 
-def test_what_the_rules_of_an_entry_leave_out_does_not_count(wished: Wished, tmp_path: Path):
+def test_what_the_rules_of_an_entry_leave_out_does_not_count(wished: WishLists, tmp_path: Path):
     (tmp_path / "list.yaml").write_text(
         "version: 2\nuser: tests\ncvmfs_repo: unpacked.example.org\ninput:\n"
         "  - image: r.example.org/team/app\n"
@@ -481,7 +481,7 @@ def test_before_any_list_could_be_read_every_image_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    wished = Wished(Config.parse({"recipe": "nowhere.yaml"}, workdir=tmp_path))
+    wished = WishLists(Config.parse({"recipe": "nowhere.yaml"}, workdir=tmp_path))
     told = event("push", "any/app", tag="1", mediaType=INDEX)
     bad = event("push", "../../x", tag="1", mediaType=INDEX)
     assert noticed(wished, "distribution", {"events": [told, bad]}) == {

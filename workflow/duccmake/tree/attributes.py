@@ -21,7 +21,7 @@ OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 """Overlayfs acts on these: an image's own must not be put where it would read them."""
 
 
-class Attributes:
+class AttributeSetter:
     """Sets attributes with the rights of this process."""
 
     def __init__(self) -> None:

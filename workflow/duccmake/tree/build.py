@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..errors import RepositoryError
 from . import content, mtree
-from .attributes import UNSUPPORTED, Attributes, has_xattrs
+from .attributes import UNSUPPORTED, AttributeSetter, has_xattrs
 from .directories import Directories, split
 from .mtree import LOST, Entry
 
@@ -73,7 +73,7 @@ class _Builder:
         self._layers = [os.fsencode(layer) for layer in layers]
         self._generated = os.fsencode(generated)
         self._mode = mode
-        self._attributes = Attributes()
+        self._attributes = AttributeSetter()
         self._shares_plainly = mode == "hardlink" and self._attributes.keeps_all_owners
         self._groups: dict[bytes, list[bytes]] = {}
         self._heads: dict[bytes, bytes] = {}

@@ -9,7 +9,7 @@ import stat
 from ..errors import RepositoryError
 from ..fs import syscalls
 from ..fs.duplicate import copy_content, open_to_read
-from .attributes import UNSUPPORTED, Attributes
+from .attributes import UNSUPPORTED, AttributeSetter
 from .directories import Directories, split
 from .mtree import Entry
 
@@ -40,7 +40,7 @@ def copy(
     source: Location,
     target: Location,
     entry: Entry,
-    attributes: Attributes,
+    attributes: AttributeSetter,
     *,
     clone: bool = False,
 ) -> tuple[set[bytes], str]:

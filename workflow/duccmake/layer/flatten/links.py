@@ -12,8 +12,8 @@ from .nodes import Children, Dir, Node, Plain, Shared, provider, share, walk
 
 
 @dataclass(slots=True, eq=False)
-class LowerLink:
-    """One of them, to the path ``target``.
+class PendingLink:
+    """A hard link to the path ``target``, which its layer has not under that name.
 
     ``old`` is what lower layers have there.  ``children`` is the directory that the link
     is in, once that is known.
@@ -25,17 +25,17 @@ class LowerLink:
     children: Children = field(default_factory=dict)
 
 
-_Place = tuple[int, bytes]
+_Name = tuple[int, bytes]
 """A directory's children, by their identity, and a name."""
 
 
 class LowerLinks:
-    """Those of one layer, by their paths: found before anything changes, and made at the end."""
+    """Those links of a layer: found before anything changes, and made when all else is there."""
 
     def __init__(self, root: Dir, number: int, lines: Sequence[bytes]) -> None:
         self._root = root
         self._number = number
-        self._links: dict[bytes, LowerLink] = {}
+        self._links: dict[bytes, PendingLink] = {}
         for line in lines:
             if b"lower" in line and mtree.has_tag(line, b"lower"):
                 self._find(line)
@@ -48,9 +48,9 @@ class LowerLinks:
         old = None
         if found is not None and isinstance(old := found[0].get(found[1]), tuple):
             old = share(*found)
-        self._links[path] = LowerLink(target, old, path.rpartition(b"/")[2])
+        self._links[path] = PendingLink(target, old, path.rpartition(b"/")[2])
 
-    def get(self, path: bytes) -> LowerLink | None:
+    def get(self, path: bytes) -> PendingLink | None:
         """The link at a path."""
         return self._links.get(path)
 
@@ -60,10 +60,10 @@ class LowerLinks:
         Where one leads through a lower layer's symlink, that may be to what this layer has
         behind it, which may be a link itself.  Raises `LayerError` for one to nothing.
         """
-        made: dict[_Place, Shared | Plain] = {}
+        made: dict[_Name, Shared | Plain] = {}
         waiting = {(id(link.children), link.name): link for link in self._links.values()}
         for path, first in self._links.items():
-            chain: dict[_Place, LowerLink] = {}
+            chain: dict[_Name, PendingLink] = {}
             place, link, found = (id(first.children), first.name), first, None
             while place not in chain and place not in made:
                 chain[place] = link

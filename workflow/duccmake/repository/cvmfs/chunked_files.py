@@ -22,7 +22,7 @@ from typing import Any
 from ...errors import RepositoryError
 from ...layer.pack import Packed
 from ...tree import mtree
-from ...tree.attributes import Attributes
+from ...tree.attributes import AttributeSetter
 from ...tree.directories import Directories, split
 from ...tree.mtree import Entry
 from .fidelity import keeps_name
@@ -140,7 +140,7 @@ class _Writer:
         self._directories = directories
         self._union = os.fsencode(union.resolve())
         self._known = known
-        self._attributes = Attributes()
+        self._attributes = AttributeSetter()
         self._made: dict[bytes, None] = {}
 
     def contents(self, files: Sequence[Large]) -> None:

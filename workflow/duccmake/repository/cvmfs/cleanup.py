@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...fs.files import remove_tree
 from ...tree import mtree
-from ...tree.attributes import Attributes
+from ...tree.attributes import AttributeSetter
 from ...tree.directories import Directories
 from ...tree.mtree import Entry
 from .catalogs import MARKER
@@ -106,7 +106,7 @@ class Overlaid:
 
     def _settle(self, union: Path) -> None:
         _remove(union, self.after)
-        attributes = Attributes()
+        attributes = AttributeSetter()
         with Directories() as directories:
             for path, entry in sorted(self.directories.items(), reverse=True):
                 plain = Entry(

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from ...workspace.event_log import EventLog
 from ..notices import Notice, NoticeQueue, QueueFull
-from .coverage import Wished
+from .coverage import WishLists
 from .formats import READERS
 from .secrets import is_genuine
 
@@ -38,7 +38,7 @@ class Listener:
 
     def __init__(
         self,
-        wished: Wished,
+        wished: WishLists,
         queue: NoticeQueue,
         secrets: Mapping[str, str],
         *,

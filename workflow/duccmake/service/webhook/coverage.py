@@ -20,7 +20,7 @@ from .formats import Notification, git_place, is_digest
 logger = logging.getLogger(__name__)
 
 
-class Wished:
+class WishLists:
     """The wish lists of a configuration, read again when their files change.
 
     Lists from elsewhere are never fetched here: the version that is in force counts.

@@ -15,7 +15,7 @@ from ...workspace.event_log import EventLog
 from ..invocation import Invocation, log_to_stderr
 from ..notices import NoticeQueue
 from .app import Listener
-from .coverage import Wished
+from .coverage import WishLists
 from .formats import READERS
 from .secrets import read_secrets
 from .sockets import open_sockets
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if open_ones := [name for name in WebhookSecrets.__slots__ if name not in secrets]:
         logger.warning("no secret for %s: anybody may call these", ", ".join(open_ones))
     listener = Listener(
-        Wished(config),
+        WishLists(config),
         queue,
         secrets,
         max_bytes=config.webhook.max_bytes,
