@@ -130,7 +130,7 @@ def test_everything_of_the_layout_is_there(repository, staging):
     link = layout.link(NAME)
     assert not link.readlink().is_absolute()
     assert (link / "etc/new.conf").read_bytes() == b"new"
-    assert repository.image_manifest(image.config).is_file()
+    assert layout.flat_manifest(image.config).is_file()
 
 
 def test_nothing_is_left_beside_what_is_published(repository, staging):

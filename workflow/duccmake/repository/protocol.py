@@ -73,10 +73,6 @@ class Repository(Protocol):
         """The published ``tree.mtree`` of a layer."""
         ...
 
-    def image_manifest(self, config: Digest) -> Path:
-        """The published ``tree.mtree`` of a flat tree."""
-        ...
-
     def names(self) -> Iterator[str]:
         """The names of all published images, sorted."""
         ...

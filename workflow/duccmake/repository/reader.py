@@ -116,10 +116,6 @@ class PublishedTree:
         """The published ``tree.mtree`` of a layer."""
         return self._layout.layer_manifest(digest)
 
-    def image_manifest(self, config: Digest) -> Path:
-        """The published ``tree.mtree`` of a flat tree."""
-        return self._layout.flat_manifest(config)
-
     def names(self) -> Iterator[str]:
         """The names of all images that have a manifest here, sorted; DUCC's are among them.
 
