@@ -72,9 +72,11 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     preview = not poll or is_preview(arguments)
     try:
         config = Config.parse(members, workdir=workdir)
+        root = config.repository.root if config.repository.backend == "directory" else Path()
+        _check_root(root)
         plan = make_plan(config, as_plain(members), poll=poll)
-        if not preview and plan.wanted and config.repository.backend == "directory":
-            _check_root(config.repository.root)
+        if plan.wanted and not preview:
+            _check_root(root, by_writing=True)
     except DuccmakeError as error:
         if not preview:
             of_failure(error, time.monotonic() - began).save(workdir)
@@ -87,11 +89,14 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     return Session(plan, plan_file, run, poll, preview, began, lock)
 
 
-def _check_root(root: Path) -> None:
-    """Raise `ConfigError` where nothing can be made in the place of repositories."""
+def _check_root(root: Path, *, by_writing: bool = False) -> None:
+    """Raise `ConfigError` where nothing can be in the place of repositories, or be made there."""
     there = next(path for path in (root, *root.parents) if path.exists())
     try:
-        tempfile.TemporaryDirectory(prefix=".duccmake-", dir=there).cleanup()
+        if by_writing:
+            tempfile.TemporaryDirectory(prefix=".duccmake-", dir=there).cleanup()
+        else:
+            os.close(os.open(there, os.O_PATH | os.O_DIRECTORY))
     except OSError as error:
         raise ConfigError(
             f"repository.root: nothing can be made in {there}: {error.strerror}",
