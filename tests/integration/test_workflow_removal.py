@@ -70,7 +70,7 @@ def test_by_default_what_is_not_wished_for_any_more_stays_and_is_told(dropped: S
 
 @pytest.fixture(scope="module")
 def refused(work: Work, dropped: Stage) -> Stage:
-    return stage(work, "refused", "--config", "removal={policy: schedule}")
+    return stage(work, "refused", "--config", "removal={policy: schedule, max_percent: 0}")
 
 
 def test_a_run_that_would_remove_too_much_removes_nothing_and_fails(refused: Stage, work: Work):

@@ -14,7 +14,7 @@ from support.shared_images import Blob, Spec, Tree, digest, own_files
 
 _GENERATED = re.compile(
     r"(\.singularity\.d(/.*)?|singularity|environment|\.(exec|run|shell|test)|dev|proc|sys|root|home"
-    r"|tmp|var(/tmp)?|etc(/hosts|/resolv\.conf)?|cvmfs|srv)\Z"
+    r"|tmp|var(/tmp)?|etc(/hosts|/resolv\.conf|/passwd|/group)?|cvmfs|srv)\Z"
 )
 """What flat trees have beyond the image."""
 
