@@ -142,9 +142,14 @@ class Real:
         state = self.spool / "duccmake"
         shutil.rmtree(state, ignore_errors=True)
         names = sorted(path.name for path in (self.spool / "rdonly").iterdir())
-        options = [option for name in names if name != "new_repository" for option in ("-d", name)]
-        if options:
-            self.server("ingest", *options, self.name)
+        names = [name for name in names if name != "new_repository"]
+        if any(":" in name for name in names):  # ingest takes that for two names
+            self.server("transaction", self.name)
+            for name in names:
+                shutil.rmtree(self.mounts / self.name / name)
+            self.server("publish", self.name)
+        elif names:
+            self.server("ingest", *(word for name in names for word in ("-d", name)), self.name)
 
     def problems(self) -> str:
         """What a check of the repository finds, its stored objects included."""
