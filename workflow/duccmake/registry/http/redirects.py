@@ -36,7 +36,7 @@ def redirected(response: Response, url: str, redirects: int, *, plain: bool = Fa
         response.close()
         raise RegistryError(
             f"{here.netloc} redirects to {there.netloc} without encryption",
-            hint="this is not followed; where it is about layers, the registry's setting "
+            hint="this is not followed; where it is about blobs, the registry's setting "
             "plain_blobs: true allows it",
         )
     return target
