@@ -9,7 +9,7 @@ from duccmake.jobs.collect_garbage import collect, collected_in_words
 from duccmake.jobs.job import running
 from duccmake.planning.removal import spoken_for
 from duccmake.repository.open import open_repository
-from duccmake.workspace.reports import Freed, Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 
 log, output, repository = sys.argv[1:]
 with running(Rule.COLLECT_GARBAGE, repository, log=log) as job:
@@ -23,5 +23,5 @@ with running(Rule.COLLECT_GARBAGE, repository, log=log) as job:
     if job.config.removal.cvmfs_gc:
         with opened.lock():
             opened.reclaim()
-    job.report(Freed(job.name, repository, collected_in_words(collected)))
+    job.report(Report(job.name, Kind.FREED, repository, collected_in_words(collected)))
     Path(output).write_text(json.dumps(asdict(collected), indent=1) + "\n")

@@ -7,7 +7,7 @@ from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.jobs.job import running
 from duccmake.registry.client import Client
 from duccmake.workspace.event_log import Action
-from duccmake.workspace.reports import Fetched, Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 from duccmake.workspace.results import LIMITS
 
 log, output, key = sys.argv[1:]
@@ -23,4 +23,4 @@ with running(Rule.FETCH_BLOB, key, log=log, output=output) as job:
     ):
         fetched = fetch_layer(job.plan.claims(key), client, Path(output), progress)
         event.size(fetched)
-    job.report(Fetched(job.name, fetched))
+    job.report(Report(job.name, Kind.FETCHED, size=fetched))

@@ -8,7 +8,7 @@ from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import prune
 from duccmake.planning.removal import departures
 from duccmake.repository.open import open_repository
-from duccmake.workspace.reports import Removed, Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 
 log, output, repository = sys.argv[1:]
 with running(Rule.PRUNE_IMAGES, repository, log=log) as job:
@@ -19,5 +19,5 @@ with running(Rule.PRUNE_IMAGES, repository, log=log) as job:
         force=job.config.force_removal,
     )
     images = tuple((item.name, item.why) for item in left)
-    job.report(Removed(job.name, repository, images))
+    job.report(Report(job.name, Kind.REMOVED, repository, images=images))
     Path(output).write_text(json.dumps(images, indent=1) + "\n")

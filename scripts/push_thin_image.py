@@ -13,7 +13,7 @@ from duccmake.registry.client import Client
 from duccmake.registry.http.credentials import output_credentials
 from duccmake.repository.open import open_repository
 from duccmake.workspace.event_log import Action
-from duccmake.workspace.reports import Pushed, Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 from duccmake.workspace.results import LIMITS, content_store
 
 log, output, repository, name, *inputs = sys.argv[1:]
@@ -47,4 +47,4 @@ with running(Rule.PUSH_THIN_IMAGE, repository, name, log=log, output=output) as 
     for path in Path(output).parent.glob("*.thin.json"):
         path.unlink()
     write_atomically(Path(output), manifest)
-    job.report(Pushed(job.name, thin.target))
+    job.report(Report(job.name, Kind.PUSHED, thin.target))

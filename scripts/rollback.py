@@ -5,7 +5,7 @@ import sys
 from duccmake.jobs.job import running
 from duccmake.jobs.rollback import choices, repositories_with, roll_back
 from duccmake.planning.plan import keeping
-from duccmake.workspace.reports import Pinned, Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 
 (log,) = sys.argv[1:]
 with running(Rule.ROLLBACK, log=log) as job:
@@ -17,4 +17,5 @@ with running(Rule.ROLLBACK, log=log) as job:
             continue
         keep = keeping(job.plan, job.config, repository.name)
         target = roll_back(repository, image, digest, keep)
-        job.report(Pinned(job.name, image, f"to {target} in {repository.name}"))
+        words = f"to {target} in {repository.name}"
+        job.report(Report(job.name, Kind.PINNED, image, words))

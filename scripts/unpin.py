@@ -4,11 +4,12 @@ import sys
 
 from duccmake.jobs.job import running
 from duccmake.jobs.rollback import lift, repositories_with
-from duccmake.workspace.reports import Rule, Unpinned
+from duccmake.workspace.reports import Kind, Report, Rule
 
 (log,) = sys.argv[1:]
 with running(Rule.UNPIN, log=log) as job:
     image = job.config.image
     for repository in repositories_with(job.plan, job.config, image):
         lift(repository, image)
-        job.report(Unpinned(job.name, image, "the next run follows its registry"))
+        words = "the next run follows its registry"
+        job.report(Report(job.name, Kind.UNPINNED, image, words))

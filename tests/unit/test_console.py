@@ -12,7 +12,7 @@ from duccmake.errors import NotFound
 from duccmake.planning.model import Problem, State
 from duccmake.run.session import Session
 from duccmake.run.summary import announce, summarise
-from duccmake.workspace.reports import Failed, Fetched, JobName, Report, Rule, write_report
+from duccmake.workspace.reports import JobName, Kind, Report, Rule, write_report
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of, open_repository, publish, stage
 
@@ -33,8 +33,8 @@ def summary(tmp_path, made, *reports: Report) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def failed(error: str, rule: Rule, *wildcards: str) -> Failed:
-    return Failed(JobName.of(rule, *wildcards), error, "")
+def failed(error: str, rule: Rule, *wildcards: str) -> Report:
+    return Report(JobName(rule, wildcards), Kind.FAILED, "", error)
 
 
 def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
@@ -95,8 +95,10 @@ def test_what_is_lost_of_the_tree_and_what_its_layers_alone_lack_are_told_apart(
 def test_a_failure_that_images_share_is_each_ones_own(tmp_path):
     names = [f"r.example.org/app:{tag}" for tag in ("a", "b")]
     shared = NotFound("no such blob", image=f"{names[0]} (and 1 more)", step="fetch")
-    job = JobName.of(Rule.FETCH_BLOB, layer().digest.short)
-    lines = summary(tmp_path, plan(map(image, names)), Failed(job, str(shared), shared.image))
+    job = JobName(Rule.FETCH_BLOB, (layer().digest.short,))
+    lines = summary(
+        tmp_path, plan(map(image, names)), Report(job, Kind.FAILED, shared.image, str(shared))
+    )
     assert lines[:2] == [f"failed  {name}  fetch: no such blob" for name in names]
 
 
@@ -107,7 +109,9 @@ def test_bytes_are_counted_once_a_layer_and_reused_are_those_of_what_was_convert
     layers = tuple(layer(digest=digest) for digest in staged.layers)
     converted = {"manifest": staged.manifest, "config": staged.config, "layers": layers}
     failed = image("r.example.org/b:1", layers=(*layers, layer("more")))
-    fetched = Fetched(JobName.of(Rule.FETCH_BLOB, layers[0].digest.short), LAYER_BYTES)
+    fetched = Report(
+        JobName(Rule.FETCH_BLOB, (layers[0].digest.short,)), Kind.FETCHED, size=LAYER_BYTES
+    )
     lines = summary(tmp_path, plan([image(**converted), failed]), fetched)
     assert len(layers) > 1
     assert f"1.0 kB fetched, {len(layers) - 1}.0 kB reused" in lines[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ def _acquire(descriptor: int, path: Path, seconds: float) -> None:
             told = True
         time.sleep(_POLL_SECONDS)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+    os.pwrite(descriptor, f"{os.getpid()} {os.uname().nodename}\n".encode(), 0)
 
 
 def _holder(descriptor: int) -> str:

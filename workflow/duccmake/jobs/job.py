@@ -25,7 +25,7 @@ from ..planning.plan import Plan
 from ..products import Product
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
-from ..workspace.reports import Failed, JobName, Report, Rule, write_report
+from ..workspace.reports import JobName, Kind, Report, Rule, write_report
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -135,20 +135,20 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
     Ends the process with status 1 when the work raises.
     """
     _log_to(Path(log))
-    name, workdir = JobName.of(rule, *wildcards), Path.cwd()
+    name, workdir = JobName(rule, wildcards), Path.cwd()
     with run_lock.hold(workdir):
         job = Job(name, workdir)
         try:
             yield job
         except DuccmakeError as error:
             logger.error("%s", job.blame(error))
-            job.report(Failed(name, str(error), error.image))
+            job.report(Report(name, Kind.FAILED, error.image, str(error)))
             if not job.ignorable:
                 sys.exit(1)
             _hand_on(Path(output), error)
         except Exception as error:
             logger.exception("this is a defect of duccmake, please report it")
-            job.report(Failed(name, f"a defect of duccmake: {error!r}", ""))
+            job.report(Report(name, Kind.FAILED, "", f"a defect of duccmake: {error!r}"))
             sys.exit(1)
 
 

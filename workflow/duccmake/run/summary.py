@@ -17,19 +17,7 @@ from ..planning.thin_images import manifest_of
 from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
-from ..workspace.reports import (
-    Failed,
-    Fetched,
-    Freed,
-    JobName,
-    Pinned,
-    Pushed,
-    Removed,
-    Report,
-    Rule,
-    Unpinned,
-    read_reports,
-)
+from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
 
@@ -165,7 +153,7 @@ def _counts(totals: Counter[Outcome]) -> str:
 def _bytes(results: Sequence[Result], plan: Plan, reports: Sequence[Report]) -> str:
     """What was fetched, and what was there already of the images that were converted."""
     fetched = {
-        report.job.wildcards: report.size for report in reports if isinstance(report, Fetched)
+        report.job.wildcards: report.size for report in reports if report.kind == Kind.FETCHED
     }
     converted = {item.title for item in results if item.outcome == Outcome.CONVERTED}
     there = {
@@ -193,7 +181,12 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
         name: open_repository(config.repository, name)
         for name in {image.repository for image in plan.images}
     }
-    failures = {report.job: report.reason for report in reports if isinstance(report, Failed)}
+    failures = {
+        # Without the image: others may fail of the same.
+        report.job: report.words.removeprefix(f"{report.subject}: ")
+        for report in reports
+        if report.kind == Kind.FAILED
+    }
     for image in plan.images:
         if image.state != State.PENDING:
             yield Result(image.title, Outcome.UP_TO_DATE, image.why)
@@ -238,9 +231,9 @@ def _pushes(
     plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
 ) -> Iterator[Result]:
     """What became of the thin images; nothing is said of one whose image was not converted."""
-    pushed = {report.target for report in reports if isinstance(report, Pushed)}
+    pushed = {report.subject for report in reports if report.kind == Kind.PUSHED}
     for thin in plan.thins:
-        reason = failures.get(JobName.of(Rule.PUSH_THIN_IMAGE, thin.repository, thin.name))
+        reason = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
         if thin.target in pushed:
             yield Result(thin.target, Outcome.PUSHED, f"the thin image of {thin.name}")
         elif reason is not None:
@@ -257,28 +250,30 @@ _MAINTENANCE = frozenset(
 def _removals(reports: Sequence[Report]) -> Iterator[Result]:
     """What left, what was freed, and what kept that from being done."""
     for report in reports:
-        match report:
-            case Removed(images=images):
-                yield from (Result(name, Outcome.REMOVED, why) for name, why in images)
-            case Freed(repository=repository, words=words):
-                yield Result(repository, Outcome.FREED, words)
-            case Pinned(image=image, words=words):
-                yield Result(image, Outcome.PINNED, words)
-            case Unpinned(image=image, words=words):
-                yield Result(image, Outcome.UNPINNED, words)
-            case Failed(job=job) if job.rule in _MAINTENANCE:
-                title = "".join(job.wildcards) or job.rule
-                yield Result(title, Outcome.FAILED, report.error)
+        if report.kind == Kind.REMOVED:
+            yield from (Result(name, Outcome.REMOVED, why) for name, why in report.images)
+        elif report.kind in _SAID:
+            yield Result(report.subject, _SAID[report.kind], report.words)
+        elif report.kind == Kind.FAILED and report.job.rule in _MAINTENANCE:
+            title = "".join(report.job.wildcards) or report.job.rule
+            yield Result(title, Outcome.FAILED, report.words)
+
+
+_SAID = {
+    Kind.FREED: Outcome.FREED,
+    Kind.PINNED: Outcome.PINNED,
+    Kind.UNPINNED: Outcome.UNPINNED,
+}
 
 
 def _reasons(plan: Plan, image: PlannedImage, failures: Mapping[JobName, str]) -> Iterator[str]:
     """Why an image could not be converted, the last step's reason first."""
     repository, layers = image.repository, plan.staged_layers(image)
     jobs = [
-        JobName.of(Rule.PUBLISH_IMAGE, repository, image.name),
-        *(JobName.of(Rule.FETCH_BLOB, key) for key in layers),
-        *(JobName.of(Rule.UNPACK_LAYER, repository, key) for key in layers),
-        JobName.of(Rule.FLATTEN_IMAGE, repository, plan.flat_key(image)),
+        JobName(Rule.PUBLISH_IMAGE, (repository, image.name)),
+        *(JobName(Rule.FETCH_BLOB, (key,)) for key in layers),
+        *(JobName(Rule.UNPACK_LAYER, (repository, key)) for key in layers),
+        JobName(Rule.FLATTEN_IMAGE, (repository, plan.flat_key(image))),
     ]
     yield from (failures[job] for job in jobs if job in failures)
 

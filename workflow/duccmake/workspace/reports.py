@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..fs.files import write_atomically
 
@@ -34,110 +33,60 @@ class Rule(StrEnum):
     UNPIN = "unpin"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class JobName:
+class JobName(NamedTuple):
     """A job: its rule, and what tells it from the rule's others (repository, image, key)."""
 
     rule: Rule
     wildcards: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, rule: Rule, *wildcards: str) -> JobName:
-        """The job of ``rule`` for these wildcards."""
-        return cls(rule, wildcards)
-
     def __str__(self) -> str:
         return "-".join((self.rule, *self.wildcards))
 
 
+class Kind(StrEnum):
+    """What a job has to report."""
+
+    FAILED = "failed"
+    FETCHED = "fetched"
+    PUSHED = "pushed"
+    REMOVED = "removed"
+    FREED = "freed"
+    PINNED = "pinned"
+    UNPINNED = "unpinned"
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a job has done."""
+    """What a job has done, or that it failed.
+
+    ``subject`` is the image, thin image or repository that it is about, ``words`` are for
+    people, ``size`` is in bytes, and ``images`` are names, each with a reason.
+    """
 
     job: JobName
-
-
-@dataclass(frozen=True, slots=True)
-class Failed(Report):
-    """It has not done it: ``error`` in words, and the ``image`` that they are about."""
-
-    error: str
-    image: str
-
-    @property
-    def reason(self) -> str:
-        """The error without the image: others may fail of the same."""
-        return self.error.removeprefix(f"{self.image}: ")
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched(Report):
-    """A blob was fetched, of which ``size`` bytes came in this run."""
-
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pushed(Report):
-    """A thin image was pushed as ``target``."""
-
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Removed(Report):
-    """Images were taken away from ``repository``: their names, each with the reason."""
-
-    repository: str
-    images: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Freed(Report):
-    """What no image uses any more was removed from ``repository``."""
-
-    repository: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pinned(Report):
-    """An image is held where it was pointed back to."""
-
-    image: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unpinned(Report):
-    """An image follows its registry again."""
-
-    image: str
-    words: str
-
-
-_KINDS: Mapping[str, type[Report]] = {
-    kind.__name__.lower(): kind
-    for kind in (Failed, Fetched, Pushed, Removed, Freed, Pinned, Unpinned)
-}
+    kind: Kind
+    subject: str = ""
+    words: str = ""
+    size: int = 0
+    images: tuple[tuple[str, str], ...] = ()
 
 
 def write_report(run: Path, report: Report) -> None:
     """Leave a report in the directory of a run; one that is the same is there once."""
-    kind = type(report).__name__.lower()
-    content = json.dumps({"kind": kind, **asdict(report)}, sort_keys=True).encode()
-    write_atomically(run / f"{kind}-{hashlib.sha256(content).hexdigest()[:16]}.json", content)
+    members = {**asdict(report), "job": report.job}
+    content = json.dumps(members, sort_keys=True).encode()
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    write_atomically(run / f"{report.kind}-{digest}.json", content)
 
 
 def read_reports(run: Path) -> list[Report]:
     """All reports of a run, by kind and job."""
     found = [_parse(json.loads(path.read_bytes())) for path in run.glob("*.json")]
-    return sorted(found, key=lambda report: (type(report).__name__, report.job))
+    return sorted(found, key=lambda report: (report.kind, report.job, report.subject))
 
 
-def _parse(members: Mapping[str, Any]) -> Report:
-    values = dict(members)
-    kind, job = _KINDS[values.pop("kind")], values.pop("job")
-    if "images" in values:
-        values["images"] = tuple((name, why) for name, why in values["images"])
-    return kind(JobName.of(Rule(job["rule"]), *job["wildcards"]), **values)
+def _parse(members: dict[str, Any]) -> Report:
+    rule, wildcards = members.pop("job")
+    images = tuple((name, why) for name, why in members.pop("images"))
+    kind = Kind(members.pop("kind"))
+    return Report(JobName(Rule(rule), tuple(wildcards)), kind, images=images, **members)
