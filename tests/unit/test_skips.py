@@ -29,7 +29,11 @@ def pytest_with(test: str, base: Path, *options: str, ci: str) -> tuple[int, str
     """The status of a run over one test, among all that surrounds ours, and what it said."""
     (base / "test_it.py").write_text(f"import pytest\n{test}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-o", "markers=cvmfs", *options],
+        [
+            *(sys.executable, "-m", "pytest", "-p", "conftest", "-o", "markers=cvmfs"),
+            # Of its own: pytest clears what earlier runs left in the usual place.
+            *("--basetemp", str(base / "tmp"), *options),
+        ],
         cwd=base,
         env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}/workflow", "CI": ci},
         capture_output=True,
