@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_singularity import NASTY, OFTEN_SPECIAL, PLAIN, as_bytes, text, tree, ugly
+from test_singularity import ENDS, NASTY, OFTEN_SPECIAL, PLAIN, as_bytes, text, tree, ugly
 
 from duccmake.oci.manifest import ImageConfig
 from duccmake.tree import mtree
@@ -158,15 +158,7 @@ def test_runscript_starts_what_docker_starts(
     assert started(interpreter, config, *arguments) == list(map(as_bytes, wanted))
 
 
-@pytest.mark.parametrize(
-    ("config", "arguments", "status"),
-    [
-        (PLAIN, ["-c", "touch canary"], 127),
-        (PLAIN, ["/no/such/program"], 127),
-        (replace(PLAIN, entrypoint=("/bin/sh", "-c", "exit 5")), [], 5),
-        (replace(PLAIN, cmd=("/bin/sh", "-c", "touch\0 canary")), [], 126),
-    ],
-)
+@ENDS
 def test_exit_status_is_what_docker_gives(
     interpreter: str, config: ImageConfig, arguments: list[str], status: int
 ) -> None:

@@ -340,7 +340,7 @@ def test_image_without_command_starts_a_shell(shell: str, tmp_path: Path) -> Non
     assert done.stdout == b"from the /bin/sh shell\n"
 
 
-@pytest.mark.parametrize(
+ENDS = pytest.mark.parametrize(
     ("config", "arguments", "status"),
     [
         (PLAIN, ["-c", "touch canary"], 127),
@@ -349,6 +349,10 @@ def test_image_without_command_starts_a_shell(shell: str, tmp_path: Path) -> Non
         (replace(PLAIN, cmd=("/bin/sh", "-c", "touch\0 canary")), [], 126),
     ],
 )
+"""Commands that cannot be started or that fail, and the status that Docker gives."""
+
+
+@ENDS
 def test_exit_status_is_what_docker_gives(
     shell: str, tmp_path: Path, config: ImageConfig, arguments: list[str], status: int
 ) -> None:

@@ -152,6 +152,20 @@ open(sys.argv[2]).read()
 """
 
 
+def with_job(base: Path, rule: Rule, snakemake: str, job: str) -> tuple[list[str], Path, Path]:
+    """A command in Snakemake's place that runs a rule's job, and the job's two pipes.
+
+    What opens the one knows that the job has begun; it ends when something opens the other.
+    """
+    script = base / "scripts" / f"{rule}.py"
+    script.parent.mkdir()
+    script.write_text(job)
+    begun, may_end = base / "begun", base / "may_end"
+    os.mkfifo(begun)
+    os.mkfifo(may_end)
+    return [sys.executable, "-c", snakemake, *map(str, (script, begun, may_end))], begun, may_end
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(child, "_PATIENCE_SECONDS", 0.0)
@@ -180,13 +194,7 @@ def test_snakemake_that_is_deaf_is_killed_in_the_end(
 def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None, rule: Rule
 ):
-    job = tmp_path / "scripts" / f"{rule}.py"
-    job.parent.mkdir()
-    job.write_text(JOB)
-    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
-    os.mkfifo(begun)
-    os.mkfifo(may_end)
-    command = [sys.executable, "-c", DEAF, str(job), str(begun), str(may_end)]
+    command, begun, may_end = with_job(tmp_path, rule, DEAF, JOB)
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
@@ -208,13 +216,8 @@ def test_what_can_be_repeated_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
 ):
     monkeypatch.setattr(child, "_PATIENCE_SECONDS", float("inf"))
-    job = tmp_path / "scripts" / f"{rule}.py"
-    job.parent.mkdir()
-    job.write_text(JOB.replace("signal.signal", "print"))
-    begun, may_end = tmp_path / "begun", tmp_path / "may_end"
-    os.mkfifo(begun)
-    os.mkfifo(may_end)
-    command = [sys.executable, "-c", WAITING, str(job), str(begun), str(may_end)]
+    heeding = JOB.replace("signal.signal", "print")
+    command, begun, _ = with_job(tmp_path, rule, WAITING, heeding)
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
