@@ -1,0 +1,1 @@
+"""Where the objects of a repository are stored."""
