@@ -1,0 +1,135 @@
+"""Publishing a new root catalog, as ``cvmfs_server publish`` does once it has one.
+
+In this order: what the revision consists of is durable; old tags go and the new one comes
+(``cvmfs_swissknife tag_edit``); the manifest is signed, by which the revision is published
+(``cvmfs_swissknife sign``); the mount of this machine is told.  All of it happens inside of a
+transaction of ``cvmfs_server``, and with the lock that keeps its ``publish``, ``abort``, ``gc``,
+``tag`` and ``rollback`` away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ...cvmfs.changes import Root
+from ...cvmfs.manifest import Manifest
+from ...cvmfs.storage import Storage
+from ...errors import RepositoryError
+from .auto_tags import AutoTags
+from .server import Server, TransactionBusy
+from .tools import Tools
+
+log = logging.getLogger(__name__)
+
+_EXPIRY = re.compile(rb"^E([0-9]{14})$", re.MULTILINE)
+_PIN = re.compile(rb"^CVMFS_ROOT_HASH=.*\n?", re.MULTILINE)
+
+
+class Publication:
+    """Publishes root catalogs of the repository of ``server``, whose objects are in ``storage``."""
+
+    def __init__(self, server: Server, storage: Storage, tools: Tools) -> None:
+        self._server = server
+        self._settings = server.settings
+        self._storage = storage
+        self._tools = tools
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold what says that somebody publishes; `TransactionBusy` where somebody else does.
+
+        A transaction alone does not keep an operator's ``cvmfs_server publish`` from
+        ending it.
+        """
+        path = self._settings.spool / "is_publishing.lock"
+        descriptor = _lock(path)
+        if descriptor is None:
+            raise TransactionBusy("somebody else is publishing at this moment")
+        try:
+            if os.geteuid() == 0 and self._settings.owner != "root":
+                self._tools.give_away(descriptor)
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def check_whitelist(self) -> None:
+        """`RepositoryError` where clients would refuse what is signed, as its time is over."""
+        found = _EXPIRY.search(self._storage.get(".cvmfswhitelist"))
+        expiry = found and datetime.strptime(found[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        if expiry is None or expiry <= datetime.now(UTC):
+            name = self._settings.name
+            when = f"expired at {expiry:%Y-%m-%d %H:%M} UTC" if expiry else "has no date of expiry"
+            raise RepositoryError(
+                f"the whitelist of {name} {when}, and clients refuse what is signed now",
+                hint=f"sign it again: cvmfs_server resign {name}",
+            )
+
+    def publish(self, base: bytes, root: Root) -> None:
+        """Publish a root catalog that was made of the revision with the manifest ``base``.
+
+        All objects are in the storage.  Only within a transaction, and `alone`.  Raises
+        `RepositoryError` where something has been published meanwhile, and where signing
+        fails; nothing is published then.
+        """
+        self._storage.sync()
+        manifest = Manifest.parse(base).with_root(root.hash, root.size, root.revision, root.ttl)
+        with tempfile.TemporaryDirectory(prefix="duccmake-", dir=self._tools.directory) as made:
+            file = Path(made, "manifest")  # that of spool/tmp is resign's as well
+            file.write_bytes(manifest.unsigned())
+            self._tools.give_away(made)
+            self._tools.give_away(file)
+            tags = AutoTags(self._settings, self._storage, manifest)
+            if outdated := tags.outdated():
+                self._tools.remove_tags(file, outdated)
+            self._tools.add_tag(file, tags.new())
+            if self._storage.manifest() != base:
+                raise RepositoryError(
+                    "somebody else has published meanwhile, past all locks",
+                    hint="see who writes to the repository without cvmfs_server, and run again",
+                )
+            self._tools.sign(file)
+
+    def show(self, root: Root) -> None:
+        """Have this machine's mount show a revision that was just published.
+
+        It does so as well when it is mounted anew; this only makes that quick.
+        """
+        path = self._settings.spool / "client.local"
+        digest = root.hash.hex().encode()
+        content = _PIN.sub(b"", path.read_bytes())
+        if content and not content.endswith(b"\n"):
+            content += b"\n"
+        # In place, since cvmfs_server's user has to be its owner still.
+        path.write_bytes(content + b"CVMFS_ROOT_HASH=%b\n" % digest)
+        with suppress(RepositoryError):
+            self._tools.chroot(root.hash.hex())
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file that its holders remove; None where somebody else has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            here, there = os.fstat(descriptor), path.lstat()
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except FileNotFoundError:
+            os.close(descriptor)
+            continue
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+            return descriptor
+        os.close(descriptor)
