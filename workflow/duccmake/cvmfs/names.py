@@ -32,7 +32,7 @@ def path_key(path: bytes) -> tuple[int, int]:
     return first, second
 
 
-def hash_of(stored: bytes | memoryview) -> bytes:
+def hash_of(stored: bytes | bytearray | memoryview) -> bytes:
     """The hash that names an object, from its bytes as they are stored (compressed)."""
     return sha1(stored, usedforsecurity=False).digest()
 
