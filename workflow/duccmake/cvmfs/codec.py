@@ -66,7 +66,7 @@ def decompressed(stored: Iterable[Bytes], piece: int = _PIECE) -> Iterator[bytes
         while waiting and not stream.eof:
             try:
                 content = stream.decompress(waiting, piece)
-            except isal_zlib.error as error:
+            except Exception as error:  # isal's own type is right below it
                 raise _damaged(str(error)) from None
             waiting = stream.unconsumed_tail
             if content:
