@@ -20,6 +20,7 @@ from .keeping import Keeping, keeps_name, plain
 from .names import Kind, path_key
 from .rows import (
     CHUNKED,
+    DIRECTORY,
     DIRECTORY_SIZE,
     FILE,
     LINK,
@@ -171,7 +172,7 @@ class _Writer:
             if line.startswith(b"#"):
                 continue
             match = plain(line)
-            if match is None or match["kind"] == b"dir" or not self._plain(match):
+            if match is None or not self._plain(match):
                 self._entry(Entry.parse(line))
         while self._stack:
             self._leave()
@@ -188,10 +189,11 @@ class _Writer:
     # --- entries ------------------------------------------------------------
 
     def _plain(self, match: re.Match[bytes]) -> bool:
-        """Write a file or a symlink as nearly all are, by the shortest way; False for others."""
+        """Write an entry as nearly all are, by the shortest way; False for others."""
         path, kind, uid, gid, mode, size, seconds, target, layer, source = match.groups()
-        directory, name, full = self._enter(b"./" + path)
-        digest, flags, link = None, FILE | LINK, b""
+        word = b"./" + path
+        directory, name, full = self._enter(word)
+        digest, link = None, b""
         if kind == b"file":
             found = self._content(None if layer is None else int(layer), decode(source or path))
             if found.chunks or found.flags:
@@ -199,9 +201,11 @@ class _Writer:
             length, digest, flags, type_of_mode = found.size, found.hash, FILE, stat.S_IFREG
             if size is None or length != int(size):
                 raise _wrong_size(full, found)
-        else:
+        elif kind == b"link":
             link = decode(target)
-            length, type_of_mode = len(link), stat.S_IFLNK
+            length, flags, type_of_mode = len(link), FILE | LINK, stat.S_IFLNK
+        else:
+            length, flags, type_of_mode = DIRECTORY_SIZE, DIRECTORY, stat.S_IFDIR
         values = (
             *path_key(full),
             *directory.key,
@@ -218,11 +222,14 @@ class _Writer:
             int(gid),
             None,
         )
+        if kind == b"dir":
+            self._open(word, full, Row(*values))
+            return True
+        self._entries += 1
         if kind == b"file":
             directory.into.add_file(values, length)
         else:
             directory.into.add_symlink(values)
-        self._entries += 1
         return True
 
     def _entry(self, entry: Entry) -> None:
@@ -304,21 +311,28 @@ class _Writer:
     def _enter(self, word: bytes) -> tuple[_Directory, bytes, bytes]:
         """The directory of a line's path, the name there, and the whole path."""
         parent, _, name = word.rpartition(b"/")
-        while self._stack and self._stack[-1].word != parent:
-            if len(self._stack) == 1:
-                raise RepositoryError(
-                    f"{_show(word)} does not come after its directory in a tree manifest",
-                    hint="the manifest is damaged: remove it and run again",
-                )
-            self._leave()
-        if not self._stack:
-            raise RepositoryError("a tree manifest does not begin with the tree's root")
-        directory = self._stack[-1]
+        stack = self._stack
+        directory = stack[-1] if stack and stack[-1].word == parent else self._left(parent, word)
         if b"\\" in name:
             name = decode(name)
-        if name in _NO_NAMES or b"/" in name or b"\0" in name:
+            if b"/" in name or b"\0" in name:
+                name = b""
+        if name in _NO_NAMES:
             raise RepositoryError(f"{_show(word)} has no name that a file can have")
         return directory, name, directory.prefix + name
+
+    def _left(self, parent: bytes, word: bytes) -> _Directory:
+        """Leave directories until ``parent``, in which ``word`` is, is the last."""
+        while self._stack:
+            if self._stack[-1].word == parent:
+                return self._stack[-1]
+            if len(self._stack) == 1:
+                break
+            self._leave()
+        raise RepositoryError(
+            f"{_show(word)} does not come after its directory in a tree manifest",
+            hint="the manifest is damaged: remove it and run again",
+        )
 
     def _open(self, word: bytes, path: bytes, row: Row) -> None:
         self._entries += 1
