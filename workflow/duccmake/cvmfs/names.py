@@ -28,8 +28,7 @@ def path_key(path: bytes) -> tuple[int, int]:
 
     Paths are absolute, like ``/a/b``; the repository's root is empty.
     """
-    first, second = _HALVES.unpack(md5(path, usedforsecurity=False).digest())
-    return first, second
+    return _HALVES.unpack(md5(path, usedforsecurity=False).digest())
 
 
 def hash_of(stored: bytes | bytearray | memoryview) -> bytes:
