@@ -15,6 +15,7 @@ import tarfile
 import textwrap
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def is_gone(pid: int) -> bool:
 
 
 def test_everything_is_there_once_the_losses_are_told(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         writer.do(Disk.make_directory, ROOT, b"d", 1)
         for n in range(2500):
             make_file(writer, b"%d" % n, b"content %d" % n, parent=1)
@@ -76,7 +77,7 @@ def test_everything_is_there_once_the_losses_are_told(tmp_path: Path) -> None:
 def test_contents_far_larger_than_the_shared_memory_arrive_whole(tmp_path: Path) -> None:
     rng = random.Random(1)
     pieces = [rng.randbytes(PIECE - n) for n in range(40)]
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         writer.do(Disk.open_file, ROOT, b"big", 0o600)
         for piece in pieces:
             writer.do(Disk.write, writer.put(piece), len(piece))
@@ -90,7 +91,7 @@ def test_file_replaced_by_a_symlink_is_never_written_through(tmp_path: Path) -> 
     outside.write_bytes(b"canary")
     stage = tmp_path / "stage"
     stage.mkdir()
-    with opened(stage) as fd, Writer(fd) as writer:
+    with opened(stage) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         make_file(writer, b"f", b"first")
         writer.do(Disk.remove_name, ROOT, b"f")
         writer.do(Disk.make_symlink, ROOT, b"f", bytes(outside), *OWNER, 0, ())
@@ -105,7 +106,7 @@ def test_directory_swapped_for_a_symlink_by_somebody_else_is_not_followed(tmp_pa
     outside.mkdir()
     stage = tmp_path / "stage"
     stage.mkdir()
-    with opened(stage) as fd, Writer(fd) as writer:
+    with opened(stage) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         writer.do(Disk.make_directory, ROOT, b"d", 1)
         writer.ask(Disk.losses)
         (stage / "d").rmdir()
@@ -118,7 +119,7 @@ def test_directory_swapped_for_a_symlink_by_somebody_else_is_not_followed(tmp_pa
 
 
 def test_hard_link_to_a_file_of_the_same_batch_shares_its_inode(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         writer.do(Disk.make_directory, ROOT, b"d", 1)
         make_file(writer, b"f", b"x")
         writer.do(Disk.make_hard_link, ROOT, b"f", 1, b"g")
@@ -128,7 +129,7 @@ def test_hard_link_to_a_file_of_the_same_batch_shares_its_inode(tmp_path: Path) 
 
 def test_hard_links_across_directories_deeper_than_the_descriptors_kept(tmp_path: Path) -> None:
     depth = 200
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         for branch, name in ((0, b"a"), (depth, b"b")):
             parent = ROOT
             for level in range(1, depth + 1):
@@ -141,7 +142,7 @@ def test_hard_links_across_directories_deeper_than_the_descriptors_kept(tmp_path
 
 
 def test_last_of_many_duplicates_stays(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         for n in range(3000):
             if n:
                 writer.do(Disk.remove_name, ROOT, b"f")
@@ -154,14 +155,14 @@ def test_last_of_many_duplicates_stays(tmp_path: Path) -> None:
 
 
 def test_killed_process_is_an_error_for_whoever_asks(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         os.kill(writer.pid, signal.SIGKILL)
         with pytest.raises(LayerError, match="ended"):
             writer.ask(Disk.losses)
 
 
 def test_killed_process_is_an_error_for_whoever_only_orders(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         os.kill(writer.pid, signal.SIGKILL)
         with pytest.raises(LayerError, match="ended"):
             for n in range(200_000):
@@ -169,7 +170,7 @@ def test_killed_process_is_an_error_for_whoever_only_orders(tmp_path: Path) -> N
 
 
 def test_name_too_long_comes_back_as_the_same_error(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         make_file(writer, b"n" * 256, b"")
         with pytest.raises(OSError) as caught:
             writer.ask(Disk.losses)
@@ -215,7 +216,7 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
 
 
 def test_nothing_after_a_failed_order_is_carried_out(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         make_file(writer, b"before", b"")
         writer.do(Disk.remove_name, ROOT, b"missing")
         make_file(writer, b"after", b"")
@@ -225,14 +226,18 @@ def test_nothing_after_a_failed_order_is_carried_out(tmp_path: Path) -> None:
 
 
 def test_process_has_ended_when_the_caller_fails(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, pytest.raises(KeyboardInterrupt), Writer(fd) as writer:
+    with (
+        opened(tmp_path) as fd,
+        pytest.raises(KeyboardInterrupt),
+        Writer(partial(Disk, fd), keep=fd) as writer,
+    ):
         pid = writer.pid
         raise KeyboardInterrupt
     assert is_gone(pid)
 
 
 def test_process_has_ended_after_success(tmp_path: Path) -> None:
-    with opened(tmp_path) as fd, Writer(fd) as writer:
+    with opened(tmp_path) as fd, Writer(partial(Disk, fd), keep=fd) as writer:
         pid = writer.pid
     assert is_gone(pid)
 
@@ -240,9 +245,11 @@ def test_process_has_ended_after_success(tmp_path: Path) -> None:
 def test_process_ends_when_its_caller_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, sys, time
+        from functools import partial
+        from duccmake.layer.disk import Disk
         from duccmake.layer.writer_process import Writer
-        writer = Writer(os.open(sys.argv[1], os.O_RDONLY)).__enter__()
-        other = Writer(os.open(sys.argv[1], os.O_RDONLY)).__enter__()
+        writer = Writer(partial(Disk, os.open(sys.argv[1], os.O_RDONLY))).__enter__()
+        other = Writer(partial(Disk, os.open(sys.argv[1], os.O_RDONLY))).__enter__()
         os.write(1, b"up")
         time.sleep(600)
     """)

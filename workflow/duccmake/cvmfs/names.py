@@ -28,11 +28,10 @@ def path_key(path: bytes) -> tuple[int, int]:
 
     Paths are absolute, like ``/a/b``; the repository's root is empty.
     """
-    first, second = _HALVES.unpack(md5(path, usedforsecurity=False).digest())
-    return first, second
+    return _HALVES.unpack(md5(path, usedforsecurity=False).digest())
 
 
-def hash_of(stored: bytes | memoryview) -> bytes:
+def hash_of(stored: bytes | bytearray | memoryview) -> bytes:
     """The hash that names an object, from its bytes as they are stored (compressed)."""
     return sha1(stored, usedforsecurity=False).digest()
 

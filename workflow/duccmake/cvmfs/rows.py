@@ -5,8 +5,10 @@ The format is that of CernVM-FS' ``catalog_sql``, schema 2.5, revision 7.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 DIRECTORY = 1
 MOUNTPOINT = 2
@@ -76,6 +78,89 @@ class Content:
     size: int
     chunks: tuple[Chunk, ...] = ()
     flags: int = 0
+
+
+class Row(NamedTuple):
+    """An entry of a directory as table ``catalog`` has it, its fields by the table's columns.
+
+    ``md5path`` and ``parent`` are the `names.path_key` of the path and of the directory
+    (0, 0 for that of the repository's root).  ``hardlinks`` is the number of names, for
+    files that have several with their group in the upper 32 bits; for directories 2 and
+    one for each directory in it.  ``hash`` is None where there is no single object,
+    ``size`` the device's number for devices, ``mtimens`` None where none is kept.
+    """
+
+    md5path_1: int
+    md5path_2: int
+    parent_1: int
+    parent_2: int
+    hardlinks: int
+    hash: bytes | None
+    size: int
+    mode: int
+    mtime: int
+    mtimens: int | None
+    flags: int
+    name: bytes
+    symlink: bytes
+    uid: int
+    gid: int
+    xattr: bytes | None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The `names.path_key` of the entry's path."""
+        return self.md5path_1, self.md5path_2
+
+    @property
+    def parent(self) -> tuple[int, int]:
+        """The `names.path_key` of the directory that it is in."""
+        return self.parent_1, self.parent_2
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory, the beginnings of catalogs included."""
+        return bool(self.flags & DIRECTORY)
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symlink."""
+        return bool(self.flags & LINK)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file."""
+        return self.flags & (DIRECTORY | FILE | LINK | SPECIAL) == FILE
+
+    def counted(self, chunks: int = 0) -> tuple[int, ...]:
+        """What the entry adds to the `COUNTERS` of its catalog; ``chunks`` is their number."""
+        file = self.is_file
+        size = self.size if file else 0
+        chunked = bool(file and self.flags & CHUNKED)
+        external = bool(file and self.flags & EXTERNAL)
+        return (
+            int(file),
+            int(self.is_link),
+            int(bool(self.flags & SPECIAL)),
+            int(self.is_directory),
+            int(bool(self.flags & MOUNTPOINT)),
+            int(chunked),
+            chunks,
+            size,
+            size if chunked else 0,
+            int(self.xattr is not None),
+            int(external),
+            size if external else 0,
+        )
+
+
+TYPES = {stat.S_IFDIR: DIRECTORY, stat.S_IFREG: FILE, stat.S_IFLNK: FILE | LINK}
+"""The flags of an entry by the type in its mode; those of all other types are special."""
+
+
+def type_flags(mode: int) -> int:
+    """The flags that say of what type an entry is, from its mode."""
+    return TYPES.get(stat.S_IFMT(mode), FILE | SPECIAL)
 
 
 def pack_xattrs(xattrs: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, int]:

@@ -3,7 +3,7 @@
 Two threads would get into each other's way: making small files is short system
 calls with Python in between, and only one of them could run that at a time.
 
-The protocol: an order is the name of a `Disk` method and its arguments.  Orders
+The protocol: an order is the name of a method and its arguments.  Orders
 go over a socket in batches and are carried out one after another, in the order
 in which they were given; the bytes for files lie in shared memory, one slot for
 each batch under way.  Each batch is answered, after its last order, with what
@@ -21,11 +21,10 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from ..errors import LayerError
 from ..fs.closing import Closing
-from .disk import Disk
 from .place import PIECE
 
 _SLOTS = 16
@@ -34,10 +33,14 @@ _FORK = multiprocessing.get_context("fork")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
-class Writer(Closing):
+class Writer(Closing, Generic[T]):
     """The caller's side; a context manager around the process.
+
+    ``make`` makes there, of the shared memory, what carries the orders out.  Of the
+    caller's descriptors only ``keep`` stay open there.
 
     Orders and answers may raise the `OSError` of any order before, or `LayerError`
     where the process is gone.  Leaving with an exception kills the process, and
@@ -45,7 +48,7 @@ class Writer(Closing):
     dies.  Enter it before starting threads.
     """
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, make: Callable[[memoryview], T], *, keep: int | None = None) -> None:
         self._memory = memoryview(mmap.mmap(-1, PIECE * _SLOTS))
         self._slot = 0
         self._fill = 0
@@ -55,7 +58,7 @@ class Writer(Closing):
         self._link, theirs = _FORK.Pipe()
         self._theirs = theirs
         self._process = _FORK.Process(
-            target=_serve, args=(root_fd, theirs, self._memory), name="writer", daemon=True
+            target=_serve, args=(make, keep, theirs, self._memory), name="writer", daemon=True
         )
 
     def __enter__(self) -> Self:
@@ -88,15 +91,13 @@ class Writer(Closing):
         self._memory[start : self._fill] = content
         return start
 
-    def do(
-        self, order: Callable[Concatenate[Disk, P], object], *args: P.args, **_: P.kwargs
-    ) -> None:
+    def do(self, order: Callable[Concatenate[T, P], object], *args: P.args, **_: P.kwargs) -> None:
         """Have an order carried out, some time, after those before it."""
         self._orders.append((order.__name__, args))
         if len(self._orders) >= _ORDERS:
             self.flush()
 
-    def ask(self, order: Callable[Concatenate[Disk, P], R], *args: P.args, **_: P.kwargs) -> R:
+    def ask(self, order: Callable[Concatenate[T, P], R], *args: P.args, **_: P.kwargs) -> R:
         """Wait until all orders, and this last one, are carried out; what it returned."""
         self._orders.append((order.__name__, args))
         self.flush()
@@ -143,19 +144,21 @@ class Writer(Closing):
         return result
 
 
-def _serve(root_fd: int, link: Connection, memory: memoryview) -> None:
+def _serve(
+    make: Callable[[memoryview], object], keep: int | None, link: Connection, memory: memoryview
+) -> None:
     """Carry out batch after batch until the other side is gone or an order fails."""
     # An interrupt reaches all processes of a terminal: the other side decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _close_others({0, 1, 2, root_fd, link.fileno()})
+    _close_others({0, 1, 2, keep, link.fileno()})
     gc.disable()
-    disk = Disk(root_fd, memory)
     try:
+        served = make(memory)
         while True:
             result: object = None
             for name, args in marshal.loads(link.recv_bytes()):  # noqa: S302
-                result = getattr(disk, name)(*args)
+                result = getattr(served, name)(*args)
             _send(link, None, result)
     except EOFError:
         return
@@ -175,7 +178,7 @@ def _send(link: Connection, failure: tuple[Any, ...] | None, result: Any) -> Non
     link.send_bytes(marshal.dumps((failure, result)))
 
 
-def _close_others(keep: set[int]) -> None:
+def _close_others(keep: set[int | None]) -> None:
     """Close what was open in the parent: locks, and the links of other writers."""
     for entry in Path("/proc/self/fd").iterdir():
         if (fd := int(entry.name)) not in keep:

@@ -12,6 +12,7 @@ import os
 import stat
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from typing import Self
 
 from ..fs.closing import Closing
@@ -34,7 +35,7 @@ class Writers(Closing):
 
     def __init__(self, root_fd: int) -> None:
         count = min(_WRITERS, len(os.sched_getaffinity(0)))
-        self._writers = tuple(Writer(root_fd) for _ in range(count))
+        self._writers = tuple(Writer(partial(Disk, root_fd), keep=root_fd) for _ in range(count))
         self._disk = Disk(root_fd, memoryview(b""))
         self._open = self._writers[0]
         self._stack = ExitStack()
@@ -56,7 +57,7 @@ class Writers(Closing):
         for writer in self._writers:
             writer.abandon()
 
-    def of(self, directory: int) -> Writer:
+    def of(self, directory: int) -> Writer[Disk]:
         """Who writes in a directory."""
         return self._writers[directory % len(self._writers)]
 
