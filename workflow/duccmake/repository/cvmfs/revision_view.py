@@ -1,0 +1,78 @@
+"""What one revision of a CernVM-FS repository shows, read from its catalogs and objects."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from ...cvmfs.revision import Revision
+from ...cvmfs.rows import Row
+from ..layout import Layout
+from ..view import Kind, View
+
+_KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.LINK}
+
+
+class RevisionView(View):
+    """The ``revision`` below the directory ``prefix`` of the repository, if not its root.
+
+    Whatever is published meanwhile, it shows the same.
+    """
+
+    def __init__(self, revision: Revision, layout: Layout, prefix: str = "") -> None:
+        self.revision = revision
+        self._layout = layout
+        self._base = f"/{prefix}" if prefix else ""
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in the repository."""
+        return self._layout
+
+    def at(self, path: PurePosixPath) -> bytes:
+        """A path as catalogs have it: absolute in the repository, its root is empty."""
+        name = str(path)
+        return os.fsencode(self._base if name == "." else f"{self._base}/{name}")
+
+    def kind(self, path: PurePosixPath) -> Kind | None:
+        """What is at ``path``; None where there is nothing."""
+        row = self.revision.row(self.at(path))
+        return None if row is None else _kind(row)
+
+    def target(self, path: PurePosixPath) -> str:
+        """The text of a symlink; empty where there is none."""
+        row = self.revision.row(self.at(path))
+        return os.fsdecode(row.symlink) if row is not None and row.is_link else ""
+
+    def read(self, path: PurePosixPath) -> bytes:
+        """A file's content; `FileNotFoundError` where there is nothing."""
+        return self.revision.read(self.at(path))
+
+    def pieces(self, path: PurePosixPath) -> Iterator[bytes]:
+        """A file's content, a piece at a time; raises as `read`."""
+        return self.revision.pieces(self.at(path))
+
+    def entries(self, path: PurePosixPath) -> dict[str, Kind]:
+        """What is in a directory, by name; empty where there is none."""
+        try:
+            rows = self.revision.entries(self.at(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {os.fsdecode(row.name): _kind(row) for row in rows}
+
+    def mtime_ns(self, path: PurePosixPath) -> int:
+        """The time of what is at ``path``, in nanoseconds; `FileNotFoundError` for nothing."""
+        row = self.revision.row(self.at(path))
+        if row is None:
+            raise FileNotFoundError(f"{path} is not in the revision")
+        return row.mtime * 1_000_000_000 + (row.mtimens or 0)
+
+    def path(self, path: PurePosixPath) -> Path | None:
+        """None: no file system has a revision."""
+        return None
+
+
+def _kind(row: Row) -> Kind:
+    return _KINDS.get(stat.S_IFMT(row.mode), Kind.OTHER)
