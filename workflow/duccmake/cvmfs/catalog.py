@@ -131,7 +131,11 @@ class CatalogFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._of(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True), path)
+        try:
+            db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        except sqlite3.OperationalError as error:
+            raise RepositoryError(f"{path} cannot be opened: {error}") from None
+        self._of(db, path)
 
     @classmethod
     def of(cls, db: sqlite3.Connection, what: object = "the catalog") -> Self:
@@ -192,8 +196,12 @@ class CatalogFile:
 
     def entries(self, directory: bytes) -> list[Row]:
         """What it has in a directory, by name."""
-        found = self.db.execute(f"{self._row} WHERE parent_1=? AND parent_2=?", path_key(directory))
-        return sorted(map(Row._make, found), key=lambda row: row.name)
+        return sorted(self.in_directory(path_key(directory)), key=lambda row: row.name)
+
+    def in_directory(self, key: tuple[int, int]) -> list[Row]:
+        """What it has in the directory of that `Row.key`."""
+        found = self.db.execute(f"{self._row} WHERE parent_1=? AND parent_2=?", key)
+        return list(map(Row._make, found))
 
     def rows(self) -> Iterator[Row]:
         """All that it has, in no order that counts."""
