@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -272,8 +272,8 @@ def test_failed_unpacking_leaves_neither_process_nor_files(
     started: list[Writer] = []
 
     class Noted(Writer):
-        def __init__(self, root_fd: int) -> None:
-            super().__init__(root_fd)
+        def __init__(self, make: Callable[[memoryview], Disk], **more: Any) -> None:
+            super().__init__(make, **more)
             started.append(self)
 
     monkeypatch.setattr(writers, "Writer", Noted)
@@ -359,9 +359,9 @@ def test_what_fails_in_one_writer_ends_them_both(
 class InProcess:
     """A writer that carries out each order at once: what the process must agree with."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, make: Callable[[memoryview], Disk], **more: Any) -> None:
         self._memory = bytearray(PIECE)
-        self._disk = Disk(root_fd, memoryview(self._memory))
+        self._disk = make(memoryview(self._memory))
 
     def __enter__(self) -> InProcess:
         return self

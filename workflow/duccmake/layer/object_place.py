@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from pathlib import Path
+from collections.abc import Set
 
 from ..cvmfs.names import HASH_BYTES, Kind, object_name
-from ..cvmfs.objects import CHUNK, CHUNK_ABOVE
+from ..cvmfs.objects import CHUNK, CHUNK_ABOVE, names_of
 from ..cvmfs.rows import Chunk, Content
 from .compressors import Compressors
 from .place import ROOT, Attributes, Lost
@@ -38,41 +38,48 @@ class ObjectPlace:
         self._hashes = bytearray()
         self._chunks: dict[int, tuple[Chunk, ...]] = {}
         self._directories: dict[bytes, dict[bytes, int]] = {}
+        self._unused: set[str] = set()
         # Of the open file, the last: what was written, and the object under way.
         self._at = self._start = self._end = 0
 
-    def finish(self, directory: Path) -> None:
-        """Wait for all objects, and remove those in ``directory`` that no file has any more."""
+    def finish(self) -> None:
+        """Wait for all objects; nothing can be ordered any more."""
         self._directories = {self._path(number): files for number, files in self._files.items()}
         self._hashes = bytearray(HASH_BYTES * len(self._sizes))
-        used = bytearray(len(self._sizes))
-        for files in self._files.values():
-            for file in files.values():
-                used[file] = True
-        kept, all_names = set(), set()
         chunks: dict[int, list[Chunk]] = {}
         for file, offset, size, kind, digest in self._compressors.made():
-            name = object_name(digest, Kind(kind))
-            all_names.add(name)
-            if used[file]:
-                kept.add(name)
+            self._unused.add(object_name(digest, Kind(kind)))
             if kind == Kind.CHUNK:
                 chunks.setdefault(file, []).append(Chunk(offset, size, digest))
             else:
                 self._hashes[HASH_BYTES * file : HASH_BYTES * (file + 1)] = digest
         for file, found in chunks.items():
             self._chunks[file] = tuple(sorted(found, key=lambda chunk: chunk.offset))
-        for name in all_names - kept:
-            (directory / name).unlink()
 
-    def content(self, path: bytes) -> Content:
-        """What the file at a path of the layer's manifest has in it; `KeyError` for no file."""
+    def content(self, layer: int | None, path: bytes) -> Content:
+        """What the file at a path of the layer's manifest has in it.
+
+        Keeps to `duccmake.cvmfs.trees.Contents`: there is no other layer.
+        """
         parent, _, name = path.rpartition(b"/")
         file = self._directories[parent][name]
         size = self._sizes[file]
         if chunks := self._chunks.get(file):
-            return Content(None, size, chunks)
-        return Content(bytes(self._hashes[HASH_BYTES * file : HASH_BYTES * (file + 1)]), size)
+            content = Content(None, size, chunks)
+        else:
+            content = Content(
+                bytes(self._hashes[HASH_BYTES * file : HASH_BYTES * (file + 1)]), size
+            )
+        self._unused.difference_update(names_of(content))
+        return content
+
+    @property
+    def unused(self) -> Set[str]:
+        """The names of objects whose content nobody has asked for.
+
+        They are of files that the layer itself has replaced, or that are not published.
+        """
+        return self._unused
 
     def _path(self, number: int) -> bytes:
         names = []

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from .stream import LayerStream, StreamResult
 from .tar import TarReader
 
 if TYPE_CHECKING:
+    from .catalogs import CatalogForm
     from .writers import Writers
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,15 @@ def unpack_layer(
     digest: Digest,
     diff_algorithms: Collection[str] = ("sha256",),
     packed: bool = False,
+    catalogs: CatalogForm | None = None,
     limits: UnpackLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
-    """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or a pack.
+    """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or what is made of it.
 
     The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; where
-    the layer shall be ``packed``, the content of its files is in a `duccmake.layer.pack`.
+    the layer shall be ``packed``, the content of its files is in a `duccmake.layer.pack`,
+    and with ``catalogs`` it becomes objects (`duccmake.layer.catalogs`).
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
@@ -78,8 +81,7 @@ def unpack_layer(
         destination.chmod(0o700)
         for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
-        place = _packed(partial) if packed else _tree(partial / "layerfs")
-        with place as made:
+        with _place(partial, catalogs, packed=packed) as made:
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
@@ -97,6 +99,33 @@ def unpack_layer(
         _discard(partial)
         raise
     return unpacked
+
+
+def _place(
+    partial: Path, catalogs: CatalogForm | None, *, packed: bool
+) -> AbstractContextManager[Place]:
+    if catalogs is not None:
+        return _objects(partial, catalogs)
+    return _packed(partial) if packed else _tree(partial / "layerfs")
+
+
+@contextmanager
+def _objects(directory: Path, form: CatalogForm) -> Iterator[Place]:
+    from ..cvmfs.objects import Objects
+    from .catalogs import OBJECTS, write_catalogs
+    from .compressors import Compressors
+    from .object_place import ObjectPlace
+
+    (directory / OBJECTS).mkdir(mode=0o755)
+    with Compressors(directory / OBJECTS, form.codec) as compressors:
+        place = ObjectPlace(compressors)
+        yield place
+        place.finish()
+    objects = Objects(directory / OBJECTS, form.codec)
+    manifest = directory / ".metadata" / "tree.mtree"
+    needed = write_catalogs(directory, manifest, place.content, objects, form)
+    for name in place.unused - needed:
+        objects.remove(name)
 
 
 @contextmanager
