@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 
-def trees_and_layers(flats: int, layers: int, size: int) -> str:
-    """Flat trees and layers for people, with their size in bytes."""
-    return f"{counted(flats, 'flat tree')} and {counted(layers, 'layer')}, {in_bytes(size)}"
+def trees_and_layers(flats: int, layers: int, size: int, *, chains: int = 0) -> str:
+    """Flat trees and layers, and chains of DUCC's if any, for people, with their size in bytes."""
+    left = f" and {counted(chains, 'chain')} of DUCC's" if chains else ""
+    found = f"{counted(flats, 'flat tree')} and {counted(layers, 'layer')}{left}"
+    return f"{found}, {in_bytes(size)}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..repository.edits import Edits
 from ..repository.inventory import Use
 from ..repository.protocol import Repository
-from ..repository.removal import FLAT, Thing, enter, find, freed_bytes, remove
+from ..repository.removal import CHAIN, FLAT, LAYER, Thing, enter, find, freed_bytes, remove
 from ..words import trees_and_layers
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ class Collected:
 
     flats: int = 0
     layers: int = 0
+    chains: int = 0
     freed: int = 0
     waiting: int = 0
     strange: list[str] = field(default_factory=list)
@@ -65,9 +67,10 @@ def collect(
 
 
 def _count(collected: Collected, things: tuple[Thing, ...], freed: int) -> None:
-    flats = sum(thing.kind == FLAT for thing in things)
-    collected.flats += flats
-    collected.layers += len(things) - flats
+    kinds = Counter(thing.kind for thing in things)
+    collected.flats += kinds[FLAT]
+    collected.layers += kinds[LAYER]
+    collected.chains += kinds[CHAIN]
     collected.freed += freed
     for thing in things:
         logger.info("removed the %s %s", thing.kind, thing.key)
@@ -76,4 +79,7 @@ def _count(collected: Collected, things: tuple[Thing, ...], freed: int) -> None:
 def collected_in_words(collected: Collected) -> str:
     """What collecting garbage came to."""
     waiting = f"; {collected.waiting} more wait for their time" if collected.waiting else ""
-    return f"{trees_and_layers(collected.flats, collected.layers, collected.freed)}{waiting}"
+    freed = trees_and_layers(
+        collected.flats, collected.layers, collected.freed, chains=collected.chains
+    )
+    return f"{freed}{waiting}"

@@ -81,7 +81,7 @@ def stray_whiteout(tree: Path) -> str:
 
 def dirty_chains(layout: Layout) -> list[str]:
     """Chains that DUCC began to make and did not finish, or did not clean up."""
-    base = layout.root / ".dirty-chains"
+    base = layout.dirty_chains
     try:
         return sorted(f"{base.name}/{path.name}" for path in base.iterdir() if path.name[0] != ".")
     except (FileNotFoundError, NotADirectoryError):

@@ -108,6 +108,16 @@ class Layout:
         return self.root / ".flat"
 
     @property
+    def chains(self) -> Path:
+        """What DUCC makes flat trees from."""
+        return self.root / ".chains"
+
+    @property
+    def dirty_chains(self) -> Path:
+        """DUCC's marks of the chains that it has not finished."""
+        return self.root / ".dirty-chains"
+
+    @property
     def flat_metadata(self) -> Path:
         """What is known of the flat trees, outside of them."""
         return self.metadata / ".flat"

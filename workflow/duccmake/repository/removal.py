@@ -9,24 +9,27 @@ second phase (`find`, `remove`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RepositoryError
-from . import ducc, history, podman, removal_schedule
+from . import chains, ducc, history, podman, removal_schedule
 from .edits import Edits
 from .inventory import Survey, Use, survey
 from .json_files import content
 from .layout import Layout, digest_of
 from .metadata import link_public_names
 
-FLAT, LAYER = "flat tree", "layer"
+FLAT, LAYER, CHAIN = "flat tree", "layer", "chain of DUCC's"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Thing:
-    """A flat tree, with the podman store's image of it, or a layer: ``key`` names its directory."""
+    """What ``key`` names the directory of.
+
+    A flat tree, with the podman store's image of it, a layer, or a chain that DUCC left.
+    """
 
     kind: str
     key: str
@@ -35,6 +38,8 @@ class Thing:
         """All that there is of it."""
         if self.kind == LAYER:
             return (layout.layers / self.key[:2] / self.key,)
+        if self.kind == CHAIN:
+            return chains.paths(layout, self.key)
         shard = Path(self.key[:2]) / self.key
         in_store = podman.images(layout) / self.key
         return (layout.flats / shard, layout.flat_metadata / shard, in_store)
@@ -66,6 +71,7 @@ def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbag
     _refuse_the_unread(found)
     used = found.used | spoken_for
     unused = _unused(found.present, used)
+    unused += [Thing(CHAIN, key) for key in sorted(chains.unused(layout))]
     since = _since(removal_schedule.parse(content(layout.remove_schedule)))
     unlisted = tuple(thing for thing in unused if not since.get(thing))
     until = {thing: (since.get(thing) or now) + grace for thing in unused}
@@ -119,14 +125,22 @@ def remove(edits: Edits, layout: Layout, things: Sequence[Thing], used: Use) -> 
     flats = [thing.key for thing in things if thing.kind == FLAT]
     layers = {thing.key for thing in things if thing.kind == LAYER}
     podman.without(edits, layout, flats=flats, layers=layers)
+    left_by_ducc = [thing.key for thing in things if thing.kind == CHAIN]
+    emptied = set(chains.emptied(layout, left_by_ducc)) if left_by_ducc else set()
+    for path in emptied:
+        edits.remove(path)
     for thing in things:
         for path in thing.paths(layout):
-            edits.remove(path)
+            if not emptied.intersection(path.parents):
+                edits.remove(path)
     listed = removal_schedule.parse(edits.content(layout.remove_schedule))
+    idle = chains.unused(layout) if any(entry.chains for entry in listed) else frozenset()
     kept = [
         entry
         for entry in listed
-        if any(thing not in gone and _is_left(layout, thing, used) for thing in _things(entry))
+        if any(
+            thing not in gone and _is_left(layout, thing, used, idle) for thing in _things(entry)
+        )
     ]
     if kept != listed:
         edits.file(layout.remove_schedule, removal_schedule.dump(kept))
@@ -147,12 +161,14 @@ def freed_bytes(paths: Iterable[Path]) -> int:
     return sum(size for key, size in sizes.items() if unseen[key] <= 0)
 
 
-def _is_left(layout: Layout, thing: Thing, used: Use) -> bool:
+def _is_left(layout: Layout, thing: Thing, used: Use, idle: Collection[str]) -> bool:
+    if thing.kind == CHAIN:
+        return thing.key in idle
     return not _uses(used, thing) and any(map(os.path.lexists, thing.paths(layout)))
 
 
 def _uses(use: Use, thing: Thing) -> bool:
-    return thing.key in (use.layers if thing.kind == LAYER else use.flats)
+    return thing.kind != CHAIN and thing.key in (use.layers if thing.kind == LAYER else use.flats)
 
 
 def _refuse_the_unread(found: Survey) -> None:
@@ -181,14 +197,17 @@ def _since(entries: Iterable[removal_schedule.Entry]) -> dict[Thing, float]:
 
 
 def _things(entry: removal_schedule.Entry) -> list[Thing]:
-    layers = [Thing(LAYER, digest.rpartition(":")[2]) for digest in entry.layers]
-    return [Thing(FLAT, entry.config.rpartition(":")[2]), *layers] if entry.config else layers
+    flats = [entry.config] if entry.config else []
+    named = ((FLAT, flats), (LAYER, entry.layers), (CHAIN, entry.chains))
+    return [Thing(kind, digest.rpartition(":")[2]) for kind, found in named for digest in found]
 
 
 def _manifest(thing: Thing) -> dict[str, object]:
-    digest = digest_of(thing.key)
-    config, layers = ({"digest": digest}, []) if thing.kind == FLAT else ({}, [{"digest": digest}])
-    return {"schemaVersion": 2, "config": config, "layers": layers}
+    descriptor = {"digest": digest_of(thing.key)}
+    manifest: dict[str, object] = {"schemaVersion": 2, "config": {}, "layers": []}
+    if thing.kind == FLAT:
+        return manifest | {"config": descriptor}
+    return manifest | {"layers" if thing.kind == LAYER else "chains": [descriptor]}
 
 
 def _forget_origins(

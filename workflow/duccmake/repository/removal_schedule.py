@@ -46,14 +46,22 @@ class Entry:
     @property
     def layers(self) -> tuple[str, ...]:
         """The digests of the layers."""
-        listed = self.manifest.get("layers")
-        found = map(_digest, listed if isinstance(listed, list) else [])
-        return tuple(digest for digest in found if digest)
+        return self._digests("layers")
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The chains that DUCC left; a manifest has none."""
+        return self._digests("chains")
 
     @property
     def key(self) -> tuple[str, ...]:
         """What two entries for the same content share."""
-        return (self.config, *self.layers)
+        return (self.config, *self.layers, *(f"chain {digest}" for digest in self.chains))
+
+    def _digests(self, member: str) -> tuple[str, ...]:
+        listed = self.manifest.get(member)
+        found = map(_digest, listed if isinstance(listed, list) else [])
+        return tuple(digest for digest in found if digest)
 
 
 def parse(content: bytes) -> list[Entry]:

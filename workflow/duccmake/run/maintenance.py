@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from ..config.configuration import Config
@@ -15,7 +16,7 @@ from ..planning.plan import Plan, repositories
 from ..planning.removal import check_share, departures, freed_later, refused, spoken_for
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
-from ..repository.removal import FLAT, Garbage, Thing, find, freed_bytes
+from ..repository.removal import CHAIN, FLAT, LAYER, Garbage, Thing, find, freed_bytes
 from ..repository.removal_schedule import timestamp
 from ..words import trees_and_layers
 from ..workspace.results import receipt
@@ -148,9 +149,9 @@ def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
 
 
 def _amount(repository: Repository, things: Sequence[Thing]) -> str:
-    flats = sum(thing.kind == FLAT for thing in things)
+    kinds = Counter(thing.kind for thing in things)
     size = freed_bytes(path for thing in things for path in thing.paths(repository.layout))
-    return f"{trees_and_layers(flats, len(things) - flats, size)},"
+    return f"{trees_and_layers(kinds[FLAT], kinds[LAYER], size, chains=kinds[CHAIN])},"
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...errors import RepositoryError
@@ -26,6 +26,7 @@ from .fidelity import Keeping
 from .members import Members
 from .mount import Mount
 from .opaque import Packs
+from .others import is_at_work
 from .removal import remove
 from .server import Server, ServerFailed
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
@@ -67,15 +68,19 @@ class CvmfsRepository(Publisher[Transactions]):
         mounted = self._path
         self._server_config = server_config
         self._lock_seconds = lock_seconds
-        try:
+        spool = SPOOL / name
+        with suppress(RepositoryError):
             settings = ServerSettings.read(name, server_config)
-        except RepositoryError:
-            self._state = state or SPOOL / name / "duccmake"
-        else:
-            mounted = settings.published
-            self._state = state or settings.spool / "duccmake"
+            mounted, spool = settings.published, settings.spool
+        self._state = state or spool / "duccmake"
         self._read_from(mounted / self._prefix)
-        self._mount = Mount(mounted, self._state / "mount.lock")
+        self._mount = Mount(
+            mounted,
+            name,
+            self._state / "mount.lock",
+            is_busy=lambda: is_at_work(spool),
+            seconds=lock_seconds,
+        )
 
     # --- reading --------------------------------------------------------
 
@@ -134,7 +139,7 @@ class CvmfsRepository(Publisher[Transactions]):
                 "%s: the transaction of an interrupted publisher was %s", self._name, outcome
             )
         if not self._mount.is_there:
-            transactions.server.run("mount", self._name)
+            transactions.mount_again()
 
     def _make_prefix(self, transactions: Transactions) -> None:
         """Make the directory that everything is below, with a catalog of its own.
@@ -186,7 +191,7 @@ class CvmfsRepository(Publisher[Transactions]):
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").server.run("gc", "-f", self._name)
+            self._opened("cvmfs_server gc").collect_garbage()
 
     def _edit(self, opened: Transactions, edits: Edits) -> None:
         """What is put and what is removed become visible one after the other, each as a whole."""

@@ -8,26 +8,44 @@ exclude one another.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from ...errors import RepositoryError
 from ...fs.locks import acquire, locked
 
+log = logging.getLogger(__name__)
+
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 20.0
 
 
 class Mount:
-    """The mount point ``path``; ``guard`` is the file that readers and commits lock."""
+    """The mount ``path`` of the repository ``name``.
 
-    def __init__(self, path: Path, guard: Path) -> None:
+    ``guard`` is the file that readers and commits lock.  ``is_busy`` tells whether somebody
+    publishes: until what is published is mounted again it is waited for, ``seconds`` long.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        guard: Path,
+        *,
+        is_busy: Callable[[], bool] = lambda: False,
+        seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._path = path
+        self._name = name
         self._guard = guard
+        self._is_busy = is_busy
+        self._seconds = seconds
         self._held = threading.local()
 
     @property
@@ -63,14 +81,20 @@ class Mount:
         return locked(self._guard)
 
     def _await(self) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        began = time.monotonic()
+        told = False
         while not self.is_there:
+            waited = time.monotonic() - began
             # Somebody else's publication may be about to mount it again.
-            if not self._path.is_dir() or time.monotonic() >= deadline:
+            busy = self._is_busy() and waited < self._seconds
+            if not self._path.is_dir() or (waited >= _PATIENCE_SECONDS and not busy):
                 raise RepositoryError(
                     f"the repository is not mounted on {self._path}",
-                    hint=f"mount it: cvmfs_server mount {self._path.name}",
+                    hint=f"unless somebody publishes, mount it: cvmfs_server mount {self._name}",
                 )
+            if waited >= 1 and not told:
+                log.warning("waiting until the repository is mounted again on %s", self._path)
+                told = True
             time.sleep(_POLL_SECONDS)
 
 
@@ -83,7 +107,9 @@ def _shared(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        acquire(descriptor, shared=True)
+        if not acquire(descriptor, shared=True, wait=False):
+            log.info("waiting until what is published is mounted")
+            acquire(descriptor, shared=True)
         yield
     finally:
         os.close(descriptor)

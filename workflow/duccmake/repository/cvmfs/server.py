@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RepositoryError
+from .others import PUBLISHING_LOCK, TRANSACTION_FLAG, busy_words, holders, is_flocked, is_left_open
 from .settings import ServerSettings
 from .tar_writer import TarStream
 
@@ -35,7 +37,9 @@ _JUNK = b"\xff" * 100
 """Less than a block, and nothing that is read as one."""
 
 _LAST_LINES = 12
-_BUSY = ("another transaction is already open", "lease path busy")
+_TELL_SECONDS = 5.0
+
+_MOUNTING = ("Remounting newly created", "Forcing remount", "forcefully remounted")
 
 
 class ServerFailed(RepositoryError):
@@ -46,8 +50,15 @@ class ServerFailed(RepositoryError):
         self.output = output
 
 
-class TransactionBusy(ServerFailed):
-    """Somebody else has a transaction open."""
+class ServerBusy(ServerFailed):
+    """Somebody else is at work: publishes, or mounts what was published.
+
+    ``opened`` says whether the command had opened a transaction of its own.
+    """
+
+    def __init__(self, found: str, *, output: str, opened: bool) -> None:
+        super().__init__(found, output=output)
+        self.opened = opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +75,8 @@ class Server:
     def __init__(self, settings: ServerSettings, state: Path) -> None:
         self.settings = settings
         self._state = state
-        self._flag = settings.spool / "in_transaction.lock"
+        self._flag = settings.spool / TRANSACTION_FLAG
+        self._publishing = settings.spool / PUBLISHING_LOCK
         self._output = state / "cvmfs_server.log"
         self.fifo = state / "tar"
 
@@ -86,6 +98,14 @@ class Server:
             return "a transaction that has just ended"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.st_ctime))
         return f"a transaction open since {since}"
+
+    def others_work(self) -> str:
+        """What somebody does that is to be waited for, for people; empty where there is nothing."""
+        if self.transaction() is not None:
+            return f"somebody has {self.describe_transaction()}"
+        if is_flocked(self._publishing):
+            return "somebody publishes, or mounts what was published,"
+        return ""
 
     def show_newest(self) -> None:
         """Have the mount show what is newest once the transaction that is open ends.
@@ -123,7 +143,7 @@ class Server:
                     opened()
                     break
                 time.sleep(_WATCH_SECONDS)
-            status = process.wait()
+            status = self._end_of(process, arguments[0])
         return self._outcome(arguments, status)
 
     def ingest(
@@ -165,7 +185,7 @@ class Server:
                     failure = error
                     feed.spoil()
                 feed.close()
-                status = process.wait()
+                status = self._end_of(process, arguments[0])
         finally:
             fifo.unlink(missing_ok=True)
         if failure is not None:
@@ -218,19 +238,54 @@ class Server:
         finally:
             process.wait()
 
+    def _end_of(self, process: subprocess.Popen[bytes], command: str) -> int:
+        """Wait for a command's end, and say who keeps it from mounting what it published."""
+        ended = threading.Event()
+        telling = threading.Thread(target=self._tell, args=(command, ended), daemon=True)
+        telling.start()
+        try:
+            return process.wait()
+        finally:
+            ended.set()
+            telling.join()
+
+    def _tell(self, command: str, ended: threading.Event) -> None:
+        told: list[str] = []
+        while not ended.wait(_TELL_SECONDS):
+            if command in ("ingest", "publish") and not self._is_mounting():
+                continue
+            found = holders(self.settings)
+            if found != told:
+                told = found
+                log.warning(
+                    "'cvmfs_server %s' waits for the mounts of %s, in use by %s",
+                    command,
+                    self.settings.name,
+                    " and ".join(found) or "nobody any more",
+                )
+
+    def _is_mounting(self) -> bool:
+        output = self._output.read_text(errors="replace")
+        return any(word in output for word in _MOUNTING)
+
     def _outcome(self, arguments: Sequence[str], status: int) -> str:
         output = self._output.read_text(errors="backslashreplace")
         if status == 0:
             log.debug("%s", output)
             return output
+        if busy := busy_words(output):
+            log.debug("%s", output)
+            raise ServerBusy(
+                f"'cvmfs_server {arguments[0]}' says: {busy}",
+                output=output,
+                opened=is_left_open(arguments[0], output),
+            )
         lines = [line for line in output.splitlines() if line.strip()]
         for line in lines:
             log.info("cvmfs_server: %s", line)
         ended = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         last = " | ".join(line.strip() for line in lines[-_LAST_LINES:])[-1500:]
         found = f"'cvmfs_server {arguments[0]}' {ended}: {last or 'without a word'}"
-        if any(word in output for word in _BUSY):
-            raise TransactionBusy(found, output=output)
         raise ServerFailed(found, output=output, hint=_hint(output))
 
 

@@ -19,16 +19,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import RepositoryError, RepositoryLocked
+from ...errors import RepositoryError
 from ...fs.files import write_atomically
 from .mount import Mount
-from .server import Mark, Server, TransactionBusy, processes, spoil_archive
+from .others import Patience
+from .server import Mark, Server, ServerBusy, processes, spoil_archive
 from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 60.0
+_HINT = "wait until it is done, then run again"
 
 
 class Transactions:
@@ -73,8 +75,7 @@ class Transactions:
             self.server.run("transaction", leased, token=transaction.token, opened=transaction.look)
             transaction.look()
             change(settings.union / self._prefix)
-            with self.mount.changing():
-                self.server.run("publish", settings.name, token=transaction.token)
+            self._patiently("publish", settings.name, token=transaction.token)
 
         self._attempt(work)
 
@@ -95,26 +96,55 @@ class Transactions:
 
         self._attempt(work)
 
+    def collect_garbage(self) -> None:
+        """Free the storage of what no revision has any more."""
+
+        def work(transaction: Transaction) -> None:
+            with self.mount.changing():
+                self.server.run(
+                    "gc",
+                    "-f",
+                    self.server.settings.name,
+                    token=transaction.token,
+                    opened=transaction.look,
+                )
+
+        self._attempt(work)
+
+    def mount_again(self) -> None:
+        """Mount the repository where it is not: whoever publishes does so at the end."""
+        patience = self._patience()
+        while not self.mount.is_there:
+            if self._is_anybody_at_work(patience):
+                continue
+            try:
+                self.server.run("mount", self.server.settings.name)
+            except ServerBusy as error:
+                patience.wait(error.found, _HINT)
+            else:
+                return
+
     def _attempt(self, work: Callable[[Transaction], None]) -> None:
         """Do ``work``, which opens a transaction; again while somebody else is faster.
 
         A transaction of ours that is left open is aborted.  Raises `RepositoryLocked`
         where somebody else's does not end in time.
         """
-        deadline = time.monotonic() + self._seconds
+        patience = self._patience()
         while True:
-            self._wait(deadline)
+            while self._is_anybody_at_work(patience):
+                pass
             transaction = Transaction(self.server, self._journal)
             try:
                 work(transaction)
-            except TransactionBusy as error:
-                # What is open is theirs; a gateway does not even show it here.
+            except ServerBusy as error:
+                if error.opened:
+                    transaction.look()
+                if transaction.mark is not None:
+                    self._abort_if(transaction.mark)
+                # What is open now is theirs; a gateway does not even show it here.
                 self._journal.unlink(missing_ok=True)
-                if time.monotonic() >= deadline:
-                    raise RepositoryLocked(
-                        error.found, hint="wait until it is published, then run again"
-                    ) from None
-                time.sleep(_POLL_SECONDS)
+                patience.wait(error.found, _HINT)
             except Exception:
                 # What was killed may have left processes that go on, and hold a lock.
                 mark = self._end(transaction.token) or transaction.mark
@@ -122,6 +152,34 @@ class Transactions:
                 raise
             else:
                 self._journal.unlink(missing_ok=True)
+                return
+
+    def _patience(self, least: float = 0.0) -> Patience:
+        return Patience(self.server.settings, max(self._seconds, least))
+
+    def _is_anybody_at_work(self, patience: Patience) -> bool:
+        """Whether somebody else publishes, who was waited for for a moment then."""
+        at_work = self.server.others_work()
+        if at_work:
+            name = self.server.settings.name
+            patience.wait(
+                at_work,
+                f"if nobody works on it, abort it ('cvmfs_server abort {name}'), then run again"
+                if self.server.transaction()
+                else _HINT,
+            )
+        return bool(at_work)
+
+    def _patiently(self, *arguments: str, token: str = "") -> None:
+        """End a transaction of ours, once nobody else holds what that takes."""
+        patience = self._patience(_GRACE_SECONDS)
+        while True:
+            try:
+                with self.mount.changing():
+                    self.server.run(*arguments, token=token)
+            except ServerBusy as error:
+                patience.wait(error.found, _HINT)
+            else:
                 return
 
     def recover(self) -> str:
@@ -138,24 +196,9 @@ class Transactions:
         self._journal.unlink(missing_ok=True)
         return "found ended"
 
-    def _wait(self, deadline: float) -> None:
-        told = False
-        while self.server.transaction() is not None:
-            name = self.server.settings.name
-            if time.monotonic() >= deadline:
-                raise RepositoryLocked(
-                    f"somebody has {self.server.describe_transaction()} on {name}",
-                    hint=f"publish it or abort it ('cvmfs_server abort {name}'), then run again",
-                )
-            if not told:
-                log.warning("waiting for %s on %s", self.server.describe_transaction(), name)
-                told = True
-            time.sleep(_POLL_SECONDS)
-
     def _abort_if(self, mark: Mark | None) -> None:
         if mark is not None and self.server.transaction() == mark:
-            with self.mount.changing():
-                self.server.run("abort", "-f", self.server.settings.name)
+            self._patiently("abort", "-f", self.server.settings.name)
         self._journal.unlink(missing_ok=True)
 
     def _end(self, token: str) -> Mark | None:
