@@ -27,14 +27,14 @@ def storage_of(repository: Real) -> LocalStorage:
 def newest(repository: Real) -> Revision:
     """Its newest revision."""
     storage = storage_of(repository)
-    return Revision(storage, Manifest.parse(storage.manifest()).root)
+    return Revision(storage, Manifest.parse(storage.file(PUBLISHED)).root)
 
 
 def commit(repository: Real, objects: Objects, change: Callable[[Changes], None]) -> Root:
     """Publish what ``change`` makes of the newest revision, within a transaction."""
     repository.server("transaction", repository.name)
     storage = storage_of(repository)
-    manifest = Manifest.parse(storage.manifest())
+    manifest = Manifest.parse(storage.file(PUBLISHED))
     with Revision(storage, manifest.root) as revision:
         changes = Changes(revision, objects, int(time.time()))
         change(changes)

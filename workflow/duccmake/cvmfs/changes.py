@@ -24,7 +24,7 @@ from .rows import (
     Row,
     pack_xattrs,
 )
-from .trees import Tree, marker
+from .trees import marker
 
 _DEFAULT_TTL = 240
 _SKEW_SECONDS = 300
@@ -147,27 +147,27 @@ class Changes:
         made.insert(marker(path, self._objects.put(b""), self._now, None))
         above.hang(path, Nested("", 0))
 
-    def graft(self, tree: Tree) -> None:
-        """Hang a whole tree into the repository, in the place of whatever is there.
+    def graft(self, at: bytes, tree: Nested) -> None:
+        """Hang a whole tree, by its uppermost catalog, in the place of whatever is at a path.
 
         Its catalogs are staged in the changes' objects, or stored in the repository.
         """
-        name = tree.hash.hex()
-        self.make_directory(_parent(tree.at))
-        above = self._catalog(_parent(tree.at))
-        with CatalogFile.read(self._content(name, tree.size), f"the catalog {name}") as top:
-            row = top.row(tree.at)
-            if top.root_prefix != tree.at or row is None or not row.flags & ROOT:
+        self.make_directory(_parent(at))
+        above = self._catalog(_parent(at))
+        what = f"the catalog {tree.hash}"
+        with CatalogFile.read(self._content(tree.hash, tree.size), what) as top:
+            row = top.row(at)
+            if top.root_prefix != at or row is None or not row.flags & ROOT:
                 raise RepositoryError(
-                    f"the catalog {name} is not that of {_show(tree.at)}",
+                    f"{what} is not that of {_show(at)}",
                     hint="remove what is staged and run again",
                 )
             if top.columns != above.file.columns:
-                raise _other_columns(tree.at)
+                raise _other_columns(at)
             counters = added(*top.counters())
-        self._put(tree.at, row._replace(flags=row.flags & ~ROOT | MOUNTPOINT))
-        above = self._catalog(_parent(tree.at))
-        above.hang(tree.at, Nested(name, tree.size))
+        self._put(at, row._replace(flags=row.flags & ~ROOT | MOUNTPOINT))
+        above = self._catalog(_parent(at))
+        above.hang(at, tree)
         above.more = added(above.more, counters)
 
     # --- what is changed and removed -----------------------------------------
@@ -203,6 +203,13 @@ class Changes:
     def touch(self, path: bytes) -> None:
         """Have what is at a path changed now; `FileNotFoundError` where nothing is."""
         self._change(path, lambda row: {"mtime": self._now, "mtimens": None})
+
+    def set_time(self, path: bytes, mtime: int) -> None:
+        """Set when what is at a path was changed, in seconds since the epoch, and no later one.
+
+        `FileNotFoundError` where nothing is.
+        """
+        self._change(path, lambda row: {"mtime": mtime, "mtimens": None})
 
     # --- the end ---------------------------------------------------------------
 

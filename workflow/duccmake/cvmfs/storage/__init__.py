@@ -12,6 +12,9 @@ from ..names import HASH_BYTES, hash_of, storage_path
 PUBLISHED = ".cvmfspublished"
 """The file that says what the newest revision is."""
 
+WHITELIST = ".cvmfswhitelist"
+"""The file that says until when which certificate may sign."""
+
 
 class NotThere(RepositoryError):
     """The storage has no such object."""
@@ -48,8 +51,8 @@ class Storage(Protocol):
         """Return once all that was stored would outlast a loss of power."""
         ...
 
-    def manifest(self) -> bytes:
-        """The repository's ``.cvmfspublished``; `NotThere`."""
+    def file(self, name: str) -> bytes:
+        """One of the files that are no objects, such as `PUBLISHED`; `NotThere`."""
         ...
 
 

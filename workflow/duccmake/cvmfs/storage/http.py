@@ -57,9 +57,9 @@ class HttpStorage:
     def sync(self) -> None:
         """Nothing was stored."""
 
-    def manifest(self) -> bytes:
-        """The repository's ``.cvmfspublished``; `NotThere`."""
-        return self._answer("GET", PUBLISHED).data
+    def file(self, name: str) -> bytes:
+        """One of the files that are no objects; `NotThere`."""
+        return self._answer("GET", name).data
 
     @cached_property
     def _pool(self) -> PoolManager:

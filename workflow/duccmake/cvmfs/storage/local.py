@@ -14,7 +14,7 @@ from ...errors import NoSpace, RepositoryError
 from ...fs.syscalls import sync_filesystem
 from ...tree.content import NO_LINK
 from ..names import storage_path
-from . import PUBLISHED, NotThere, checked
+from . import NotThere, checked
 
 _NO_LINK = NO_LINK | {errno.EACCES}
 """Somebody else's file may not be linked where fs.protected_hardlinks is on."""
@@ -84,9 +84,9 @@ class LocalStorage:
         with self._described("synchronised"):
             sync_filesystem(self._directory)
 
-    def manifest(self) -> bytes:
-        """The repository's ``.cvmfspublished``; `NotThere`."""
-        return self._read(PUBLISHED)
+    def file(self, name: str) -> bytes:
+        """One of the files that are no objects; `NotThere`."""
+        return self._read(name)
 
     def _path(self, name: str) -> Path:
         return self._directory / storage_path(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...cvmfs.codec import decompress
 from ...cvmfs.manifest import Manifest
-from ...cvmfs.names import Kind, object_name, storage_path
+from ...cvmfs.names import Kind
 from ...cvmfs.storage import Storage
 from ...errors import RepositoryError
 from .settings import ServerSettings
@@ -64,9 +64,10 @@ def moment_of(words: str, key: str) -> int:
 
 def _read(storage: Storage, manifest: Manifest) -> dict[str, int]:
     """All tags and their times."""
-    if manifest.history is None:
+    history = manifest.get("H")
+    if not history:
         return {}
-    stored = storage.get(storage_path(object_name(manifest.history, Kind.HISTORY)))
+    stored = storage.get(history + Kind.HISTORY)
     with tempfile.TemporaryDirectory(prefix="duccmake-") as directory:
         file = Path(directory, "history")
         file.write_bytes(decompress(stored))

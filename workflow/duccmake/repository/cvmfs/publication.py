@@ -2,29 +2,25 @@
 
 In this order: what the revision consists of is durable; old tags go and the new one comes
 (``cvmfs_swissknife tag_edit``); the manifest is signed, by which the revision is published
-(``cvmfs_swissknife sign``); the mount of this machine is told.  All of it happens inside of a
-transaction of ``cvmfs_server``, and with the lock that keeps its ``publish``, ``abort``, ``gc``,
-``tag`` and ``rollback`` away.
+(``cvmfs_swissknife sign``); the mount of this machine is told.  Nobody else may publish meanwhile
+(`duccmake.repository.cvmfs.claim`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ...cvmfs.changes import Root
 from ...cvmfs.manifest import Manifest
-from ...cvmfs.storage import Storage
+from ...cvmfs.storage import PUBLISHED, WHITELIST, Storage
 from ...errors import RepositoryError
 from .auto_tags import AutoTags
-from .server import Server, TransactionBusy
+from .settings import ServerSettings
 from .tools import Tools
 
 log = logging.getLogger(__name__)
@@ -34,36 +30,16 @@ _PIN = re.compile(rb"^CVMFS_ROOT_HASH=.*\n?", re.MULTILINE)
 
 
 class Publication:
-    """Publishes root catalogs of the repository of ``server``, whose objects are in ``storage``."""
+    """Publishes root catalogs of a repository whose objects are in ``storage``."""
 
-    def __init__(self, server: Server, storage: Storage, tools: Tools) -> None:
-        self._server = server
-        self._settings = server.settings
+    def __init__(self, settings: ServerSettings, storage: Storage, tools: Tools) -> None:
+        self._settings = settings
         self._storage = storage
         self._tools = tools
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold what says that somebody publishes; `TransactionBusy` where somebody else does.
-
-        A transaction alone does not keep an operator's ``cvmfs_server publish`` from
-        ending it.
-        """
-        path = self._settings.spool / "is_publishing.lock"
-        descriptor = _lock(path)
-        if descriptor is None:
-            raise TransactionBusy("somebody else is publishing at this moment")
-        try:
-            if os.geteuid() == 0 and self._settings.owner != "root":
-                self._tools.give_away(descriptor)
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(descriptor)
-
     def check_whitelist(self) -> None:
         """`RepositoryError` where clients would refuse what is signed, as its time is over."""
-        found = _EXPIRY.search(self._storage.get(".cvmfswhitelist"))
+        found = _EXPIRY.search(self._storage.file(WHITELIST))
         expiry = found and datetime.strptime(found[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
         if expiry is None or expiry <= datetime.now(UTC):
             name = self._settings.name
@@ -76,12 +52,13 @@ class Publication:
     def publish(self, base: bytes, root: Root) -> None:
         """Publish a root catalog that was made of the revision with the manifest ``base``.
 
-        All objects are in the storage.  Only within a transaction, and `alone`.  Raises
-        `RepositoryError` where something has been published meanwhile, and where signing
-        fails; nothing is published then.
+        All objects are in the storage.  Raises `RepositoryError` where something has been
+        published meanwhile, and where signing fails; nothing is published then.
         """
         self._storage.sync()
-        manifest = Manifest.parse(base).with_root(root.hash, root.size, root.revision, root.ttl)
+        manifest = Manifest.parse(base).changed(
+            C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
+        )
         with tempfile.TemporaryDirectory(prefix="duccmake-", dir=self._tools.directory) as made:
             file = Path(made, "manifest")  # that of spool/tmp is resign's as well
             file.write_bytes(manifest.unsigned())
@@ -91,7 +68,7 @@ class Publication:
             if outdated := tags.outdated():
                 self._tools.remove_tags(file, outdated)
             self._tools.add_tag(file, tags.new())
-            if self._storage.manifest() != base:
+            if self._storage.file(PUBLISHED) != base:
                 raise RepositoryError(
                     "somebody else has published meanwhile, past all locks",
                     hint="see who writes to the repository without cvmfs_server, and run again",
@@ -112,24 +89,3 @@ class Publication:
         path.write_bytes(content + b"CVMFS_ROOT_HASH=%b\n" % digest)
         with suppress(RepositoryError):
             self._tools.chroot(root.hash.hex())
-
-
-def _lock(path: Path) -> int | None:
-    """Lock a file that its holders remove; None where somebody else has it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            here, there = os.fstat(descriptor), path.lstat()
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except FileNotFoundError:
-            os.close(descriptor)
-            continue
-        except BaseException:
-            os.close(descriptor)
-            raise
-        if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
-            return descriptor
-        os.close(descriptor)

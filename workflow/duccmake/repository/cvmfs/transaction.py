@@ -21,6 +21,7 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ...fs.files import write_atomically
+from .claim import Claim
 from .mount import Mount
 from .others import Patience
 from .server import Mark, Server, ServerBusy, processes, spoil_archive
@@ -95,6 +96,40 @@ class Transactions:
                 )
 
         self._attempt(work)
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Do ``work`` while nobody else publishes, or does anything with the repository.
+
+        What it has published is mounted then.  Raises what it raises, and
+        `RepositoryLocked` where somebody else is at work for too long.
+        """
+        patience = self._patience()
+        claim = Claim(self.server.settings)
+        while True:
+            while self._is_anybody_at_work(patience):
+                pass
+            try:
+                with claim.held():
+                    work()
+            except ServerBusy as error:
+                self._give_up(claim)
+                patience.wait(error.found, _HINT)
+            except BaseException:
+                self._give_up(claim)
+                raise
+            else:
+                try:
+                    self._give_up(claim)
+                except RepositoryError as error:
+                    # It is published; the next run mounts it.
+                    log.warning("what was published is not mounted here: %s", error)
+                return
+
+    def _give_up(self, claim: Claim) -> None:
+        """End a transaction that is our claim, and mount what is published."""
+        if claim.is_ours():
+            self._patiently("abort", "-f", self.server.settings.name)
+        claim.forget()
 
     def collect_garbage(self) -> None:
         """Free the storage of what no revision has any more."""
@@ -184,6 +219,12 @@ class Transactions:
 
     def recover(self) -> str:
         """Abort what a publisher that died left open; returns what was done, or nothing."""
+        claim = Claim(self.server.settings)
+        if claim.is_ours():
+            log.warning("aborting the transaction of a publisher that died")
+            self._give_up(claim)
+            return "aborted"
+        claim.forget()
         state = self._read()
         if state is None:
             return ""

@@ -1,0 +1,101 @@
+"""Having a repository for oneself without ``cvmfs_server``, in a way that all of it respects.
+
+Two things in the spool area keep others out: the flag of a transaction, which is a file
+that is there, and the lock of who publishes.  With the one alone, an operator's
+``cvmfs_server publish`` would end our transaction; with both, its commands all fail or wait.
+
+The flag is a link to a file of ours, made before.  So whose transaction is open can be told
+at any time, also after a crash: no file is ours before it is the flag, and none that is the
+flag is another's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...fs.locks import acquire, open_file
+from .others import PUBLISHING_LOCK, TRANSACTION_FLAG
+from .server import ServerBusy
+from .settings import ServerSettings
+
+_CLAIM = "duccmake-transaction.lock"
+
+
+class Claim:
+    """What this program holds of a repository; only under the publisher's own lock."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._claim = settings.spool / _CLAIM
+        self._flag = settings.spool / TRANSACTION_FLAG
+        self._lock = settings.spool / PUBLISHING_LOCK
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Open a transaction, and hold the lock of who publishes; `ServerBusy` where others do.
+
+        The transaction stays open at the end.
+        """
+        self.forget()
+        self._claim.touch(mode=0o600, exist_ok=False)
+        self._give_away(self._claim)
+        try:
+            self._flag.hardlink_to(self._claim)
+        except FileExistsError:
+            self.forget()
+            raise _busy("somebody has a transaction open") from None
+        try:
+            descriptor = self._publishing()
+        except BaseException:
+            # Nothing has happened in it that would have to be aborted.
+            self._flag.unlink()
+            self.forget()
+            raise
+        try:
+            yield
+        finally:
+            self._lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def is_ours(self) -> bool:
+        """Whether the transaction that is open is one that was opened here."""
+        try:
+            return self._flag.samefile(self._claim)
+        except FileNotFoundError:
+            return False
+
+    def forget(self) -> None:
+        """Give up a claim that is no transaction, or no longer one."""
+        self._claim.unlink(missing_ok=True)
+
+    def _publishing(self) -> int:
+        """Lock the file of who publishes, which its holders remove."""
+        while True:
+            descriptor = open_file(self._lock, 0o600)
+            if not acquire(descriptor, wait=False):
+                os.close(descriptor)
+                raise _busy("somebody publishes, or mounts what was published,")
+            if _is_at(self._lock, descriptor):
+                self._give_away(self._lock)
+                return descriptor
+            os.close(descriptor)
+
+    def _give_away(self, path: Path) -> None:
+        """Let the repository's owner, whom cvmfs_server may run as, have what we left."""
+        if os.geteuid() == 0 and self._settings.owner != "root":
+            shutil.chown(path, user=self._settings.owner)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _busy(found: str) -> ServerBusy:
+    return ServerBusy(found, output="", opened=False)
