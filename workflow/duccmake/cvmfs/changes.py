@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import RepositoryError
-from .catalog import MARKER, CatalogFile, Nested
-from .edited import ZEROS, Edited, added, taken
+from .catalog import MARKER, Nested
+from .edited import Edited, added, taken
+from .edited_catalogs import Catalogs
 from .names import Kind, path_key
 from .objects import Objects
 from .revision import Revision
@@ -24,7 +25,7 @@ from .rows import (
     Row,
     pack_xattrs,
 )
-from .trees import marker
+from .trees import Tree, marker
 
 _DEFAULT_TTL = 240
 _SKEW_SECONDS = 300
@@ -64,17 +65,15 @@ class Changes:
     """
 
     def __init__(self, revision: Revision, objects: Objects, now: int) -> None:
-        self._revision = revision
         self._objects = objects
-        content = revision.catalog_content(revision.root.hex())
-        self._root = Edited.open(b"", content, None, revision.root.hex(), "the root catalog")
-        self._open = {b"": self._root}
+        self._catalogs = Catalogs(revision, objects)
         self._now = self._time(now)
+        self._directories: set[bytes] = set()
 
     @property
     def changed(self) -> bool:
         """Whether there is anything to publish."""
-        return any(edited.changed for edited in self._open.values())
+        return any(edited.changed for edited in self._catalogs.open.values())
 
     # --- what is put --------------------------------------------------------
 
@@ -131,43 +130,37 @@ class Changes:
     def begin_catalog(self, path: bytes) -> None:
         """Have a catalog begin in a directory, which is made where it is not there."""
         self.make_directory(path)
-        above = self._catalog(_parent(path))
-        if above.file.nested_at(path) is not None or not path:
+        above = self._catalogs.holding(_parent(path))
+        row = above.file.row(path)
+        if row is None or not path or row.flags & MOUNTPOINT:
             return
-        row = _there(self._row(path))
-        made = self._open[path] = Edited.create(path, above)
-        nested = above.nested_below(path)
-        made.take([below.key for below in above.below(row.key)], above)
-        for below in nested:
-            self._move_nested(below, above, made)
+        made, above = self._catalogs.begin(path)
         above.update(row.key, {"flags": row.flags | MOUNTPOINT})
         made.insert(row._replace(flags=row.flags | ROOT))
         # The marker's name may be there already, without its effect.
         made.delete([path_key(path + b"/" + MARKER)])
         made.insert(marker(path, self._objects.put(b""), self._now, None))
-        above.hang(path, Nested("", 0))
 
-    def graft(self, at: bytes, tree: Nested) -> None:
-        """Hang a whole tree, by its uppermost catalog, in the place of whatever is at a path.
+    def graft(self, tree: Tree) -> None:
+        """Hang a whole tree into the repository, in the place of whatever is there.
 
         Its catalogs are staged in the changes' objects, or stored in the repository.
         """
-        self.make_directory(_parent(at))
-        above = self._catalog(_parent(at))
-        what = f"the catalog {tree.hash}"
-        with CatalogFile.read(self._content(tree.hash, tree.size), what) as top:
-            row = top.row(at)
-            if top.root_prefix != at or row is None or not row.flags & ROOT:
+        self.make_directory(_parent(tree.at))
+        above = self._catalogs.holding(_parent(tree.at))
+        nested = Nested(tree.hash.hex(), tree.size)
+        # Where an operator removes the marker, the rows are put above column by column.
+        nested = self._catalogs.rearranged(nested, above.file.columns)
+        with self._catalogs.read(nested) as top:
+            row = top.row(tree.at)
+            counters = added(*top.counters())
+            if top.root_prefix != tree.at or row is None or not row.flags & ROOT:
                 raise RepositoryError(
-                    f"{what} is not that of {_show(at)}",
+                    f"the catalog {nested.hash} is not that of {_show(tree.at)}",
                     hint="remove what is staged and run again",
                 )
-            if top.columns != above.file.columns:
-                raise _other_columns(at)
-            counters = added(*top.counters())
-        self._put(at, row._replace(flags=row.flags & ~ROOT | MOUNTPOINT))
-        above = self._catalog(_parent(at))
-        above.hang(at, tree)
+        self._put(tree.at, row._replace(flags=row.flags & ~ROOT | MOUNTPOINT))
+        above.hang(tree.at, nested)
         above.more = added(above.more, counters)
 
     # --- what is changed and removed -----------------------------------------
@@ -179,16 +172,16 @@ class Changes:
             return
         if not path:
             raise ValueError("the root of a repository cannot be removed")
-        at = self._catalog(_parent(path))
+        at = self._catalogs.holding(_parent(path))
         if row.is_directory:
             for nested in at.nested_below(path):
-                self._drop_nested(nested, at)
+                self._catalogs.drop(nested, at)
             if not row.flags & MOUNTPOINT:
                 at.delete([below.key for below in at.below(row.key)])
         at.delete([row.key])
         if row.hardlinks >> 32 and not row.is_directory:
             at.leave_group(row)
-        self._entries_changed(_parent(path), -1 if row.is_directory else 0)
+        self._entries_changed(_parent(path))
 
     def set_xattrs(self, path: bytes, xattrs: Iterable[tuple[bytes, bytes]]) -> None:
         """Give what is at a path these extended attributes and no others.
@@ -198,73 +191,69 @@ class Changes:
         packed, lost = pack_xattrs(xattrs)
         if lost:
             raise ValueError("extended attributes have at most 255 bytes each")
-        self._change(path, lambda row: {"xattr": packed})
+        self._change(path, {"xattr": packed})
 
     def touch(self, path: bytes) -> None:
         """Have what is at a path changed now; `FileNotFoundError` where nothing is."""
-        self._change(path, lambda row: {"mtime": self._now, "mtimens": None})
+        self._change(path, {"mtime": self._now, "mtimens": None})
 
     def set_time(self, path: bytes, mtime: int) -> None:
         """Set when what is at a path was changed, in seconds since the epoch, and no later one.
 
         `FileNotFoundError` where nothing is.
         """
-        self._change(path, lambda row: {"mtime": mtime, "mtimens": None})
+        self._change(path, {"mtime": mtime, "mtimens": None})
 
     # --- the end ---------------------------------------------------------------
 
     def finish(self) -> Root:
         """Write all catalogs that have changed; nothing can be changed any more."""
-        for edited in list(self._open.values()):
+        self._count_links()
+        catalogs = self._catalogs.open
+        for edited in list(catalogs.values()):
             while edited.changed and edited.above is not None:
                 edited = edited.above
                 edited.changed = True
-        self._root.changed = True
+        self._catalogs.root.changed = True
+        ttl = int(self._catalogs.root.file.properties().get("TTL", _DEFAULT_TTL))
         written = []
-        ttl = int(self._root.file.properties().get("TTL", _DEFAULT_TTL))
         revision = 0
-        for path in sorted(self._open, key=lambda path: -path.count(b"/")):
-            edited = self._open[path]
-            if not edited.changed:
+        for path in sorted(catalogs, key=lambda path: -path.count(b"/")):
+            edited = catalogs[path]
+            if edited.changed:
+                revision = int(edited.file.properties().get("revision", "0")) + 1
+                written.append(self._write(edited, revision))
+            else:
                 edited.file.close()
-                continue
-            revision = self._revision_of(edited)
-            made = self._write(edited, revision)
-            written.append(made)
-        self._open.clear()
         root = written[-1]
         return Root(root.hash, root.size, revision, ttl, tuple(written))
 
+    def _count_links(self) -> None:
+        """Count the directories where some came or went: what was there may be wrong."""
+        for path in self._directories:
+            directory = self._row(path)
+            if directory is not None and directory.is_directory:
+                links = 2 + self._catalogs.holding(path).directories_in(directory.key)
+                if links != directory.hardlinks:
+                    self._change(path, {"hardlinks": links})
+
     def _write(self, edited: Edited, revision: int) -> Written:
         own, subtree = edited.counted()
-        if min(*own, *subtree) < 0:
-            subtree = self._counted_anew(edited)
+        if min(subtree) < 0:
+            subtree = self._catalogs.counted(edited)  # what it said before was wrong
         properties = {"revision": str(revision), "last_modified": str(self._now)}
         if edited.old is not None:
             properties["previous_revision"] = edited.old
         content = edited.content(own, subtree, properties)
-        digest = self._objects.put(content, Kind.CATALOG)
+        written = Written(edited.path, self._objects.put(content, Kind.CATALOG), len(content))
         if edited.above is not None:
-            edited.above.hang(edited.path, Nested(digest.hex(), len(content)))
+            edited.above.hang(edited.path, Nested(written.hash.hex(), written.size))
             more = taken(added(own, subtree), edited.was)
             edited.above.more = added(edited.above.more, more)
-        return Written(edited.path, digest, len(content))
-
-    def _counted_anew(self, edited: Edited) -> tuple[int, ...]:
-        """What the catalogs below one count, where what it said of them was wrong."""
-        counters = [ZEROS]
-        for nested in edited.file.nested().values():
-            content = self._content(nested.hash, nested.size)
-            with CatalogFile.read(content, f"the catalog {nested.hash}") as below:
-                counters.append(added(*below.counters()))
-        return added(*counters)
-
-    @staticmethod
-    def _revision_of(edited: Edited) -> int:
-        return int(edited.file.properties().get("revision", "0")) + 1
+        return written
 
     def _time(self, now: int) -> int:
-        before = int(self._root.file.properties().get("last_modified", "0"))
+        before = int(self._catalogs.root.file.properties().get("last_modified", "0"))
         if before > now + _SKEW_SECONDS:
             raise RepositoryError(
                 f"the repository was changed {before - now} seconds in the future of this "
@@ -276,7 +265,7 @@ class Changes:
     # --- rows ------------------------------------------------------------------
 
     def _row(self, path: bytes) -> Row | None:
-        return self._catalog(_parent(path)).file.row(path)
+        return self._catalogs.holding(_parent(path)).file.row(path)
 
     def _new(
         self, path: bytes, mode: int, flags: int, *, uid: int, gid: int, mtime: int | None
@@ -304,102 +293,24 @@ class Changes:
     def _put(self, path: bytes, row: Row, content: Content | None = None) -> None:
         self.make_directory(_parent(path))
         self.remove(path)
-        self._catalog(_parent(path)).insert(row, content)
-        self._entries_changed(_parent(path), 1 if row.is_directory else 0)
+        self._catalogs.holding(_parent(path)).insert(row, content)
+        self._entries_changed(_parent(path))
 
-    def _entries_changed(self, directory: bytes, directories: int) -> None:
-        """Something came into a directory or left it, or so many directories did."""
-        self._change(
-            directory,
-            lambda row: {
-                "hardlinks": row.hardlinks + directories,
-                "mtime": self._now,
-                "mtimens": None,
-            },
-        )
+    def _entries_changed(self, directory: bytes) -> None:
+        """Something came into a directory or left it."""
+        self._directories.add(directory)
+        self.touch(directory)
 
-    def _change(self, path: bytes, values: Callable[[Row], dict[str, object]]) -> None:
+    def _change(self, path: bytes, values: Mapping[str, object]) -> None:
         """Change the row of a path, or both where a catalog begins there."""
-        catalogs = {self._catalog(_parent(path)), self._catalog(path)}
         found = False
-        for edited in catalogs:
+        for edited in {self._catalogs.holding(_parent(path)), self._catalogs.holding(path)}:
             row = edited.file.row(path)
             if row is not None:
-                edited.update(row.key, values(row))
+                edited.update(row.key, values)
                 found = True
         if not found:
             raise FileNotFoundError(f"{path!r} is not in the repository")
-
-    # --- catalogs -----------------------------------------------------------------
-
-    def _catalog(self, directory: bytes) -> Edited:
-        """The catalog that has what is in a directory; it is opened."""
-        found = self._root
-        for path in _upwards(directory):
-            opened = self._open.get(path)
-            if opened is None:
-                nested = found.file.nested_at(path)
-                if nested is None:
-                    continue
-                opened = self._opened(path, nested, found)
-            found = opened
-        return found
-
-    def _opened(self, path: bytes, nested: Nested, above: Edited) -> Edited:
-        staged = self._name(nested.hash) in self._objects.names
-        content = self._content(nested.hash, nested.size)
-        what = f"the catalog of {_show(path)}"
-        opened = Edited.open(path, content, above, None if staged else nested.hash, what)
-        opened.changed = False
-        self._open[path] = opened
-        return opened
-
-    def _content(self, digest: str, size: int) -> bytes:
-        """The bytes of a catalog that is staged or stored."""
-        name = self._name(digest)
-        if name not in self._objects.names:
-            return self._revision.catalog_content(digest, size)
-        content = self._objects.get(name)
-        if len(content) != size:
-            raise RepositoryError(
-                f"the staged catalog {name} has {len(content)} bytes, not {size}",
-                hint="remove what is staged and run again",
-            )
-        return content
-
-    @staticmethod
-    def _name(digest: str) -> str:
-        return digest + Kind.CATALOG
-
-    def _drop_nested(self, path: bytes, above: Edited) -> None:
-        """Forget a nested catalog, and all below it."""
-        counted = self._was(path, above)
-        for opened in [each for each in self._open if _is_below(each, path)]:
-            self._open.pop(opened).file.close()
-        above.cut(path)
-        above.more = taken(above.more, counted)
-
-    def _move_nested(self, path: bytes, above: Edited, into: Edited) -> None:
-        """Have a nested catalog in another one than before."""
-        counted = self._was(path, above)
-        nested = above.file.nested_at(path)
-        assert nested is not None
-        above.cut(path)
-        above.more = taken(above.more, counted)
-        into.hang(path, nested)
-        into.more = added(into.more, counted)
-        if path in self._open:
-            self._open[path].above = into
-
-    def _was(self, path: bytes, above: Edited) -> tuple[int, ...]:
-        """What a nested catalog counts as the one above it knows it."""
-        if path in self._open:
-            return self._open[path].was
-        nested = above.file.nested_at(path)
-        assert nested is not None
-        content = self._content(nested.hash, nested.size)
-        with CatalogFile.read(content, f"the catalog {nested.hash}") as below:
-            return added(*below.counters())
 
 
 def _parent(path: bytes) -> bytes:
@@ -408,31 +319,6 @@ def _parent(path: bytes) -> bytes:
 
 def _names(path: bytes) -> list[bytes]:
     return path.split(b"/")[1:]
-
-
-def _upwards(path: bytes) -> Iterator[bytes]:
-    """A path's parents and itself, from the first below the root on."""
-    at = 0
-    while (at := path.find(b"/", at + 1)) != -1:
-        yield path[:at]
-    if path:
-        yield path
-
-
-def _is_below(path: bytes, directory: bytes) -> bool:
-    return path == directory or path.startswith(directory + b"/")
-
-
-def _there(row: Row | None) -> Row:
-    assert row is not None
-    return row
-
-
-def _other_columns(path: bytes) -> RepositoryError:
-    return RepositoryError(
-        f"the catalog above {_show(path)} was made by an old version of CernVM-FS",
-        hint="",
-    )
 
 
 def _show(path: bytes) -> str:

@@ -131,6 +131,12 @@ class Edited:
         )
         return [below for (below,) in found]
 
+    def directories_in(self, key: tuple[int, int]) -> int:
+        """How many directories are in one."""
+        select = "SELECT count(*) FROM catalog WHERE parent_1=? AND parent_2=? AND flags & 1"
+        (found,) = self.file.db.execute(select, key).fetchone()
+        return int(found)
+
     def below(self, key: tuple[int, int]) -> Iterator[Row]:
         """All that this catalog has below a directory, which is not among it."""
         waiting = [key]
