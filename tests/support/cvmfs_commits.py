@@ -12,6 +12,7 @@ from duccmake.cvmfs.changes import Changes, Root
 from duccmake.cvmfs.manifest import Manifest
 from duccmake.cvmfs.objects import Objects
 from duccmake.cvmfs.revision import Revision
+from duccmake.cvmfs.storage import PUBLISHED
 from duccmake.cvmfs.storage.local import LocalStorage
 from support.cvmfs_repositories import Real
 
