@@ -21,7 +21,7 @@ from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
 from duccmake.run.events import note_end, note_start
 from duccmake.run.session import begin, boot_id, tidy
-from duccmake.run.summary import announce, summarise
+from duccmake.run.summary import announce, is_made_up_for, summarise
 
 
 def has_config():
@@ -111,7 +111,8 @@ onsuccess:
 
 
 onerror:
-    end_run()
+    if is_made_up_for(end_run(), session):
+        sys.exit(0)
 
 
 def lift_default_limit():
@@ -145,6 +146,7 @@ def end_run():
     """Say what became of the run, to people and to what reads the event log."""
     status = summarise(session, workdir=Path.cwd(), only=asked)
     note_end(plan, status, workdir=Path.cwd(), only=asked)
+    return status
 
 
 @functools.cache

@@ -133,6 +133,14 @@ def summarise(
     return status
 
 
+def is_made_up_for(status: Status, session: Session) -> bool:
+    """Whether jobs failed to publish images, and other jobs took along all of them."""
+    return not status.failed and any(
+        report.kind == Kind.FAILED and report.job.rule == Rule.PUBLISH_IMAGE
+        for report in read_reports(session.run)
+    )
+
+
 def _lines(results: Sequence[Result]) -> Iterator[str]:
     """A line for each result; those that are up to date are left out where they are many."""
     width = max((len(item.outcome) for item in results), default=0)
@@ -230,7 +238,7 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
 def _pushes(
     plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
 ) -> Iterator[Result]:
-    """What became of the thin images; nothing is said of one whose image was not converted."""
+    """What became of the thin images; nothing is said of one whose image failed before that."""
     pushed = {report.subject for report in reports if report.kind == Kind.PUSHED}
     for thin in plan.thins:
         reason = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
@@ -240,6 +248,10 @@ def _pushes(
             # A failure that does not fail the run is handed on in the place of the manifest.
             quietly = thin.output.exists() and manifest_of(thin.output) is None
             yield Result(thin.target, _failed(quietly), reason)
+        elif any(
+            JobName(Rule.PUBLISH_IMAGE, (thin.repository, name)) in failures for name in thin.images
+        ):
+            yield Result(thin.target, _failed(thin.ignorable), "not tried: run again")
 
 
 _MAINTENANCE = frozenset(

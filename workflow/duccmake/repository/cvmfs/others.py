@@ -20,7 +20,7 @@ TRANSACTION_FLAG = "in_transaction.lock"
 PUBLISHING_LOCK = "is_publishing.lock"
 """The file of the spool area that who publishes or mounts has locked (flock(2))."""
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.05
 _AGAIN_SECONDS = 60.0
 
 _TRANSACTION = (
@@ -61,7 +61,6 @@ class Patience:
     def __init__(self, settings: ServerSettings, seconds: float) -> None:
         self._settings = settings
         self._deadline = time.monotonic() + seconds
-        self._told = ""
         self._again = 0.0
 
     def wait(self, what: str, hint: str) -> None:
@@ -69,9 +68,9 @@ class Patience:
         now = time.monotonic()
         if now >= self._deadline:
             raise RepositoryLocked(self._in_words(what), hint=hint)
-        if what != self._told or now >= self._again:
+        if now >= self._again:
             log.warning("waiting: %s", self._in_words(what))
-            self._told, self._again = what, now + _AGAIN_SECONDS
+            self._again = now + _AGAIN_SECONDS
         time.sleep(_POLL_SECONDS)
 
     def _in_words(self, what: str) -> str:

@@ -56,7 +56,7 @@ class ServerBusy(ServerFailed):
     ``opened`` says whether the command had opened a transaction of its own.
     """
 
-    def __init__(self, found: str, *, output: str, opened: bool) -> None:
+    def __init__(self, found: str, *, output: str = "", opened: bool = False) -> None:
         super().__init__(found, output=output)
         self.opened = opened
 

@@ -23,6 +23,7 @@ from ...errors import RepositoryError
 from ...fs.files import write_atomically
 from .claim import Claim
 from .mount import Mount
+from .opening import opening
 from .others import Patience
 from .server import Mark, Server, ServerBusy, processes, spoil_archive
 from .tar_writer import TarStream
@@ -136,15 +137,9 @@ class Transactions:
 
         def work(transaction: Transaction) -> None:
             with self.mount.changing():
-                self.server.run(
-                    "gc",
-                    "-f",
-                    self.server.settings.name,
-                    token=transaction.token,
-                    opened=transaction.look,
-                )
+                self.server.run("gc", "-f", self.server.settings.name, token=transaction.token)
 
-        self._attempt(work)
+        self._attempt(work, collecting=True)
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
@@ -159,20 +154,29 @@ class Transactions:
             else:
                 return
 
-    def _attempt(self, work: Callable[[Transaction], None]) -> None:
+    def _attempt(self, work: Callable[[Transaction], None], *, collecting: bool = False) -> None:
         """Do ``work``, which opens a transaction; again while somebody else is faster.
 
         A transaction of ours that is left open is aborted.  Raises `RepositoryLocked`
         where somebody else's does not end in time.
         """
-        patience = self._patience()
+        settings, patience = self.server.settings, self._patience()
+        # Opening one mounts what is newest first, for which cvmfs_server has to have the lock
+        # itself: through a gateway mostly, elsewhere where somebody was killed who published.
+        alone = not settings.gateway
         while True:
             while self._is_anybody_at_work(patience):
                 pass
             transaction = Transaction(self.server, self._journal)
             try:
-                work(transaction)
+                with ExitStack() as stack:
+                    if alone and not stack.enter_context(
+                        opening(settings.spool, settings.name, collecting=collecting)
+                    ):
+                        raise ServerBusy("somebody begins to publish")
+                    work(transaction)
             except ServerBusy as error:
+                alone = not (settings.gateway or (alone and error.output))
                 if error.opened:
                     transaction.look()
                 if transaction.mark is not None:
