@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import RepositoryError
@@ -24,7 +24,7 @@ class ServerSettings:
     ``spool`` is where ``cvmfs_server`` keeps its flags and mounts, ``union`` where a
     transaction can be written to, ``owner`` the user that publishes.
     A file larger than ``max_chunk`` is stored in several pieces by ``cvmfs_server
-    publish`` where ``chunking`` is on.
+    publish`` where ``chunking`` is on.  ``values`` are all that ``server.conf`` assigns.
     """
 
     name: str
@@ -35,6 +35,21 @@ class ServerSettings:
     chunking: bool = True
     max_chunk: int = 16 * 1024 * 1024
     nanoseconds: bool = False
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def upstream(self) -> str:
+        """Where its objects are stored, as ``CVMFS_UPSTREAM_STORAGE`` has it."""
+        return self.values.get("CVMFS_UPSTREAM_STORAGE", "")
+
+    @property
+    def url(self) -> str:
+        """Where the stratum 0 can be read over HTTP."""
+        return self.values.get("CVMFS_STRATUM0", "")
+
+    def is_on(self, key: str) -> bool:
+        """Whether a setting that is off by default is on."""
+        return self.values.get(key) == "true"
 
     @property
     def published(self) -> Path:
@@ -71,6 +86,7 @@ class ServerSettings:
             chunking=values.get("CVMFS_USE_FILE_CHUNKING", "true") == "true",
             max_chunk=_bytes(values.get("CVMFS_MAX_CHUNK_SIZE", "")) or 16 * 1024 * 1024,
             nanoseconds=values.get("CVMFS_ENABLE_MTIME_NS", "") == "true",
+            values=values,
         )
 
 
