@@ -7,7 +7,7 @@ ones, begin.  Schema 2.5; revision 7 is written, older revisions are read.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -34,6 +34,7 @@ Counters = tuple[int, ...]
 _TYPES = {"hash": "BLOB", "name": "TEXT", "symlink": "TEXT", "xattr": "BLOB"}
 _KEY = "md5path_1=? AND md5path_2=?"
 _PAGE_BYTES = 1024
+_INDEX = "CREATE INDEX idx_catalog_parent ON catalog (parent_1, parent_2)"
 
 _TABLES = """
 CREATE TABLE chunks (md5path_1 INTEGER, md5path_2 INTEGER, offset INTEGER, size INTEGER,
@@ -85,12 +86,26 @@ def create(columns: Iterable[str] = COLUMNS) -> sqlite3.Connection:
     db.text_factory = bytes
     db.execute(f"PRAGMA page_size={_PAGE_BYTES}")
     db.execute("PRAGMA journal_mode=OFF")  # an error leaves it unusable, and unused
-    rows = ", ".join(f"{column} {_TYPES.get(column, 'INTEGER')}" for column in columns)
-    db.execute(
-        f"CREATE TABLE catalog ({rows}, CONSTRAINT pk_catalog PRIMARY KEY (md5path_1, md5path_2))"
-    )
+    _create_table(db, "catalog", columns)
     db.executescript(_TABLES)
     return db
+
+
+def _create_table(db: sqlite3.Connection, name: str, columns: Iterable[str]) -> None:
+    rows = ", ".join(f"{column} {_TYPES.get(column, 'INTEGER')}" for column in columns)
+    key = "CONSTRAINT pk_catalog PRIMARY KEY (md5path_1, md5path_2)"
+    db.execute(f"CREATE TABLE {name} ({rows}, {key})")
+
+
+def rearrange(db: sqlite3.Connection, columns: Sequence[str]) -> None:
+    """Have the columns of table ``catalog`` in another order."""
+    names = ", ".join(columns)
+    _create_table(db, "rearranged", columns)
+    db.execute(f"INSERT INTO rearranged ({names}) SELECT {names} FROM catalog")
+    db.execute("DROP TABLE catalog")
+    db.execute("ALTER TABLE rearranged RENAME TO catalog")
+    db.execute(_INDEX)
+    db.execute("VACUUM")
 
 
 def complete(
@@ -114,7 +129,7 @@ def complete(
         [*schema.items(), *(properties or {}).items()],
     )
     db.executemany(INSERT_NESTED, [(path, *of) for path, of in nested])
-    db.execute("CREATE INDEX idx_catalog_parent ON catalog (parent_1, parent_2)")
+    db.execute(_INDEX)
 
 
 def set_property(db: sqlite3.Connection, key: str, value: bytes | str | int) -> None:
@@ -131,7 +146,11 @@ class CatalogFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._of(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True), path)
+        try:
+            db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        except sqlite3.OperationalError as error:
+            raise RepositoryError(f"{path} cannot be opened: {error}") from None
+        self._of(db, path)
 
     @classmethod
     def of(cls, db: sqlite3.Connection, what: object = "the catalog") -> Self:
@@ -192,8 +211,12 @@ class CatalogFile:
 
     def entries(self, directory: bytes) -> list[Row]:
         """What it has in a directory, by name."""
-        found = self.db.execute(f"{self._row} WHERE parent_1=? AND parent_2=?", path_key(directory))
-        return sorted(map(Row._make, found), key=lambda row: row.name)
+        return sorted(self.in_directory(path_key(directory)), key=lambda row: row.name)
+
+    def in_directory(self, key: tuple[int, int]) -> list[Row]:
+        """What it has in the directory of that `Row.key`."""
+        found = self.db.execute(f"{self._row} WHERE parent_1=? AND parent_2=?", key)
+        return list(map(Row._make, found))
 
     def rows(self) -> Iterator[Row]:
         """All that it has, in no order that counts."""

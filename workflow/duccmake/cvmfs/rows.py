@@ -186,10 +186,14 @@ def unpack_xattrs(packed: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
         raise ValueError("extended attributes in a format that is not known")
     found, at = [], 2
     for _ in range(packed[1]):
+        if at + 2 > len(packed):
+            raise ValueError("extended attributes that are cut off")
         name_end = at + 2 + packed[at]
         end = name_end + packed[at + 1]
         if end > len(packed):
             raise ValueError("extended attributes that are cut off")
         found.append((packed[at + 2 : name_end], packed[name_end:end]))
         at = end
+    if at != len(packed):
+        raise ValueError("extended attributes with something behind them")
     return tuple(found)

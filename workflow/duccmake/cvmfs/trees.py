@@ -9,7 +9,6 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..errors import RepositoryError
 from ..tree import mtree
@@ -18,6 +17,7 @@ from .catalog import MARKER, Nested
 from .catalog_writer import CatalogWriter
 from .keeping import Keeping, keeps_name, plain
 from .names import Kind, path_key
+from .objects import Objects
 from .rows import (
     CHUNKED,
     DIRECTORY,
@@ -53,24 +53,17 @@ _TYPES = {
 _NO_NAMES = frozenset({b"", b".", b".."})
 
 
-class Sink(Protocol):
-    """Where objects are put."""
-
-    def put(self, content: bytes, kind: Kind = Kind.FILE) -> bytes:
-        """Store an object; its hash."""
-
-
 @dataclass(frozen=True, slots=True)
 class Tree:
     """A tree whose catalogs are written: what hangs it into a repository.
 
-    ``at`` is its absolute path there, ``hash`` (in hex) and ``size`` (uncompressed) are
-    those of the catalog in which it begins.  ``losses`` says how often what was lost,
+    ``at`` is its absolute path there, ``hash`` and ``size`` (uncompressed) are those of
+    the catalog in which it begins.  ``losses`` says how often what was lost,
     ``entries`` counts those of the tree that are in the ``catalogs``.
     """
 
     at: bytes
-    hash: str
+    hash: bytes
     size: int
     losses: Counter[str]
     catalogs: int
@@ -81,7 +74,7 @@ def write_tree(
     lines: Iterable[bytes],
     at: bytes,
     content: Contents,
-    objects: Sink,
+    objects: Objects,
     keeping: Keeping,
     salt: str = "",
 ) -> Tree:
@@ -148,7 +141,7 @@ class _Writer:
         self,
         at: bytes,
         content: Contents,
-        objects: Sink,
+        objects: Objects,
         keeping: Keeping,
         salt: str,
         beginnings: frozenset[bytes],
@@ -179,7 +172,9 @@ class _Writer:
         if self._root is None:
             raise RepositoryError("a tree manifest has no line for the tree's root")
         root, losses = self._root, self._losses
-        return Tree(self._at, root.hash, root.size, losses, self._catalogs, self._entries)
+        return Tree(
+            self._at, bytes.fromhex(root.hash), root.size, losses, self._catalogs, self._entries
+        )
 
     def close(self) -> None:
         """Let go of what an error has left open."""
