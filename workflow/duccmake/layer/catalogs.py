@@ -65,7 +65,7 @@ def write_catalogs(
     members = {
         "format": FORMAT,
         "at": form.at.decode(),
-        "catalog": tree.hash,
+        "catalog": tree.hash.hex(),
         "size": tree.size,
         "manifest": _to_json(found),
         "losses": dict(tree.losses),
@@ -103,7 +103,7 @@ class StagedCatalogs:
                 raise ValueError("another version has written it")
             tree = Tree(
                 known["at"].encode(),
-                str(known["catalog"]),
+                bytes.fromhex(known["catalog"]),
                 int(known["size"]),
                 Counter({str(kind): int(count) for kind, count in known["losses"].items()}),
                 int(known["catalogs"]),
@@ -118,7 +118,7 @@ class StagedCatalogs:
 
     def contents(self) -> TreeContents:
         """The content of the tree's files."""
-        top = self._open(Nested(self.tree.hash, self.tree.size))
+        top = self._open(Nested(self.tree.hash.hex(), self.tree.size))
         return TreeContents(self.tree.at, contents_below(self.tree.at, top, self._open))
 
     def _open(self, catalog: Nested) -> CatalogFile:

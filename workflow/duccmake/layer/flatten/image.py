@@ -88,10 +88,11 @@ def flatten_image(
 ) -> int:
     """Flatten an image into ``destination/image``, which appears whole or not at all.
 
-    Returns the number of entries.  ``catalogs`` are written as well where their form is
-    given, and the contents of the layers' files (`duccmake.layer.catalogs`).  What is generated bears the image's time of
+    Returns the number of entries.  What is generated bears the image's time of
     creation, so that one image always gives the same tree.  With ``fix_permissions``
     everybody may read and run it, and what was widened for that is flagged.
+    ``catalogs`` are written as well where their form is given, and the content of the
+    layers' files (`duccmake.layer.catalogs`).
     """
     extra = generated(config, name=name, mount_points=mount_points)
     tree = flatten(layers, extra, mtime_ns=_created_ns(config))
