@@ -5,7 +5,7 @@ from pathlib import Path
 
 from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
-from duccmake.repository.open import open_repository
+from duccmake.repository.open import open_repository, open_staging
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
 from duccmake.workspace.results import content_store
@@ -25,4 +25,5 @@ with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job
             Path(output),
             staged=job.plan.staged_paths(repository),
             mount_points=job.config.flat.mount_points,
+            staging=open_staging(job.config.repository, repository),
         )

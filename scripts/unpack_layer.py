@@ -5,6 +5,7 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
+from duccmake.repository.open import open_staging
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
 
@@ -13,6 +14,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     job.check_inputs([blob])
+    staging = open_staging(job.config.repository, repository)
     with (
         job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event,
         job.progress(0, f"unpack {key}") as progress,
@@ -23,7 +25,8 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             Path(output),
             digest=digest,
             diff_algorithms=job.plan.diff_algorithms(key),
-            packed=job.config.repository.packs_layers,
+            packed=job.config.repository.staged == "pack",
+            catalogs=staging.layer(digest) if staging else None,
             limits=job.config.limits,
             progress=progress,
         )

@@ -303,9 +303,9 @@ def get_diff_algorithms(wildcards):
 
 
 @functools.cache
-def is_packed():
-    """Whether layers are staged as packs, as the backend wants them."""
-    return plan.config_in(Path.cwd()).repository.packs_layers
+def get_form():
+    """How layers and flat trees are staged, as the backend wants them."""
+    return plan.config_in(Path.cwd()).repository.staged_form
 
 
 def get_tree_digest(wildcards):

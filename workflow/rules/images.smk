@@ -13,6 +13,7 @@ rule flatten_image:
         digest=get_tree_digest,
         boot=boot_id(),
         format=RECORD_FORMAT,
+        form=get_form(),
     message:
         "Flatten the image with configuration {wildcards.config}"
     shell:

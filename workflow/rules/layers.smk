@@ -48,7 +48,7 @@ rule unpack_layer:
         diff_algorithms=get_diff_algorithms,
         boot=boot_id(),
         format=LAYER_FORMAT,
-        packed=is_packed(),
+        form=get_form(),
     message:
         "Unpack layer {wildcards.layer}"
     shell:

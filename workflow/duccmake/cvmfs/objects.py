@@ -15,6 +15,7 @@ from ..errors import RepositoryError
 from .codec import Bytes, Codec, decompressed
 from .names import Kind, hash_of, object_name
 from .rows import Chunk, Content
+from .storage import NotThere
 
 CHUNK = 8 * 1024 * 1024
 """The size of the pieces that large files are stored in, but for the last."""
@@ -78,7 +79,7 @@ class Objects:
     def get(self, name: str) -> bytes:
         """What is in the object of that name, decompressed.
 
-        `RepositoryError` where it is not there or damaged.
+        `NotThere`, and `RepositoryError` where it is damaged.
         """
         return b"".join(self._pieces(name))
 
@@ -101,7 +102,7 @@ class Objects:
             with self.path(name).open("rb", buffering=0) as file:
                 yield from decompressed(iter(lambda: file.read(_PIECE), b""))
         except FileNotFoundError:
-            raise RepositoryError(
+            raise NotThere(
                 f"the object {name} is not staged",
                 hint="remove what is staged and run again",
             ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DuccmakeError
 from ..layer import measured
@@ -15,6 +16,10 @@ from ..oci.reference import Digest
 from ..planning.model import PlannedImage
 from ..repository.protocol import Repository
 
+if TYPE_CHECKING:
+    from ..layer.catalogs import CatalogForm, TreeContents
+    from ..repository.cvmfs.staging import Staging
+
 
 def stage_flat_tree(
     image: PlannedImage,
@@ -24,11 +29,13 @@ def stage_flat_tree(
     *,
     staged: Mapping[str, Path],
     mount_points: tuple[str, ...],
+    staging: Staging | None = None,
 ) -> int:
     """Flatten a planned image into ``destination/image``; returns the number of entries.
 
-    ``staged`` says by digest where layers are staged, if they are.  Raises
-    `DigestMismatch` where they do not unpack to what the configuration says.
+    ``staged`` says by digest where layers are staged, if they are; with ``staging`` they
+    are, and the flat tree will be, in catalogs.  Raises `DigestMismatch` where they do
+    not unpack to what the configuration says.
     """
     raw = store.get(image.config)
     if raw is None:
@@ -65,9 +72,31 @@ def stage_flat_tree(
             name=str(image.config),
             mount_points=mount_points,
             fix_permissions=image.fix_permissions,
+            catalogs=_catalogs(image, staging, staged),
         )
     except DuccmakeError as error:
         raise error.within(image=image.title, step="flatten") from None
+
+
+def _catalogs(
+    image: PlannedImage, staging: Staging | None, staged: Mapping[str, Path]
+) -> tuple[CatalogForm, list[TreeContents]] | None:
+    """How the flat tree is staged, and the content of the layers' files, where that counts."""
+    if staging is None:
+        return None
+    contents = {layer.digest: _contents(layer.digest, staging, staged) for layer in image.layers}
+    return staging.flat(image.config), [contents[layer.digest] for layer in image.layers]
+
+
+def _contents(digest: Digest, staging: Staging, staged: Mapping[str, Path]) -> TreeContents:
+    from ..cvmfs.storage import NotThere
+    from ..layer.catalogs import StagedCatalogs
+
+    try:
+        return StagedCatalogs.read(staged[str(digest)]).contents()
+    except (FileNotFoundError, NotThere):
+        # Neither is there once a commit of other images has published it.
+        return staging.published(digest)
 
 
 def _layer(

@@ -8,6 +8,7 @@ as it will be published, and what is lost of the tree.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..cvmfs.keeping import Keeping
 from ..cvmfs.names import Kind, object_name, path_key
 from ..cvmfs.objects import Objects, names_of
 from ..cvmfs.rows import Chunk, Content
-from ..cvmfs.trees import Contents, write_tree
+from ..cvmfs.trees import Contents, Tree, write_tree
 from ..errors import RepositoryError
 
 CATALOG = "catalog.json"
@@ -64,10 +65,12 @@ def write_catalogs(
     members = {
         "format": FORMAT,
         "at": form.at.decode(),
-        "catalog": tree.hash,
+        "catalog": tree.hash.hex(),
         "size": tree.size,
         "manifest": _to_json(found),
         "losses": dict(tree.losses),
+        "catalogs": tree.catalogs,
+        "entries": tree.entries,
     }
     (directory / CATALOG).write_text(json.dumps(members, indent=1) + "\n")
     return {object_name(objects.put(b""), Kind.FILE), *names_of(found)}
@@ -77,30 +80,36 @@ def write_catalogs(
 class StagedCatalogs:
     """A tree as `write_catalogs` has staged it."""
 
-    at: bytes
-    top: Nested
+    tree: Tree
     manifest: Content
-    losses: Mapping[str, int]
     objects: Objects
+
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether something is staged in this form in a directory."""
+        return (directory / CATALOG).is_file()
 
     @classmethod
     def read(cls, directory: Path) -> StagedCatalogs:
         """What is staged in ``directory``; `RepositoryError` where it is damaged.
 
-        `FileNotFoundError` where nothing is staged in this form.
+        `FileNotFoundError` where nothing is staged in this form.  What a file has in it
+        is read by `Objects.pieces`, once `contents` have said what that is.
         """
         raw = (directory / CATALOG).read_bytes()
         try:
             known = json.loads(raw)
             if known["format"] != FORMAT:
                 raise ValueError("another version has written it")
-            return cls(
+            tree = Tree(
                 known["at"].encode(),
-                Nested(str(known["catalog"]), int(known["size"])),
-                _from_json(known["manifest"]),
-                {str(kind): int(count) for kind, count in known["losses"].items()},
-                Objects(directory / OBJECTS),
+                bytes.fromhex(known["catalog"]),
+                int(known["size"]),
+                Counter({str(kind): int(count) for kind, count in known["losses"].items()}),
+                int(known["catalogs"]),
+                int(known["entries"]),
             )
+            return cls(tree, _from_json(known["manifest"]), Objects(directory / OBJECTS))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RepositoryError(
                 f"{directory / CATALOG} cannot be used: {error!r}",
@@ -109,7 +118,8 @@ class StagedCatalogs:
 
     def contents(self) -> TreeContents:
         """The content of the tree's files."""
-        return TreeContents(self.at, contents_below(self.at, self._open(self.top), self._open))
+        top = self._open(Nested(self.tree.hash.hex(), self.tree.size))
+        return TreeContents(self.tree.at, contents_below(self.tree.at, top, self._open))
 
     def _open(self, catalog: Nested) -> CatalogFile:
         content = self.objects.get(catalog.hash + Kind.CATALOG)

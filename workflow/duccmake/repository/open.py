@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .protocol import Repository
 from .settings import RepositorySettings
+
+if TYPE_CHECKING:
+    from .cvmfs.staging import Staging
 
 
 def open_repository(settings: RepositorySettings, name: str) -> Repository:
@@ -30,3 +35,12 @@ def open_repository(settings: RepositorySettings, name: str) -> Repository:
         lock_seconds=settings.lock_seconds,
         clients_root=settings.clients_root,
     )
+
+
+def open_staging(settings: RepositorySettings, name: str) -> Staging | None:
+    """How jobs stage catalogs for the repository of that name; None where they stage none."""
+    if settings.staged != "catalogs":
+        return None
+    from .cvmfs.staging import Staging
+
+    return Staging(settings, name)

@@ -25,6 +25,8 @@ class RepositorySettings:
     that is another.  ``mounts`` are the mounted repositories and ``server_config``
     their settings (backend ``cvmfs``); a ``state`` of None stands for the
     repository's spool area, and everything is put below the directory ``prefix``.
+    ``publisher`` says who makes objects and catalogs, ``compression`` and ``hard_links``
+    how jobs make them.
     """
 
     backend: str = "directory"
@@ -36,9 +38,24 @@ class RepositorySettings:
     state: Path | None = None
     clients_root: Path | None = None
     prefix: str = ""
+    publisher: Literal["ingest", "catalogs"] = "ingest"
+    compression: Literal["fast", "balanced", "small"] = "balanced"
+    hard_links: bool = False
     batch: BatchSettings = field(default_factory=BatchSettings)
 
     @property
-    def packs_layers(self) -> bool:
-        """Whether layers are staged as packs (`duccmake.layer.pack`), not as trees."""
-        return self.backend == "cvmfs"
+    def staged(self) -> Literal["tree", "pack", "catalogs"]:
+        """As what layers are staged.
+
+        A tree, a `duccmake.layer.pack`, or objects and catalogs (`duccmake.layer.catalogs`).
+        """
+        if self.backend != "cvmfs":
+            return "tree"
+        return "pack" if self.publisher == "ingest" else "catalogs"
+
+    @property
+    def staged_form(self) -> tuple[object, ...]:
+        """All that decides what is staged of a layer or a flat tree."""
+        if self.staged != "catalogs":
+            return (self.staged,)
+        return (self.staged, self.prefix, self.compression, self.hard_links)

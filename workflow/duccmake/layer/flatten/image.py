@@ -7,18 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import LayerError
 from ...fs.attributes import is_safe_time
 from ...oci.manifest import ImageConfig
 from ...oci.reference import Digest
 from ...tree import mtree
-from ...tree.mtree import decode
+from ...tree.mtree import decode, encode
 from ..singularity import Generated, generated
 from .additions import add_generated
 from .merge import Merge
 from .nodes import Dir, lines, root_directory
 from .permissions import widen
+
+if TYPE_CHECKING:
+    from ...cvmfs.rows import Content
+    from ..catalogs import CatalogForm, TreeContents
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,15 @@ def flatten_image(
     name: str,
     mount_points: Sequence[str],
     fix_permissions: bool = False,
+    catalogs: tuple[CatalogForm, Sequence[TreeContents]] | None = None,
 ) -> int:
     """Flatten an image into ``destination/image``, which appears whole or not at all.
 
     Returns the number of entries.  What is generated bears the image's time of
     creation, so that one image always gives the same tree.  With ``fix_permissions``
     everybody may read and run it, and what was widened for that is flagged.
+    ``catalogs`` are written as well where their form is given, and the content of the
+    layers' files (`duccmake.layer.catalogs`).
     """
     extra = generated(config, name=name, mount_points=mount_points)
     tree = flatten(layers, extra, mtime_ns=_created_ns(config))
@@ -93,8 +101,28 @@ def flatten_image(
     partial = destination / "image.partial"
     shutil.rmtree(partial, ignore_errors=True)
     count = tree.write(partial)
+    if catalogs is not None:
+        _write_catalogs(tree, partial, *catalogs)
     partial.rename(destination / "image")
     return count
+
+
+def _write_catalogs(
+    tree: FlatTree, directory: Path, form: CatalogForm, layers: Sequence[TreeContents]
+) -> None:
+    from ...cvmfs.objects import Objects
+    from ..catalogs import OBJECTS, write_catalogs
+
+    (directory / OBJECTS).mkdir()
+    objects = Objects(directory / OBJECTS, form.codec)
+
+    def content(layer: int | None, path: bytes) -> Content:
+        if layer is not None:
+            return layers[layer].of(path)
+        generated = tree.generated[encode(path)]
+        return objects.file([generated], len(generated))
+
+    write_catalogs(directory, directory / "tree.mtree", content, objects, form)
 
 
 def _created_ns(config: ImageConfig) -> int:
