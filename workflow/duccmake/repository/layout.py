@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
 from ..oci.reference import MULTIARCH, Digest
@@ -91,6 +91,13 @@ class Layout:
     def seen(self, path: Path) -> Path:
         """A path of the repository as the machines that use it see it."""
         return (self.clients or self.root) / path.relative_to(self.root)
+
+    def unseen(self, path: str) -> PurePosixPath | None:
+        """The path in the repository of what its users see at ``path``; None for any other."""
+        try:
+            return PurePosixPath(path).relative_to(self.clients or self.root)
+        except ValueError:
+            return None
 
     @property
     def layers(self) -> Path:
