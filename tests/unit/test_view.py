@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from duccmake.repository.layout import Layout
+from duccmake.fs import beneath
 from duccmake.repository.view import DirectoryView, Kind
 
 HERE = PurePosixPath()
@@ -26,6 +26,13 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "outside/f").write_bytes(SECRET)
     (tmp_path / "outside/l").symlink_to("f")
     return root
+
+
+@pytest.fixture(params=["openat2", "walk"], autouse=True)
+def _kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "walk":
+        # No kernel has this one: ENOSYS.
+        monkeypatch.setattr(beneath, "_OPENAT2", 100_000)
 
 
 @pytest.fixture
@@ -61,15 +68,20 @@ def test_lines_are_whole_across_pieces(view: DirectoryView, root: Path, size: in
 
 
 def test_what_is_not_there_is_not_read_and_has_no_content(view: DirectoryView) -> None:
-    for path in ("x", "a/x"):
+    for path in ("x", "a/x", "a/f/x", "a/l/x"):
         with pytest.raises(FileNotFoundError, match=path):
             view.read(at(path))
         with pytest.raises(FileNotFoundError):
             view.mtime_ns(at(path))
         assert view.content(at(path)) == b""
         assert view.target(at(path)) == ""
-    with pytest.raises(IsADirectoryError):
-        view.content(at("a"))
+
+
+def test_what_is_there_and_no_file_is_not_taken_for_an_empty_one(view: DirectoryView) -> None:
+    for path in ("a", "a/l"):
+        with pytest.raises(OSError) as caught:
+            view.content(at(path))
+        assert not isinstance(caught.value, FileNotFoundError)
 
 
 def test_the_text_of_a_link_is_read_and_of_nothing_else(view: DirectoryView) -> None:
@@ -82,8 +94,11 @@ def test_the_text_of_a_link_is_read_and_of_nothing_else(view: DirectoryView) -> 
 def test_nothing_is_read_through_a_link_out_of_the_repository(
     view: DirectoryView, root: Path, target: str, place: str
 ) -> None:
-    target = target.replace("/TMP", str(root.parent))
-    (root / place).symlink_to(target if place == "way" else os.path.join("..", target))
+    if target.startswith("/"):
+        target = target.replace("/TMP", str(root.parent))
+    elif place != "way":
+        target = f"../{target}"
+    (root / place).symlink_to(target)
     assert (root / place / "f").read_bytes() == SECRET  # it does lead there
     _shows_nothing_behind(view, at(place))
 
@@ -99,7 +114,7 @@ def _shows_nothing_behind(view: DirectoryView, link: PurePosixPath) -> None:
     for name in ("f", "l"):
         assert view.kind(link / name) is None
         assert view.target(link / name) == ""
-        with pytest.raises(OSError):
+        with pytest.raises(FileNotFoundError):
             view.read(link / name)
     with pytest.raises(OSError):
         view.read(link)
@@ -148,33 +163,6 @@ def test_a_walk_meets_all_directories_but_those_it_is_kept_from(
     }
     some = [str(directory) for directory, _ in view.walk(HERE, lambda path: path.name != "b")]
     assert sorted(some) == [".", "a", "d", "d/e"]
-
-
-@pytest.mark.parametrize(
-    ("target", "is_lost"),
-    [
-        ("f", False),
-        ("l", False),
-        ("x", True),
-        ("b/x", True),
-        ("b/../f", False),
-        ("way/f", False),
-        ("way/x", True),
-        ("loop", True),
-        ("SEEN/a/f", False),
-        ("SEEN/a/x", True),
-        ("/elsewhere/x", False),
-        ("../../x", False),
-    ],
-)
-def test_a_link_leads_nowhere_where_the_repository_knows_of_nothing(
-    root: Path, target: str, is_lost: bool
-) -> None:
-    view = DirectoryView(root, Layout(root, Path("/cvmfs/seen.example.org")))
-    (root / "a/way").symlink_to("../a")
-    (root / "a/loop").symlink_to("loop")
-    (root / "a/link").symlink_to(target.replace("SEEN", "/cvmfs/seen.example.org"))
-    assert view.leads_nowhere(at("a/link")) is is_lost
 
 
 def test_nothing_stays_open(view: DirectoryView) -> None:

@@ -7,8 +7,11 @@ import errno
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | _SAFE
+_AT_FDCWD = -100  # linux/fcntl.h
 _OPENAT2 = 437  # asm-generic/unistd.h; new calls have one number on all architectures
 _RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
 _RESOLVE_BENEATH = 0x08
@@ -29,9 +32,12 @@ class _How(ctypes.Structure):
     )
 
 
+_SIZE = ctypes.c_size_t(ctypes.sizeof(_How))
+
+
 @functools.cache
-def _how(flags: int) -> _How:
-    return _How(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+def _how(flags: int, resolve: int) -> Any:
+    return ctypes.byref(_How(flags, 0, resolve))
 
 
 def open_directory(directory: int, names: Sequence[bytes]) -> int:
@@ -50,19 +56,31 @@ def open_beneath(directory: int, names: Sequence[bytes], flags: int) -> int:
     one may be.  openat2(2) does it in one call; where that is not to be had, each name is
     opened in turn.
     """
-    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    flags |= _SAFE
     if len(names) > 1:
-        descriptor = _open_at_once(directory, b"/".join(names), flags)
+        beneath = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+        descriptor = _open_at_once(directory, b"/".join(names), flags, beneath)
         if descriptor is not None:
             return descriptor
     return _walk(directory, names, flags)
 
 
-def _open_at_once(directory: int, path: bytes, flags: int) -> int | None:
+def open_straight(path: bytes, flags: int) -> int | None:
+    """As `open_beneath`, of a whole path; None where a link is on it, or nothing tells of one."""
+    try:
+        return _open_at_once(_AT_FDCWD, path, flags | _SAFE, _RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+
+
+def _open_at_once(directory: int, path: bytes, flags: int, resolve: int) -> int | None:
     if len(path) >= _PATH_MAX:
         return None
-    how, size = ctypes.byref(_how(flags)), ctypes.c_size_t(ctypes.sizeof(_How))
-    opened: int = _libc.syscall(ctypes.c_long(_OPENAT2), directory, path, how, size)
+    opened: int = _libc.syscall(
+        ctypes.c_long(_OPENAT2), directory, path, _how(flags, resolve), _SIZE
+    )
     if opened >= 0:
         return opened
     code = ctypes.get_errno()

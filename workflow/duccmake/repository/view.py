@@ -10,13 +10,12 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from ..fs.beneath import open_beneath
+from ..fs.beneath import open_beneath, open_straight
 from .layout import Layout
 
 _PIECE = 256 * 1024
 _FILE = os.O_RDONLY | os.O_NONBLOCK
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_HOPS = 40  # path_resolution(7)
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """Nothing is there, or something on the way there is no directory."""
@@ -39,10 +38,7 @@ class View(Protocol):
     What cannot be read raises `OSError`: it is never taken for nothing.
     """
 
-    @property
-    def layout(self) -> Layout:
-        """Where things lie in the repository."""
-        ...
+    layout: Layout
 
     def kind(self, path: PurePosixPath) -> Kind | None:
         """What is at ``path``; None where there is nothing."""
@@ -119,37 +115,6 @@ class View(Protocol):
             below = (directory / name for name, kind in found.items() if kind is Kind.DIRECTORY)
             pending += filter(into, below)
 
-    def leads_nowhere(self, path: PurePosixPath) -> bool:
-        """Whether following the symlinks of ``path`` ends where nothing is.
-
-        Of what is outside of the repository nobody knows: that counts as something.
-        """
-        names = list(reversed(path.parts))
-        here = PurePosixPath()
-        hops = 0
-        while names:
-            name = names.pop()
-            if name == "..":
-                if not here.parts:
-                    return False
-                here = here.parent
-                continue
-            target = self.target(here / name)
-            if not target:
-                here /= name
-                continue
-            hops += 1
-            if hops > _HOPS:
-                return True
-            if target.startswith("/"):
-                inside = self.layout.unseen(target)
-                if inside is None:
-                    return False
-                here, names = PurePosixPath(), [*names, *reversed(inside.parts)]
-            else:
-                names += reversed(PurePosixPath(target).parts)
-        return not self.exists(here)
-
 
 class DirectoryView(View):
     """The repository in the directory ``root``, which may itself be reached by symlinks.
@@ -160,21 +125,15 @@ class DirectoryView(View):
 
     def __init__(self, root: Path, layout: Layout | None = None) -> None:
         self._root = root
-        self._layout = layout or Layout(root)
-
-    @property
-    def layout(self) -> Layout:
-        """Where things lie in the repository."""
-        return self._layout
+        self._name = os.fsencode(root)
+        self.layout = layout or Layout(root)
 
     def kind(self, path: PurePosixPath) -> Kind | None:
         """What is at ``path``; None where there is nothing."""
         try:
             return _kind(self._status(path).st_mode)
-        except OSError as error:
-            if error.errno in _ABSENT:
-                return None
-            raise
+        except FileNotFoundError:
+            return None
 
     def mtime_ns(self, path: PurePosixPath) -> int:
         """The time of what is at ``path``, in nanoseconds; `FileNotFoundError` for nothing."""
@@ -188,10 +147,8 @@ class DirectoryView(View):
                 return os.readlink("", dir_fd=descriptor)
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            if error.errno in _ABSENT:  # ENOENT is said of what is no symlink, too
-                return ""
-            raise
+        except FileNotFoundError:  # said of what is no symlink, too
+            return ""
 
     def read(self, path: PurePosixPath) -> bytes:
         """A file's content; `FileNotFoundError` where there is nothing."""
@@ -232,17 +189,26 @@ class DirectoryView(View):
             os.close(descriptor)
 
     def _open(self, path: PurePosixPath, flags: int) -> int:
-        names = os.fsencode(path).split(b"/")
+        below = os.fsencode(path)
+        names = below.split(b"/")
         if b".." in names or not names[0]:
             raise ValueError(f"{path} is no path of a repository")
         try:
-            root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return open_beneath(root, names, flags)
-            finally:
-                os.close(root)
+            descriptor = open_straight(b"%b/%b" % (self._name, below), flags)
+            return descriptor if descriptor is not None else self._open_beneath(names, flags)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._root / path)) from None
+            code, where = error.errno or errno.EIO, str(self._root / path)
+        if code in _ABSENT and (flags == os.O_PATH or not self.exists(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
+        raise OSError(code, os.strerror(code), where)
+
+    def _open_beneath(self, names: list[bytes], flags: int) -> int:
+        # The links may be those that lead to the root.
+        root = os.open(self._root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return open_beneath(root, names, flags)
+        finally:
+            os.close(root)
 
 
 def _kind(mode: int) -> Kind:

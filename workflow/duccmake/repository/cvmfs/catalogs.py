@@ -21,8 +21,7 @@ FEWEST_ENTRIES = 1_000
 
 def standing(layout: Layout) -> list[PurePosixPath]:
     """The catalogs of the repository itself, relative to its root; images come below them."""
-    found = (layout.layers, layout.root / ".flat", layout.metadata)
-    return [PurePosixPath(path.relative_to(layout.root)) for path in found]
+    return [layout.layers, layout.flats, layout.metadata]
 
 
 def nested(directories: Iterable[tuple[bytes, int]]) -> list[bytes]:
