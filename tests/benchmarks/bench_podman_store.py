@@ -19,6 +19,7 @@ from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.model import StagedImage
 from support.images import Layer
+from support.on_disk import OnDisk
 from support.pipeline import staged
 
 SIZES = (1, 100, 1000)
@@ -42,14 +43,14 @@ class Growing:
         texts += [f"image {number} {layer}" for layer in range(OWN)]
         image = Image(tuple(Layer(text.encode(), "none") for text in texts))
         for layer in image.layers:
-            self.repository.layout.layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
+            OnDisk(self.repository.path).layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
         name = f"registry.example.org/team/app:{number}"
         return staged(name, image, None, ("layers", "podman"))
 
     def add(self, *images: StagedImage) -> Edits:
-        edits = Edits(self.repository.path)
+        edits = Edits(self.repository.view)
         with self.repository.lock():
-            podman.publish(edits, self.repository.layout, images)
+            podman.publish(edits, images)
             self.repository.edit(edits)
         return edits
 
@@ -61,7 +62,7 @@ class Growing:
 
     def rewrite(self) -> None:
         """Read both index files and write them again, the other way round."""
-        edits = Edits(self.repository.path)
+        edits = Edits(self.repository.view)
         with self.repository.lock():
             for path in self.indexes():
                 entries = json.loads(edits.content(path))[::-1]

@@ -7,9 +7,9 @@ import os
 import pytest
 
 from duccmake.demo.images import host_platform
-from duccmake.repository.layout import Layout
 from support import images
 from support.cvmfs_repositories import both, repository_for
+from support.on_disk import OnDisk
 from support.runs import Work, sample_work
 from support.trees import differences, snapshot
 
@@ -63,8 +63,8 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, tmp_path)
     plain.configure(platforms=[str(host_platform())])
     plain.run(check=True)
     for name in names:
-        wanted = snapshot(Layout(plain.repository.path).link(name).resolve())
-        found = snapshot(Layout(repository.path).link(name).resolve())
+        wanted = snapshot(OnDisk(plain.repository.path).link(name).resolve())
+        found = snapshot(OnDisk(repository.path).link(name).resolve())
         found = {path: node for path, node in found.items() if b".cvmfscatalog" not in path}
         assert differences(wanted, found, ignore=("group", "xattrs", "mtime_ns")) == []
 

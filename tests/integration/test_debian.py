@@ -18,6 +18,7 @@ import pytest
 
 from duccmake.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, parse_manifest
 from duccmake.tree import mtree
+from support.on_disk import OnDisk
 from support.oracles import snapshotter
 from support.runs import Run, Work
 from support.servers import DockerRegistry, docker_registry, need, skopeo
@@ -182,7 +183,7 @@ def test_containerd_stacks_the_published_layers_to_what_umoci_unpacks(
     passed_over: dict[bytes, tuple[str, ...]] = {
         entry.path: ("mtime_ns",)
         for layer in record.layers
-        for entry in mtree.read(work.repository.layer_manifest(layer))
+        for entry in mtree.read(OnDisk(work.repository.path).layer_manifest(layer))
         if b"implied" in entry.flags
     }
     # The root is that of the directory which can be written to.

@@ -79,20 +79,19 @@ class Published:
 
     def withdraw(self, *names: str) -> None:
         with self.repository.lock():
-            edits = Edits(self.repository.path)
-            found = look_through(self.repository.layout)
-            withdraw(edits, self.repository.layout, dict.fromkeys(names, "test"), found, 1.0)
+            edits = Edits(self.repository.view)
+            found = look_through(self.repository.view)
+            withdraw(edits, dict.fromkeys(names, "test"), found, 1.0)
             self.repository.edit(edits)
 
     def collect(self) -> None:
         """Remove all that nothing uses."""
         with self.repository.lock():
-            layout = self.repository.layout
-            found = look_through(layout)
+            found = look_through(self.repository.view)
             unused = [Thing(FLAT, key) for key in found.present.flats - found.used.flats]
             unused += [Thing(LAYER, key) for key in found.present.layers - found.used.layers]
-            edits = Edits(self.repository.path)
-            remove(edits, layout, unused, found.used)
+            edits = Edits(self.repository.view)
+            remove(edits, unused, found.used)
             self.repository.edit(edits)
 
     def dangling(self) -> list[str]:

@@ -93,8 +93,8 @@ def test_podman_uses_the_store_of_a_repository_in_cernvm_fs(
             with podman(store, driver=driver, rootless=rootless) as client:
                 look_at(client)
     with repository.lock():
-        edits = Edits(repository.path)
-        withdraw(edits, repository.layout, {APP: "test"}, survey(repository.layout), 1.0)
+        edits = Edits(repository.view)
+        withdraw(edits, {APP: "test"}, survey(repository.view), 1.0)
         repository.edit(edits)
     with mounted(cvmfs, clients) as store, podman(store) as client:
         pinned = f"registry.example.org/team/app@{images[APP].digest}"

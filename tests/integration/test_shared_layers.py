@@ -26,6 +26,7 @@ from duccmake.tree import mtree
 from support import oracles, pipeline, trees
 from support.cvmfs_repositories import both, repository_for
 from support.images import Layer, LayerBuilder
+from support.on_disk import OnDisk
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 from support.trees import Node
@@ -138,8 +139,8 @@ def kept(tree: dict[bytes, Node]) -> dict[bytes, Node]:
 def look_at_layer(repository: Repository, layer: Layer, base: Path) -> None:
     """It is byte for byte and attribute for attribute what unpacking the blob alone gives."""
     wanted, manifest = unpacked(layer, base / layer.digest.hex)
-    found = trees.snapshot(repository.layout.layerfs(layer.digest), acting=True)
-    published = repository.layer_manifest(layer.digest)
+    found = trees.snapshot(OnDisk(repository.path).layerfs(layer.digest), acting=True)
+    published = OnDisk(repository.path).layer_manifest(layer.digest)
     if isinstance(repository, DirectoryRepository):
         assert manifest == published.read_bytes()
         # Files of flat trees and of the store are links to them.
@@ -158,14 +159,14 @@ def look_at_layer(repository: Repository, layer: Layer, base: Path) -> None:
 @contextmanager
 def in_store(repository: Repository, image: Image, base: Path) -> Iterator[Path]:
     """The image as podman mounts it from the store, by the kernel's overlay."""
-    layers = pipeline.store_layers(repository.layout, image.layers)
+    layers = pipeline.store_layers(repository, image.layers)
     with oracles.overlay(layers, base) as merged:
         yield merged
 
 
 def look_at_image(repository: Repository, name: str, image: Image, base: Path) -> None:
     assert repository.verify(name) == []
-    flat = trees.snapshot(repository.layout.flat(pipeline.digest_of(image.config_bytes)))
+    flat = trees.snapshot(OnDisk(repository.path).flat(pipeline.digest_of(image.config_bytes)))
     with in_store(repository, image, base) as merged:
         found = trees.snapshot(merged)
     if not isinstance(repository, DirectoryRepository):

@@ -19,6 +19,7 @@ from duccmake.repository.history import history_of, kept
 from duccmake.repository.inventory import survey
 from support.faulty_registry import FaultyRegistry
 from support.images import Layer, LayerBuilder
+from support.on_disk import OnDisk
 from support.orphans import unreachable
 from support.runs import REPOSITORY, Run, Work, days_later, fresh_work
 from support.samples import AMD64, slow_layer
@@ -267,6 +268,6 @@ def the_end(week: Week) -> None:
     assert week.whole()
     repository = week.work.repository
     assert unreachable(repository.path) == []
-    found = survey(repository.layout)
+    found = survey(repository.view)
     assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
-    assert json.loads(repository.layout.remove_schedule.read_bytes()) == []
+    assert json.loads(OnDisk(repository.path).remove_schedule.read_bytes()) == []

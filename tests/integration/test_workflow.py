@@ -17,8 +17,8 @@ import pytest
 
 from duccmake.demo.images import Image
 from duccmake.demo.samples import moved_hello, sample_images
-from duccmake.repository.layout import Layout
 from support import images
+from support.on_disk import OnDisk
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Stage, Work, sample_work, stage
 from support.trees import snapshot
@@ -75,7 +75,7 @@ def deserted(work: Work, moved: Stage) -> Stage:
 @pytest.fixture(scope="module")
 def mended(work: Work, deserted: Stage) -> Stage:
     """Somebody removed a flat tree, and the link of another image; the last tag moved too."""
-    layout = Layout(work.repository.path)
+    layout = OnDisk(work.repository.path)
     shutil.rmtree(layout.link(work.named("demo/tools:2024")).resolve())
     layout.link(work.named("demo/hello:latest")).unlink()
     work.push("demo/hello:1.0", moved_hello())

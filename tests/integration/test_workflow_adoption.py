@@ -13,6 +13,7 @@ from duccmake.demo.images import Image
 from duccmake.repository.model import UNMEASURED
 from support.ducc_repository import leave_as_ducc
 from support.images import LayerBuilder
+from support.on_disk import OnDisk
 from support.pipeline import digest_of
 from support.runs import Run, Work, fresh_work
 from support.trees import Node, snapshot
@@ -62,7 +63,7 @@ def stage(work: Work) -> Stage:
 
 def flat(work: Work, name: str) -> Path:
     """Where the public link of an image leads."""
-    return work.repository.layout.link(work.named(name)).resolve()
+    return OnDisk(work.repository.path).link(work.named(name)).resolve()
 
 
 def test_preview_tells_what_becomes_of_each_image_and_what_is_damaged(stage: Stage) -> None:
@@ -102,7 +103,7 @@ def test_whole_image_is_adopted_with_nothing_fetched_or_made_again(stage: Stage)
 
 def test_manifest_of_an_adopted_image_is_the_registry_s_again(stage: Stage) -> None:
     name = stage.work.named(WHOLE)
-    content = stage.work.repository.layout.manifest(name).read_bytes()
+    content = OnDisk(stage.work.repository.path).manifest(name).read_bytes()
     record = stage.work.repository.record(name)
     assert record is not None
     assert record.manifest == digest_of(content)

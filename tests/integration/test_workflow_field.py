@@ -14,6 +14,7 @@ from duccmake.demo.images import Image
 from duccmake.layer.zstd import zstd
 from duccmake.oci.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from support.images import Layer, LayerBuilder
+from support.on_disk import OnDisk
 from support.registry import FullRegistry
 from support.runs import Run, Work, fresh_work
 from support.samples import AMD64
@@ -180,7 +181,7 @@ def test_flat_trees_are_made_again_when_everybody_shall_read_them(run: Run, work
 
     record = work.repository.record(work.named("field/private:1"))
     assert record
-    layerfs = work.repository.layout.layerfs(record.layers[0])
+    layerfs = OnDisk(work.repository.path).layerfs(record.layers[0])
     tree = flat(work, "private")
     work.wish("{host}/field/private:1")
     for fixed in (False, True, False):

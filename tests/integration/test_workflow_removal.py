@@ -17,7 +17,9 @@ import pytest
 
 from duccmake.repository import removal_schedule
 from duccmake.repository.inventory import survey
+from duccmake.repository.view import DirectoryView
 from support import images, runs
+from support.on_disk import OnDisk
 from support.runs import Work, days_later, sample_work
 from support.trees import Node, snapshot
 
@@ -110,7 +112,7 @@ def test_pruning_takes_the_name_away_and_leaves_the_content(pruned: Stage, work:
     assert (entry.image, bool(entry.since)) == (name, True)
     flat = entry.config.partition(":")[2]
     assert (pruned.layout.flats / flat[:2] / flat).is_dir()
-    assert set(survey(pruned.layout).uses) == {
+    assert set(survey(DirectoryView(pruned.repository)).uses) == {
         work.named("demo/hello:1.0"),
         work.named("demo/hello:latest"),
     }
@@ -176,7 +178,7 @@ def test_gc_frees_what_it_said_and_leaves_no_orphan(
     ((outcome, words),) = collected.run.outcomes.values()
     assert outcome == "freed"
     assert words in gc_preview.run.jobs[0]
-    found = survey(collected.layout)
+    found = survey(DirectoryView(collected.repository))
     assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
     assert found.strange == ()
     for name in work.repository.names():
@@ -214,7 +216,7 @@ def test_a_tag_that_is_gone_twice_leaves_and_its_content_follows(alone: Work):
     assert alone.repository.record(name) is None
     third = days_later(alone, 4).run()
     assert third.status == 0, third.said
-    assert survey(alone.repository.layout).used == survey(alone.repository.layout).present
+    assert survey(alone.repository.view).used == survey(alone.repository.view).present
 
 
 class _NotFound(BaseHTTPRequestHandler):
@@ -268,5 +270,5 @@ def test_a_tag_is_pointed_back_while_its_registry_is_down_and_held_until_the_pin
     assert f"pinned to {good.short} since" in held.outcomes[name][1]
     alone.run("unpin", "--config", f"image={name}", check=True)
     assert alone.run().outcomes[name][0] == "converted"
-    assert json.loads(alone.repository.layout.pins.read_bytes()) == {}
-    assert os.path.lexists(alone.repository.layout.link(name))
+    assert json.loads(OnDisk(alone.repository.path).pins.read_bytes()) == {}
+    assert os.path.lexists(OnDisk(alone.repository.path).link(name))

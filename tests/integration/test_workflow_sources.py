@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.repository.layout import Layout
+from support.on_disk import OnDisk
 from support.runs import REPOSITORY, Work, fresh_work
 from support.samples import AMD64, text_image
 from support.wishes import GitProject, recipe
@@ -21,7 +21,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 
 
 def _record(work: Work, name: str) -> dict[str, object]:
-    path = Layout(work.repository.path).record(work.named(name))
+    path = OnDisk(work.repository.path).record(work.named(name))
     found: dict[str, object] = json.loads(path.read_bytes())
     return found
 

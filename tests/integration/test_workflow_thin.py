@@ -14,7 +14,7 @@ import pytest
 
 from duccmake.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
 from duccmake.oci.reference import Digest, Platform
-from duccmake.repository.layout import Layout
+from support.on_disk import OnDisk
 from support.pipeline import digest_of
 from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.servers import (
@@ -125,7 +125,7 @@ def test_skopeo_copies_a_thin_image_whose_layer_says_where_the_layers_are(
     for entry in thin["layers"]:
         path = entry["url"].removeprefix(f"cvmfs://{REPOSITORY}/")
         assert (root / path).is_dir()
-        assert (root / path) == Layout(root).layerfs(Digest("sha256", entry["digest"]))
+        assert (root / path) == OnDisk(root).layerfs(Digest("sha256", entry["digest"]))
 
 
 def test_a_thin_image_runs_as_its_source_does(first: Run, target: DockerRegistry):

@@ -15,11 +15,12 @@ from duccmake.layer.measured import Measured
 from duccmake.layer.unpack import UnpackedLayer, unpack_layer
 from duccmake.oci.reference import Digest
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.podman.layers import chain
+from duccmake.repository.reader import PublishedTree
 from duccmake.tree import mtree
 from support.images import Layer
+from support.on_disk import OnDisk
 from support.trees import Node, Tree
 
 NAME = "registry.example.org/odd/image:1"
@@ -130,7 +131,7 @@ def publish(
     repository = DirectoryRepository(base / "cvmfs", "odd.example.org", durable=False)
     with repository.lock():
         repository.publish(change_set([image], staging))
-    layout = Layout(repository.path)
+    layout = OnDisk(repository.path)
     record = json.loads(layout.record(NAME).read_bytes())
     return Published(
         flat=layout.flat(image.config),
@@ -139,25 +140,25 @@ def publish(
         layer_manifests=tuple(layout.layer_manifest(layer.digest) for layer in layers),
         problems=tuple(repository.verify(NAME)),
         losses=record["losses"],
-        store=store_layers(layout, layers) if "podman" in products else (),
+        store=store_layers(repository, layers) if "podman" in products else (),
     )
 
 
-def store_layers(layout: Layout, layers: Sequence[Layer]) -> tuple[Path, ...]:
+def store_layers(repository: PublishedTree, layers: Sequence[Layer]) -> tuple[Path, ...]:
     """What podman mounts of an image of the store, lowest first, as its driver finds it.
 
     In the repository as it is published, not as clients see it.
     """
     if not layers:
         return ()
-    overlay = layout.root / "podmanStore" / "overlay"
+    overlay = repository.path / "podmanStore" / "overlay"
     top = overlay / chain([layer.diff_id for layer in layers])[-1].id
     lower = top / "lower"
     links = lower.read_text().split(":")[::-1] if lower.exists() else []
     tops = [overlay / "l" / (overlay / link).readlink() for link in links] + [top / "diff"]
-    seen = layout.seen(layout.root)
+    seen = repository.view.layout.clients
     return tuple(
-        layout.root / diff.readlink().relative_to(seen) if diff.is_symlink() else diff
+        repository.path / diff.readlink().relative_to(seen) if diff.is_symlink() else diff
         for diff in tops
     )
 

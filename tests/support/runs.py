@@ -19,8 +19,8 @@ import yaml
 from duccmake.demo.images import Image, host_platform
 from duccmake.oci.reference import Digest
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.layout import Layout
 from support.images import push, push_samples
+from support.on_disk import OnDisk
 from support.registry import FullRegistry, LoggedRequest
 from support.servers import free_port, without_proxies
 
@@ -281,9 +281,9 @@ class Stage:
     repository: Path
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> OnDisk:
         """Where things are in the copy."""
-        return Layout(self.repository)
+        return OnDisk(self.repository)
 
 
 def stage(work: Work, name: str, *options: str, check: bool = False) -> Stage:

@@ -14,10 +14,10 @@ from typing import Any
 
 from duccmake.oci.reference import Digest, Platform
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
 from duccmake.tree import mtree
 from duccmake.tree.mtree import Entry
+from support.on_disk import OnDisk
 
 ROOT = os.geteuid() == 0
 OWNER = (0, 0) if ROOT else (os.geteuid(), os.getegid())
@@ -266,7 +266,7 @@ def publish(repository, *changes):
 
 
 def flat_of(repository, image):
-    return Layout(repository.path).flat(image.config)
+    return OnDisk(repository.path).flat(image.config)
 
 
 def names(directory: Path) -> list[str]:

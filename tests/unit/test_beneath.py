@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.fs import beneath
-from duccmake.fs.beneath import open_directory
+from duccmake.fs.beneath import open_beneath, open_directory
 
 
 @pytest.fixture(params=["openat2", "walk"])
@@ -81,6 +81,27 @@ def test_what_is_missing_or_no_directory_says_so(root: int, tmp_path: Path) -> N
         opened(root, b"a", b"x")
     with pytest.raises(NotADirectoryError):
         opened(root, b"a", b"f")
+
+
+@pytest.mark.parametrize("names", [(b"f",), (b"a", b"f")])
+def test_files_are_opened_and_links_only_as_such(
+    root: int, tmp_path: Path, names: tuple[bytes, ...]
+) -> None:
+    directory = (tmp_path / "root").joinpath(*(os.fsdecode(name) for name in names[:-1]))
+    directory.mkdir(exist_ok=True)
+    (directory / "f").write_bytes(b"content")
+    (directory / "l").symlink_to("f")
+    with os.fdopen(open_beneath(root, names, os.O_RDONLY), "rb") as file:
+        assert file.read() == b"content"
+    link = (*names[:-1], b"l")
+    with pytest.raises(OSError) as caught:
+        open_beneath(root, link, os.O_RDONLY)
+    assert caught.value.errno == errno.ELOOP
+    fd = open_beneath(root, link, os.O_PATH)
+    try:
+        assert os.readlink("", dir_fd=fd) == "f"
+    finally:
+        os.close(fd)
 
 
 def test_this_kernels_openat2_is_used_where_it_has_it(

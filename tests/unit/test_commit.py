@@ -11,8 +11,8 @@ import pytest
 from duccmake.errors import RepositoryError
 from duccmake.repository.commit import Commit
 from duccmake.repository.edits import Edits, Symlink
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet
+from duccmake.repository.view import DirectoryView
 from support.staged_trees import NAME, directory, file, stage, whiteout
 
 OTHER = "registry.example.org/tools/other:1"
@@ -59,100 +59,99 @@ class Writer:
 
 
 @pytest.fixture
-def layout(tmp_path):
+def view(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
-    return Layout(root)
+    return DirectoryView(root)
 
 
-def commit_of(layout, *changes, lost=None):
+def commit_of(view, *changes, lost=None):
     layers = tuple(layer for change in changes for layer in change.layers)
     images = tuple(image for change in changes for image in change.images)
-    return Commit(layout, Form(lost), ChangeSet(layers, images), lambda images: {})
+    return Commit(view, Form(lost), ChangeSet(layers, images), lambda images: {})
 
 
-def carried_out(layout, commit, *, more=tuple, **settings):
+def carried_out(view, commit, *, more=tuple, **settings):
     """What a writer was told, and the edits."""
-    writer, edits = Writer(**settings), Edits(layout.root)
+    writer, edits = Writer(**settings), Edits(view)
     commit.carry_out(writer, edits, more)
     return writer.told, edits
 
 
-def losses(edits, layout, image):
-    return json.loads(edits.content(layout.record(image.name)))["losses"]
+def losses(edits, image):
+    return json.loads(edits.content(edits.layout.record(image.name)))["losses"]
 
 
 def top(name):
     return [directory("."), file(name, name.encode())]
 
 
-def test_layers_come_first_then_flat_trees_and_the_public_links_are_last_of_all(layout, staging):
+def test_layers_come_first_then_flat_trees_and_the_public_links_are_last_of_all(view, staging):
     changes = stage(staging), stage(staging, OTHER, top("b"))
-    told, edits = carried_out(layout, commit_of(layout, *changes))
+    told, edits = carried_out(view, commit_of(view, *changes))
     kinds = [kind for kind, _ in told]
     assert kinds == ["layer"] * 3 + ["flat tree"] * 2 + ["settle"]
     ends = list(edits.puts.items())[-2:]
-    assert [path for path, _ in ends] == [layout.link(NAME), layout.link(OTHER)]
+    assert [path for path, _ in ends] == [edits.layout.link(NAME), edits.layout.link(OTHER)]
     assert all(isinstance(put, Symlink) for _, put in ends)
 
 
-def test_a_flat_tree_that_images_share_is_made_once_and_its_losses_are_those_of_all(
-    layout, staging
-):
+def test_a_flat_tree_that_images_share_is_made_once_and_its_losses_are_those_of_all(view, staging):
     changes = stage(staging, config="one"), stage(staging, OTHER, config="one")
-    told, edits = carried_out(layout, commit_of(layout, *changes, lost=LOST))
+    told, edits = carried_out(view, commit_of(view, *changes, lost=LOST))
     assert [kind for kind, _ in told].count("flat tree") == 1
     for change in changes:
-        assert losses(edits, layout, change.images[0]) == {"whiteouts": 2, "owners": 3}
+        assert losses(edits, change.images[0]) == {"whiteouts": 2, "owners": 3}
 
 
-def test_a_flat_tree_that_is_there_is_not_made_again(layout, staging):
+def test_a_flat_tree_that_is_there_is_not_made_again(view, staging):
     (image,) = stage(staging).images
-    _, edits = carried_out(layout, commit_of(layout, stage(staging)))
-    layout.flat(image.config).mkdir(parents=True)
+    _, edits = carried_out(view, commit_of(view, stage(staging)))
+    layout = view.layout
+    view.path(layout.flat(image.config)).mkdir(parents=True)
     for path in (layout.flat_manifest(image.config), layout.flat_record(image.config)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(edits.content(path))
-    told, again = carried_out(layout, commit_of(layout, stage(staging)))
+        view.path(path).parent.mkdir(parents=True, exist_ok=True)
+        view.path(path).write_bytes(edits.content(path))
+    told, again = carried_out(view, commit_of(view, stage(staging)))
     assert "flat tree" not in [kind for kind, _ in told]
-    assert losses(again, layout, image) == {"owners": 3}
+    assert losses(again, image) == {"owners": 3}
 
 
-def test_an_image_without_a_flat_tree_has_the_losses_of_its_layers_alone(layout, staging):
+def test_an_image_without_a_flat_tree_has_the_losses_of_its_layers_alone(view, staging):
     change = stage(staging, products=("layers",))
-    told, edits = carried_out(layout, commit_of(layout, change, lost=LOST))
+    told, edits = carried_out(view, commit_of(view, change, lost=LOST))
     assert "flat tree" not in [kind for kind, _ in told]
-    assert losses(edits, layout, change.images[0]) == {"whiteouts": 2}
+    assert losses(edits, change.images[0]) == {"whiteouts": 2}
 
 
-def test_a_flat_tree_is_verified_only_where_the_image_was_measured(layout, staging):
+def test_a_flat_tree_is_verified_only_where_the_image_was_measured(view, staging):
     (image,) = stage(staging).images
     for measured in (None, ()):
         change = replace(stage(staging), images=(replace(image, measured=measured),))
-        _, edits = carried_out(layout, commit_of(layout, change))
-        noted = json.loads(edits.content(layout.flat_record(image.config)))
+        _, edits = carried_out(view, commit_of(view, change))
+        noted = json.loads(edits.content(edits.layout.flat_record(image.config)))
         assert noted.get("verified", False) is (measured is not None)
 
 
-def test_a_layer_that_cannot_be_written_is_told_with_an_image_that_has_it(layout, staging):
+def test_a_layer_that_cannot_be_written_is_told_with_an_image_that_has_it(view, staging):
     good, bad = stage(staging), stage(staging, OTHER, top("b"))
     with pytest.raises(RepositoryError) as caught:
-        carried_out(layout, commit_of(layout, good, bad), fails=bad.layers[-1].digest)
+        carried_out(view, commit_of(view, good, bad), fails=bad.layers[-1].digest)
     assert caught.value.image == OTHER
     assert bad.layers[-1].digest.short in caught.value.step
 
 
-def no_layer(layout, change):
+def no_layer(view, change):
     return replace(change, layers=change.layers[:1])
 
 
-def no_manifest(layout, change):
+def no_manifest(view, change):
     change.layers[-1].manifest.unlink()
     return change
 
 
-def no_way_for_its_link(layout, change):
-    layout.link(OTHER).mkdir(parents=True)
+def no_way_for_its_link(view, change):
+    view.path(view.layout.link(OTHER)).mkdir(parents=True)
     return change
 
 
@@ -160,10 +159,10 @@ BROKEN = pytest.mark.parametrize("broken", [no_layer, no_manifest, no_way_for_it
 
 
 @BROKEN
-def test_what_an_image_lacks_is_said_before_anything_is_written(layout, staging, broken):
-    bad = broken(layout, stage(staging, OTHER, top("b")))
+def test_what_an_image_lacks_is_said_before_anything_is_written(view, staging, broken):
+    bad = broken(view, stage(staging, OTHER, top("b")))
     with pytest.raises(RepositoryError) as caught:
-        commit_of(layout, stage(staging), bad)
+        commit_of(view, stage(staging), bad)
     assert caught.value.image == OTHER
 
 
@@ -174,36 +173,36 @@ def meanwhile(*changes):
 
 
 def test_what_gets_ready_meanwhile_is_of_the_commit_also_when_it_is_carried_out_again(
-    layout, staging
+    view, staging
 ):
-    commit = commit_of(layout, stage(staging))
+    commit = commit_of(view, stage(staging))
     later = stage(staging, OTHER, top("b"))
-    told, edits = carried_out(layout, commit, more=meanwhile(later))
+    told, edits = carried_out(view, commit, more=meanwhile(later))
     # What both have is put once.
     assert [kind for kind, _ in told].count("layer") == 3
-    assert edits.is_link(layout.link(OTHER))
-    assert carried_out(layout, commit)[0] == told
+    assert edits.is_link(edits.layout.link(OTHER))
+    assert carried_out(view, commit)[0] == told
 
 
-def test_what_is_taken_along_has_no_layer_that_the_commit_has(layout, staging):
+def test_what_is_taken_along_has_no_layer_that_the_commit_has(view, staging):
     writer, later = Writer(), stage(staging, OTHER, top("b"))
-    commit_of(layout, stage(staging)).carry_out(writer, Edits(layout.root), meanwhile(later))
+    commit_of(view, stage(staging)).carry_out(writer, Edits(view), meanwhile(later))
     assert [list(part.layers) for part in writer.parts] == [[later.layers[-1].digest]]
 
 
 @BROKEN
-def test_what_is_broken_and_gets_ready_meanwhile_stands_in_nobodys_way(layout, staging, broken):
-    commit = commit_of(layout, stage(staging))
-    later = broken(layout, stage(staging, OTHER, top("b")))
-    _, edits = carried_out(layout, commit, more=meanwhile(later))
-    assert edits.is_link(layout.link(NAME))
-    assert not edits.is_link(layout.link(OTHER))
+def test_what_is_broken_and_gets_ready_meanwhile_stands_in_nobodys_way(view, staging, broken):
+    commit = commit_of(view, stage(staging))
+    later = broken(view, stage(staging, OTHER, top("b")))
+    _, edits = carried_out(view, commit, more=meanwhile(later))
+    assert edits.is_link(edits.layout.link(NAME))
+    assert not edits.is_link(edits.layout.link(OTHER))
 
 
-def test_what_the_writer_cannot_take_along_is_none_of_the_commit(layout, staging):
-    commit = commit_of(layout, stage(staging))
+def test_what_the_writer_cannot_take_along_is_none_of_the_commit(view, staging):
+    commit = commit_of(view, stage(staging))
     later = stage(staging, OTHER, [directory("."), whiteout("etc")])
-    told, edits = carried_out(layout, commit, more=meanwhile(later), takes=False)
+    told, edits = carried_out(view, commit, more=meanwhile(later), takes=False)
     assert [image.name for image in commit.whole.images] == [NAME]
     assert [kind for kind, _ in told].count("layer") == 2
-    assert not edits.is_link(layout.link(OTHER))
+    assert not edits.is_link(edits.layout.link(OTHER))

@@ -13,6 +13,7 @@ from duccmake.planning.model import Problem, State
 from duccmake.run.session import Session
 from duccmake.run.summary import announce, summarise
 from duccmake.workspace.reports import JobName, Kind, Report, Rule, write_report
+from support.on_disk import OnDisk
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
 from support.staged_trees import digest_of, open_repository, publish, stage
 
@@ -80,7 +81,7 @@ def test_what_is_lost_of_the_tree_and_what_its_layers_alone_lack_are_told_apart(
     changes = stage(tmp_path / "staging", NAME)
     repository = open_repository(tmp_path)
     publish(repository, changes)
-    path = repository.layout.record(NAME)
+    path = OnDisk(repository.path).record(NAME)
     losses = {"owners": 2, "directories": 11, "xattrs": 1, "covered": 3}
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"losses": losses}))
     [staged] = changes.images

@@ -18,11 +18,11 @@ from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.jobs.publish_image import publish_ready
 from duccmake.oci.content_store import ContentStore
 from duccmake.repository.edits import Edits
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import UNMEASURED, ChangeSet
 from support import staged_trees as make
 from support.cvmfs_repositories import CHUNKS, GATEWAY, both
 from support.ducc_repository import leave_as_ducc
+from support.on_disk import OnDisk
 from support.planned import image, planned_as_staged
 from support.staged_trees import (
     NAME,
@@ -67,8 +67,8 @@ def test_the_flat_tree_is_the_directory_backends_entry_by_entry(cvmfs, staging, 
     found = make.listing(make.flat_of(repository, image))
     assert seconds(found) == seconds(make.listing(make.flat_of(plain, image)))
     for digest in image.layers:
-        found = make.listing(Layout(repository.path).layerfs(digest))
-        assert seconds(found) == seconds(make.listing(Layout(plain.path).layerfs(digest)))
+        found = make.listing(OnDisk(repository.path).layerfs(digest))
+        assert seconds(found) == seconds(make.listing(OnDisk(plain.path).layerfs(digest)))
     assert cvmfs.problems() == ""
 
 
@@ -106,7 +106,7 @@ def test_large_files_are_in_chunks_wherever_they_are(cvmfs, staging, tmp_path):
     assert repository.verify(NAME) == []
     flat = make.flat_of(repository, image)
     assert seconds(make.listing(flat)) == seconds(make.listing(make.flat_of(plain, image)))
-    layer = Layout(repository.path).layerfs(image.layers[1])
+    layer = OnDisk(repository.path).layerfs(image.layers[1])
     for path in (flat / "opt/big", flat / "opt/same", layer / "opt/big", layer / "opt/same"):
         assert int(os.getxattr(path, "user.chunks")) > 1
         assert path.read_bytes() == big[1]
@@ -119,7 +119,7 @@ def test_large_files_are_in_chunks_wherever_they_are(cvmfs, staging, tmp_path):
 
 
 def link_of(repository, name=NAME):
-    return Layout(repository.path).link(name)
+    return OnDisk(repository.path).link(name)
 
 
 def test_a_moved_tag_changes_its_link_and_schedules_what_it_left(cvmfs, staging):
@@ -131,7 +131,7 @@ def test_a_moved_tag_changes_its_link_and_schedules_what_it_left(cvmfs, staging)
 
     assert cvmfs.revision() == before + 1
     assert (link_of(repository) / "usr/moved").read_bytes() == b"on"
-    scheduled = json.loads(Layout(repository.path).remove_schedule.read_bytes())
+    scheduled = json.loads(OnDisk(repository.path).remove_schedule.read_bytes())
     assert [manifest["config"]["digest"] for manifest in scheduled] == [str(old.config)]
     assert make.flat_of(repository, old).is_dir()
     assert repository.verify(NAME) == []
@@ -144,19 +144,19 @@ def test_what_is_removed_is_gone_and_nothing_beside_it(cvmfs, staging):
     repository = cvmfs.open()
     (image,) = publish(repository, stage(staging))
     publish(repository, stage(staging, other, top=[directory("."), file("other", b"o")]))
-    layout = Layout(repository.path)
-    edits = Edits(repository.path)
+    layout = repository.view.layout
+    edits = Edits(repository.view)
     edits.remove(layout.link(NAME))
     edits.remove(layout.manifest(NAME).parent)
     edits.remove(layout.flat(image.config))
     edits.remove(layout.layer(image.layers[1]))
-    edits.file(repository.path / ".metadata/note.json", b"{}")
+    edits.file(layout.metadata / "note.json", b"{}")
     with repository.lock():
         repository.edit(edits)
 
     assert repository.record(NAME) is None
     for path in edits.removals:
-        assert not os.path.lexists(path)
+        assert not os.path.lexists(repository.path / path)
     assert list(repository.names()) == [other]
     assert (repository.path / ".metadata/note.json").read_bytes() == b"{}"
     assert repository.verify(other) == []
@@ -230,13 +230,13 @@ def test_everything_can_be_put_below_a_directory(cvmfs, staging):
     assert sorted(path.name for path in top.iterdir()) == ["new_repository", "some"]
     assert (top / "some").stat().st_uid == 0
     assert stat.S_IMODE((top / "some/containers").stat().st_mode) == 0o755
-    edits = Edits(repository.path)
-    edits.remove(Layout(repository.path).link(NAME))
-    edits.remove(Layout(repository.path).flat(image.config))
+    edits = Edits(repository.view)
+    edits.remove(OnDisk(repository.path).link(NAME))
+    edits.remove(repository.view.layout.flat(image.config))
     publish(repository, stage(staging, NAME + ".2", config="two"))
     with repository.lock():
         repository.edit(edits)
-    assert not any(os.path.lexists(path) for path in edits.removals)
+    assert not any(os.path.lexists(repository.path / path) for path in edits.removals)
     assert repository.verify(NAME + ".2") == []
     assert cvmfs.problems() == ""
 
@@ -246,14 +246,14 @@ def test_through_a_gateway_what_takes_several_calls_is_done_in_several(cvmfs, st
     repository = cvmfs.open(prefix="containers")
     (image,) = publish(repository, stage(staging))
     assert repository.verify(NAME) == []
-    layout = Layout(repository.path)
-    edits = Edits(repository.path)
+    layout = repository.view.layout
+    edits = Edits(repository.view)
     for path in (layout.link(NAME), layout.flat(image.config), layout.layer(image.layers[1])):
         edits.remove(path)
-    edits.file(repository.path / ".metadata/note.json", b"{}")
+    edits.file(layout.metadata / "note.json", b"{}")
     with repository.lock():
         repository.edit(edits)
-    assert not any(os.path.lexists(path) for path in edits.removals)
+    assert not any(os.path.lexists(repository.path / path) for path in edits.removals)
     assert (repository.path / ".metadata/note.json").read_bytes() == b"{}"
 
 
@@ -324,7 +324,7 @@ def test_what_another_program_left_in_the_places_is_put_right(cvmfs, staging, tm
     """As DUCC leaves layers: names of deleted files as they are, owners and modes lost."""
     repository = cvmfs.open()
     changes = stage(staging)
-    layout = Layout(repository.path)
+    layout = OnDisk(repository.path)
     cvmfs.server("transaction", cvmfs.name)
     for tree in (
         layout.layerfs(changes.images[0].layers[1]),
@@ -352,7 +352,7 @@ def test_image_of_ducc_is_taken_over_in_one_revision_with_its_trees_as_they_are(
     repository = cvmfs.open()
     changes = stage(staging)
     (image,) = publish(repository, changes)
-    layout = Layout(repository.path)
+    layout = OnDisk(repository.path)
     cvmfs.server("transaction", cvmfs.name)
     union = cvmfs.mounts / cvmfs.name
     leave_as_ducc(union)
@@ -380,7 +380,7 @@ def test_layer_that_ducc_ingested_with_whiteouts_as_files_is_put_right(
     top = [*TOP, directory("usr/share/g++"), whiteout("usr/share/g++/old")] if odd else TOP
     changes = stage(staging, top=top)
     layer = changes.images[0].layers[1]
-    base = Layout(repository.path).layerfs(layer).relative_to(repository.path)
+    base = OnDisk(repository.path).layerfs(layer).relative_to(repository.path)
     left = tmp_path / "left" / base
     for name in ("etc/.wh.old.conf", "etc/new.conf", *(["usr/share/g++/.wh.old"] if odd else [])):
         (left / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 
 from duccmake.repository.model import ChangeSet
 from support.cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
+from support.on_disk import OnDisk
 from support.staged_trees import (
     BASE,
     directory,
@@ -130,7 +131,7 @@ def test_what_is_in_the_place_of_a_layer_already_is_left_to_a_commit_of_its_own(
     repository = cvmfs.open()
     first = stage(staging, FIRST)
     second = stage(staging, SECOND, [directory("."), file("own", b"own")])
-    place = repository.layout.layerfs(second.layers[1].digest).relative_to(repository.path)
+    place = OnDisk(repository.path).layerfs(second.layers[1].digest).relative_to(repository.path)
     cvmfs.server("transaction", cvmfs.name)
     (cvmfs.mounts / cvmfs.name / place / "surplus").mkdir(parents=True)
     cvmfs.server("publish", cvmfs.name)

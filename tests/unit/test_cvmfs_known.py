@@ -13,6 +13,7 @@ from duccmake.repository.cvmfs.known_files import layers_before
 from duccmake.repository.model import ChangeSet
 from support import staged_trees as make
 from support.cvmfs_repositories import CHUNKS, both
+from support.on_disk import OnDisk
 from support.staged_trees import (
     BASE,
     directory,
@@ -150,7 +151,7 @@ def test_where_a_published_file_is_gone_the_image_is_published_without_links(
     repository = cvmfs.open()
     first = built(staging, FIRST, "a", SPECS)
     publish(repository, first)
-    gone = repository.layout.layerfs(first.layers[1].digest) / "usr/lib/library"
+    gone = OnDisk(repository.path).layerfs(first.layers[1].digest) / "usr/lib/library"
     cvmfs.server("transaction", cvmfs.name)
     (cvmfs.mounts / cvmfs.name / gone.relative_to(repository.path)).unlink()
     cvmfs.server("publish", cvmfs.name)
@@ -167,12 +168,12 @@ def test_a_new_tag_is_compared_with_the_tag_that_was_published_last(tmp_path, st
     tags = {tag: f"registry.example.org/tools/app:{tag}" for tag in ("latest", "1", "2")}
     images = {tag: built(staging, name, tag, SPECS).images[0] for tag, name in tags.items()}
     for when, tag in enumerate(("latest", "1"), 100):
-        path = repository.layout.manifest(tags[tag])
+        path = OnDisk(repository.path).manifest(tags[tag])
         path.parent.mkdir(parents=True)
         path.write_bytes(images[tag].manifest_bytes)
         os.utime(path, (300 - when, 300 - when))
         os.utime(path.parent, (when, when))
-    assert layers_before(repository.layout, images["2"]) == [images["latest"].layers[1]]
+    assert layers_before(repository.view, images["2"]) == [images["latest"].layers[1]]
 
 
 def test_small_layers_are_not_worth_a_look(cvmfs, staging, monkeypatch, caplog):

@@ -16,6 +16,7 @@ from duccmake.repository.model import Keep
 from duccmake.repository.pins import pins_of
 from duccmake.repository.removal_schedule import parse
 from support.cvmfs_repositories import both, repository_for
+from support.on_disk import OnDisk
 from support.staged_trees import TOP, file, publish, stage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -43,7 +44,7 @@ def test_an_image_leaves_its_content_follows_and_a_tag_is_pointed_back(cvmfs, tm
     prune(repository, [leaving], max_percent=50, force=False, clock=lambda: NOW)
     roll_back(repository, MOVES, str(good), Keep(), clock=lambda: NOW)
 
-    layout = repository.layout
+    layout = OnDisk(repository.path)
     with repository.reading():
         assert sorted(repository.names()) == sorted([STAYS, MOVES])
         assert not layout.link(GOES).parent.exists(), "nor is an empty directory left"
@@ -57,7 +58,7 @@ def test_an_image_leaves_its_content_follows_and_a_tag_is_pointed_back(cvmfs, tm
     collected = collect(repository, spoken_for=Use(), grace=0, batch=2, clock=lambda: NOW + 1e9)
     assert (collected.flats, collected.layers) == (2, 2)
     with repository.reading():
-        found = survey(layout)
+        found = survey(repository.view)
     assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
     assert (found.strange, found.unread) == ((), ())
     assert [line for name in repository.names() for line in repository.verify(name)] == []

@@ -12,6 +12,7 @@ from duccmake.demo.images import Image
 from support import pipeline
 from support.cvmfs_repositories import both
 from support.images import LayerBuilder
+from support.on_disk import OnDisk
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -40,6 +41,6 @@ def test_books_are_made_of_the_newest_revision(cvmfs, staging):
     cvmfs.server("mount", cvmfs.name)
     assert repository.record(TWO) is None
     publish(THREE)
-    index = repository.layout.root / "podmanStore/overlay-images/images.json"
+    index = OnDisk(repository.path).root / "podmanStore/overlay-images/images.json"
     names = [name for image in json.loads(index.read_bytes()) for name in image["names"]]
     assert sorted(names) == sorted([ONE, TWO, THREE])

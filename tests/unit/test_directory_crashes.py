@@ -13,11 +13,11 @@ from itertools import count
 import pytest
 
 from duccmake.errors import RepositoryLocked
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet
 from duccmake.tree import mtree
 from support import staged_trees as make
 from support.crashes import copy_tree, crash_after, each_crash, each_stop, leftovers
+from support.on_disk import OnDisk
 from support.staged_trees import (
     NAME,
     directory,
@@ -215,5 +215,5 @@ def test_two_processes_publish_at_the_same_time(tmp_path):
     assert [line for name in names for line in repository.verify(name)] == []
     configs = {str(repository.record(name).config) for name in names}
     layer = repository.record(names[0]).layers[0]
-    origin = json.loads(Layout(repository.path).origin(layer).read_bytes())["origin"]
+    origin = json.loads(OnDisk(repository.path).origin(layer).read_bytes())["origin"]
     assert sorted(origin) == sorted(configs)

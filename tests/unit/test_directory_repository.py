@@ -16,10 +16,10 @@ import pytest
 
 from duccmake.errors import InvalidReference, NoSpace, RepositoryError, RepositoryLocked
 from duccmake.repository.directory.backend import DirectoryRepository
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet
 from duccmake.tree import mtree
 from support import staged_trees as make
+from support.on_disk import OnDisk
 from support.other_user import run_as
 from support.staged_trees import (
     BASE,
@@ -98,7 +98,7 @@ def test_the_flat_tree_is_what_the_manifest_says(tmp_path, staging, mode):
     assert set(listing(flat)) == EXPECTED_PATHS
     assert listing(flat) == expected(entries, contents)
     assert (flat / "bin/sh").stat().st_ino == (flat / "bin/busybox").stat().st_ino
-    layer = Layout(repository.path).layerfs(image.layers[0])
+    layer = OnDisk(repository.path).layerfs(image.layers[0])
     shared = (layer / "bin/sh").stat().st_ino == (flat / "bin/sh").stat().st_ino
     assert shared == (mode == "hardlink")
     assert repository.verify(NAME) == []
@@ -107,7 +107,7 @@ def test_the_flat_tree_is_what_the_manifest_says(tmp_path, staging, mode):
 def test_everything_of_the_layout_is_there(repository, staging):
     changes = stage(staging)
     (image,) = publish(repository, changes)
-    layout = Layout(repository.path)
+    layout = OnDisk(repository.path)
 
     assert layout.manifest(NAME).read_bytes() == image.manifest_bytes
     record = repository.record(NAME)
@@ -149,7 +149,7 @@ def test_published_layers_are_readable_and_free_of_what_staging_adds(repository,
         (layer.path / ".timestamp").touch()
     publish(repository, changes)
     for layer in changes.layers:
-        published = Layout(repository.path).layer(layer.digest)
+        published = OnDisk(repository.path).layer(layer.digest)
         assert names(published) == [".metadata", "layerfs"]
         assert stat.S_IMODE(published.stat().st_mode) == 0o755
         assert stat.S_IMODE((published / ".metadata/tree.mtree").stat().st_mode) == 0o644
@@ -221,7 +221,7 @@ def test_two_names_of_one_configuration_share_one_flat_tree(repository, staging)
     publish(repository, stage(staging, "host/a:2", config="same"))
     assert list(repository.names()) == ["host/a:1", "host/a:2"]
     assert (repository.path / "host/a:2").stat().st_ino == inode
-    origin = Layout(repository.path).origin(one.images[0].layers[0])
+    origin = OnDisk(repository.path).origin(one.images[0].layers[0])
     assert json.loads(origin.read_bytes())["origin"] == [str(one.images[0].config)]
 
 
@@ -248,7 +248,7 @@ def test_dropping_the_flat_tree_takes_the_link_away(repository, staging):
 
 def test_a_layer_from_elsewhere_without_manifest_is_replaced(repository, staging):
     changes = stage(staging)
-    old = Layout(repository.path).layerfs(changes.layers[0].digest)
+    old = OnDisk(repository.path).layerfs(changes.layers[0].digest)
     old.mkdir(parents=True)
     (old / "raw .wh. file").touch()
     publish(repository, changes)
@@ -259,7 +259,7 @@ def test_a_layer_from_elsewhere_without_manifest_is_replaced(repository, staging
 def test_a_flat_tree_of_another_format_is_built_again(repository, staging):
     changes = stage(staging)
     (image,) = publish(repository, changes)
-    flat, known = flat_of(repository, image), Layout(repository.path).flat_record(image.config)
+    flat, known = flat_of(repository, image), OnDisk(repository.path).flat_record(image.config)
     (flat / "stale").touch()
     known.write_text(json.dumps({"format": 0, "losses": {}}))
     publish(repository, stage(staging))
@@ -274,7 +274,7 @@ OTHER_TOP = [*TOP, file("usr/share/version", b"2")]
 
 
 def schedule(repository):
-    path = Layout(repository.path).remove_schedule
+    path = OnDisk(repository.path).remove_schedule
     return [entry["config"]["digest"] for entry in json.loads(path.read_bytes())]
 
 
@@ -283,12 +283,12 @@ def test_a_moved_tag_shows_the_new_tree_and_schedules_the_old_manifest(repositor
     (new,) = publish(repository, stage(staging, top=OTHER_TOP, config="two"))
     assert (repository.path / NAME / "usr/share/version").read_bytes() == b"2"
     assert flat_of(repository, old).is_dir()
-    (listed,) = json.loads(Layout(repository.path).remove_schedule.read_bytes())
+    (listed,) = json.loads(OnDisk(repository.path).remove_schedule.read_bytes())
     added = listed.pop("duccmake")
     assert listed == json.loads(old.manifest_bytes)
     assert (added["image"], added["why"]) == (NAME, f"moved to {new.manifest}")
     assert repository.record(NAME).config == new.config
-    origin = Layout(repository.path).origin(old.layers[0])
+    origin = OnDisk(repository.path).origin(old.layers[0])
     assert json.loads(origin.read_bytes())["origin"] == [str(old.config), str(new.config)]
 
 
@@ -305,7 +305,7 @@ def test_a_manifest_that_another_name_has_is_not_scheduled(repository, staging):
     publish(repository, stage(staging, "host/a:1", config="one"))
     (one,) = publish(repository, stage(staging, "host/a:latest", config="one"))
     publish(repository, stage(staging, "host/a:latest", top=OTHER_TOP, config="two"))
-    assert not Layout(repository.path).remove_schedule.exists() or schedule(repository) == []
+    assert not OnDisk(repository.path).remove_schedule.exists() or schedule(repository) == []
     publish(repository, stage(staging, "host/a:1", top=OTHER_TOP, config="two"))
     assert schedule(repository) == [str(one.config)]
 
@@ -455,7 +455,7 @@ def test_files_whose_inode_is_full_are_copied_with_their_groups(
     with caplog.at_level(logging.WARNING):
         (image,) = publish(repository, changes)
     flat = flat_of(repository, image)
-    layer = Layout(repository.path).layerfs(image.layers[0])
+    layer = OnDisk(repository.path).layerfs(image.layers[0])
     assert (flat / "bin/busybox").stat().st_ino == (flat / "bin/sh").stat().st_ino
     assert (flat / "bin/busybox").stat().st_ino != (layer / "bin/busybox").stat().st_ino
     assert (flat / "etc/passwd").stat().st_ino == (layer / "etc/passwd").stat().st_ino
@@ -470,7 +470,7 @@ def test_a_group_whose_inode_fills_up_midway_moves_to_a_copy_whole(
     specs = [directory("."), first, hard_link("b", first), hard_link("c", first)]
     layer = stage_layer(staging, "group", specs)
     image = stage_image(staging / "images", NAME, [(layer, specs)])
-    published = Layout(repository.path).layerfs(layer.digest) / "a"
+    published = OnDisk(repository.path).layerfs(layer.digest) / "a"
     real = os.link
     limit = 5  # three names in the layer, two more in the flat tree
 
@@ -498,7 +498,7 @@ def test_layers_staged_on_another_file_system_are_copied_whole(tmp_path, reposit
         changes = stage(staging)
         publish(repository, changes)
         assert not [layer for layer in changes.layers if layer.path.exists()]
-        layerfs = Layout(repository.path).layerfs(changes.layers[0].digest)
+        layerfs = OnDisk(repository.path).layerfs(changes.layers[0].digest)
         assert (layerfs / "bin/sh").stat().st_ino == (layerfs / "bin/busybox").stat().st_ino
         assert repository.verify(NAME) == []
     finally:
@@ -625,7 +625,7 @@ def test_verify_finds_each_kind_of_damage(repository, staging, spoil, says):
 
 def test_a_record_holds_only_while_the_image_is_visible(repository, staging):
     publish(repository, stage(staging))
-    layout = Layout(repository.path)
+    layout = OnDisk(repository.path)
     config = repository.record(NAME).config
     for path in (layout.link(NAME), layout.manifest(NAME), layout.record(NAME)):
         away = path.with_name("away")

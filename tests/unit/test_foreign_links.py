@@ -19,6 +19,7 @@ from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import both, repository_for
 from support.images import LayerBuilder
+from support.on_disk import OnDisk
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 
@@ -76,7 +77,7 @@ def published_by_an_earlier_version(repository, cvmfs, base, monkeypatch):
         patched.setattr(podman, "own_trees", lambda *arguments: {})
         changes = stage(repository, base, ONE)
         repository.publish(changes)
-    layer = repository.layout.layer(TOP.digest)
+    layer = OnDisk(repository.path).layer(TOP.digest)
     if cvmfs is None:
         fill(layer)
     else:
@@ -93,14 +94,14 @@ def lines(manifest):
 
 
 def top(repository):
-    manifest = repository.layer_manifest(TOP.digest)
+    manifest = OnDisk(repository.path).layer_manifest(TOP.digest)
     with repository.reading():
-        tree = trees.snapshot(repository.layout.layerfs(TOP.digest))
-        return tree, foreign_links(manifest), manifest.read_bytes()
+        tree = trees.snapshot(OnDisk(repository.path).layerfs(TOP.digest))
+        return tree, foreign_links(repository.view, TOP.digest), manifest.read_bytes()
 
 
 def in_store(repository, name, base):
-    layers = pipeline.store_layers(repository.layout, IMAGES[name].layers)
+    layers = pipeline.store_layers(repository, IMAGES[name].layers)
     with repository.reading(), oracles.overlay(layers, base) as merged:
         return (merged / "link").read_text(), (merged / "d e/link").read_text()
 
@@ -111,7 +112,7 @@ def test_they_are_found_and_taken_out_and_no_image_lacks_anything(cvmfs, tmp_pat
     changes = published_by_an_earlier_version(repository, cvmfs, tmp_path / "s", monkeypatch)
     tree, found, _ = top(repository)
     assert found == PLACES
-    assert foreign_links(repository.layer_manifest(TOP.digest))
+    assert foreign_links(repository.view, TOP.digest)
     assert tree.keys() >= set(PLACES)
     assert repository.verify(ONE) == repository.verify(TWO) == []
 
@@ -121,7 +122,7 @@ def test_they_are_found_and_taken_out_and_no_image_lacks_anything(cvmfs, tmp_pat
     alone = tmp_path / "unpacked/layer"
     tree, found, manifest = top(repository)
     assert found == []
-    assert not foreign_links(repository.layer_manifest(TOP.digest))
+    assert not foreign_links(repository.view, TOP.digest)
     wanted = trees.snapshot(alone / "layerfs")
     mine = {path: node for path, node in tree.items() if not path.endswith(b".cvmfscatalog")}
     assert trees.differences(wanted, mine, ignore=("group",)) == []
@@ -129,7 +130,7 @@ def test_they_are_found_and_taken_out_and_no_image_lacks_anything(cvmfs, tmp_pat
         assert lines(manifest) == lines((alone / ".metadata/tree.mtree").read_bytes())
     assert repository.verify(TWO) == []
     for name, content in ((ONE, "one"), (TWO, "two")):
-        flat = repository.layout.flat(pipeline.digest_of(IMAGES[name].config_bytes))
+        flat = OnDisk(repository.path).flat(pipeline.digest_of(IMAGES[name].config_bytes))
         assert ((flat / "link").read_text(), (flat / "s2").is_symlink()) == (content, True)
 
     # What podman's store has lost comes with the next run.
@@ -159,8 +160,7 @@ def test_a_crash_at_any_step_is_mended_by_doing_it_again(memory, monkeypatch):
         case.attempt(attempt)
         repository = open_repository(case.path, clients_root=CLIENTS)
         with repository.lock():
-            manifest = repository.layer_manifest(TOP.digest)
-            if foreign_links(manifest):
+            if foreign_links(repository.view, TOP.digest):
                 take_out(repository, [TOP.digest])
         assert leftovers(repository.path) == []
         assert repository.verify(TWO) == []
@@ -174,5 +174,4 @@ def test_a_layer_without_them_has_none(tmp_path):
     with repository.lock():
         repository.publish(stage(repository, tmp_path / "s", ONE))
     for layer in (BASE, TOP):
-        manifest = repository.layer_manifest(layer.digest)
-        assert foreign_links(manifest) == []
+        assert foreign_links(repository.view, layer.digest) == []

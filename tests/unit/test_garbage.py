@@ -13,10 +13,10 @@ from duccmake.jobs.collect_garbage import collect
 from duccmake.repository import removal_schedule
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import Use, survey
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet
 from duccmake.repository.removal import FLAT, LAYER, Thing, find, freed_bytes, withdraw
 from support.ducc_repository import leave_as_ducc
+from support.on_disk import OnDisk
 from support.staged_trees import (
     BASE,
     NAME,
@@ -39,14 +39,9 @@ OTHER_TOP = [*TOP, file("usr/share/version", b"2")]
 
 def leave(repository, *names, now=NOW):
     with repository.lock():
-        edits = Edits(repository.path)
-        withdraw(
-            edits,
-            repository.layout,
-            dict.fromkeys(names, "not wished for"),
-            survey(repository.layout),
-            now,
-        )
+        edits = Edits(repository.view)
+        why = dict.fromkeys(names, "not wished for")
+        withdraw(edits, why, survey(repository.view), now)
         repository.edit(edits)
 
 
@@ -55,7 +50,7 @@ def gc(repository, now, *, grace=7 * DAY, batch=50, spoken_for=NOTHING):
 
 
 def garbage(repository, now=NOW, grace=7 * DAY, spoken_for=NOTHING):
-    return find(repository.layout, spoken_for, now=now, grace=grace)
+    return find(repository.view, spoken_for, now=now, grace=grace)
 
 
 def things(image, *layers):
@@ -63,7 +58,7 @@ def things(image, *layers):
 
 
 def entries(repository):
-    return removal_schedule.parse(repository.layout.remove_schedule.read_bytes())
+    return removal_schedule.parse(OnDisk(repository.path).remove_schedule.read_bytes())
 
 
 def test_an_image_loses_its_name_at_once_and_its_content_after_the_time_of_grace(
@@ -73,18 +68,18 @@ def test_an_image_loses_its_name_at_once_and_its_content_after_the_time_of_grace
     leave(repository, NAME)
     assert list(repository.names()) == []
     assert not (repository.path / NAME).is_symlink()
-    assert not repository.layout.manifest(NAME).exists()
+    assert not OnDisk(repository.path).manifest(NAME).exists()
     assert flat_of(repository, image).is_dir()
 
     assert gc(repository, NOW + 6 * DAY).flats == 0
     assert flat_of(repository, image).is_dir()
     collected = gc(repository, NOW + 7 * DAY)
     assert (collected.flats, collected.layers, collected.waiting) == (1, 2, 0)
-    present = survey(repository.layout).present
+    present = survey(repository.view).present
     assert (present.flats, present.layers) == (frozenset(), frozenset())
     assert entries(repository) == []
     assert sorted(p.name for p in repository.path.iterdir()) == [".duccmake", ".metadata"]
-    assert [p.name for p in repository.layout.metadata.iterdir()] == ["remove-schedule.json"]
+    assert [p.name for p in OnDisk(repository.path).metadata.iterdir()] == ["remove-schedule.json"]
 
 
 def test_the_schedule_has_the_manifest_as_ducc_reads_it_with_the_time_beside_it(
@@ -92,7 +87,7 @@ def test_the_schedule_has_the_manifest_as_ducc_reads_it_with_the_time_beside_it(
 ):
     (image,) = publish(repository, stage(staging))
     leave(repository, NAME)
-    (entry,) = json.loads(repository.layout.remove_schedule.read_bytes())
+    (entry,) = json.loads(OnDisk(repository.path).remove_schedule.read_bytes())
     added = entry.pop("duccmake")
     assert entry == json.loads(image.manifest_bytes)
     assert added.pop("manifest").encode() == image.manifest_bytes
@@ -110,7 +105,7 @@ def test_layers_of_another_image_stay_whole(repository, staging):
     assert listing(flat_of(repository, second)) == before
     assert not flat_of(repository, first).exists()
     assert not repository.has_layer(first.layers[1])
-    origin = json.loads(repository.layout.origin(second.layers[0]).read_bytes())
+    origin = json.loads(OnDisk(repository.path).origin(second.layers[0]).read_bytes())
     assert origin == {"origin": [str(second.config)]}
 
 
@@ -153,7 +148,7 @@ def test_what_never_was_an_image_is_entered_when_it_is_first_met(repository, sta
 def test_an_entry_of_duccs_without_a_time_gets_its_grace_from_now_on(repository, staging):
     (old,) = publish(repository, stage(staging, config="one"))
     publish(repository, stage(staging, top=OTHER_TOP, config="two"))
-    path = repository.layout.remove_schedule
+    path = OnDisk(repository.path).remove_schedule
     path.write_text(json.dumps([json.loads(old.manifest_bytes)]))
     assert gc(repository, NOW).flats == 0
     assert [entry.since for entry in entries(repository)] == [NOW]
@@ -162,7 +157,7 @@ def test_an_entry_of_duccs_without_a_time_gets_its_grace_from_now_on(repository,
 
 def test_an_image_of_duccs_without_a_record_keeps_what_its_manifest_names(repository, staging):
     (image,) = publish(repository, stage(staging))
-    repository.layout.record(NAME).unlink()
+    OnDisk(repository.path).record(NAME).unlink()
     found = garbage(repository, NOW, grace=0)
     assert found.due == ()
     gc(repository, NOW, grace=0)
@@ -171,7 +166,7 @@ def test_an_image_of_duccs_without_a_record_keeps_what_its_manifest_names(reposi
 
 def test_a_link_alone_keeps_its_tree_and_the_layers_that_the_tree_was_made_of(repository, staging):
     (image,) = publish(repository, stage(staging))
-    shutil.rmtree(repository.layout.manifest(NAME).parent)
+    shutil.rmtree(OnDisk(repository.path).manifest(NAME).parent)
     gc(repository, NOW, grace=0)
     assert (repository.path / NAME / "etc/passwd").is_file()
     assert all(map(repository.has_layer, image.layers))
@@ -181,9 +176,9 @@ def test_nothing_is_removed_while_the_metadata_of_an_image_cannot_be_read(reposi
     publish(repository, stage(staging, "host/a:1", config="one"))
     (gone,) = publish(repository, stage(staging, "host/a:2", top=OTHER_TOP, config="two"))
     leave(repository, "host/a:2")
-    repository.layout.record("host/a:1").write_text("{")
+    OnDisk(repository.path).record("host/a:1").write_text("{")
     assert garbage(repository, NOW, grace=0).due, "its manifest says the same"
-    repository.layout.manifest("host/a:1").write_text("[]")
+    OnDisk(repository.path).manifest("host/a:1").write_text("[]")
     with pytest.raises(RepositoryError, match=r"host/a:1: .*damaged.*nothing was removed"):
         gc(repository, NOW, grace=0)
     assert flat_of(repository, gone).is_dir()
@@ -191,10 +186,10 @@ def test_nothing_is_removed_while_the_metadata_of_an_image_cannot_be_read(reposi
 
 def test_what_no_image_accounts_for_is_told_and_left(repository, staging):
     publish(repository, stage(staging))
-    strange = repository.layout.layers / "ab" / "notes"
+    strange = OnDisk(repository.path).layers / "ab" / "notes"
     strange.mkdir(parents=True)
-    (repository.layout.flats / "README").write_text("hello")
-    (repository.layout.layers / "ab" / ".cvmfscatalog").touch()
+    (OnDisk(repository.path).flats / "README").write_text("hello")
+    (OnDisk(repository.path).layers / "ab" / ".cvmfscatalog").touch()
     collected = gc(repository, NOW, grace=0)
     assert collected.strange == [".flat/README", ".layers/ab/notes"]
     assert strange.is_dir()
@@ -223,12 +218,14 @@ def test_batches_are_transactions_of_their_own(repository, staging, monkeypatch)
 
 def test_bytes_count_once_and_only_when_their_last_name_goes(repository, staging):
     (image,) = publish(repository, stage(staging))
-    flat = flat_of(repository, image)
-    layers = [repository.layout.layer(digest) for digest in image.layers]
-    assert freed_bytes([flat]) == 0
-    both = freed_bytes([flat, *layers])
-    assert both == freed_bytes(layers) + freed_bytes([flat]) + sum(
-        size_once(repository.layout, digest, flat) for digest in image.layers
+    view, flat = repository.view, flat_of(repository, image)
+    tree, layers = Thing(FLAT, image.config.hex), [Thing(LAYER, one.hex) for one in image.layers]
+    alone = freed_bytes(view, [tree])
+    beside = (repository.path / view.layout.flat_manifest(image.config).parent).iterdir()
+    assert alone == sum(path.stat().st_size for path in beside)
+    both = freed_bytes(view, [tree, *layers])
+    assert both == freed_bytes(view, layers) + alone + sum(
+        size_once(OnDisk(repository.path), digest, flat) for digest in image.layers
     )
     assert both > 3000
 
@@ -249,7 +246,7 @@ def test_the_same_tree_under_two_names_goes_with_the_second(repository, staging)
     publish(repository, stage(staging, "host/a:1", config="one"))
     (image,) = publish(repository, stage(staging, "host/a:latest", config="one"))
     leave(repository, "host/a:1")
-    assert not repository.layout.remove_schedule.exists() or entries(repository) == []
+    assert not OnDisk(repository.path).remove_schedule.exists() or entries(repository) == []
     gc(repository, NOW, grace=0)
     assert repository.verify("host/a:latest") == []
     leave(repository, "host/a:latest", now=NOW + DAY)
@@ -261,7 +258,7 @@ def test_the_same_tree_under_two_names_goes_with_the_second(repository, staging)
 def test_a_schedule_that_is_no_json_costs_time_but_no_image(repository, staging):
     (image,) = publish(repository, stage(staging))
     leave(repository, NAME)
-    repository.layout.remove_schedule.write_text("[{")
+    OnDisk(repository.path).remove_schedule.write_text("[{")
     assert gc(repository, NOW + 30 * DAY).flats == 0
     assert flat_of(repository, image).is_dir()
     assert gc(repository, NOW + 37 * DAY).flats == 1
@@ -289,23 +286,23 @@ def test_recompressed_layers_of_the_same_configuration_are_garbage_of_their_own(
 
 def test_links_for_another_platform_count(repository, staging):
     (image,) = publish(repository, stage(staging))
-    shutil.rmtree(repository.layout.manifest(NAME).parent)
+    shutil.rmtree(OnDisk(repository.path).manifest(NAME).parent)
     (repository.path / NAME).unlink()
     link = repository.path / ".multiarch/arm64" / NAME
     link.parent.mkdir(parents=True)
     link.symlink_to(os.path.relpath(flat_of(repository, image), link.parent))
     gc(repository, NOW, grace=0)
     assert flat_of(repository, image).is_dir()
-    assert Layout(repository.path).layer(image.layers[0]).is_dir()
+    assert OnDisk(repository.path).layer(image.layers[0]).is_dir()
 
 
 def test_an_entry_of_duccs_in_which_a_layer_recurs_begins_its_time_of_grace(repository, staging):
     publish(repository, stage(staging))
     leave(repository, NAME)
-    (entry,) = json.loads(repository.layout.remove_schedule.read_bytes())
+    (entry,) = json.loads(OnDisk(repository.path).remove_schedule.read_bytes())
     del entry["duccmake"]
     entry["layers"] += entry["layers"][:1]
-    repository.layout.remove_schedule.write_text(json.dumps([entry]))
+    OnDisk(repository.path).remove_schedule.write_text(json.dumps([entry]))
     assert gc(repository, NOW).waiting == 3
     assert gc(repository, NOW + 7 * DAY).flats == 1
 
@@ -313,7 +310,7 @@ def test_an_entry_of_duccs_in_which_a_layer_recurs_begins_its_time_of_grace(repo
 def test_what_images_of_ducc_use_stays_although_they_have_no_records(repository, staging):
     publish(repository, stage(staging))
     leave_as_ducc(repository.path)
-    found = survey(repository.layout)
+    found = survey(repository.view)
     assert found.unread == ()
     assert found.present == found.used
     assert garbage(repository).due == ()
@@ -322,7 +319,7 @@ def test_what_images_of_ducc_use_stays_although_they_have_no_records(repository,
 def test_what_ducc_lists_for_removal_is_known_by_its_own_names(repository, staging):
     publish(repository, stage(staging))
     leave_as_ducc(repository.path)
-    manifest = json.loads(repository.layout.manifest(NAME).read_bytes())
+    manifest = json.loads(OnDisk(repository.path).manifest(NAME).read_bytes())
     (entry,) = removal_schedule.parse(json.dumps([manifest]).encode())
     assert entry.config == manifest["Config"]["Digest"]
     assert list(entry.layers) == [layer["Digest"] for layer in manifest["Layers"]]
@@ -347,4 +344,4 @@ def test_an_image_that_somebody_else_put_into_podmans_store_stays(repository, st
     assert (store / f"overlay-images/{identity}/manifest").exists()
     assert (store / f"overlay/{layer}/diff/file").exists()
     assert json.loads((store / "overlay-images/images.json").read_bytes())[0]["id"] == identity
-    assert survey(repository.layout).present.layers == frozenset()
+    assert survey(repository.view).present.layers == frozenset()

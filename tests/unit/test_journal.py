@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -30,6 +31,11 @@ def move(root, final, inode=0):
     return Move(str(temporary(final).relative_to(root)), str(final.relative_to(root)), inode)
 
 
+def below(root, *paths):
+    """Paths as the journal has them."""
+    return [PurePosixPath(path.relative_to(root)) for path in paths]
+
+
 def test_nothing_to_recover_is_no_error(journal):
     assert journal.recover() == ""
 
@@ -37,7 +43,7 @@ def test_nothing_to_recover_is_no_error(journal):
 def test_before_the_commit_point_temporaries_are_removed(root, journal):
     final = root / "deep" / "er" / "file"
     tree = root / "trees" / "tree"
-    journal.begin([temporary(final), temporary(tree), root / ".never-made.new"])
+    journal.begin(below(root, temporary(final), temporary(tree), root / ".never-made.new"))
     final.parent.mkdir(parents=True)
     temporary(final).write_text("new")
     (temporary(tree) / "sub").mkdir(parents=True)
@@ -52,7 +58,7 @@ def test_undoing_leaves_directories_that_others_use(root, journal):
     final = root / "shared" / "file"
     final.parent.mkdir()
     (final.parent / "other").write_text("published")
-    journal.begin([temporary(final)])
+    journal.begin(below(root, temporary(final)))
     temporary(final).write_text("new")
 
     journal.recover()
@@ -65,11 +71,11 @@ def test_after_the_commit_point_the_rest_is_carried_out(root, journal):
     link.symlink_to("old")
     gone.symlink_to("old")
     finals = [first, second, link]
-    journal.begin([temporary(final) for final in finals])
+    journal.begin(below(root, *map(temporary, finals)))
     temporary(first).write_text("new")
     temporary(second).write_text("new")
     temporary(link).symlink_to("new")
-    journal.commit([move(root, final) for final in finals], [gone])
+    journal.commit([move(root, final) for final in finals], below(root, gone))
     temporary(first).rename(first)  # the crash came after the first rename
 
     assert open_journal(root).recover() == "finished"
@@ -83,7 +89,7 @@ def committed_directory(root, journal):
     final = root / "tree"
     final.mkdir()
     (final / "old").touch()
-    journal.begin([temporary(final)])
+    journal.begin(below(root, temporary(final)))
     temporary(final).mkdir()
     (temporary(final) / "new").touch()
     journal.commit([move(root, final, temporary(final).stat().st_ino)], [])
@@ -121,7 +127,7 @@ def test_exchange_swaps_two_names(root):
 
 
 def test_a_lost_rename_is_an_error_and_keeps_the_journal(root, journal):
-    journal.begin([temporary(root / "file")])
+    journal.begin(below(root, temporary(root / "file")))
     journal.commit([move(root, root / "file")], [])
     with pytest.raises(FileNotFoundError):
         journal.recover()

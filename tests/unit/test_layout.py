@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_paths_are_those_that_ducc_uses():
     name = "registry.example.org:5000/library/debian:12"
     hexa = SHA256.hex
     below = {
-        str(path.relative_to(ROOT))
+        str(path)
         for path in (
             LAYOUT.layerfs(SHA256),
             LAYOUT.layer_manifest(SHA256),
@@ -54,8 +55,8 @@ def test_metadata_of_a_flat_tree_stands_outside_of_it():
 def test_link_leads_to_the_flat_tree_from_any_depth(name):
     target = LAYOUT.link_target(name, SHA256)
     assert not target.startswith("/")
-    resolved = (LAYOUT.link(name).parent / target).resolve()
-    assert resolved == LAYOUT.flat(SHA256)
+    resolved = os.path.normpath(LAYOUT.link(name).parent / target)
+    assert resolved == str(LAYOUT.flat(SHA256))
 
 
 @pytest.mark.parametrize(
@@ -137,8 +138,8 @@ def test_on_cernvm_fs_the_public_link_leads_each_machine_to_its_own(variants, de
 def test_what_cernvm_fs_calls_a_machine_leads_to_its_label():
     labels = ("amd64", "arm64", "s390x")
     assert dict(Layout(ROOT, variant_links=True).machine_links(labels)) == {
-        ROOT / ".multiarch/x86_64": "amd64",
-        ROOT / ".multiarch/aarch64": "arm64",
+        PurePosixPath(".multiarch/x86_64"): "amd64",
+        PurePosixPath(".multiarch/aarch64"): "arm64",
     }
     assert list(LAYOUT.machine_links(labels)) == []
 
@@ -147,16 +148,13 @@ def test_what_cernvm_fs_calls_a_machine_leads_to_its_label():
     ("target", "label"),
     [
         ("../../.multiarch/arm64/docker.io/library/debian:12", "arm64"),
-        ("../../.multiarch/$(CVMFS_ARCH:-amd64)/docker.io/library/debian:12",
-         "$(CVMFS_ARCH:-amd64)"),
+        ("../../.multiarch/$(CVMFS_ARCH:-arm64)/docker.io/library/debian:12", "arm64"),
+        ("../../.multiarch/x86_64/docker.io/library/debian:12", "amd64"),
         ("../../.multiarch/arm64/docker.io/library/debian:13", ""),
         ("../../.flat/ab/abc", ""),
         ("/elsewhere/.multiarch/arm64/docker.io/library/debian:12", ""),
+        ("", ""),
     ],
-)  # fmt: skip
-def test_where_a_public_link_leads_is_read_from_its_text(tmp_path, target, label):
-    layout = Layout(tmp_path)
-    layout.link(NAME).parent.mkdir(parents=True)
-    layout.link(NAME).symlink_to(target)
-    assert layout.variant(NAME) == label
-    assert layout.variant("docker.io/library/none:1") == ""
+)
+def test_where_a_public_link_leads_is_read_from_its_text(target, label):
+    assert LAYOUT.variant(NAME, target) == label

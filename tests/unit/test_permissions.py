@@ -26,6 +26,7 @@ from duccmake.repository.model import UNMEASURED, ChangeSet, Keep, StagedImage, 
 from duccmake.tree import mtree
 from support.cvmfs_repositories import CHUNKS, LARGEST, both
 from support.images import LayerBuilder
+from support.on_disk import OnDisk
 from support.oracles import needs_root
 from support.other_user import run_as
 from support.pipeline import NAME, change_set, digest_of, flattened, stage, staged
@@ -163,7 +164,7 @@ class Publisher:
         for wished in (True, False):
             has_flat = self._repository.has_flat(found.config, found.layers, wished)
             assert has_flat == (wished == fix_permissions)
-        layout = self._repository.layout
+        layout = OnDisk(self._repository.path)
         for number, each in enumerate(LAYERS):
             tree = layout.layerfs(each.digest)
             assert modes(tree, AS_THE_IMAGE_SAYS) == {

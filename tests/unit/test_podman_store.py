@@ -12,13 +12,14 @@ from duccmake.oci.reference import Digest
 from duccmake.repository import podman
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
-from duccmake.repository.layout import Layout
 from duccmake.repository.metadata import wished_record
 from duccmake.repository.model import ImageRecord, StagedImage
 from duccmake.repository.podman.layers import chain, layer_id
 from duccmake.repository.podman.names import names_of
+from duccmake.repository.view import DirectoryView
 from support import pipeline
 from support.images import Layer, LayerBuilder
+from support.on_disk import OnDisk
 from support.staged_trees import digest_of
 
 APP, OTHER = "registry.example.org/team/app:1", "registry.example.org/team/app:2"
@@ -43,24 +44,24 @@ class Store:
 
     def publish(self, *staged: StagedImage) -> None:
         for layer in {layer for one in staged for layer in one.measured or ()}:
-            self.repository.layout.layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
-            manifest = self.repository.layout.layer_manifest(layer.digest)
+            OnDisk(self.repository.path).layerfs(layer.digest).mkdir(parents=True, exist_ok=True)
+            manifest = OnDisk(self.repository.path).layer_manifest(layer.digest)
             manifest.parent.mkdir(exist_ok=True)
             manifest.touch()
             listing = json.dumps(layer.to_json("2024-01-01T00:00:00Z"))
             manifest.with_name("layers.json").write_text(listing)
-        self.edit(lambda edits: podman.publish(edits, self.repository.layout, staged))
+        self.edit(lambda edits: podman.publish(edits, staged))
 
     def without(self, **what) -> None:
-        self.edit(lambda edits: podman.without(edits, self.repository.layout, **what))
+        self.edit(lambda edits: podman.without(edits, **what))
 
     def differences(self, staged: StagedImage) -> list[str]:
         record = wished_record(staged, {})
-        return list(podman.differences(self.repository.layout, record, lambda *trees: iter(())))
+        return list(podman.differences(self.repository.view, record, lambda *trees: iter(())))
 
     def edit(self, change) -> None:
         with self.repository.lock():
-            edits = Edits(self.repository.path)
+            edits = Edits(self.repository.view)
             change(edits)
             self.repository.edit(edits)
 
@@ -203,7 +204,7 @@ def test_every_link_of_the_store_leads_to_a_published_layer(store):
         assert path.exists(), path
     for found, one in zip(chain([one.diff_id for one in image.layers]), image.layers, strict=True):
         directory = store.root / "overlay" / found.id
-        assert (directory / "diff").resolve() == store.repository.layout.layerfs(one.digest)
+        assert (directory / "diff").resolve() == OnDisk(store.repository.path).layerfs(one.digest)
         link = store.root / "overlay/l" / (directory / "link").read_text()
         assert link.readlink() == Path(f"../{found.id}/diff")
 
@@ -273,14 +274,17 @@ def test_one_more_image_costs_no_look_at_those_that_are_there(store, monkeypatch
         *(store.staged(f"quay.io/team/app:{n}", Image((layer(f"{n}"),))) for n in range(9))
     )
     one_more = store.staged(APP, Image((BASE,)))
-    store.repository.layout.layerfs(BASE.digest).mkdir(parents=True)
+    OnDisk(store.repository.path).layerfs(BASE.digest).mkdir(parents=True)
     read = []
-    monkeypatch.setattr(
-        Path, "read_bytes", lambda path: (read.append(path), path.open("rb").read())[1]
-    )
-    edits = Edits(store.repository.path)
-    podman.publish(edits, store.repository.layout, [one_more])
-    others = [path for path in read if path.exists()]
+
+    def noted(view, path, plainly=DirectoryView.read):
+        read.append(path)
+        return plainly(view, path)
+
+    monkeypatch.setattr(DirectoryView, "read", noted)
+    edits = Edits(store.repository.view)
+    podman.publish(edits, [one_more])
+    others = [path for path in read if store.repository.view.exists(path)]
     assert {path.name for path in others} == {
         "images.json",
         "images.lock",
@@ -302,8 +306,8 @@ def test_lock_files_tell_readers_that_run_on_of_every_change(store):
 def test_publishing_again_changes_nothing(store):
     staged = store.staged(APP, Image((BASE, TOP)))
     store.publish(staged)
-    edits = Edits(store.repository.path)
-    podman.publish(edits, store.repository.layout, [staged])
+    edits = Edits(store.repository.view)
+    podman.publish(edits, [staged])
     assert not edits.puts
     assert not edits.removals
 
@@ -359,11 +363,11 @@ def test_a_store_that_lost_an_image_does_not_hold_it(store):
     record = ImageRecord(
         APP, staged.platform, staged.manifest, staged.config, staged.layers, staged.products, {}
     )
-    layout = Layout(store.repository.path)
-    assert not podman.holds(layout, record)
-    assert podman.holds(layout, replace(record, products=("layers", "flat")))
+    view = store.repository.view
+    assert not podman.holds(view, record)
+    assert podman.holds(view, replace(record, products=("layers", "flat")))
     store.publish(staged)
-    assert podman.holds(layout, record)
+    assert podman.holds(view, record)
 
 
 def test_an_image_that_is_whole_has_no_differences(store):

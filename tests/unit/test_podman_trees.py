@@ -17,13 +17,14 @@ from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey
 from duccmake.repository.model import ChangeSet
+from duccmake.repository.podman import paths
 from duccmake.repository.podman.layers import chain
-from duccmake.repository.podman.paths import Paths
 from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, trees
 from support.crashes import each_crash, leftovers
 from support.cvmfs_repositories import CHUNKS, both, repository_for
 from support.images import Layer, LayerBuilder
+from support.on_disk import OnDisk
 from support.oracles import needs_overlay
 from support.staged_trees import open_repository
 
@@ -70,13 +71,13 @@ def publish(repository, changes, *later):
 def diff_of(repository, image, number=-1):
     """What a layer is in the store."""
     identity = chain([layer.diff_id for layer in image.layers])[number].id
-    return Paths(repository.layout).diff(identity)
+    return repository.path / paths.diff(identity)
 
 
 @contextmanager
 def mounted(repository, image, base):
     """The image as podman mounts it from the store, by the kernel's overlay."""
-    layers = pipeline.store_layers(repository.layout, image.layers)
+    layers = pipeline.store_layers(repository, image.layers)
     upper = base / "mounted" / "upper"
     upper.mkdir(parents=True)
     with repository.reading(), oracles.overlay(layers, base / "mounted", upper=upper) as merged:
@@ -96,7 +97,7 @@ def shown(tree):
 def look_at(repository, image, base):
     """The image as podman has it is the flat tree."""
     with mounted(repository, image, base) as merged:
-        flat = repository.layout.flat(pipeline.digest_of(image.config_bytes))
+        flat = OnDisk(repository.path).flat(pipeline.digest_of(image.config_bytes))
         assert shown(merged) == shown(flat)
 
 
@@ -146,7 +147,7 @@ def test_the_same_is_in_both_backends_and_no_content_twice(tmp_path, monkeypatch
     ours, theirs = (shown(diff_of(each, IMAGE)) for each in (plain, cvmfs))
     assert ours == theirs
     tree = diff_of(plain, IMAGE)
-    layers = [plain.layout.layerfs(layer.digest) for layer in IMAGE.layers]
+    layers = [OnDisk(plain.path).layerfs(layer.digest) for layer in IMAGE.layers]
     assert (tree / "usr/lib/new").samefile(layers[1] / "lib/new")
     assert (tree / "usr/lib/lower").samefile(layers[0] / "usr/lib/kept")
 
@@ -182,8 +183,8 @@ def test_a_store_that_is_lost_gets_its_trees_from_what_is_published(repository, 
     changes = stage(repository, tmp_path / "staging", (APP, IMAGE))
     publish(repository, changes)
     with repository.lock():
-        edits = Edits(repository.path)
-        edits.remove(Paths(repository.layout).root)
+        edits = Edits(repository.view)
+        edits.remove(paths.ROOT)
         repository.edit(edits)
     assert repository.record(APP) is None
     publish(repository, ChangeSet((), tuple(replace(image, path=None) for image in changes.images)))
@@ -208,7 +209,7 @@ def test_a_tree_stays_though_its_layer_is_one_of_another_compression_and_goes_wi
         assert diff_of(repository, IMAGE).stat().st_ino == inode
     look_at(repository, zstd, tmp_path)
     leave(repository, OTHER)
-    left = {path.name for path in Paths(repository.layout).overlay.rglob("*")}
+    left = {path.name for path in (repository.path / paths.OVERLAY).rglob("*")}
     assert left <= {"l", ".cvmfscatalog"}
 
 
@@ -226,11 +227,11 @@ def test_a_link_of_an_earlier_version_gives_way_to_a_tree_though_it_leads_nowher
         patched.setattr(podman, "own_trees", lambda *arguments: {})
         publish(repository, stage(repository, tmp_path / "staging", (APP, IMAGE)))
     assert diff_of(repository, IMAGE).is_symlink()
-    index = Paths(repository.layout).layers
-    content = index.read_text().replace('"duccmake-verified":true', '"duccmake-verified":false')
+    content = (repository.path / paths.LAYERS_INDEX).read_text()
+    content = content.replace('"duccmake-verified":true', '"duccmake-verified":false')
     with repository.lock():
-        edits = Edits(repository.path)
-        edits.file(index, content.encode())
+        edits = Edits(repository.view)
+        edits.file(paths.LAYERS_INDEX, content.encode())
         repository.edit(edits)
     image = Image((BASE, TOP, LayerBuilder().file("more").layer()))
     publish(repository, stage(repository, tmp_path / "staging2", (OTHER, image)))
@@ -241,16 +242,15 @@ def test_a_link_of_an_earlier_version_gives_way_to_a_tree_though_it_leads_nowher
 
 def leave(repository, name):
     """Withdraw an image, and remove what nothing uses then."""
-    layout = repository.layout
     with repository.lock():
-        edits = Edits(repository.path)
-        withdraw(edits, layout, {name: "test"}, survey(layout), 1.0)
+        edits = Edits(repository.view)
+        withdraw(edits, {name: "test"}, survey(repository.view), 1.0)
         repository.edit(edits)
-        found = survey(layout)
+        found = survey(repository.view)
         unused = [Thing(FLAT, key) for key in found.present.flats - found.used.flats]
         unused += [Thing(LAYER, key) for key in found.present.layers - found.used.layers]
-        edits = Edits(repository.path)
-        remove(edits, layout, unused, found.used)
+        edits = Edits(repository.view)
+        remove(edits, unused, found.used)
         repository.edit(edits)
 
 
@@ -283,7 +283,7 @@ def test_a_crash_at_any_step_leaves_no_tree_or_a_whole_one(memory, monkeypatch):
         assert leftovers(repository.path) == []
         there = repository.record(APP) is not None
         outcomes.add(there)
-        found = [path.parent.name for path in Paths(repository.layout).overlay.glob("*/tree.mtree")]
+        found = list((repository.path / paths.OVERLAY).glob("*/tree.mtree"))
         assert len(found) == there
         if there:
             assert repository.verify(APP) == []

@@ -7,8 +7,8 @@ import pytest
 from duccmake.errors import DuccmakeError, RepositoryError, RepositoryLocked
 from duccmake.jobs.publish_image import publish_ready
 from duccmake.oci.content_store import ContentStore
-from duccmake.repository.layout import Layout
 from duccmake.repository.settings import BatchSettings
+from support.on_disk import OnDisk
 from support.planned import image, planned_as_staged
 from support.staged_trees import directory, file, open_repository, stage
 
@@ -57,7 +57,7 @@ class Stage:
 
     def block(self, planned) -> None:
         """Put a directory where the image's link has to be, so that it cannot be published."""
-        Layout(self.repository.path).link(planned.name).mkdir(parents=True)
+        OnDisk(self.repository.path).link(planned.name).mkdir(parents=True)
 
 
 @pytest.fixture

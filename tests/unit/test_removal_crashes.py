@@ -16,6 +16,7 @@ from duccmake.repository.inventory import Use, survey
 from duccmake.repository.model import Keep
 from duccmake.repository.pins import pins_of
 from support.crashes import each_crash, each_stop, leftovers
+from support.on_disk import OnDisk
 from support.staged_trees import TOP, file, listing, open_repository, publish, stage
 
 NOW = 1_800_000_000.0
@@ -53,7 +54,7 @@ def check(repository, before):
     assert leftovers(repository.path) == []
     if (repository.path / GOES).is_symlink():
         assert repository.verify(GOES) == []
-    found = survey(repository.layout)
+    found = survey(repository.view)
     assert found.strange == ()
     assert found.unread == ()
 
@@ -62,10 +63,10 @@ def end(repository, before):
     """Whatever was interrupted, the next removal comes to the same."""
     collected(repository)
     check(repository, before)
-    found = survey(repository.layout)
+    found = survey(repository.view)
     assert found.present.layers == found.used.layers
     assert found.present.flats == found.used.flats
-    assert removal_schedule.parse(repository.layout.remove_schedule.read_bytes()) == []
+    assert removal_schedule.parse(OnDisk(repository.path).remove_schedule.read_bytes()) == []
 
 
 def test_a_crash_at_any_step_of_the_first_phase_leaves_the_image_or_its_entry(memory, monkeypatch):
@@ -80,7 +81,7 @@ def test_a_crash_at_any_step_of_the_first_phase_leaves_the_image_or_its_entry(me
             pass
         check(repository, before)
         there = (repository.path / GOES).is_symlink()
-        listed = repository.layout.remove_schedule.exists()
+        listed = OnDisk(repository.path).remove_schedule.exists()
         assert there == (repository.record(GOES) is not None) != listed
         outcomes.add(there)
         if there:

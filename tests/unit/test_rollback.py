@@ -24,6 +24,7 @@ from duccmake.repository.inventory import Use, survey
 from duccmake.repository.model import ChangeSet, Keep
 from duccmake.repository.pins import Pin, pins_of, read_pins
 from duccmake.repository.removal import withdraw
+from support.on_disk import OnDisk
 from support.staged_trees import TOP, file, flat_of, listing, stage
 from support.staged_trees import publish as publish_changes
 
@@ -83,7 +84,7 @@ def test_what_goes_beyond_the_history_is_entered_for_removal(repository, move):
     first = move("a", keep=1)
     move("b", keep=1)
     move("c", keep=1)
-    (entry,) = removal_schedule.parse(repository.layout.remove_schedule.read_bytes())
+    (entry,) = removal_schedule.parse(OnDisk(repository.path).remove_schedule.read_bytes())
     assert (entry.image, entry.why) == (by_digest(first), "beyond history.keep")
 
 
@@ -126,7 +127,7 @@ def test_a_tag_is_pointed_back_to_what_its_history_has(repository, move):
     assert reads(repository, TAG) == "good"
     assert flat_of(repository, good).stat().st_ino == inode
     assert repository.record(TAG).manifest == good.manifest
-    assert repository.layout.manifest(TAG).read_bytes() == good.manifest_bytes
+    assert OnDisk(repository.path).manifest(TAG).read_bytes() == good.manifest_bytes
     assert repository.verify(TAG) == []
     assert pins_of(repository) == {TAG: Pin(good.manifest, NOW)}
     assert reads(repository, by_digest(bad)) == "bad"
@@ -138,7 +139,7 @@ def test_a_tag_is_pointed_back_within_the_time_of_grace_without_any_history(repo
     move("bad")
     roll_back(repository, TAG, str(good.manifest), Keep())
     assert listing((repository.path / TAG).resolve()) == before
-    assert repository.layout.manifest(TAG).read_bytes() == good.manifest_bytes
+    assert OnDisk(repository.path).manifest(TAG).read_bytes() == good.manifest_bytes
     assert gc(repository).flats == 1
     assert repository.verify(TAG) == []
 
@@ -171,8 +172,8 @@ def test_a_tag_can_be_held_where_it_is(repository, move):
     assert list(pins_of(repository)) == [TAG]
     assert (
         removal_schedule.parse(
-            repository.layout.remove_schedule.read_bytes()
-            if (repository.layout.remove_schedule.exists())
+            OnDisk(repository.path).remove_schedule.read_bytes()
+            if (OnDisk(repository.path).remove_schedule.exists())
             else b""
         )
         == []
@@ -207,10 +208,10 @@ def test_a_tag_that_leaves_takes_its_history_with_it(repository, move):
     move("a", keep=2)
     move("b", keep=2)
     with repository.lock():
-        edits = Edits(repository.path)
-        withdraw(edits, repository.layout, {TAG: "gone"}, survey(repository.layout), NOW)
+        edits = Edits(repository.view)
+        withdraw(edits, {TAG: "gone"}, survey(repository.view), NOW)
         repository.edit(edits)
-    assert json.loads(repository.layout.history.read_bytes()) == {}
+    assert json.loads(OnDisk(repository.path).history.read_bytes()) == {}
 
 
 @pytest.mark.parametrize("why", ["a tag that leaves", "a shorter history", "pinned"])

@@ -14,11 +14,11 @@ import pytest
 from duccmake.oci.reference import Platform, Reference
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey
-from duccmake.repository.layout import Layout
 from duccmake.repository.model import ANY_VARIANT
 from duccmake.repository.removal import withdraw
 from support import staged_trees as make
 from support.cvmfs_repositories import both, repository_for
+from support.on_disk import OnDisk
 from support.staged_trees import NAME, directory, file, publish, stage
 
 PLATFORMS = tuple(map(Platform.parse, ("linux/amd64", "linux/arm64", "linux/arm/v7")))
@@ -30,7 +30,7 @@ class Case:
 
     def __init__(self, repository, staging):
         self.repository = repository
-        self.layout = Layout(repository.path)
+        self.layout = OnDisk(repository.path)
         self._staging = staging
 
     def publish(self, *platforms, variants=LABELS, name=NAME):
@@ -49,9 +49,9 @@ class Case:
 
     def withdraw(self, *names):
         with self.repository.lock():
-            edits = Edits(self.repository.path)
+            edits = Edits(self.repository.view)
             why = dict.fromkeys(names, "tests")
-            withdraw(edits, self.layout, why, survey(self.layout), 1000.0)
+            withdraw(edits, why, survey(self.repository.view), 1000.0)
             self.repository.edit(edits)
 
     def link(self, name=NAME):

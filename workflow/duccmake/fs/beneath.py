@@ -1,13 +1,17 @@
-"""Opening directories below another one, through no link and never outside of it."""
+"""Opening what is below a directory, through no link and never outside of it."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
-_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | _SAFE
+_AT_FDCWD = -100  # linux/fcntl.h
 _OPENAT2 = 437  # asm-generic/unistd.h; new calls have one number on all architectures
 _RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
 _RESOLVE_BENEATH = 0x08
@@ -28,26 +32,55 @@ class _How(ctypes.Structure):
     )
 
 
-_HOW = _How(_FLAGS, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+_SIZE = ctypes.c_size_t(ctypes.sizeof(_How))
+
+
+@functools.cache
+def _how(flags: int, resolve: int) -> Any:
+    return ctypes.byref(_How(flags, 0, resolve))
 
 
 def open_directory(directory: int, names: Sequence[bytes]) -> int:
     """A descriptor of the directory that ``names``, one below the other, lead to.
 
-    They are names: not empty, not ``..``, without slashes.  Raises `OSError` where one
-    of them is a link (``ELOOP`` or ``ENOTDIR``), whatever it leads to.  openat2(2) does
-    it in one call; where that is not to be had, each name is opened in turn.
+    See `open_beneath`; what is no directory raises `NotADirectoryError`.
     """
-    if len(names) > 1 and (descriptor := _open_at_once(directory, b"/".join(names))) is not None:
-        return descriptor
-    return _walk(directory, names)
+    return open_beneath(directory, names, _FLAGS)
 
 
-def _open_at_once(directory: int, path: bytes) -> int | None:
+def open_beneath(directory: int, names: Sequence[bytes], flags: int) -> int:
+    """A descriptor, with the ``flags`` of open(2), of what ``names``, in turn, lead to.
+
+    They are names: not empty, not ``..``, without slashes.  Raises `OSError` where one
+    of them is a link (``ELOOP`` or ``ENOTDIR``), whatever it leads to; with O_PATH the last
+    one may be.  openat2(2) does it in one call; where that is not to be had, each name is
+    opened in turn.
+    """
+    flags |= _SAFE
+    if len(names) > 1:
+        beneath = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+        descriptor = _open_at_once(directory, b"/".join(names), flags, beneath)
+        if descriptor is not None:
+            return descriptor
+    return _walk(directory, names, flags)
+
+
+def open_straight(path: bytes, flags: int) -> int | None:
+    """As `open_beneath`, of a whole path; None where a link is on it, or nothing tells of one."""
+    try:
+        return _open_at_once(_AT_FDCWD, path, flags | _SAFE, _RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+
+
+def _open_at_once(directory: int, path: bytes, flags: int, resolve: int) -> int | None:
     if len(path) >= _PATH_MAX:
         return None
-    how, size = ctypes.byref(_HOW), ctypes.c_size_t(ctypes.sizeof(_HOW))
-    opened: int = _libc.syscall(ctypes.c_long(_OPENAT2), directory, path, how, size)
+    opened: int = _libc.syscall(
+        ctypes.c_long(_OPENAT2), directory, path, _how(flags, resolve), _SIZE
+    )
     if opened >= 0:
         return opened
     code = ctypes.get_errno()
@@ -56,11 +89,11 @@ def _open_at_once(directory: int, path: bytes) -> int | None:
     raise OSError(code, os.strerror(code), path)
 
 
-def _walk(directory: int, names: Sequence[bytes]) -> int:
+def _walk(directory: int, names: Sequence[bytes], flags: int) -> int:
     here = directory
-    for name in names:
+    for number, name in enumerate(names, start=1):
         try:
-            below = os.open(name, _FLAGS, dir_fd=here)
+            below = os.open(name, flags if number == len(names) else _FLAGS, dir_fd=here)
         finally:
             if here != directory:
                 os.close(here)

@@ -44,17 +44,16 @@ def collect(
     to come will use.  Raises `RepositoryError` where the repository cannot be read.
     """
     collected = Collected()
-    layout = repository.layout
+    view = repository.view
     while True:
         with repository.lock():
             now = clock()
-            garbage = find(layout, spoken_for, now=now, grace=grace)
+            garbage = find(view, spoken_for, now=now, grace=grace)
             things = garbage.due[:batch]
-            edits = Edits(layout.root)
-            enter(edits, layout, set(garbage.unlisted).difference(things), now)
-            paths = [path for thing in things for path in thing.paths(layout)]
-            freed = freed_bytes(paths)
-            remove(edits, layout, things, garbage.used)
+            edits = Edits(view)
+            enter(edits, set(garbage.unlisted).difference(things), now)
+            freed = freed_bytes(view, things)
+            remove(edits, things, garbage.used)
             repository.edit(edits)
         _count(collected, things, freed)
         if len(garbage.due) <= batch:

@@ -113,7 +113,8 @@ def _layer(
         pass
     try:
         with repository.reading():
-            manifest = repository.layer_manifest(digest).read_bytes()
+            view = repository.view
+            manifest = view.read(view.layout.layer_manifest(digest))
             return LayerTree(digest, manifest), repository.measured(digest)
     except FileNotFoundError:
         return None

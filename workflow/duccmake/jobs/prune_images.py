@@ -37,9 +37,9 @@ def prune(
         total = sum(1 for _ in repository.names())
         check_share(departures, total, max_percent=max_percent, force=force)
         going = [item for item in departures if published(repository, item.name) == item.manifest]
-        edits = Edits(repository.layout.root)
+        edits = Edits(repository.view)
         leaving = {item.name: item.why for item in going}
-        withdraw(edits, repository.layout, leaving, survey(repository.layout), clock())
+        withdraw(edits, leaving, survey(repository.view), clock())
         repository.edit(edits)
     for item in going:
         logger.info("%s left: %s", item.name, item.why)
@@ -59,18 +59,18 @@ def refuse(
     stand for, and with them what has them there; ``altered`` layers lose the files that
     are other images'.
     """
-    layout = repository.layout
+    view = repository.view
     with repository.lock():
         going = [
             item
             for item in refused
             if item.manifest and published(repository, item.name) == item.manifest
         ]
-        edits = Edits(layout.root)
+        edits = Edits(view)
         leaving = {item.name: item.why for item in going}
         if leaving:
-            withdraw(edits, layout, leaving, survey(layout), clock(), for_good=True)
-        podman.expel(edits, layout, Audit(layout).mistaken_layers())
+            withdraw(edits, leaving, survey(view), clock(), for_good=True)
+        podman.expel(edits, Audit(view).mistaken_layers())
         repository.edit(edits)
         if altered:
             take_out(repository, altered)

@@ -32,20 +32,20 @@ def roll_back(
     ``digest`` may be its first digits.  Raises `DuccmakeError` with what there is
     where it names none or several.
     """
-    layout = repository.layout
+    view = repository.view
     with repository.lock():
         present = repository.record(name)
-        found = list(pasts(layout, name, lambda: _records(repository)))
+        found = list(pasts(view, name, lambda: _records(repository)))
         if present is not None and _matches(present.manifest, digest):
             target = present.manifest
             past = None
         else:
             past = _chosen(found, name, digest)
             target = past.record.manifest
-        edits = Edits(layout.root)
+        edits = Edits(view)
         if past is not None:
-            point(edits, layout, name, past, lambda: _configs(repository, name), keep)
-        pin(edits, layout, name, target, clock())
+            point(edits, name, past, lambda: _configs(repository, name), keep)
+        pin(edits, name, target, clock())
         repository.edit(edits)
     return target
 
@@ -53,14 +53,14 @@ def roll_back(
 def choices(repository: Repository, name: str) -> dict[Digest, str]:
     """What a tag can be pointed back to, and how each is known."""
     with repository.reading():
-        return _known(list(pasts(repository.layout, name, lambda: _records(repository))))
+        return _known(list(pasts(repository.view, name, lambda: _records(repository))))
 
 
 def lift(repository: Repository, name: str) -> None:
     """Let a tag follow its registry again; `DuccmakeError` where it is not held."""
     with repository.lock():
-        edits = Edits(repository.layout.root)
-        if not unpin(edits, repository.layout, name):
+        edits = Edits(repository.view)
+        if not unpin(edits, name):
             held = ", ".join(pins_of(repository)) or "none"
             raise DuccmakeError(f"{name} is not pinned; pinned are: {held}", step="unpin")
         repository.edit(edits)

@@ -83,32 +83,29 @@ def staged(metadata: Path) -> Measured | None:
         return None
 
 
-def published(metadata: Path, digest: Digest) -> Measured | None:
-    """What is published of a layer; None where nobody measured it.
+def published(read: Callable[[str], bytes]) -> Measured | None:
+    """What is published of a layer; None where that is damaged, or there is nothing.
 
-    DUCC writes such a file as well, of what configurations claim: only beside a
-    ``tree.mtree``, which DUCC has none of, it was measured.
+    ``read`` gives the content of the file of that name beside the layer's ``tree.mtree``.
     """
     try:
-        known = json.loads((metadata / PUBLISHED).read_bytes())
+        known = json.loads(read(PUBLISHED))
         first = known[0]
-        found = Measured(
+        return Measured(
             digest=Digest.parse(first["compressed-diff-digest"]),
             blob_bytes=int(first["compressed-size"]),
             diff_ids=tuple(Digest.parse(one["diff-digest"]) for one in known),
             diff_bytes=int(first["diff-size"]),
-            compression=int(first.get("compression", _unlisted_compression(metadata))),
+            compression=int(first.get("compression", _unlisted_compression(read))),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    is_ours = found.digest == digest and (metadata / "tree.mtree").is_file()
-    return found if is_ours else None
 
 
-def _unlisted_compression(metadata: Path) -> int:
+def _unlisted_compression(read: Callable[[str], bytes]) -> int:
     """The compression where an earlier version noted it only in the unpacker's words."""
     try:
-        return _COMPRESSIONS.get(json.loads((metadata / STAGED).read_bytes())["compression"], 0)
+        return _COMPRESSIONS.get(json.loads(read(STAGED))["compression"], 0)
     except (OSError, ValueError, LookupError, TypeError):
         return 0
 

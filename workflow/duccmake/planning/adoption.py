@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ..fs.line_memory import LineMemory
 from ..products import Product
@@ -21,16 +21,16 @@ class StrayWhiteouts:
     """
 
     def __init__(self, repository: Repository) -> None:
-        self._root = repository.layout.root
+        self._view = repository.view
         self._memory = LineMemory(memory(repository.name, "leftovers"))
 
-    def find(self, tree: Path) -> str:
+    def find(self, tree: PurePosixPath) -> str:
         """`adoption.stray_whiteout` of a tree."""
-        key, changed = str(tree.relative_to(self._root)), tree.stat().st_mtime_ns
+        key, changed = str(tree), self._view.mtime_ns(tree)
         match self._memory.get(key):
             case [int(then), str(path)] if then == changed:
                 return path
-        path = adoption.stray_whiteout(tree)
+        path = adoption.stray_whiteout(self._view, tree)
         self._memory.note(key, [changed, path])
         return path
 
@@ -42,11 +42,11 @@ def can_adopt(
     strays: StrayWhiteouts,
 ) -> bool:
     """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
-    layout = repository.layout
-    if image.anew or image.variants or layout.record(image.name).exists():
+    view, layout = repository.view, repository.view.layout
+    if image.anew or image.variants or view.exists(layout.record(image.name)):
         return False
     digests = [layer.digest for layer in layers]
     with repository.reading():
-        return adoption.is_whole(
-            layout, image.name, image.config, digests, image.products
-        ) and not (Product.FLAT in image.products and strays.find(layout.flat(image.config)))
+        return adoption.is_whole(view, image.name, image.config, digests, image.products) and not (
+            Product.FLAT in image.products and strays.find(layout.flat(image.config))
+        )

@@ -23,7 +23,7 @@ class Auditor:
     def __init__(self, repository: Repository) -> None:
         self.refused: list[Departure] = []
         self._repository = repository
-        self._audit = Audit(repository.layout)
+        self._audit = Audit(repository.view)
         self._memory = LineMemory(memory(repository.name, "audited"))
 
     def fault(self, record: ImageRecord | None) -> str:

@@ -22,7 +22,7 @@ def freed_later(
     repository: Repository, departures: Sequence[Departure], spoken_for: Use
 ) -> list[Thing]:
     """What nothing will use any more once these images have left."""
-    return used_only_by(repository.layout, [item.name for item in departures], spoken_for)
+    return used_only_by(repository.view, [item.name for item in departures], spoken_for)
 
 
 def check_share(

@@ -9,87 +9,106 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ..oci.reference import Digest
 from ..products import Product
 from . import ducc
 from .inventory import links
-from .layout import Layout
+from .view import View
 
 _WHITEOUT = ".wh."
+_HOPS = 40  # path_resolution(7)
 
 
 def is_whole(
-    layout: Layout, name: str, config: Digest, layers: Sequence[Digest], products: Collection[str]
+    view: View, name: str, config: Digest, layers: Sequence[Digest], products: Collection[str]
 ) -> bool:
     """Whether DUCC published this image under this name, and all of it is there."""
-    return manifest(layout, name) == (config, tuple(layers)) and not any(
-        lacking(layout, name, products)
+    return manifest(view, name) == (config, tuple(layers)) and not any(
+        lacking(view, name, products)
     )
 
 
-def manifest(layout: Layout, name: str) -> tuple[Digest, tuple[Digest, ...]] | None:
+def manifest(view: View, name: str) -> tuple[Digest, tuple[Digest, ...]] | None:
     """The configuration and the layers in an image's published manifest; None if damaged."""
     try:
-        members = ducc.folded(json.loads(layout.manifest(name).read_bytes()))
+        members = ducc.folded(json.loads(view.read(view.layout.manifest(name))))
         layers = tuple(Digest.parse(layer["digest"]) for layer in members["layers"])
         return Digest.parse(members["config"]["digest"]), layers
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def lacking(layout: Layout, name: str, products: Collection[str]) -> Iterator[str]:
+def lacking(view: View, name: str, products: Collection[str]) -> Iterator[str]:
     """What an image of DUCC's lacks, in words; a few looks, however large it is."""
-    known = manifest(layout, name)
+    known = manifest(view, name)
     if known is None:
         yield "its manifest is damaged"
         return
+    layout = view.layout
     config, layers = known
     for digest in dict.fromkeys(layers):
-        if not layout.layerfs(digest).is_dir():
+        if not view.is_dir(layout.layerfs(digest)):
             yield f"its layer {digest.short} is missing"
     if Product.FLAT not in products:
         return
     flat, link = layout.flat(config), layout.link(name)
-    if not flat.is_dir():
+    if not view.is_dir(flat):
         yield f"its flat tree {config.short} is missing"
-    elif not (flat / ".singularity.d").is_dir():
+    elif not view.is_dir(flat / ".singularity.d"):
         yield f"its flat tree {config.short} has no .singularity.d"
-    if not link.is_symlink():
+    target = view.target(link).rstrip("/")
+    if not target:
         yield "its link is missing"
         return
-    target = str(link.readlink()).rstrip("/")
     if not target.endswith(f".flat/{config.prefix}/{config.hex}"):
         yield "its link leads to something else"
-    elif not target.startswith("/") and not link.exists():
+    elif not target.startswith("/") and os.path.normpath(link.parent / target) != str(flat):
         yield "its link leads nowhere"
 
 
-def stray_whiteout(tree: Path) -> str:
+def stray_whiteout(view: View, tree: PurePosixPath) -> str:
     """The path of a whiteout's marker (``.wh.…``) in a tree, where it is a mistake; else empty."""
-    pending = [os.fspath(tree)]
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith(_WHITEOUT):
-                    return os.path.relpath(entry.path, tree)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
+    for directory, found in view.walk(tree):
+        for name in found:
+            if name.startswith(_WHITEOUT):
+                return str((directory / name).relative_to(tree))
     return ""
 
 
-def dirty_chains(layout: Layout) -> list[str]:
+def dirty_chains(view: View) -> list[str]:
     """Chains that DUCC began to make and did not finish, or did not clean up."""
-    base = layout.dirty_chains
-    try:
-        return sorted(f"{base.name}/{path.name}" for path in base.iterdir() if path.name[0] != ".")
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    base = view.layout.dirty_chains
+    return sorted(f"{base}/{name}" for name in view.entries(base) if name[0] != ".")
 
 
-def dangling_links(layout: Layout) -> list[str]:
+def dangling_links(view: View) -> list[str]:
     """Public links that lead nowhere, below the repository's root."""
-    return sorted(
-        str(path.relative_to(layout.root)) for path in links(layout.root) if not path.exists()
-    )
+    return sorted(str(path) for path in links(view) if _leads_nowhere(view, path))
+
+
+def _leads_nowhere(view: View, path: PurePosixPath) -> bool:
+    """Whether following the symlinks of a path ends where nothing is.
+
+    Of what is outside of the repository nobody knows: that counts as something.
+    """
+    names, here, hops = [*reversed(path.parts)], PurePosixPath(), 0
+    while names:
+        name = names.pop()
+        if name == "..":
+            if not here.parts:
+                return False
+            here = here.parent
+        elif not (target := view.target(here / name)):
+            here /= name
+        elif (hops := hops + 1) > _HOPS:
+            return True
+        elif target.startswith("/"):
+            inside = view.layout.unseen(target)
+            if inside is None:
+                return False
+            here, names = PurePosixPath(), [*names, *reversed(inside.parts)]
+        else:
+            names += reversed(PurePosixPath(target).parts)
+    return not view.exists(here)

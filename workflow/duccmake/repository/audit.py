@@ -20,9 +20,9 @@ from ..products import Product
 from . import podman
 from .flat_trees import flat_tree, measured_layer
 from .foreign import foreign_links
-from .layout import Layout
 from .model import UNMEASURED, ImageRecord
 from .podman import StoreLayers
+from .view import View
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Finding:
 class Audit:
     """Looks at one repository's images."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    def __init__(self, view: View) -> None:
+        self._view = view
         self._measured: dict[Digest, Measured | None] = {}
         self._foreign: dict[Digest, bool] = {}
 
@@ -88,14 +88,14 @@ class Audit:
 
     def _has_foreign_files(self, layer: Digest) -> bool:
         if layer not in self._foreign:
-            self._foreign[layer] = bool(foreign_links(self._layout.layer_manifest(layer)))
+            self._foreign[layer] = bool(foreign_links(self._view, layer))
         return self._foreign[layer]
 
     def _check_claims(self, record: ImageRecord, configuration: bytes) -> None:
-        manifest = parse_manifest(self._layout.manifest(record.name).read_bytes())
+        manifest = parse_manifest(self._view.read(self._view.layout.manifest(record.name)))
         if isinstance(manifest, Manifest):
             check_sizes(manifest.layers, self._measure)
-        configuration = configuration or podman.configuration(self._layout, record.config)
+        configuration = configuration or podman.configuration(self._view, record.config)
         if configuration:
             config = ImageConfig.parse(configuration, layers=len(record.layers))
             check_diff_ids(record.layers, config.diff_ids, self._measure)
@@ -105,13 +105,13 @@ class Audit:
         return self._store.mistaken(self._measure)
 
     def _has_own_tree(self, record: ImageRecord, measured: tuple[Measured, ...]) -> bool:
-        return flat_tree(self._layout, record.config, record.layers, measured) is not None
+        return flat_tree(self._view, record.config, record.layers, measured) is not None
 
     def _measure(self, layer: Digest) -> Measured | None:
         if layer not in self._measured:
-            self._measured[layer] = measured_layer(self._layout, layer)
+            self._measured[layer] = measured_layer(self._view, layer)
         return self._measured[layer]
 
     @cached_property
     def _store(self) -> StoreLayers:
-        return StoreLayers(self._layout)
+        return StoreLayers(self._view)

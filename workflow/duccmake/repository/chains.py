@@ -9,55 +9,60 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from . import ducc
 from .layout import Layout
+from .view import Kind, View
 
 _KEY = re.compile(r"[0-9a-f]{64}\Z")
 _FOREIGN = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 
 
-def unused(layout: Layout) -> frozenset[str]:
+def unused(view: View) -> frozenset[str]:
     """The chains, whole and half made, that no image of DUCC's has, by their directories' names."""
-    there = frozenset(_present(layout))
-    return there.difference(_used(layout)) if there else there
+    there = frozenset(_present(view))
+    return there.difference(_used(view)) if there else there
 
 
-def paths(layout: Layout, key: str) -> tuple[Path, ...]:
+def paths(layout: Layout, key: str) -> tuple[PurePosixPath, ...]:
     """All that there is of a chain; DUCC has a mark for one that it has not finished."""
     return (layout.chains / key[:2] / key, layout.dirty_chains / key)
 
 
-def emptied(layout: Layout, gone: Iterable[str]) -> Iterator[Path]:
+def emptied(view: View, gone: Iterable[str]) -> Iterator[PurePosixPath]:
     """The directories in which nothing is left when these chains are gone: outermost ones."""
+    layout = view.layout
     removed = {path for key in gone for path in paths(layout, key)}
-    whole: set[Path] = set()
-    shards = [Path(entry.path) for entry in _entries(layout.chains) if entry.is_dir()]
-    for directory in (*shards, layout.chains, layout.dirty_chains):
-        found = {Path(entry.path) for entry in _entries(directory)}
+    whole: set[PurePosixPath] = set()
+    for directory in (*_shards(view), layout.chains, layout.dirty_chains):
+        found = {directory / name for name in view.entries(directory)}
         found.discard(directory / ".cvmfscatalog")
         if found and found <= removed | whole:
             whole.add(directory)
     yield from (path for path in sorted(whole) if path.parent not in whole)
 
 
-def _present(layout: Layout) -> Iterator[str]:
-    for shard in _entries(layout.chains):
-        for entry in _entries(Path(shard.path)):
-            if _KEY.match(entry.name) and entry.name[:2] == shard.name:
-                yield entry.name
-    yield from (entry.name for entry in _entries(layout.dirty_chains) if _KEY.match(entry.name))
+def _present(view: View) -> Iterator[str]:
+    for shard in _shards(view):
+        for name in view.entries(shard):
+            if _KEY.match(name) and name[:2] == shard.name:
+                yield name
+    yield from filter(_KEY.match, view.entries(view.layout.dirty_chains))
 
 
-def _used(layout: Layout) -> Iterator[str]:
-    for directory, _, files in os.walk(layout.metadata):
-        if "manifest.json" in files and "record.json" not in files:
-            members = ducc.folded(json.loads(Path(directory, "manifest.json").read_bytes()))
+def _shards(view: View) -> list[PurePosixPath]:
+    found = view.entries(view.layout.chains)
+    return [view.layout.chains / name for name, kind in found.items() if kind is Kind.DIRECTORY]
+
+
+def _used(view: View) -> Iterator[str]:
+    for directory, found in view.walk(view.layout.metadata):
+        if "manifest.json" in found and "record.json" not in found:
+            members = ducc.folded(json.loads(view.read(directory / "manifest.json")))
             yield from _chain(members["layers"])
 
 
@@ -73,11 +78,3 @@ def _chain(layers: Iterable[dict[str, Any]]) -> list[str]:
         listed.append("sha256:" + hashlib.sha256(f"{below}{layer['digest']}".encode()).hexdigest())
         count += 1
     return [chain.rpartition(":")[2] for chain in listed if chain]
-
-
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

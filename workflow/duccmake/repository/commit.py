@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..errors import DuccmakeError, RepositoryError
+from ..layer import measured
 from ..oci.reference import Digest
 from ..products import Product
 from . import overlay_losses, podman
@@ -23,10 +24,10 @@ from .edits import Edits, Tree
 from .failures import reported
 from .flat_trees import FlatTree, flat_tree_of
 from .json_files import dump
-from .layout import Layout
 from .metadata import check_link, known_losses, publish_metadata
 from .model import ChangeSet, StagedImage, StagedLayer
 from .overlay_losses import Notes
+from .view import View
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Part:
 
     layers: Mapping[Digest, StagedLayer]
     images: tuple[StagedImage, ...]
-    trees: Mapping[Path, Tree]
+    trees: Mapping[PurePosixPath, Tree]
 
     def __or__(self, other: Part) -> Part:
         return Part(
@@ -54,13 +55,13 @@ class Part:
             {**self.trees, **other.trees},
         )
 
-    def flat_trees(self, layout: Layout) -> list[tuple[StagedImage, Path]]:
+    def flat_trees(self, view: View) -> list[tuple[StagedImage, Path]]:
         """An image for each flat tree that is not there yet, and where it is staged."""
         wanted: dict[Digest, tuple[StagedImage, Path]] = {}
         for image in self.images:
             if image.path is not None and Product.FLAT in image.products:
                 wanted.setdefault(image.config, (image, image.path))
-        return [each for each in wanted.values() if flat_tree_of(layout, each[0]) is None]
+        return [each for each in wanted.values() if flat_tree_of(view, each[0]) is None]
 
 
 class LayerForm(Protocol):
@@ -108,17 +109,30 @@ class Commit:
     with the image, where that cannot be done.
     """
 
-    def __init__(self, layout: Layout, form: LayerForm, changes: ChangeSet, others: Others) -> None:
-        self.layout = layout
+    def __init__(self, view: View, form: LayerForm, changes: ChangeSet, others: Others) -> None:
+        self.view = view
         self.whole = Part({}, (), {})
         self._form = form
         self._others = others
         self._lost: dict[str, Counter[str]] = {}
         self._add(self._part_of(changes))
 
-    def manifest(self, digest: Digest) -> Path:
-        """The ``tree.mtree`` of a layer, staged or published, before the commit."""
-        return _manifest(self.layout, self.whole.layers, digest)
+    def lines(self, digest: Digest) -> Iterator[bytes]:
+        """The lines of a layer's manifest, staged or published, before the commit."""
+        layer = self.whole.layers.get(digest)
+        if layer is None:
+            yield from self.view.lines(self.view.layout.layer_manifest(digest))
+            return
+        with layer.manifest.open("rb") as lines:
+            yield from lines
+
+    def summary(self, digest: Digest) -> bytes:
+        """What the unpacker noted of a layer, staged or published; empty where nobody did."""
+        layer = self.whole.layers.get(digest)
+        if layer is None:
+            manifest = self.view.layout.layer_manifest(digest)
+            return self.view.content(manifest.with_name(measured.STAGED))
+        return layer.manifest.with_name(measured.STAGED).read_bytes()
 
     # --- before anything is written -------------------------------------
 
@@ -133,9 +147,13 @@ class Commit:
         for image in changes.images:
             with reported(_STEP, image.name):
                 self._check_image(image, staged)
-        trees = podman.own_trees(
-            self.layout, changes.images, lambda digest: _manifest(self.layout, staged, digest)
-        )
+
+        def manifest(digest: Digest) -> bytes:
+            if digest in staged:
+                return staged[digest].manifest.read_bytes()
+            return self.view.read(self.view.layout.layer_manifest(digest))
+
+        trees = podman.own_trees(self.view, changes.images, manifest)
         return Part(layers, changes.images, trees)
 
     def _check_layer(self, layer: StagedLayer) -> None:
@@ -146,11 +164,11 @@ class Commit:
 
     def _check_image(self, image: StagedImage, staged: Mapping[Digest, StagedLayer]) -> None:
         for digest in image.layers:
-            if digest not in staged and not _is_published(self.layout, image, digest):
+            if digest not in staged and not _is_published(self.view, image, digest):
                 raise RepositoryError(
                     f"its layer {digest} is neither published nor staged", hint="run again"
                 )
-        check_link(self.layout, image.name)
+        check_link(self.view, image.name)
 
     def _add(self, part: Part) -> None:
         self.whole |= part
@@ -176,9 +194,7 @@ class Commit:
         losses = self._make_flat_trees(writer, edits)
         writer.settle()
         images = self.whole.images
-        publish_metadata(
-            edits, self.layout, images, losses, lambda: self._others(images), self.whole.trees
-        )
+        publish_metadata(edits, images, losses, lambda: self._others(images), self.whole.trees)
 
     def _put_layers(self, writer: Writer, more: Callable[[], Iterable[ChangeSet]]) -> None:
         done: set[Digest] = set()
@@ -215,7 +231,7 @@ class Commit:
         for image in self.whole.images:
             with reported(_STEP, image.name):
                 if image.path is None:
-                    losses[image.name] = known_losses(self.layout, image)
+                    losses[image.name] = known_losses(self.view, image)
                     continue
                 losses[image.name] = dict(self._lost[image.name])
                 if Product.FLAT in image.products:
@@ -228,7 +244,7 @@ class Commit:
         self, writer: Writer, edits: Edits, image: StagedImage, staged: Path
     ) -> Mapping[str, int]:
         """Make a flat tree unless it is there, and note what it was made of; its losses."""
-        tree = flat_tree_of(self.layout, image)
+        tree = flat_tree_of(self.view, image)
         if tree is None:
             lost = writer.flat_tree(image, staged)
             tree = FlatTree(
@@ -238,20 +254,15 @@ class Commit:
                 fix_permissions=image.fix_permissions,
             )
         noted = replace(tree, verified=image.measured is not None)
-        edits.file(self.layout.flat_record(image.config), dump(noted.to_json(image.config)))
+        edits.file(edits.layout.flat_record(image.config), dump(noted.to_json(image.config)))
         return tree.losses
 
 
-def _is_published(layout: Layout, image: StagedImage, digest: Digest) -> bool:
+def _is_published(view: View, image: StagedImage, digest: Digest) -> bool:
     """Whether a layer is there, as far as an image to be published needs it."""
     if image.path is None:
-        return layout.layerfs(digest).is_dir()  # of DUCC's there is no more
-    return layout.layer_manifest(digest).is_file()
-
-
-def _manifest(layout: Layout, staged: Mapping[Digest, StagedLayer], digest: Digest) -> Path:
-    layer = staged.get(digest)
-    return layout.layer_manifest(digest) if layer is None else layer.manifest
+        return view.is_dir(view.layout.layerfs(digest))  # of DUCC's there is no more
+    return view.is_file(view.layout.layer_manifest(digest))
 
 
 def _publishing(layer: StagedLayer, images: Iterable[StagedImage]) -> tuple[str, str]:

@@ -1,18 +1,18 @@
 """What a transaction writes besides layers and flat trees, as a value for each backend.
 
 Metadata, DUCC's files, public links, the podman store and removals are small and
-many: they are computed as `Edits` from what the repository shows (its `Layout`),
+many: they are computed as `Edits` from what the repository shows (its `View`),
 so that a backend only has to know how to put a file, a symlink or a directory, and
 how to remove a path.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from .json_files import content
+from .layout import Layout
+from .view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Tree:
     """
 
     listing: bytes
-    layers: tuple[Path, ...]
-    manifest: Path
+    layers: tuple[PurePosixPath, ...]
+    manifest: PurePosixPath
 
 
 Put = File | Symlink | Directory | Tree
@@ -55,96 +55,90 @@ Put = File | Symlink | Directory | Tree
 class Edits:
     """Paths to put, in the order in which they become visible, and paths to remove after that.
 
-    All paths lie below ``root``, the repository as it is read; parents are made
-    where they are missing.  A path is either put or removed; one that is put
+    Paths are relative to the repository's root, and ``view`` is what it shows before; parents
+    are made where they are missing.  A path is either put or removed; one that is put
     twice has the last content and the last place in the order.  ``catalogs`` are
     directories in which a CernVM-FS catalog begins; other backends pass them over.
     ``times`` are those (in nanoseconds) that directories keep though something in them goes.
     """
 
-    root: Path
-    puts: dict[Path, Put] = field(default_factory=dict)
-    removals: dict[Path, None] = field(default_factory=dict)
-    catalogs: dict[Path, None] = field(default_factory=dict)
-    times: dict[Path, int] = field(default_factory=dict)
+    view: View
+    puts: dict[PurePosixPath, Put] = field(default_factory=dict)
+    removals: dict[PurePosixPath, None] = field(default_factory=dict)
+    catalogs: dict[PurePosixPath, None] = field(default_factory=dict)
+    times: dict[PurePosixPath, int] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """Where things lie in the repository."""
+        return self.view.layout
 
     def __bool__(self) -> bool:
         return bool(self.puts or self.removals or self.catalogs)
 
-    def file(self, path: Path, content: bytes) -> None:
+    def file(self, path: PurePosixPath, content: bytes) -> None:
         """Write a file, unless it is there with this content."""
         if content != self.content(path):
             self._put(path, File(content))
 
-    def symlink(self, path: Path, target: str) -> None:
+    def symlink(self, path: PurePosixPath, target: str) -> None:
         """Make a symlink, or point it elsewhere, unless it is there as it shall be."""
         have = self.puts.get(path)
-        if have is None and not self._is_removed(path) and _link_text(path) == target:
+        if have is None and not self._is_removed(path) and self.view.target(path) == target:
             return
         self._put(path, Symlink(target))
 
-    def directory(self, path: Path) -> None:
+    def directory(self, path: PurePosixPath) -> None:
         """Make a directory, unless it is there."""
-        if self._is_removed(path) or not path.is_dir():
+        if self._is_removed(path) or not self.view.is_dir(path):
             self._put(path, Directory())
 
-    def tree(self, path: Path, tree: Tree) -> None:
+    def tree(self, path: PurePosixPath, tree: Tree) -> None:
         """Make a directory anew, with all that is in it."""
         self._put(path, tree)
 
-    def catalog(self, path: Path) -> None:
+    def catalog(self, path: PurePosixPath) -> None:
         """Begin a CernVM-FS catalog in a directory."""
         self.catalogs[path] = None
 
-    def remove(self, path: Path) -> None:
+    def remove(self, path: PurePosixPath) -> None:
         """Remove a file, a symlink or a directory with all that is in it, if it is there."""
         self.puts.pop(path, None)
-        if os.path.lexists(path):
-            self.removals[self._below_root(path)] = None
+        if self.view.exists(path):
+            self.removals[path] = None
 
-    def strip(self, path: Path) -> None:
+    def strip(self, path: PurePosixPath) -> None:
         """Remove what is in a tree that stays as it is otherwise."""
-        if os.path.lexists(path):
-            self.times[path.parent] = path.parent.stat().st_mtime_ns
+        if self.view.exists(path):
+            self.times[path.parent] = self.view.mtime_ns(path.parent)
             self.remove(path)
 
-    def content(self, path: Path) -> bytes:
+    def content(self, path: PurePosixPath) -> bytes:
         """A file as it is after what was edited so far; empty where there is none."""
         have = self.puts.get(path)
         if have is not None:
             return have.content if isinstance(have, File) else b""
         if self._is_removed(path):
             return b""
-        return content(path)
+        return self.view.content(path)
 
-    def is_link(self, path: Path) -> bool:
+    def is_link(self, path: PurePosixPath) -> bool:
         """Whether a symlink is there after what was edited so far."""
         have = self.puts.get(path)
         if have is not None:
             return isinstance(have, Symlink)
-        return not self._is_removed(path) and path.is_symlink()
+        return not self._is_removed(path) and self.view.is_link(path)
 
-    def _is_removed(self, path: Path) -> bool:
+    def _is_removed(self, path: PurePosixPath) -> bool:
         return path in self.removals or not self.removals.keys().isdisjoint(path.parents)
 
-    def _put(self, path: Path, put: Put) -> None:
+    def _put(self, path: PurePosixPath, put: Put) -> None:
         # Of a directory that is removed all goes but what is put below it: removals come last.
         for parent in reversed(path.parents):
             if parent in self.removals:
                 del self.removals[parent]
-                if parent.is_dir() and not parent.is_symlink():
-                    self.removals |= dict.fromkeys(sorted(parent.iterdir()))
+                below = sorted(self.view.entries(parent))
+                self.removals |= dict.fromkeys(parent / name for name in below)
         self.removals.pop(path, None)
         self.puts.pop(path, None)
-        self.puts[self._below_root(path)] = put
-
-    def _below_root(self, path: Path) -> Path:
-        path.relative_to(self.root)  # ValueError where it is not
-        return path
-
-
-def _link_text(path: Path) -> str | None:
-    try:
-        return str(path.readlink())
-    except OSError:
-        return None
+        self.puts[path] = put

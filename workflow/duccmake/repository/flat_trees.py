@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ..layer.measured import Measured, published
 from ..oci.reference import Digest
 from ..tree.mtree import FORMAT
-from .layout import Layout
 from .model import RECORD_FORMAT, StagedImage
+from .view import View
 
 _LAYER = b"# layer "
 
@@ -49,15 +49,23 @@ class FlatTree:
         }
 
 
-def measured_layer(layout: Layout, digest: Digest) -> Measured | None:
-    """What a published layer was found to be; None where nobody has measured it."""
-    return published(layout.layer_manifest(digest).parent, digest)
+def measured_layer(view: View, digest: Digest) -> Measured | None:
+    """What a published layer was found to be; None where nobody has measured it.
+
+    DUCC writes ``layers.json`` as well, of what configurations claim: only beside a
+    ``tree.mtree``, which DUCC has none of, it was measured.
+    """
+    manifest = view.layout.layer_manifest(digest)
+    found = published(lambda name: view.read(manifest.with_name(name)))
+    is_ours = found is not None and found.digest == digest and view.is_file(manifest)
+    return found if is_ours else None
 
 
-def read_flat_tree(layout: Layout, config: Digest) -> FlatTree | None:
+def read_flat_tree(view: View, config: Digest) -> FlatTree | None:
     """The flat tree of a configuration, whole and as this version makes it; else None."""
+    layout = view.layout
     try:
-        known = json.loads(layout.flat_record(config).read_bytes())
+        known = json.loads(view.read(layout.flat_record(config)))
         found = FlatTree(
             layers=tuple(map(Digest.parse, known["layers"])),
             losses={str(kind): int(count) for kind, count in known["losses"].items()},
@@ -68,12 +76,12 @@ def read_flat_tree(layout: Layout, config: Digest) -> FlatTree | None:
         current = known["format"] == RECORD_FORMAT
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    whole = layout.flat(config).is_dir() and layout.flat_manifest(config).is_file()
+    whole = view.is_dir(layout.flat(config)) and view.is_file(layout.flat_manifest(config))
     return found if current and whole else None
 
 
 def flat_tree(
-    layout: Layout,
+    view: View,
     config: Digest,
     layers: Sequence[Digest],
     measured: Sequence[Measured] | None,
@@ -84,34 +92,34 @@ def flat_tree(
     to the configuration; None where they never were measured.  Before that was noted, a
     tree may have been made of others: it serves whose layers unpack to the same.
     """
-    found = read_flat_tree(layout, config)
+    found = read_flat_tree(view, config)
     if found is None or (found.verified and measured is not None):
         return found
+    manifest = view.layout.flat_manifest(config)
     if found.layers == tuple(layers):
-        return found if _is_made_of(layout.flat_manifest(config), found.layers) else None
+        return found if _is_made_of(view, manifest, found.layers) else None
     if measured is None or len(measured) != len(found.layers):
         return None
-    others = [measured_layer(layout, digest) for digest in found.layers]
+    others = [measured_layer(view, digest) for digest in found.layers]
     same = all(
         other is not None and not set(other.diff_ids).isdisjoint(one.diff_ids)
         for other, one in zip(others, measured, strict=True)
     )
-    return found if same and _is_made_of(layout.flat_manifest(config), found.layers) else None
+    return found if same and _is_made_of(view, manifest, found.layers) else None
 
 
-def flat_tree_of(layout: Layout, image: StagedImage) -> FlatTree | None:
+def flat_tree_of(view: View, image: StagedImage) -> FlatTree | None:
     """The flat tree that serves an image to be published, or None."""
-    found = flat_tree(layout, image.config, image.layers, image.measured)
+    found = flat_tree(view, image.config, image.layers, image.measured)
     return found if found and found.fix_permissions == image.fix_permissions else None
 
 
-def _is_made_of(manifest: Path, layers: Sequence[Digest]) -> bool:
+def _is_made_of(view: View, manifest: PurePosixPath, layers: Sequence[Digest]) -> bool:
     """Whether a flat tree's manifest says nothing else of its layers (`duccmake.layer.flatten`)."""
     listed = []
-    with manifest.open("rb") as lines:
-        for line in lines:
-            if line.startswith(_LAYER):
-                listed.append(line.split()[-1].decode(errors="replace"))
-            elif line != FORMAT:
-                break
+    for line in view.lines(manifest):
+        if line.startswith(_LAYER):
+            listed.append(line.split()[-1].decode(errors="replace"))
+        elif line != FORMAT:
+            break
     return not listed or listed == [str(digest) for digest in layers]

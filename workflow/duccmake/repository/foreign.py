@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from pathlib import Path
 
 from ..oci.reference import Digest
 from ..tree import mtree
@@ -18,11 +17,12 @@ from ..tree.mtree import Entry
 from . import podman
 from .edits import Edits
 from .protocol import Repository
+from .view import View
 
 
-def foreign_links(manifest: Path) -> list[bytes]:
+def foreign_links(view: View, layer: Digest) -> list[bytes]:
     """The paths at which a published layer has a file of some image's lower layer."""
-    content = manifest.read_bytes()
+    content = view.read(view.layout.layer_manifest(layer))
     if b"lower" not in content:
         return []
     links = map(_foreign_link, content.splitlines(keepends=True))
@@ -36,15 +36,14 @@ def take_out(repository: Repository, digests: Collection[Digest]) -> None:
     the images there again, with trees that are theirs.  Flat trees have their files
     under names of their own.  It can be repeated where it was interrupted.
     """
-    layout = repository.layout
-    edits, manifests = Edits(layout.root), Edits(layout.root)
-    podman.expel(edits, layout, podman.links_to(layout, digests))
+    view, layout = repository.view, repository.view.layout
+    edits, manifests = Edits(view), Edits(view)
+    podman.expel(edits, podman.links_to(view, digests))
     for digest in digests:
-        manifest = layout.layer_manifest(digest)
-        for path in foreign_links(manifest):
+        for path in foreign_links(view, digest):
             edits.strip(layout.layerfs(digest) / os.fsdecode(path))
-        with manifest.open("rb") as lines:
-            manifests.file(manifest, b"".join(map(_as_unpacked, lines)))
+        manifest = layout.layer_manifest(digest)
+        manifests.file(manifest, b"".join(map(_as_unpacked, view.lines(manifest))))
     repository.edit(edits)
     # Last: until then the manifest tells what is to be taken out.
     repository.edit(manifests)

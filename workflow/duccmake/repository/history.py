@@ -17,7 +17,6 @@ from ..oci.reference import Digest
 from ..products import Product
 from . import json_files, removal_schedule
 from .edits import Edits
-from .layout import Layout
 from .model import ImageRecord, StagedImage
 from .protocol import Repository
 
@@ -79,12 +78,12 @@ def left_with(history: History, names: Collection[str]) -> frozenset[str]:
     return kept(leaving, _ALL) - kept(staying, _ALL)
 
 
-def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float) -> Turned:
+def turn(edits: Edits, images: Iterable[StagedImage], now: float) -> Turned:
     """Keep what ``images`` supersede reachable by digest, and let go what is older.
 
     Before their own manifests and records are edited.
     """
-    turned = Turned()
+    layout, turned = edits.layout, Turned()
     history = read(edits.content(layout.history))
     before = {name: list(moves) for name, moves in history.items()}
     for image in images:
@@ -94,7 +93,7 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
         moves = [one for one in history.get(image.name, ()) if one[0] != str(record.manifest)]
         by_digest = name_of(image.name, record.manifest)
         if image.keep.count and by_digest:
-            _reach(edits, layout, image.name, by_digest, record)
+            _reach(edits, image.name, by_digest, record)
             moves.insert(0, (str(record.manifest), now))
         history[image.name] = moves[: image.keep.count]
     staying = kept(history, _ALL)
@@ -103,7 +102,7 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
             old = name_of(image.name, manifest)
             if old not in staying and old not in image.keep.wished:
                 turned.left[old] = edits.content(layout.manifest(old))
-                _let_go(edits, layout, old)
+                _let_go(edits, old)
     turned.configs = {
         str(record.config)
         for name in staying
@@ -114,9 +113,9 @@ def turn(edits: Edits, layout: Layout, images: Iterable[StagedImage], now: float
     return turned
 
 
-def forget(edits: Edits, layout: Layout, names: Collection[str]) -> None:
+def forget(edits: Edits, names: Collection[str]) -> None:
     """Strike out names that cease to be, by tag or by digest."""
-    history = read(edits.content(layout.history))
+    history = read(edits.content(edits.layout.history))
     left = {
         name: [one for one in moves if name_of(name, one[0]) not in names]
         for name, moves in history.items()
@@ -124,11 +123,12 @@ def forget(edits: Edits, layout: Layout, names: Collection[str]) -> None:
     }
     left = {name: moves for name, moves in left.items() if moves}
     if left != history:
-        edits.file(layout.history, _dump(left))
+        edits.file(edits.layout.history, _dump(left))
 
 
-def _reach(edits: Edits, layout: Layout, name: str, by_digest: str, record: ImageRecord) -> None:
+def _reach(edits: Edits, name: str, by_digest: str, record: ImageRecord) -> None:
     """Publish what ``name`` stands for by its digest."""
+    layout = edits.layout
     manifest = edits.content(layout.manifest(name))
     if not manifest:
         return
@@ -139,9 +139,9 @@ def _reach(edits: Edits, layout: Layout, name: str, by_digest: str, record: Imag
         edits.symlink(layout.link(by_digest), layout.link_target(by_digest, record.config))
 
 
-def _let_go(edits: Edits, layout: Layout, name: str) -> None:
-    edits.remove(layout.link(name))
-    edits.remove(layout.manifest(name).parent)
+def _let_go(edits: Edits, name: str) -> None:
+    edits.remove(edits.layout.link(name))
+    edits.remove(edits.layout.manifest(name).parent)
 
 
 def _dump(history: History) -> bytes:
@@ -158,4 +158,4 @@ def _dump(history: History) -> bytes:
 def history_of(repository: Repository) -> dict[str, list[tuple[str, float]]]:
     """The manifests that tags of a repository left, by name; see `repository.history`."""
     with repository.reading():
-        return read(json_files.content(repository.layout.history))
+        return read(repository.view.content(repository.view.layout.history))

@@ -10,15 +10,16 @@ from __future__ import annotations
 import functools
 import json
 import operator
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+from ..oci.reference import MULTIARCH
 from . import ducc, podman
-from .layout import RESERVED, Layout
+from .layout import RESERVED
+from .view import Kind, View
 
 _FLAT = re.compile(r"(?:^|/)\.flat/([0-9a-f]{2})/(\1[0-9a-f]+)/?\Z")
 _KEY = re.compile(r"(?:[0-9a-f]{64}|[0-9a-f]{128})\Z")
@@ -65,9 +66,9 @@ class Survey:
         return Use(flats, layers)
 
 
-def survey(layout: Layout) -> Survey:
+def survey(view: View) -> Survey:
     """Look through a repository: metadata, public links, and the names of what there is."""
-    surveyor = _Surveyor(layout)
+    layout, surveyor = view.layout, _Surveyor(view)
     surveyor.read_metadata()
     surveyor.read_links()
     flats = {
@@ -81,87 +82,84 @@ def survey(layout: Layout) -> Survey:
     )
 
 
-def flat_layers(layout: Layout, key: str) -> frozenset[str]:
+def flat_layers(view: View, key: str) -> frozenset[str]:
     """The layers that a flat tree was made of, as far as that was noted."""
     try:
-        path = layout.flat_metadata / key[:2] / key / "flat.json"
-        return frozenset(map(_digits, json.loads(path.read_bytes())["layers"]))
+        path = view.layout.flat_metadata / key[:2] / key / "flat.json"
+        return frozenset(map(_digits, json.loads(view.read(path))["layers"]))
     except (OSError, ValueError, KeyError, TypeError):
         return frozenset()
 
 
 @dataclass(slots=True)
 class _Surveyor:
-    layout: Layout
+    view: View
     uses: dict[str, Use] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
     def read_metadata(self) -> None:
         """What each image's record and manifest name."""
-        base, flats = self.layout.metadata, self.layout.flat_metadata
-        for directory, below, files in os.walk(base, onerror=_raise):
-            below[:] = [name for name in below if Path(directory, name) != flats]
-            if {"manifest.json", "record.json"}.intersection(files):
-                name = os.path.relpath(directory, base)
+        base, flats = self.view.layout.metadata, self.view.layout.flat_metadata
+        for directory, found in self.view.walk(base, lambda path: path != flats):
+            if any(found.get(name) not in (None, Kind.DIRECTORY) for name in _METADATA):
+                name = str(directory.relative_to(base))
                 try:
-                    self.uses[name] = _use(Path(directory))
+                    self.uses[name] = _use(self.view, directory)
                 except ValueError as error:
                     self.unread.append(f".metadata/{name}: {error}")
 
     def read_links(self) -> None:
         """What the public links lead to, where no metadata says more."""
         known = frozenset(key for use in self.uses.values() for key in use.flats)
-        for path in links(self.layout.root):
-            match = _FLAT.search(str(path.readlink()))
+        for path in links(self.view):
+            match = _FLAT.search(self.view.target(path))
             if match and match[2] not in known:
-                layers = flat_layers(self.layout, match[2])
-                link = str(path.relative_to(self.layout.root))
-                self.uses[link] = Use(frozenset({match[2]}), layers)
+                layers = flat_layers(self.view, match[2])
+                self.uses[str(path)] = Use(frozenset({match[2]}), layers)
 
-    def shards(self, base: Path) -> Iterator[str]:
+    def shards(self, base: PurePosixPath) -> Iterator[str]:
         """The names in ``base/<two digits>/``; anything else there is strange."""
-        for shard in _entries(base):
-            if not shard.is_dir(follow_symlinks=False):
-                self._meet(shard.path)
+        for shard, kind in self.view.entries(base).items():
+            if kind is not Kind.DIRECTORY:
+                self._meet(base / shard)
                 continue
-            for entry in _entries(Path(shard.path)):
-                is_key = _KEY.match(entry.name) and entry.name[:2] == shard.name
-                if is_key and entry.is_dir(follow_symlinks=False):
-                    yield entry.name
+            for name, kind in self.view.entries(base / shard).items():
+                is_key = _KEY.match(name) and name[:2] == shard
+                if is_key and kind is Kind.DIRECTORY:
+                    yield name
                 else:
-                    self._meet(entry.path)
+                    self._meet(base / shard / name)
 
     def in_store(self) -> Iterator[str]:
         """The images of podman's store that were published here; any other is strange.
 
         Where it has a flat tree it is DUCC's, and goes with that.
         """
-        ours = podman.published(self.layout)
+        ours = podman.published(self.view)
         used = {key for use in self.uses.values() for key in use.flats}
-        for entry in _entries(podman.images(self.layout)):
-            flat = self.layout.flats / entry.name[:2] / entry.name
-            if not _KEY.match(entry.name):
+        for name in self.view.entries(podman.IMAGES):
+            flat = self.view.layout.flats / name[:2] / name
+            if not _KEY.match(name):
                 continue
-            if entry.name in ours:
-                yield entry.name
-            elif entry.name not in used and not flat.is_dir():
-                self._meet(entry.path)
+            if name in ours:
+                yield name
+            elif name not in used and not self.view.is_dir(flat):
+                self._meet(podman.IMAGES / name)
 
-    def _meet(self, path: str) -> None:
-        name = os.path.relpath(path, self.layout.root)
-        if not name.endswith("/.cvmfscatalog"):
-            self.strange.append(name)
+    def _meet(self, path: PurePosixPath) -> None:
+        if path.name != ".cvmfscatalog":
+            self.strange.append(str(path))
 
 
-def _use(directory: Path) -> Use:
+def _use(view: View, directory: PurePosixPath) -> Use:
     """What an image's record or its manifest names, and both where both can be read."""
     found, errors = [], []
-    for name, read in (("record.json", _use_of_record), ("manifest.json", _use_of_manifest)):
+    for name, use_of in _METADATA.items():
         path = directory / name
-        if path.exists():
+        if view.exists(path):
             try:
-                found.append(read(json.loads(path.read_bytes())))
+                found.append(use_of(json.loads(view.read(path))))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 errors.append(f"{name} is damaged: {error!r}")
     if not found:
@@ -178,27 +176,18 @@ def _use_of_manifest(written: Any) -> Use:
     return Use.of([members["config"]["digest"]], [layer["digest"] for layer in members["layers"]])
 
 
-def links(root: Path) -> Iterator[Path]:
+_METADATA = {"record.json": _use_of_record, "manifest.json": _use_of_manifest}
+
+
+def links(view: View) -> Iterator[PurePosixPath]:
     """All symlinks of the public tree, and of images for other platforms."""
-    pending = [
-        Path(entry.path)
-        for entry in _entries(root)
-        if entry.name not in RESERVED and (entry.name[0] != "." or entry.name == ".multiarch")
-    ]
-    while pending:
-        path = pending.pop()
-        if path.is_symlink():
-            yield path
-        elif path.is_dir():
-            pending += [Path(entry.path) for entry in _entries(path) if entry.name[0] != "."]
+    for directory, found in view.walk(PurePosixPath(), _is_public):
+        paths = (directory / name for name, kind in found.items() if kind is Kind.LINK)
+        yield from filter(_is_public, paths)
 
 
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
+def _is_public(path: PurePosixPath) -> bool:
+    return str(path) == MULTIARCH or (path.name[0] != "." and str(path) not in RESERVED)
 
 
 def _digits(digest: Any) -> str:
@@ -206,8 +195,3 @@ def _digits(digest: Any) -> str:
     if not _KEY.match(digits):
         raise ValueError(f"{digest!r} is no digest")
     return digits
-
-
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -3,15 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-
-def content(path: Path) -> bytes:
-    """What is in a file; empty where there is none."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def dump(value: object) -> bytes:

@@ -1,4 +1,7 @@
-"""Where things lie in a repository: DUCC's layout, so that its clients keep working."""
+"""Where things lie in a repository: DUCC's layout, so that its clients keep working.
+
+Nothing is read here; see `duccmake.repository.view`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeVar
 
 from ..errors import InvalidReference
 from ..oci.reference import MULTIARCH, Digest
@@ -20,8 +24,12 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]*\Z")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l": "arm-v7"}
 """What CernVM-FS calls some architectures (uname -m), and their labels; others are the same."""
 
+_VARIANT = re.compile(r"\$\(CVMFS_ARCH:-(.+)\)\Z")
+
 RESERVED = frozenset({"podmanStore"})
 """Top directories that are the repository's own."""
+
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 @functools.lru_cache(maxsize=65536)
@@ -63,7 +71,12 @@ def _is_component(part: str) -> bool:
     return bool(part) and part[0] != "." and len(os.fsencode(part)) <= _COMPONENT_BYTES
 
 
-def temporary(path: Path) -> Path:
+def _relative(target: PurePosixPath, link: PurePosixPath) -> str:
+    """What a symlink says to lead to a path, with which it shares no directory."""
+    return "../" * (len(link.parts) - 1) + str(target)
+
+
+def temporary(path: AnyPath) -> AnyPath:
     """The name under which ``path`` is made before it is renamed into its place."""
     return path.with_name(f".{path.name}.new")
 
@@ -75,121 +88,127 @@ def digest_of(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths of a repository below its root.
+    """The paths of a repository, relative to its root.
 
     Directories of layers and flat trees are named by the digest's bare hex
     digits; sha256 and sha512 cannot collide, since they differ in length.
-    ``clients`` is where the machines that use the repository see it, if elsewhere.
+    ``clients`` is where the machines that use the repository see it.
     ``variant_links``: symlinks may have variables in them that each client of
     CernVM-FS fills in (its manual, "Variant Symlinks").
     """
 
-    root: Path
-    clients: Path | None = None
+    clients: Path
     variant_links: bool = False
 
-    def seen(self, path: Path) -> Path:
+    def seen(self, path: PurePosixPath) -> Path:
         """A path of the repository as the machines that use it see it."""
-        return (self.clients or self.root) / path.relative_to(self.root)
+        return self.clients / path
+
+    def unseen(self, path: str) -> PurePosixPath | None:
+        """The path in the repository of what its users see at ``path``; None for any other."""
+        try:
+            return PurePosixPath(path).relative_to(self.clients)
+        except ValueError:
+            return None
 
     @property
-    def layers(self) -> Path:
+    def layers(self) -> PurePosixPath:
         """All layers."""
-        return self.root / ".layers"
+        return PurePosixPath(".layers")
 
     @property
-    def metadata(self) -> Path:
+    def metadata(self) -> PurePosixPath:
         """The images' metadata, by name."""
-        return self.root / ".metadata"
+        return PurePosixPath(".metadata")
 
     @property
-    def flats(self) -> Path:
+    def flats(self) -> PurePosixPath:
         """All flat trees."""
-        return self.root / ".flat"
+        return PurePosixPath(".flat")
 
     @property
-    def chains(self) -> Path:
+    def chains(self) -> PurePosixPath:
         """What DUCC makes flat trees from."""
-        return self.root / ".chains"
+        return PurePosixPath(".chains")
 
     @property
-    def dirty_chains(self) -> Path:
+    def dirty_chains(self) -> PurePosixPath:
         """DUCC's marks of the chains that it has not finished."""
-        return self.root / ".dirty-chains"
+        return PurePosixPath(".dirty-chains")
 
     @property
-    def flat_metadata(self) -> Path:
+    def flat_metadata(self) -> PurePosixPath:
         """What is known of the flat trees, outside of them."""
         return self.metadata / ".flat"
 
     @property
-    def remove_schedule(self) -> Path:
+    def remove_schedule(self) -> PurePosixPath:
         """DUCC's list of superseded manifests, which garbage collection reads."""
         return self.metadata / "remove-schedule.json"
 
     @property
-    def history(self) -> Path:
+    def history(self) -> PurePosixPath:
         """What moving tags stood for before."""
         return self.metadata / "history.json"
 
     @property
-    def pins(self) -> Path:
+    def pins(self) -> PurePosixPath:
         """Which tags are held at a digest."""
         return self.metadata / "pins.json"
 
-    def layer(self, digest: Digest) -> Path:
+    def layer(self, digest: Digest) -> PurePosixPath:
         """A layer: ``layerfs`` and ``.metadata``."""
         return self.layers / digest.prefix / digest.hex
 
-    def layerfs(self, digest: Digest) -> Path:
+    def layerfs(self, digest: Digest) -> PurePosixPath:
         """A layer's tree."""
         return self.layer(digest) / "layerfs"
 
-    def layer_manifest(self, digest: Digest) -> Path:
+    def layer_manifest(self, digest: Digest) -> PurePosixPath:
         """A layer's ``tree.mtree``."""
         return self.layer(digest) / ".metadata" / "tree.mtree"
 
-    def origin(self, digest: Digest) -> Path:
+    def origin(self, digest: Digest) -> PurePosixPath:
         """DUCC's backlinks: the configurations of the images that have the layer."""
         return self.layer(digest) / ".metadata" / "origin.json"
 
-    def flat(self, config: Digest) -> Path:
+    def flat(self, config: Digest) -> PurePosixPath:
         """A flat tree."""
         return self.flats / config.prefix / config.hex
 
-    def flat_manifest(self, config: Digest) -> Path:
+    def flat_manifest(self, config: Digest) -> PurePosixPath:
         """A flat tree's ``tree.mtree``, which stands outside of the tree."""
         return self._flat_metadata(config) / "tree.mtree"
 
-    def flat_record(self, config: Digest) -> Path:
+    def flat_record(self, config: Digest) -> PurePosixPath:
         """What is known of a flat tree: its format, layers and losses."""
         return self._flat_metadata(config) / "flat.json"
 
-    def _flat_metadata(self, config: Digest) -> Path:
+    def _flat_metadata(self, config: Digest) -> PurePosixPath:
         return self.flat_metadata / config.prefix / config.hex
 
-    def manifest(self, name: str) -> Path:
+    def manifest(self, name: str) -> PurePosixPath:
         """An image's manifest, as the registry sent it."""
         return self.metadata / check_name(name) / "manifest.json"
 
-    def record(self, name: str) -> Path:
+    def record(self, name: str) -> PurePosixPath:
         """An image's record."""
         return self.metadata / check_name(name) / "record.json"
 
-    def link(self, name: str) -> Path:
+    def link(self, name: str) -> PurePosixPath:
         """The public symlink of an image."""
-        return self.root / check_name(name)
+        return PurePosixPath(check_name(name))
 
     def link_target(self, name: str, config: Digest) -> str:
         """What the public symlink says: a relative path, whatever the name's depth."""
-        return os.path.relpath(self.flat(config), self.link(name).parent)
+        return _relative(self.flat(config), self.link(name))
 
     # --- several platforms ----------------------------------------------
 
     @property
-    def multiarch(self) -> Path:
+    def multiarch(self) -> PurePosixPath:
         """The images that are there for several platforms, by the platform's label."""
-        return self.root / MULTIARCH
+        return PurePosixPath(MULTIARCH)
 
     def variant_target(
         self, name: str, variants: Collection[str], published: Collection[str]
@@ -204,24 +223,23 @@ class Layout:
             label = f"$(CVMFS_ARCH:-{default})"
         else:
             label = next(label for label in variants if label in published)
-        return os.path.relpath(self.multiarch / label / name, self.link(name).parent)
+        return _relative(self.multiarch / label / name, self.link(name))
 
-    def machine_links(self, labels: Collection[str]) -> Iterator[tuple[Path, str]]:
+    def machine_links(self, labels: Collection[str]) -> Iterator[tuple[PurePosixPath, str]]:
         """Symlinks by which what CVMFS_ARCH says leads to a label, with their targets."""
         for machine, label in _MACHINES.items():
             if self.variant_links and label in labels:
                 yield self.multiarch / machine, label
 
-    def variant(self, name: str) -> str:
-        """The platform that the public symlink of ``name`` leads to, or empty.
+    def variant(self, name: str, target: str) -> str:
+        """The platform's label that a public symlink of ``name`` leads to by its text, or empty.
 
-        A label, or on CernVM-FS what the link says to this machine.
+        On CernVM-FS the text says what it is to this machine, or what it is to each.
         """
-        link = self.link(name)
-        try:
-            target = os.path.normpath(link.parent / link.readlink())
-        except OSError:
-            return ""
-        top, _, rest = os.path.relpath(target, self.root).partition("/")
+        path = os.path.normpath(self.link(name).parent / target) if target else ""
+        top, _, rest = path.partition("/")
         label, _, public = rest.partition("/")
-        return label if (top, public) == (MULTIARCH, name) else ""
+        if (top, public) != (MULTIARCH, name):
+            return ""
+        default = _VARIANT.match(label)
+        return default[1] if default else _MACHINES.get(label, label)

@@ -21,11 +21,11 @@ from . import podman, removal_schedule
 from .edits import Edits
 from .flat_trees import flat_tree, measured_layer
 from .history import name_of
-from .json_files import content, dump
-from .layout import Layout
+from .json_files import dump
 from .metadata import publish_metadata
 from .model import ImageRecord, Keep, StagedImage
 from .protocol import Repository
+from .view import View
 
 log = logging.getLogger(__name__)
 
@@ -65,46 +65,43 @@ def read_pins(written: bytes) -> dict[str, Pin]:
         ) from None
 
 
-def pin(edits: Edits, layout: Layout, name: str, manifest: Digest, now: float) -> None:
+def pin(edits: Edits, name: str, manifest: Digest, now: float) -> None:
     """Hold a name at a manifest."""
-    pins = read_pins(edits.content(layout.pins))
-    edits.file(layout.pins, _dump({**pins, name: Pin(manifest, now)}))
+    pins = read_pins(edits.content(edits.layout.pins))
+    edits.file(edits.layout.pins, _dump({**pins, name: Pin(manifest, now)}))
 
 
-def unpin(edits: Edits, layout: Layout, name: str) -> bool:
+def unpin(edits: Edits, name: str) -> bool:
     """Let a name go; whether it was held."""
-    pins = read_pins(edits.content(layout.pins))
+    pins = read_pins(edits.content(edits.layout.pins))
     if pins.pop(name, None) is None:
         return False
-    edits.file(layout.pins, _dump(pins))
+    edits.file(edits.layout.pins, _dump(pins))
     return True
 
 
-def pasts(
-    layout: Layout, name: str, records: Callable[[], Iterator[ImageRecord]]
-) -> Iterator[Past]:
+def pasts(view: View, name: str, records: Callable[[], Iterator[ImageRecord]]) -> Iterator[Past]:
     """All that a name can be pointed back to, those first that it left by itself.
 
     ``records`` are those of the images that are wholly published.
     """
-    entries = removal_schedule.parse(content(layout.remove_schedule))
+    entries = removal_schedule.parse(view.content(view.layout.remove_schedule))
     for entry in sorted(entries, key=lambda entry: entry.since, reverse=True):
         record = ImageRecord.from_json(entry.record)
-        if record is not None and record.name == name and _is_whole(layout, record):
+        if record is not None and record.name == name and _is_whole(view, record):
             yield Past(
                 record, entry.text.encode(), f"left {removal_schedule.timestamp(entry.since)}"
             )
     repository = name_of(name, "").removesuffix("@")
     for record in records():
         same = record.name.startswith((f"{repository}@", f"{repository}:"))
-        if same and record.name != name and _is_whole(layout, record):
-            manifest = layout.manifest(record.name).read_bytes()
+        if same and record.name != name and _is_whole(view, record):
+            manifest = view.read(view.layout.manifest(record.name))
             yield Past(record, manifest, f"as {record.name}")
 
 
 def point(
     edits: Edits,
-    layout: Layout,
     name: str,
     past: Past,
     others: Callable[[], Mapping[str, str]],
@@ -115,7 +112,7 @@ def point(
     Where the podman store has lost the image, the next run puts it there.
     """
     record = past.record
-    configuration = podman.configuration(layout, record.config)
+    configuration = podman.configuration(edits.view, record.config)
     products = tuple(one for one in record.products if one != Product.PODMAN or configuration)
     image = StagedImage(
         name=name,
@@ -128,19 +125,19 @@ def point(
         products=products,
         source=record.source,
         config_bytes=configuration,
-        measured=_measured(layout, record.layers),
+        measured=_measured(edits.view, record.layers),
         keep=keep,
         fix_permissions=record.fix_permissions,
     )
-    publish_metadata(edits, layout, [image], {name: record.losses}, others)
+    publish_metadata(edits, [image], {name: record.losses}, others)
 
 
-def _is_whole(layout: Layout, record: ImageRecord) -> bool:
+def _is_whole(view: View, record: ImageRecord) -> bool:
     """Whether all of an image is there, and is what the image says, as far as can be told."""
-    measured = _measured(layout, record.layers)
+    measured = _measured(view, record.layers)
     if measured is None:
         return False
-    configuration = podman.configuration(layout, record.config)
+    configuration = podman.configuration(view, record.config)
     if configuration and not record.verified:
         known = {one.digest: one for one in measured}
         try:
@@ -149,13 +146,13 @@ def _is_whole(layout: Layout, record: ImageRecord) -> bool:
         except DuccmakeError as error:
             log.warning("%s@%s is not gone back to: %s", record.name, record.manifest, error)
             return False
-    flat = flat_tree(layout, record.config, record.layers, measured)
+    flat = flat_tree(view, record.config, record.layers, measured)
     return Product.FLAT not in record.products or flat is not None
 
 
-def _measured(layout: Layout, layers: Iterable[Digest]) -> tuple[Measured, ...] | None:
+def _measured(view: View, layers: Iterable[Digest]) -> tuple[Measured, ...] | None:
     """What all of these layers were found to be; None where one was not measured."""
-    found = [measured_layer(layout, layer) for layer in layers]
+    found = [measured_layer(view, layer) for layer in layers]
     known = tuple(one for one in found if one is not None)
     return known if len(known) == len(found) else None
 
@@ -171,4 +168,4 @@ def _dump(pins: Mapping[str, Pin]) -> bytes:
 def pins_of(repository: Repository) -> dict[str, Pin]:
     """The tags of a repository that are held, by name."""
     with repository.reading():
-        return read_pins(content(repository.layout.pins))
+        return read_pins(repository.view.content(repository.view.layout.pins))

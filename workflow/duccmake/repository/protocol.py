@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Protocol
 
 from ..layer.measured import Measured
 from ..oci.reference import Digest
 from .edits import Edits
-from .layout import Layout
 from .model import ChangeSet, ImageRecord
+from .view import View
 
 
 class Repository(Protocol):
@@ -27,8 +26,8 @@ class Repository(Protocol):
         ...
 
     @property
-    def layout(self) -> Layout:
-        """Where things lie in it, as it can be read."""
+    def view(self) -> View:
+        """What it shows, and where things lie in it."""
         ...
 
     def reading(self) -> AbstractContextManager[None]:
@@ -67,10 +66,6 @@ class Repository(Protocol):
         `ANY_VARIANT` where each reader's machine decides; empty where there is no such
         link, because the image is there for one platform alone, or not at all.
         """
-        ...
-
-    def layer_manifest(self, digest: Digest) -> Path:
-        """The published ``tree.mtree`` of a layer."""
         ...
 
     def names(self) -> Iterator[str]:

@@ -102,9 +102,7 @@ class Publisher(PublishedTree, ABC, Generic[Opened]):
             and UNMEASURED not in record.losses
             and replace(record, losses={}, source=image.source) == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
-            and (
-                Product.FLAT not in image.products or flat_tree_of(self._layout, image) is not None
-            )
+            and (Product.FLAT not in image.products or flat_tree_of(self._view, image) is not None)
             and not self._leads_elsewhere(image)
         )
 

@@ -1,12 +1,11 @@
-"""What is published, read from a repository's tree; every backend reads it this way."""
+"""What is published, read from what a repository shows; every backend reads it this way."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
 from ..layer.measured import Measured
@@ -18,6 +17,7 @@ from .failures import reported
 from .flat_trees import flat_tree, measured_layer
 from .layout import Layout
 from .model import ANY_VARIANT, ImageRecord
+from .view import DirectoryView, Kind, View
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class PublishedTree:
 
     def _read_from(self, path: Path) -> None:
         self._path = path
-        self._layout = Layout(path, self._clients, self._variant_links)
+        self._view = DirectoryView(path, Layout(self._clients or path, self._variant_links))
 
     @property
     def name(self) -> str:
@@ -62,9 +62,13 @@ class PublishedTree:
         return self._path
 
     @property
-    def layout(self) -> Layout:
-        """Where things lie in it."""
-        return self._layout
+    def view(self) -> View:
+        """What it shows, and where things lie in it."""
+        return self._view
+
+    @property
+    def _layout(self) -> Layout:
+        return self._view.layout
 
     def reading(self) -> AbstractContextManager[None]:
         """Read files of the repository inside: it stays readable so long."""
@@ -87,14 +91,14 @@ class PublishedTree:
     def measured(self, digest: Digest) -> Measured | None:
         """What a published layer was found to be; None where nobody has measured it."""
         with self.reading():
-            return measured_layer(self._layout, digest)
+            return measured_layer(self._view, digest)
 
     def has_layer(self, digest: Digest, algorithm: str = "sha256") -> bool:
         """Whether the layer is published, whole, and its diff_id by ``algorithm`` measured."""
         with self.reading():
             found = self.measured(digest)
             known = found is not None and found.diff_id(algorithm) is not None
-            return known and self._layout.layerfs(digest).is_dir()
+            return known and self._view.is_dir(self._layout.layerfs(digest))
 
     def has_flat(
         self, config: Digest, layers: Sequence[Digest], fix_permissions: bool = False
@@ -104,17 +108,13 @@ class PublishedTree:
             if not all(map(self.has_layer, layers)):
                 return False
             found = [one for one in map(self.measured, layers) if one is not None]
-            tree = flat_tree(self._layout, config, layers, found)
+            tree = flat_tree(self._view, config, layers, found)
             return tree is not None and tree.fix_permissions == fix_permissions
 
     def variant(self, name: str) -> str:
         """Which platform's image the public link of ``name`` leads to; see `Repository`."""
-        label = self._layout.variant(name)
+        label = self._layout.variant(name, self._view.target(self._layout.link(name)))
         return ANY_VARIANT if label and self._layout.variant_links else label
-
-    def layer_manifest(self, digest: Digest) -> Path:
-        """The published ``tree.mtree`` of a layer."""
-        return self._layout.layer_manifest(digest)
 
     def names(self) -> Iterator[str]:
         """The names of all images that have a manifest here, sorted; DUCC's are among them.
@@ -122,13 +122,18 @@ class PublishedTree:
         Those of images of several platforms begin with ``.multiarch``.
         """
         base = self._layout.metadata
-        found = []
-        with self.reading():
-            for directory, below, files in os.walk(base):
-                below[:] = [name for name in below if name[0] != "." or name == MULTIARCH]
-                if "manifest.json" in files:
-                    found.append(str(Path(directory).relative_to(base)))
-        return iter(sorted(found))
+
+        def is_public(path: PurePosixPath) -> bool:
+            return path.name[0] != "." or path.name == MULTIARCH
+
+        with self.reading(), reported("list the images"):
+            return iter(
+                sorted(
+                    str(directory.relative_to(base))
+                    for directory, found in self._view.walk(base, is_public)
+                    if found.get("manifest.json", Kind.DIRECTORY) is not Kind.DIRECTORY
+                )
+            )
 
     def verify(self, name: str) -> list[str]:
         """Compare a published image with its manifests: one line a difference."""
@@ -146,15 +151,15 @@ class PublishedTree:
                 tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
                 lines += self._differences(tree, manifest, digests)
 
-            def compare(tree: Path, manifest: Path) -> Iterator[str]:
+            def compare(tree: PurePosixPath, manifest: PurePosixPath) -> Iterator[str]:
                 return self._differences(tree, manifest, digests)
 
-            return lines + list(podman.differences(layout, record, compare))
+            return lines + list(podman.differences(self._view, record, compare))
 
     def _read_record(self, name: str) -> ImageRecord | None:
         path = self._layout.record(name)
         try:
-            content = path.read_bytes()
+            content = self._view.read(path)
         except OSError:
             return None
         record = ImageRecord.read(content)
@@ -166,26 +171,24 @@ class PublishedTree:
     def _is_whole(self, record: ImageRecord) -> bool:
         """Whether all is there that makes an image visible."""
         return (
-            self._layout.manifest(record.name).is_file()
-            and podman.holds(self._layout, record)
+            self._view.is_file(self._layout.manifest(record.name))
+            and podman.holds(self._view, record)
             and (Product.FLAT not in record.products or self._points_to(record))
         )
 
     def _points_to(self, record: ImageRecord) -> bool:
-        try:
-            target = str(self._layout.link(record.name).readlink())
-        except OSError:
-            return False
+        target = self._view.target(self._layout.link(record.name))
         wished = self._layout.link_target(record.name, record.config)
-        return target == wished and self._layout.flat(record.config).is_dir()
+        return target == wished and self._view.is_dir(self._layout.flat(record.config))
 
-    def _differences(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
-        where = tree.relative_to(self._path)
-        if not manifest.is_file():
-            yield f"{where}: has no manifest"
+    def _differences(
+        self, tree: PurePosixPath, manifest: PurePosixPath, digests: Digests
+    ) -> Iterator[str]:
+        if not self._view.is_file(manifest):
+            yield f"{tree}: has no manifest"
             return
-        for line in self._compare(tree, manifest, digests):
-            yield f"{where}: {line}"
+        for line in self._compare(self._view.path(tree), self._view.path(manifest), digests):
+            yield f"{tree}: {line}"
 
     def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
         unprivileged = tree.parent.stat().st_uid != 0

@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ..errors import RepositoryError
 from . import chains, ducc, history, podman, removal_schedule
 from .edits import Edits
 from .inventory import Survey, Use, survey
-from .json_files import content
 from .layout import Layout, digest_of
 from .metadata import link_public_names
+from .view import View
 
 FLAT, LAYER, CHAIN = "flat tree", "layer", "chain of DUCC's"
 
@@ -34,14 +34,14 @@ class Thing:
     kind: str
     key: str
 
-    def paths(self, layout: Layout) -> tuple[Path, ...]:
+    def paths(self, layout: Layout) -> tuple[PurePosixPath, ...]:
         """All that there is of it."""
         if self.kind == LAYER:
             return (layout.layers / self.key[:2] / self.key,)
         if self.kind == CHAIN:
             return chains.paths(layout, self.key)
-        shard = Path(self.key[:2]) / self.key
-        in_store = podman.images(layout) / self.key
+        shard = f"{self.key[:2]}/{self.key}"
+        in_store = podman.IMAGES / self.key
         return (layout.flats / shard, layout.flat_metadata / shard, in_store)
 
 
@@ -61,18 +61,18 @@ class Garbage:
     strange: tuple[str, ...] = ()
 
 
-def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbage:
+def find(view: View, spoken_for: Use, *, now: float, grace: float) -> Garbage:
     """What is garbage now; ``spoken_for`` is what images to come will use.
 
     ``grace`` is in seconds.  Raises `RepositoryError` where the metadata of an image
     cannot be read: nothing is known to be unused then.
     """
-    found = survey(layout)
+    found = survey(view)
     _refuse_the_unread(found)
     used = found.used | spoken_for
     unused = _unused(found.present, used)
-    unused += [Thing(CHAIN, key) for key in sorted(chains.unused(layout))]
-    since = _since(removal_schedule.parse(content(layout.remove_schedule)))
+    unused += [Thing(CHAIN, key) for key in sorted(chains.unused(view))]
+    since = _since(removal_schedule.parse(view.content(view.layout.remove_schedule)))
     unlisted = tuple(thing for thing in unused if not since.get(thing))
     until = {thing: (since.get(thing) or now) + grace for thing in unused}
     return Garbage(
@@ -84,9 +84,9 @@ def find(layout: Layout, spoken_for: Use, *, now: float, grace: float) -> Garbag
     )
 
 
-def used_only_by(layout: Layout, names: Iterable[str], spoken_for: Use) -> list[Thing]:
+def used_only_by(view: View, names: Iterable[str], spoken_for: Use) -> list[Thing]:
     """What nothing would use if the images of these names were not there."""
-    found = survey(layout)
+    found = survey(view)
     _refuse_the_unread(found)
     leaving = set(names)
     staying = {name: use for name, use in found.uses.items() if name not in leaving}
@@ -95,13 +95,13 @@ def used_only_by(layout: Layout, names: Iterable[str], spoken_for: Use) -> list[
     return [thing for thing in _unused(found.present, later) if _uses(now, thing)]
 
 
-def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> None:
+def enter(edits: Edits, things: Iterable[Thing], now: float) -> None:
     """Enter things that no entry names with the present time: their grace begins."""
     wanted = dict.fromkeys(things)
     if not wanted:
         return
-    entries = []
-    listed = removal_schedule.parse(edits.content(layout.remove_schedule))
+    entries, schedule = [], edits.layout.remove_schedule
+    listed = removal_schedule.parse(edits.content(schedule))
     for entry in listed:
         # DUCC's own entries have no time.
         covers = {thing for thing in _things(entry) if thing in wanted}  # layers may recur
@@ -113,20 +113,20 @@ def enter(edits: Edits, layout: Layout, things: Iterable[Thing], now: float) -> 
     entries += [
         removal_schedule.Entry(_manifest(thing), now, why="nothing uses it") for thing in wanted
     ]
-    edits.file(layout.remove_schedule, removal_schedule.dump(entries))
+    edits.file(schedule, removal_schedule.dump(entries))
 
 
-def remove(edits: Edits, layout: Layout, things: Sequence[Thing], used: Use) -> None:
+def remove(edits: Edits, things: Sequence[Thing], used: Use) -> None:
     """Remove things, the entries of which nothing unused is left, and DUCC's backlinks.
 
     Images of podman's store go with their flat trees and their layers.
     """
-    gone = set(things)
+    view, layout, gone = edits.view, edits.layout, set(things)
     flats = [thing.key for thing in things if thing.kind == FLAT]
     layers = {thing.key for thing in things if thing.kind == LAYER}
-    podman.without(edits, layout, flats=flats, layers=layers)
+    podman.without(edits, flats=flats, layers=layers)
     left_by_ducc = [thing.key for thing in things if thing.kind == CHAIN]
-    emptied = set(chains.emptied(layout, left_by_ducc)) if left_by_ducc else set()
+    emptied = set(chains.emptied(view, left_by_ducc)) if left_by_ducc else set()
     for path in emptied:
         edits.remove(path)
     for thing in things:
@@ -134,24 +134,25 @@ def remove(edits: Edits, layout: Layout, things: Sequence[Thing], used: Use) -> 
             if not emptied.intersection(path.parents):
                 edits.remove(path)
     listed = removal_schedule.parse(edits.content(layout.remove_schedule))
-    idle = chains.unused(layout) if any(entry.chains for entry in listed) else frozenset()
+    idle = chains.unused(view) if any(entry.chains for entry in listed) else frozenset()
     kept = [
         entry
         for entry in listed
         if any(
-            thing not in gone and _is_left(layout, thing, used, idle) for thing in _things(entry)
+            thing not in gone and _is_left(view, thing, used, idle) for thing in _things(entry)
         )
     ]
     if kept != listed:
         edits.file(layout.remove_schedule, removal_schedule.dump(kept))
-    _forget_origins(edits, layout, listed, gone)
+    _forget_origins(edits, listed, gone)
 
 
-def freed_bytes(paths: Iterable[Path]) -> int:
-    """What removing ``paths`` frees: files with a name elsewhere, as in a layer, do not count."""
+def freed_bytes(view: View, things: Iterable[Thing]) -> int:
+    """What removing things frees: files with a name elsewhere, as in a layer, do not count."""
+    paths = (view.path(path) for thing in things for path in thing.paths(view.layout))
     sizes: dict[tuple[int, int], int] = {}
     unseen: dict[tuple[int, int], int] = {}
-    for path in paths:
+    for path in filter(None, paths):
         for directory, _, files in os.walk(path):
             for name in files:
                 status = os.lstat(f"{directory}/{name}")
@@ -161,10 +162,10 @@ def freed_bytes(paths: Iterable[Path]) -> int:
     return sum(size for key, size in sizes.items() if unseen[key] <= 0)
 
 
-def _is_left(layout: Layout, thing: Thing, used: Use, idle: Collection[str]) -> bool:
+def _is_left(view: View, thing: Thing, used: Use, idle: Collection[str]) -> bool:
     if thing.kind == CHAIN:
         return thing.key in idle
-    return not _uses(used, thing) and any(map(os.path.lexists, thing.paths(layout)))
+    return not _uses(used, thing) and any(map(view.exists, thing.paths(view.layout)))
 
 
 def _uses(use: Use, thing: Thing) -> bool:
@@ -211,21 +212,20 @@ def _manifest(thing: Thing) -> dict[str, object]:
 
 
 def _forget_origins(
-    edits: Edits, layout: Layout, entries: Iterable[removal_schedule.Entry], gone: set[Thing]
+    edits: Edits, entries: Iterable[removal_schedule.Entry], gone: set[Thing]
 ) -> None:
     """Take the configurations that are gone out of DUCC's backlinks of the layers that stay."""
     for entry in entries:
         if not entry.config or Thing(FLAT, entry.config.rpartition(":")[2]) not in gone:
             continue
         for thing in _things(entry):
-            origin = layout.layers / thing.key[:2] / thing.key / ".metadata" / "origin.json"
-            if thing.kind == LAYER and thing not in gone and origin.is_file():
+            origin = edits.layout.layers / thing.key[:2] / thing.key / ".metadata" / "origin.json"
+            if thing.kind == LAYER and thing not in gone and edits.view.is_file(origin):
                 edits.file(origin, ducc.origins_without(edits.content(origin), entry.config))
 
 
 def withdraw(
     edits: Edits,
-    layout: Layout,
     leaving: Mapping[str, str],
     survey: Survey,
     now: float,
@@ -238,6 +238,7 @@ def withdraw(
     ``leaving`` says why, by name.  What another image that stays has as well is
     not entered.  No tag can go back to what leaves ``for_good``.
     """
+    layout = edits.layout
     staying = [use for name, use in survey.uses.items() if name not in leaving]
     used = {key for use in staying for key in use.flats}
     entries = []
@@ -246,32 +247,33 @@ def withdraw(
         record = b"" if for_good else edits.content(layout.record(name))
         entered = removal_schedule.entered(edits.content(manifest), name, why, now, record=record)
         entries += [entry for entry in entered if entry.config.rpartition(":")[2] not in used]
-        if layout.link(name).is_symlink():
+        if edits.view.is_link(layout.link(name)):
             edits.remove(layout.link(name))
         edits.remove(manifest.parent)
-    podman.without(edits, layout, names=leaving)
-    link_public_names(edits, layout, leaving)
-    history.forget(edits, layout, leaving)
+    podman.without(edits, names=leaving)
+    link_public_names(edits, leaving)
+    history.forget(edits, leaving)
     if entries:
         listed = removal_schedule.parse(edits.content(layout.remove_schedule))
         edits.file(layout.remove_schedule, removal_schedule.dump([*listed, *entries]))
-    _remove_emptied(edits, layout)
+    _remove_emptied(edits)
 
 
-def _remove_emptied(edits: Edits, layout: Layout) -> None:
+def _remove_emptied(edits: Edits) -> None:
     """Remove the directories of which all content is removed, instead of that."""
-    kept = {layout.root, layout.metadata, *(parent for put in edits.puts for parent in put.parents)}
+    metadata = edits.layout.metadata
+    kept = {PurePosixPath(), metadata, *(above for put in edits.puts for above in put.parents)}
     pending = list(edits.removals)
     while pending:
         parent = pending.pop(0).parent
-        if parent in kept or not parent.is_dir():
+        if parent in kept:
             continue
-        children = {Path(entry.path) for entry in os.scandir(parent)}
-        if children <= edits.removals.keys():
+        children = {parent / name for name in edits.view.entries(parent)}
+        if children and children <= edits.removals.keys():
             for child in children:
                 del edits.removals[child]
             edits.remove(parent)
             pending.append(parent)
     # Links go first.
-    ordered = sorted(edits.removals, key=lambda path: layout.metadata in path.parents)
+    ordered = sorted(edits.removals, key=lambda path: metadata in path.parents)
     edits.removals = dict.fromkeys(ordered)

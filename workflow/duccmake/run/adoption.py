@@ -23,7 +23,7 @@ from ..words import counted
 def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     """What DUCC left in a repository: what becomes of each image, and all that is damaged."""
     repository = open_repository(config.repository, name)
-    layout, strays = repository.layout, StrayWhiteouts(repository)
+    view, strays = repository.view, StrayWhiteouts(repository)
     wished = {image.reference.name: image for image in plan.images if image.repository == name}
     unresolved = {item.name: item.reason for item in plan.problems if item.repository == name}
     lines: list[str] = []
@@ -32,12 +32,12 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
     with repository.reading():
         for found in repository.names():
             try:
-                if layout.record(found).exists():
+                if view.exists(view.layout.record(found)):
                     continue
             except InvalidReference as error:
                 lines.append(f"leave    {found}  {error}")
                 continue
-            known = adoption.manifest(layout, found)
+            known = adoption.manifest(view, found)
             layers.update(dict.fromkeys(known[1] if known else ()))
             image = wished.get(found)
             damage = "; ".join(_damage(repository, strays, found, image))
@@ -74,12 +74,12 @@ def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str
 def _damage(
     repository: Repository, strays: StrayWhiteouts, name: str, image: PlannedImage | None
 ) -> Iterator[str]:
-    layout = repository.layout
+    view = repository.view
     products = image.products if image else IN_REPOSITORY
-    yield from adoption.lacking(layout, name, products)
-    known = adoption.manifest(layout, name)
-    if known and Product.FLAT in products and layout.flat(known[0]).is_dir():
-        path = strays.find(layout.flat(known[0]))
+    yield from adoption.lacking(view, name, products)
+    known = adoption.manifest(view, name)
+    if known and Product.FLAT in products and view.is_dir(view.layout.flat(known[0])):
+        path = strays.find(view.layout.flat(known[0]))
         if path:
             yield f"its flat tree {known[0].short} has {path}"
 
@@ -88,15 +88,14 @@ def _damaged(
     repository: Repository, strays: StrayWhiteouts, layers: dict[Digest, None]
 ) -> Iterator[str]:
     """What is damaged besides images: nothing of it is touched before an image needs it."""
-    layout = repository.layout
+    view, layout = repository.view, repository.view.layout
     for digest in sorted(layers, key=str):
         tree = layout.layerfs(digest)
-        if tree.is_dir() and not layout.layer_manifest(digest).exists():
+        if view.is_dir(tree) and not view.exists(layout.layer_manifest(digest)):
             path = strays.find(tree)
             if path:
-                where = tree.relative_to(layout.root)
-                yield f"{where}  has {path}: fetched again when an image needs it"
-    for chain in adoption.dirty_chains(layout):
+                yield f"{tree}  has {path}: fetched again when an image needs it"
+    for chain in adoption.dirty_chains(view):
         yield f"{chain}  a chain that DUCC did not finish"
-    for link in adoption.dangling_links(layout):
+    for link in adoption.dangling_links(view):
         yield f"{link}  the link leads nowhere"

@@ -145,12 +145,12 @@ def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
 def _garbage(plan: Plan, config: Config, name: str) -> Garbage:
     repository, spoken = open_repository(config.repository, name), spoken_for(plan, name)
     with repository.reading():
-        return find(repository.layout, spoken, now=time.time(), grace=config.removal.grace)
+        return find(repository.view, spoken, now=time.time(), grace=config.removal.grace)
 
 
 def _amount(repository: Repository, things: Sequence[Thing]) -> str:
     kinds = Counter(thing.kind for thing in things)
-    size = freed_bytes(path for thing in things for path in thing.paths(repository.layout))
+    size = freed_bytes(repository.view, things)
     return f"{trees_and_layers(kinds[FLAT], kinds[LAYER], size, chains=kinds[CHAIN])},"
 
 

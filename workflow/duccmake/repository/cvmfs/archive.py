@@ -26,7 +26,7 @@ from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
 from .chunked_files import LargeFiles
 from .cleanup import Overlaid
-from .contents import Clones, LayerFiles, Read, read_published, relative
+from .contents import Clones, LayerFiles, Read, read_published
 from .fidelity import Keeping
 from .known_files import KnownFiles, layers_before
 from .members import Members
@@ -42,17 +42,20 @@ _WORTH_A_LOOK = 16 * 1024 * 1024
 class Archive:
     """A ``commit`` of layers in ``packs`` that an archive carries out.
 
-    Files of more than ``limit`` bytes, where there is a limit, need a transaction ahead
-    of the archive: see `large_files`.  ``edits`` are those of the archive that was
-    written last.
+    The repository is mounted on ``root``.  Files of more than ``limit`` bytes, where
+    there is a limit, need a transaction ahead of the archive: see `large_files`.
+    ``edits`` are those of the archive that was written last.
     """
 
-    def __init__(self, commit: Commit, packs: Packs, keeping: Keeping, *, limit: int = 0) -> None:
+    def __init__(
+        self, commit: Commit, packs: Packs, keeping: Keeping, root: Path, *, limit: int = 0
+    ) -> None:
         self.commit = commit
         self.packs = packs
         self.keeping = keeping
+        self.root = root
         self.skip: frozenset[bytes] = frozenset()
-        self.edits = Edits(commit.layout.root)
+        self.edits = Edits(commit.view)
         self._limit = limit
         self._known: KnownFiles | None = None
 
@@ -60,19 +63,19 @@ class Archive:
 
     def large_files(self, part: Part | None = None) -> LargeFiles:
         """The files that are too large for the archive, of all or of a part; see `leave_out`."""
-        layout, root = self.commit.layout, self.commit.layout.root
+        view = self.commit.view
         part = part or self.commit.whole
         found = LargeFiles(self._limit)
         for digest, layer in part.layers.items():
             with layer.manifest.open("rb") as lines:
                 found.of_layer(self.base(digest), lines, layer.path)
-        for image, staged in part.flat_trees(layout):
+        for image, staged in part.flat_trees(view):
             with (staged / "tree.mtree").open("rb") as lines:
-                base = relative(root, layout.flat(image.config))
+                base = os.fsencode(view.layout.flat(image.config))
                 found.of_flat_tree(base, lines, list(map(self.base, image.layers)))
         for path, tree in part.trees.items():
-            bases = [relative(root, layer) for layer in tree.layers]
-            found.of_flat_tree(relative(root, path), tree.listing.splitlines(keepends=True), bases)
+            bases = list(map(os.fsencode, tree.layers))
+            found.of_flat_tree(os.fsencode(path), tree.listing.splitlines(keepends=True), bases)
         return found
 
     def leave_out(self, paths: frozenset[bytes]) -> None:
@@ -82,23 +85,23 @@ class Archive:
     def overlaid(self) -> Overlaid:
         """What is in the places of the trees already, from another program or a failed try."""
         found = Overlaid()
-        layout, root = self.commit.layout, self.commit.layout.root
+        view, root = self.commit.view, self.root
         for digest in self.commit.whole.layers:
-            if layout.layerfs(digest).is_dir():
+            if view.is_dir(view.layout.layerfs(digest)):
                 found.compare(root, self.base(digest), self.packs.lines(self.commit, digest))
-        for image, staged in self.commit.whole.flat_trees(layout):
-            flat = layout.flat(image.config)
-            if flat.is_dir():
+        for image, staged in self.commit.whole.flat_trees(view):
+            flat = view.layout.flat(image.config)
+            if view.is_dir(flat):
                 with (staged / "tree.mtree").open("rb") as lines:
-                    found.compare(root, relative(root, flat), lines)
+                    found.compare(root, os.fsencode(flat), lines)
         for path, tree in self.commit.whole.trees.items():
-            if os.path.lexists(path):
-                found.compare(root, relative(root, path), tree.listing.splitlines(keepends=True))
+            if view.exists(path):
+                found.compare(root, os.fsencode(path), tree.listing.splitlines(keepends=True))
         return found
 
     def base(self, digest: Digest) -> bytes:
         """Where a layer's files are in the repository."""
-        return relative(self.commit.layout.root, self.commit.layout.layerfs(digest))
+        return os.fsencode(self.commit.view.layout.layerfs(digest))
 
     def takes(self, part: Part, written: set[Digest]) -> bool:
         """Whether a part can be taken along when some layers are ``written`` already.
@@ -106,10 +109,10 @@ class Archive:
         That is so unless it needs a transaction of its own ahead, or further whiteouts
         in a layer that is written.
         """
-        layout = self.commit.layout
+        view, layout = self.commit.view, self.commit.view.layout
         places = [*map(layout.layerfs, part.layers), *part.trees]
-        places += [layout.flat(image.config) for image, _ in part.flat_trees(layout)]
-        if any(map(os.path.lexists, places)) or (self._limit and self.large_files(part)):
+        places += [layout.flat(image.config) for image, _ in part.flat_trees(view)]
+        if any(map(view.exists, places)) or (self._limit and self.large_files(part)):
             return False
         return not any(
             image.layers[number] in written and self._has_shown(image.layers[number], paths)
@@ -122,7 +125,7 @@ class Archive:
         """Whether a layer lets something lower show at one of the paths."""
         spelled = self.packs.spelled.get(digest)
         if spelled is None:
-            spelled = Spelled(self.commit.manifest(digest), new=True)
+            spelled = Spelled(self.commit.lines(digest), new=True)
         return any(map(spelled.lacks, paths))
 
     # --- writing it -----------------------------------------------------
@@ -139,11 +142,10 @@ class Archive:
         ``more`` tells what has got ready meanwhile, an image at a time; with ``linking``
         files that are known elsewhere are links.
         """
-        root = self.commit.layout.root
-        self.edits = Edits(root)
-        self._known = KnownFiles(root) if linking else None
-        members = Members(stream, self.keeping, root)
-        for directory in standing(self.commit.layout):
+        self.edits = Edits(self.commit.view)
+        self._known = KnownFiles(self.root) if linking else None
+        members = Members(stream, self.keeping, self.root)
+        for directory in standing(self.commit.view.layout):
             members.catalog(os.fsencode(directory))
         with Directories() as directories:
             writer = _Writer(self, stream, members, directories, self._known)
@@ -172,7 +174,7 @@ class _Writer:
     ) -> None:
         self._archive = archive
         self._commit = archive.commit
-        self._layout = archive.commit.layout
+        self._layout = archive.commit.view.layout
         self._stream = stream
         self._members = members
         self._directories = directories
@@ -184,10 +186,10 @@ class _Writer:
         """A layer: its files, and last its manifest."""
         layout, digest, members = self._layout, layer.digest, self._members
         self._written.add(digest)
-        members.catalog(self._path(layout.layer(digest).parent))
+        members.catalog(os.fsencode(layout.layer(digest).parent))
         listing = layout.layer_manifest(digest).with_name(measured.PUBLISHED)
-        members.file(self._path(listing), layers_json(layer))
-        manifest = self._path(layout.layer_manifest(digest))
+        members.file(os.fsencode(listing), layers_json(layer))
+        manifest = os.fsencode(layout.layer_manifest(digest))
         base = self._archive.base(digest)
         lines = self._archive.packs.lines(self._commit, digest)
         with closing(Packed(layer.path)) as packed:
@@ -203,8 +205,8 @@ class _Writer:
 
     def flat_tree(self, image: StagedImage, staged: Path) -> Counter[str]:
         """A flat tree: links to its layers' files."""
-        base = self._path(self._layout.flat(image.config))
-        manifest = self._path(self._layout.flat_manifest(image.config))
+        base = os.fsencode(self._layout.flat(image.config))
+        manifest = os.fsencode(self._layout.flat_manifest(image.config))
         bases = list(map(self._archive.base, image.layers))
         with ExitStack() as opened, (staged / "tree.mtree").open("rb") as lines:
             read = self._reader(image, opened)
@@ -217,14 +219,11 @@ class _Writer:
             if not spelled.new and spelled.added:
                 self._members.whiteouts(self._archive.base(digest), spelled.added.values())
                 lines = map(self._archive.keeping.relabelled_line, spelled.lines())
-                manifest = self._path(self._layout.layer_manifest(digest))
+                manifest = os.fsencode(self._layout.layer_manifest(digest))
                 self._members.file(manifest, b"".join([mtree.FORMAT, *lines]))
         # Opening the transaction mends a mount that shows an old revision; books that are
         # made of that one would lose what came since.
         self._stream.settle()
-
-    def _path(self, path: Path) -> bytes:
-        return relative(self._layout.root, path)
 
     def _reader(self, image: StagedImage, opened: ExitStack) -> Read:
         """Reads files of the image's layers, as they are staged or else published."""
@@ -234,7 +233,7 @@ class _Writer:
             digest = image.layers[number]
             layer = self._commit.whole.layers.get(digest)
             if layer is None:
-                tree = self._layout.layerfs(digest)
+                tree = self._archive.root / self._layout.layerfs(digest)
                 return read_published(self._directories, tree, path, size)
             if digest not in packs:
                 packs[digest] = opened.enter_context(closing(Packed(layer.path)))
@@ -250,14 +249,15 @@ class _Writer:
         missing = [layer for digest, layer in layers.items() if digest not in self._written]
         if sum((layer.path / CONTENT).stat().st_size for layer in missing) < _WORTH_A_LOOK:
             return
-        digests = [digest for image in part.images for digest in layers_before(self._layout, image)]
+        view = self._commit.view
+        digests = [digest for image in part.images for digest in layers_before(view, image)]
         for digest in dict.fromkeys(digests):
             if digest in layers:
                 continue
             manifest = self._layout.layer_manifest(digest)
             try:
-                with manifest.open("rb") as lines:
-                    self._known.add_published(self._archive.base(digest), lines)
+                lines = view.lines(manifest)
+                self._known.add_published(self._archive.base(digest), lines)
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
@@ -146,7 +146,7 @@ class CvmfsRepository(Publisher[Transactions]):
 
         An archive cannot be put where there is none.
         """
-        if self._prefix and not (self._path / os.fsdecode(MARKER)).exists():
+        if self._prefix and not self._view.exists(PurePosixPath(os.fsdecode(MARKER))):
             prefix = os.fsencode(self._prefix)
             mounted = transactions.server.settings.published
 
@@ -163,9 +163,9 @@ class CvmfsRepository(Publisher[Transactions]):
     ) -> Part:
         settings = opened.server.settings
         packs = Packs()
-        commit = Commit(self._layout, packs, changes, self._configs)
+        commit = Commit(self._view, packs, changes, self._configs)
         limit = settings.max_chunk if settings.chunking else 0
-        archive = Archive(commit, packs, self._keeping(opened), limit=limit)
+        archive = Archive(commit, packs, self._keeping(opened), self._path, limit=limit)
         if settings.chunking:
             archive.leave_out(archive.large_files().publish(opened, self._path))
         overlaid = archive.overlaid()

@@ -13,5 +13,4 @@ __all__ = ["MARKER", "nested", "standing"]
 
 def standing(layout: Layout) -> list[PurePosixPath]:
     """The catalogs of the repository itself, relative to its root; images come below them."""
-    found = (layout.layers, layout.root / ".flat", layout.metadata)
-    return [PurePosixPath(path.relative_to(layout.root)) for path in found]
+    return [layout.layers, layout.flats, layout.metadata]

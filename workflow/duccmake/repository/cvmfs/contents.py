@@ -166,8 +166,3 @@ def entry_header(
         link=link,
         device=entry.device,
     )
-
-
-def relative(root: Path, path: Path) -> bytes:
-    """A path below the repository's root as members are named."""
-    return os.fsencode(path.relative_to(root))

@@ -16,8 +16,8 @@ from pathlib import Path
 from ...oci.reference import Digest
 from ...tree import mtree
 from .. import adoption
-from ..layout import Layout
 from ..model import StagedImage
+from ..view import View
 from .chunked_files import is_in_chunks
 from .fidelity import plain
 
@@ -74,32 +74,28 @@ class KnownFiles:
             self._written.add(path)
 
 
-def layers_before(layout: Layout, image: StagedImage) -> list[Digest]:
+def layers_before(view: View, image: StagedImage) -> list[Digest]:
     """Layers that the image does not have, but the one that its name leads to has.
 
     A new name's are those of the tag of its repository that was published last.
     """
-    known = adoption.manifest(layout, image.name)
-    if known is None and (sibling := _last_sibling(layout, image.name)):
-        known = adoption.manifest(layout, sibling)
+    known = adoption.manifest(view, image.name)
+    if known is None and (sibling := _last_sibling(view, image.name)):
+        known = adoption.manifest(view, sibling)
     layers = known[1] if known is not None else ()
     return [digest for digest in dict.fromkeys(layers) if digest not in image.layers]
 
 
-def _last_sibling(layout: Layout, name: str) -> str:
+def _last_sibling(view: View, name: str) -> str:
     """The other tag of an image's repository that was published last; empty if none was."""
     base, slash, own = name.rpartition("/")
     stem = own.partition(":")[0] + ":"
-    last, when = "", 0.0
-    try:
-        names = [path.name for path in (layout.metadata / base).iterdir()]
-    except OSError:
-        return ""
-    for found in names:
+    last, when = "", 0
+    for found in view.entries(view.layout.metadata / base):
         if found.startswith(stem):
             with suppress(OSError):
                 # Its directory's time is that of its first publication.
-                at = layout.manifest(f"{base}{slash}{found}").stat().st_mtime
+                at = view.mtime_ns(view.layout.manifest(f"{base}{slash}{found}"))
                 if at > when:
                     last, when = found, at
     return f"{base}{slash}{last}" if last else ""

@@ -22,7 +22,7 @@ from ...tree.mtree import LOST, Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
 from . import tar_writer
 from .catalogs import MARKER, nested
-from .contents import Clones, Contents, entry_header, relative
+from .contents import Clones, Contents, entry_header
 from .fidelity import Keeping, keeps_name, plain
 from .tar_writer import TarStream, header
 
@@ -99,9 +99,9 @@ class Members:
         Files of trees whose paths are in ``skip`` are published already.
         """
         for directory in edits.catalogs:
-            self.catalog(relative(edits.root, directory))
+            self.catalog(os.fsencode(directory))
         for path, put in edits.puts.items():
-            name = relative(edits.root, path)
+            name = os.fsencode(path)
             if isinstance(put, File):
                 self.file(name, put.content)
             elif isinstance(put, Symlink):
@@ -110,14 +110,15 @@ class Members:
                 self.parents(name)
                 self.directory(name)
             elif isinstance(put, Tree):
-                self._put_tree(edits.root, name, put, skip)
+                self._put_tree(name, put, skip)
 
-    def _put_tree(self, root: Path, name: bytes, tree: Tree, skip: Collection[bytes]) -> None:
-        layers = [relative(root, layer) for layer in tree.layers]
+    def _put_tree(self, name: bytes, tree: Tree, skip: Collection[bytes]) -> None:
+        layers = list(map(os.fsencode, tree.layers))
         with Directories() as directories:
-            files = Clones(directories, layers, root)  # none of them is generated
+            # None of them is generated.
+            files = Clones(directories, layers, Path(os.fsdecode(self._root)))
             lines = tree.listing.splitlines(keepends=True)
-            self.tree(name, lines, files, relative(root, tree.manifest), skip=skip)
+            self.tree(name, lines, files, os.fsencode(tree.manifest), skip=skip)
 
     # --- trees ----------------------------------------------------------
 

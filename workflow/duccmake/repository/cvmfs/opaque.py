@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from ...layer.pack import CONTENT, INDEX
 from ...oci.reference import Digest
@@ -20,18 +19,17 @@ from ..model import StagedImage, StagedLayer
 
 
 class Spelled:
-    """A layer whose manifest is ``manifest``, and ``added``: its further whiteouts, by path.
+    """A layer with the ``lines`` of its manifest, and ``added``: its further whiteouts, by path.
 
     ``new``: the layer is not published yet.
     """
 
-    def __init__(self, manifest: Path, *, new: bool) -> None:
+    def __init__(self, lines: Iterable[bytes], *, new: bool) -> None:
         # Most lines stay as they are and are never taken apart.
         self._lines: dict[bytes, bytes] = {}
-        with manifest.open("rb") as lines:
-            for line in lines:
-                if not line.startswith(b"#"):
-                    self._lines[line.partition(b" ")[0]] = line
+        for line in lines:
+            if not line.startswith(b"#"):
+                self._lines[line.partition(b" ")[0]] = line
         self.new = new
         self.added: dict[bytes, Entry] = {}
 
@@ -72,7 +70,7 @@ class Packs:
             digest = image.layers[number]
             if digest not in self.spelled:
                 new = digest in commit.whole.layers
-                self.spelled[digest] = Spelled(commit.manifest(digest), new=new)
+                self.spelled[digest] = Spelled(commit.lines(digest), new=new)
             self.spelled[digest].hide(paths)
         return Counter()
 
@@ -80,9 +78,8 @@ class Packs:
         """The manifest of a layer as it is published, parents first."""
         if digest in self.spelled:
             yield from self.spelled[digest].lines()
-            return
-        with commit.manifest(digest).open("rb") as lines:
-            yield from lines
+        else:
+            yield from commit.lines(digest)
 
 
 def hidden(notes: overlay_losses.Notes) -> Iterator[tuple[int, list[bytes]]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ...fs.files import remove_tree
 from ..edits import Edits
-from .contents import relative
 from .transaction import Transactions
 
 _PLAIN = re.compile(rb"[A-Za-z0-9_.][A-Za-z0-9_./-]*")
@@ -23,23 +22,21 @@ _CALL_BYTES = 64 * 1024
 
 def remove(transactions: Transactions, edits: Edits) -> None:
     """Carry out the removals of ``edits``; what is not there is passed over."""
-    there = [path for path in edits.removals if os.path.lexists(path)]
+    there = [path for path in edits.removals if edits.view.exists(path)]
     awkward = [
-        path
-        for path in there
-        if path.parent in edits.times or not is_plain(relative(edits.root, path))
+        path for path in there if path.parent in edits.times or not is_plain(os.fsencode(path))
     ]
     if awkward:
 
         def change(union: Path) -> None:
             for path in awkward:
-                remove_tree(union / path.relative_to(edits.root))
+                remove_tree(union / path)
             for path, ns in edits.times.items():
-                os.utime(union / path.relative_to(edits.root), ns=(ns, ns))
+                os.utime(union / path, ns=(ns, ns))
 
         # Names go before the trees that they lead to.
         transactions.write(change)
-    delete(transactions, (relative(edits.root, path) for path in there if path not in awkward))
+    delete(transactions, (os.fsencode(path) for path in there if path not in awkward))
 
 
 def delete(transactions: Transactions, paths: Iterable[bytes]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...fs import syscalls
 from ...fs.locks import held, is_held
@@ -85,9 +85,9 @@ class DirectoryRepository(Publisher[Journal]):
         self, opened: Journal, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
     ) -> Part:
         # That is too quick to ask for more.
-        preparation = Preparation(self._layout, flat=self._flat)
-        commit = Commit(self._layout, preparation, changes, self._configs)
-        edits = Edits(self._path)
+        preparation = Preparation(self._view, flat=self._flat)
+        commit = Commit(self._view, preparation, changes, self._configs)
+        edits = Edits(self._view)
         temporaries = preparation.temporaries(commit.whole)
         with self._transaction(opened, temporaries, edits) as moves:
             commit.carry_out(preparation, edits)
@@ -101,14 +101,14 @@ class DirectoryRepository(Publisher[Journal]):
 
     @contextmanager
     def _transaction(
-        self, journal: Journal, temporaries: Iterable[Path], edits: Edits
+        self, journal: Journal, temporaries: Iterable[PurePosixPath], edits: Edits
     ) -> Iterator[list[Move]]:
         """Carry out the renames that the body adds and the edits that it makes, or nothing."""
         moves: list[Move] = []
         try:
             journal.begin(temporaries)
             yield moves
-            renames = EditsAsRenames(self._layout, edits)
+            renames = EditsAsRenames(self._view, edits)
             journal.extend(renames.temporaries())
             moves += renames.prepare()
             journal.commit(moves, edits.removals, edits.times)

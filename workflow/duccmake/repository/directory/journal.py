@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import RepositoryError
@@ -49,36 +49,33 @@ class Journal:
         self._root = root
         self._sync = sync
 
-    def begin(self, temporaries: Iterable[Path]) -> None:
+    def begin(self, temporaries: Iterable[PurePosixPath]) -> None:
         """Note the names that the transaction may make."""
-        names = [str(path.relative_to(self._root)) for path in temporaries]
-        self._write({"phase": "preparing", "temporaries": names})
+        self._write({"phase": "preparing", "temporaries": list(map(str, temporaries))})
 
-    def extend(self, temporaries: Iterable[Path]) -> None:
+    def extend(self, temporaries: Iterable[PurePosixPath]) -> None:
         """Note more names, before they are made."""
         state = self._read()
-        state["temporaries"] += [str(path.relative_to(self._root)) for path in temporaries]
+        state["temporaries"] += map(str, temporaries)
         self._write(state)
 
     def commit(
         self,
         moves: Iterable[Move],
-        removals: Iterable[Path],
-        times: Mapping[Path, int] | None = None,
+        removals: Collection[PurePosixPath],
+        times: Mapping[PurePosixPath, int] | None = None,
     ) -> None:
         """The commit point: from here on the transaction will be carried out.
 
         ``removals`` cease to be, directories with all that is in them; directories
         have the ``times`` (in nanoseconds) afterwards.
         """
-        gone = [str(path.relative_to(self._root)) for path in removals]
         state = self._read()
         state["phase"] = "committing"
         state["moves"] = [asdict(move) for move in moves]
-        state["removals"] = gone
-        kept = (times or {}).items()
-        state["times"] = {str(path.relative_to(self._root)): ns for path, ns in kept}
-        state["temporaries"] += [str(temporary(Path(path))) for path in gone]
+        state["removals"] = list(map(str, removals))
+        state["times"] = {str(path): ns for path, ns in (times or {}).items()}
+        state["temporaries"] += map(str, map(temporary, removals))
         self._sync()
         self._write(state)
 

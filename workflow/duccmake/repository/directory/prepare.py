@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...errors import NoSpace, RepositoryError
 from ...fs.files import remove_tree
@@ -21,9 +21,10 @@ from ...tree.build import FlatMode, build
 from .. import overlay_losses
 from ..commit import Commit, Part
 from ..edits import Directory, Edits, File, Put, Symlink, Tree
-from ..layout import Layout, temporary
+from ..layout import temporary
 from ..metadata import checked_parents, layers_json
 from ..model import StagedImage, StagedLayer
+from ..view import DirectoryView
 from .journal import Move, put_directory
 
 
@@ -34,12 +35,13 @@ class Preparation:
     commit has to do before those of its edits.
     """
 
-    def __init__(self, layout: Layout, *, flat: FlatMode) -> None:
-        self._layout = layout
+    def __init__(self, view: DirectoryView, *, flat: FlatMode) -> None:
+        self._view = view
+        self._layout = view.layout
         self._flat = flat
         self.moves: list[Move] = []
 
-    def temporaries(self, part: Part) -> list[Path]:
+    def temporaries(self, part: Part) -> list[PurePosixPath]:
         """Every temporary name that may be made for layers and flat trees."""
         layout = self._layout
         finals = {layout.layer(digest): None for digest in part.layers}
@@ -61,9 +63,8 @@ class Preparation:
         """
         lost: Counter[str] = Counter()
         for number, digest in enumerate(image.layers):
-            summary = commit.manifest(digest).with_name(measured.STAGED)
-            if summary.is_file():
-                known = json.loads(summary.read_bytes()).get("lost", {})
+            if summary := commit.summary(digest):
+                known = json.loads(summary).get("lost", {})
                 lost["whiteouts"] += known.get("whiteouts", 0)
                 marked = "opaque" not in known
                 hidden = overlay_losses.hidden(notes.get(number, ()))
@@ -72,9 +73,9 @@ class Preparation:
 
     def layer(self, layer: StagedLayer) -> None:
         """Move a staged layer into its place."""
-        final = self._layout.layer(layer.digest)
         self._make_public(layer)
-        make_parents(self._layout.root, final)
+        make_parents(self._view, self._layout.layer(layer.digest))
+        final = self._view.path(self._layout.layer(layer.digest))
         if not os.path.lexists(final) and _renamed(layer.path, final):
             return
         # Another file system, or a layer in the place that lacks something.
@@ -109,19 +110,19 @@ class Preparation:
         """Make a flat tree and its manifest under temporary names."""
         final = self._layout.flat(image.config)
         manifest = self._layout.flat_manifest(image.config)
-        make_parents(self._layout.root, final)
-        make_parents(self._layout.root, manifest)
-        new = temporary(final)
+        make_parents(self._view, final)
+        make_parents(self._view, manifest)
+        new = self._view.path(temporary(final))
         losses = build(
             staged / "tree.mtree",
             new,
-            layers=[self._layout.layerfs(digest) for digest in image.layers],
+            layers=[self._view.path(self._layout.layerfs(digest)) for digest in image.layers],
             generated=staged / "generated",
             mode=self._flat,
-            published=temporary(manifest),
+            published=self._view.path(temporary(manifest)),
         )
-        self.moves.append(move(self._layout.root, final, inode=new.stat().st_ino))
-        self.moves.append(move(self._layout.root, manifest))
+        self.moves.append(move(final, inode=new.stat().st_ino))
+        self.moves.append(move(manifest))
         return dict(losses)
 
     def settle(self) -> None:
@@ -131,11 +132,11 @@ class Preparation:
 class EditsAsRenames:
     """Makes what edits put under temporary names; the commit renames them in their order."""
 
-    def __init__(self, layout: Layout, edits: Edits) -> None:
-        self._root = layout.root
+    def __init__(self, view: DirectoryView, edits: Edits) -> None:
+        self._view = view
         self._edits = edits
 
-    def temporaries(self) -> list[Path]:
+    def temporaries(self) -> list[PurePosixPath]:
         """Every temporary name that `prepare` makes."""
         puts = self._edits.puts
         manifests = (put.manifest for put in puts.values() if isinstance(put, Tree))
@@ -147,13 +148,13 @@ class EditsAsRenames:
         for path, put in self._edits.puts.items():
             moves.append(self._prepare(path, put))
             if isinstance(put, Tree):
-                moves.append(move(self._root, put.manifest))
+                moves.append(move(put.manifest))
         return moves
 
-    def _prepare(self, path: Path, put: Put) -> Move:
-        make_parents(self._root, path)
-        new = temporary(path)
-        if not isinstance(put, Directory | Tree) and path.is_dir() and not path.is_symlink():
+    def _prepare(self, path: PurePosixPath, put: Put) -> Move:
+        make_parents(self._view, path)
+        new = self._view.path(temporary(path))
+        if not isinstance(put, Directory | Tree) and self._view.is_dir(path):
             # Found now: after the commit point the rename would fail for ever.
             raise RepositoryError(
                 f"{path} is a directory in the way of a file or a link",
@@ -165,38 +166,37 @@ class EditsAsRenames:
         elif isinstance(put, Symlink):
             new.symlink_to(put.target)
         elif isinstance(put, Tree):
-            _plant_listing(put, new)
-            return move(self._root, path, inode=new.stat().st_ino)
+            self._plant_listing(put, new)
+            return move(path, inode=new.stat().st_ino)
         else:
             new.mkdir()
             new.chmod(0o755)
-            return move(self._root, path, inode=new.stat().st_ino)
-        return move(self._root, path)
+            return move(path, inode=new.stat().st_ino)
+        return move(path)
+
+    def _plant_listing(self, tree: Tree, new: Path) -> None:
+        with tempfile.NamedTemporaryFile() as listing:
+            listing.write(tree.listing)
+            listing.flush()
+            build(
+                Path(listing.name),
+                new,
+                layers=[self._view.path(layer) for layer in tree.layers],
+                generated=new,
+                mode="hardlink",
+                published=self._view.path(temporary(tree.manifest)),
+            )
 
 
-def _plant_listing(tree: Tree, new: Path) -> None:
-    with tempfile.NamedTemporaryFile() as listing:
-        listing.write(tree.listing)
-        listing.flush()
-        build(
-            Path(listing.name),
-            new,
-            layers=tree.layers,
-            generated=new,
-            mode="hardlink",
-            published=temporary(tree.manifest),
-        )
-
-
-def move(root: Path, final: Path, *, inode: int = 0) -> Move:
+def move(final: PurePosixPath, *, inode: int = 0) -> Move:
     """The rename from its temporary name to ``final``."""
-    return Move(str(temporary(final).relative_to(root)), str(final.relative_to(root)), inode)
+    return Move(str(temporary(final)), str(final), inode)
 
 
-def make_parents(root: Path, path: Path) -> None:
+def make_parents(view: DirectoryView, path: PurePosixPath) -> None:
     """Make the directories above ``path``, readable for all; none may be a symlink."""
-    missing = [parent for parent in checked_parents(root, path) if not parent.is_dir()]
-    for parent in reversed(missing):
+    missing = [parent for parent in checked_parents(view, path) if not view.is_dir(parent)]
+    for parent in map(view.path, reversed(missing)):
         parent.mkdir()
         parent.chmod(0o755)
 

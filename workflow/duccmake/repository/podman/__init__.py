@@ -10,23 +10,24 @@ alone, whatever else the store holds.
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `expel` layers that are not what they stand for (`StoreLayers`
 and `links_to` find them), `holds` says whether an image is there, `differences`
-whether it is whole, `images` where they all are, `published` which of them are ours,
+whether it is whole, `IMAGES` where they all are, `published` which of them are ours,
 and `configuration` gives an image's own.
 """
 
 from .audit import StoreLayers
 from .check import differences
-from .standing import configuration, holds, images, links_to, published
+from .paths import IMAGES
+from .standing import configuration, holds, links_to, published
 from .store import expel, publish, without
 from .trees import own_trees
 
 __all__ = [
+    "IMAGES",
     "StoreLayers",
     "configuration",
     "differences",
     "expel",
     "holds",
-    "images",
     "links_to",
     "own_trees",
     "publish",

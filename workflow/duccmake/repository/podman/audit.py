@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...errors import InvalidReference, RepositoryError
 from ...layer.measured import Measure
 from ...oci.reference import Digest
-from ..layout import Layout
 from ..model import ImageRecord
+from ..view import View
+from . import paths
 from .index import Entry
-from .paths import Paths
 from .standing import entries, has_own_tree, is_verified
 
 
 class StoreLayers:
     """The layers of the store, as its index files have them now."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._paths = Paths(layout)
-        self._images = _read(self._paths.images)
-        self._layers = _read(self._paths.layers)
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._images = _read(view, paths.IMAGES_INDEX)
+        self._layers = _read(view, paths.LAYERS_INDEX)
 
     def is_mistaken(self, record: ImageRecord, measure: Measure) -> bool:
         """Whether one of an image's layers there is not what it stands for.
@@ -32,7 +32,7 @@ class StoreLayers:
             layer = self._layers.get(identity, {})
             if self._is_mistaken(layer, measure):
                 return True
-            if layer and not is_verified(layer) and has_own_tree(self._paths, layer["id"]):
+            if layer and not is_verified(layer) and has_own_tree(self._view, layer["id"]):
                 return True
             identity = layer.get("parent", "")
         return False
@@ -57,8 +57,8 @@ class StoreLayers:
             return False  # somebody else's
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _read(view: View, path: PurePosixPath) -> dict[str, Entry]:
     try:
-        return entries(path)
+        return entries(view, path)
     except RepositoryError:
         return {}

@@ -8,20 +8,20 @@ from ...errors import RepositoryError
 from ...oci.manifest import Manifest, parse_manifest
 from ...oci.reference import Digest
 from ..edits import Edits
-from ..layout import Layout, digest_of
+from ..layout import digest_of
 from ..model import StagedImage
+from . import paths
 from .index import Entry, Index, save
 from .names import names_of, pinned_names_of
-from .paths import Paths, big_data
+from .paths import big_data
 
 
 class ImageEntries:
     """The images of the store as they are after the edits so far, and the further edits."""
 
-    def __init__(self, edits: Edits, layout: Layout) -> None:
+    def __init__(self, edits: Edits) -> None:
         self._edits = edits
-        self._paths = Paths(layout)
-        self._index = Index(edits.content(self._paths.images), self._paths.images)
+        self._index = Index(edits.content(paths.IMAGES_INDEX), paths.IMAGES_INDEX)
         self._published = {
             name: entry
             for entry in self._index.entries.values()
@@ -42,7 +42,7 @@ class ImageEntries:
         entry["published"] = {**entry.get("published", {}), image.name: str(image.manifest)}
         entry.pop("retired", None)
         self._published[image.name] = entry
-        directory = self._paths.image(image.config)
+        directory = paths.image(image.config)
         self._edits.file(big_data(directory, str(image.config)), image.config_bytes)
         self._edits.file(big_data(directory, f"manifest-{image.manifest}"), image.manifest_bytes)
         self._describe(entry)
@@ -69,7 +69,7 @@ class ImageEntries:
                 step="podman store",
             )
         self._index.name(entry, ())
-        self._edits.remove(self._paths.images.parent / identity)
+        self._edits.remove(paths.IMAGES / identity)
 
     def _describe(self, entry: Entry) -> None:
         """Names and big data of an image, from the names that it has in the repository."""
@@ -83,7 +83,7 @@ class ImageEntries:
         manifests = list(dict.fromkeys([*published.values(), *retired.values()]))
         config = digest_of(entry["id"])
         digests = {config: config, **{f"manifest-{digest}": digest for digest in manifests}}
-        directory = self._paths.image(Digest.parse(config))
+        directory = paths.image(Digest.parse(config))
         for key in entry.get("big-data-names", ()):
             if key not in digests and key != "manifest":
                 self._edits.remove(big_data(directory, key))
@@ -99,7 +99,7 @@ class ImageEntries:
 
     def manifests(self, image: Entry) -> Iterator[Manifest]:
         """The manifests that an image had here under its names."""
-        directory = self._paths.images.parent / image["id"]
+        directory = paths.IMAGES / image["id"]
         for key in image.get("big-data-names", ()):
             if key.startswith("manifest-"):
                 manifest = parse_manifest(self._edits.content(big_data(directory, key)))
@@ -108,4 +108,4 @@ class ImageEntries:
 
     def save(self) -> None:
         """Write the index file."""
-        save(self._edits, self._index, self._paths.images)
+        save(self._edits, self._index, paths.IMAGES_INDEX)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from ...errors import RepositoryError
@@ -24,7 +24,7 @@ class Index:
     not its own parent.  `RepositoryError` where the file is damaged.
     """
 
-    def __init__(self, content: bytes, path: Path) -> None:
+    def __init__(self, content: bytes, path: PurePosixPath) -> None:
         self.entries: dict[str, Entry] = {}
         self._names: dict[str, Entry] = {}
         for entry in _parse(content, path):
@@ -58,7 +58,7 @@ class Index:
         return json.dumps(list(self.entries.values()), separators=(",", ":")).encode() + b"\n"
 
 
-def save(edits: Edits, index: Index, path: Path) -> None:
+def save(edits: Edits, index: Index, path: PurePosixPath) -> None:
     """Write an index file, and its lock file after it."""
     content = index.dump()
     edits.file(path, content)
@@ -74,7 +74,7 @@ def last_writer(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _parse(content: bytes, path: Path) -> list[Entry]:
+def _parse(content: bytes, path: PurePosixPath) -> list[Entry]:
     if not content:
         return []
     try:

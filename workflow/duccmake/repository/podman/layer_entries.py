@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...errors import InvalidReference
 from ...layer.measured import Measured
 from ...oci.reference import Digest
 from ..edits import Edits, Tree
-from ..layout import Layout
+from . import paths
 from .index import Entry, Index, save
 from .layers import ChainLayer, chain
-from .paths import Paths
 from .standing import VERIFIED, has_own_tree, is_verified
 
 
@@ -22,12 +21,10 @@ class LayerEntries:
     ``trees`` are those that layers get of their own, by path (`own_trees`).
     """
 
-    def __init__(self, edits: Edits, layout: Layout, trees: Mapping[Path, Tree]) -> None:
+    def __init__(self, edits: Edits, trees: Mapping[PurePosixPath, Tree]) -> None:
         self._edits = edits
-        self._layout = layout
         self._trees = trees
-        self._paths = Paths(layout)
-        self._index = Index(edits.content(self._paths.layers), self._paths.layers)
+        self._index = Index(edits.content(paths.LAYERS_INDEX), paths.LAYERS_INDEX)
 
     def add(self, diff_ids: Sequence[Digest], measured: Sequence[Measured], created: str) -> str:
         """Put an image's layers in, lowest first; returns the id of the uppermost, if any."""
@@ -64,12 +61,12 @@ class LayerEntries:
         """Take out all layers but these."""
         for identity in self._index.entries.keys() - used:
             del self._index.entries[identity]
-            self._edits.remove(self._paths.layer(identity))
-            self._edits.remove(self._paths.link(identity))
+            self._edits.remove(paths.layer(identity))
+            self._edits.remove(paths.link(identity))
 
     def save(self) -> None:
         """Write the index file."""
-        save(self._edits, self._index, self._paths.layers)
+        save(self._edits, self._index, paths.LAYERS_INDEX)
 
     def _add(self, layer: ChainLayer, diff_id: Digest, measured: Measured, created: str) -> None:
         known = self._index.entries.get(layer.id, {})
@@ -86,10 +83,10 @@ class LayerEntries:
                 VERIFIED: True,
             }
             self._index.entries[layer.id] = {key: value for key, value in known.items() if value}
-        directory = self._paths.layer(layer.id)
-        tree = self._trees.get(self._paths.diff(layer.id))
+        directory = paths.layer(layer.id)
+        tree = self._trees.get(paths.diff(layer.id))
         if tree is not None:
-            self._edits.tree(self._paths.diff(layer.id), tree)
+            self._edits.tree(paths.diff(layer.id), tree)
         self._point(layer.id, Digest.parse(known["compressed-diff-digest"]))
         self._edits.file(directory / "link", layer.link.encode())
         if layer.lowers:
@@ -100,14 +97,14 @@ class LayerEntries:
             self._edits.directory(directory / "empty")
         # podman before version 4.4 mounts there, and can make no directory on CernVM-FS.
         self._edits.directory(directory / "merged")
-        self._edits.symlink(self._paths.link(layer.id), f"../{layer.id}/diff")
+        self._edits.symlink(paths.link(layer.id), f"../{layer.id}/diff")
 
     def _leads_somewhere(self, layer: Entry) -> bool:
         try:
             digest = Digest.parse(layer.get("compressed-diff-digest"))
         except InvalidReference:
             return False
-        return self._layout.layerfs(digest).is_dir()
+        return self._edits.view.is_dir(self._edits.layout.layerfs(digest))
 
     def _point(self, identity: str, digest: Digest) -> None:
         """Have a layer of the store lead to a published one, unless it has a tree of its own.
@@ -116,8 +113,9 @@ class LayerEntries:
         container with the image that it was made of.
         """
         if not self._has_own_tree(identity):
-            target = self._layout.seen(self._layout.layerfs(digest))
-            self._edits.symlink(self._paths.diff(identity), str(target))
+            layout = self._edits.layout
+            target = layout.seen(layout.layerfs(digest))
+            self._edits.symlink(paths.diff(identity), str(target))
 
     def _has_own_tree(self, identity: str) -> bool:
-        return self._paths.diff(identity) in self._trees or has_own_tree(self._paths, identity)
+        return paths.diff(identity) in self._trees or has_own_tree(self._edits.view, identity)

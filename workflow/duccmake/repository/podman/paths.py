@@ -4,46 +4,53 @@ from __future__ import annotations
 
 import base64
 import re
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...oci.reference import Digest
-from ..layout import Layout
 from .layers import link_of
 
 _PLAIN_KEY = re.compile(r"[a-z0-9.]+\Z")
 
 
-class Paths:
-    """The paths of the store in a repository."""
+ROOT = PurePosixPath("podmanStore")
 
-    def __init__(self, layout: Layout) -> None:
-        self.root = layout.root / "podmanStore"
-        self.overlay = self.root / "overlay"
-        self.images = self.root / "overlay-images" / "images.json"
-        self.layers = self.root / "overlay-layers" / "layers.json"
+OVERLAY = ROOT / "overlay"
+"""The layers' directories of links."""
 
-    def image(self, config: Digest) -> Path:
-        """The directory of an image's data."""
-        return self.images.parent / config.hex
+IMAGES = ROOT / "overlay-images"
+"""The images' directories, each named by its configuration's digits."""
 
-    def layer(self, identity: str) -> Path:
-        """The directory of a layer's links."""
-        return self.overlay / identity
+IMAGES_INDEX = IMAGES / "images.json"
 
-    def diff(self, identity: str) -> Path:
-        """What a layer has: a link to a published layer, or a tree of its own."""
-        return self.layer(identity) / "diff"
-
-    def manifest(self, identity: str) -> Path:
-        """What a layer's own tree has in it; there is none where it is a link."""
-        return self.layer(identity) / "tree.mtree"
-
-    def link(self, identity: str) -> Path:
-        """A layer's short name."""
-        return self.overlay / "l" / link_of(identity)
+LAYERS_INDEX = ROOT / "overlay-layers" / "layers.json"
 
 
-def big_data(directory: Path, key: str) -> Path:
+def image(config: Digest) -> PurePosixPath:
+    """The directory of an image's data."""
+    return IMAGES / config.hex
+
+
+def layer(identity: str) -> PurePosixPath:
+    """The directory of a layer's links."""
+    return OVERLAY / identity
+
+
+def diff(identity: str) -> PurePosixPath:
+    """What a layer has: a link to a published layer, or a tree of its own."""
+    return layer(identity) / "diff"
+
+
+def manifest(identity: str) -> PurePosixPath:
+    """What a layer's own tree has in it; there is none where it is a link."""
+    return layer(identity) / "tree.mtree"
+
+
+def link(identity: str) -> PurePosixPath:
+    """A layer's short name."""
+    return OVERLAY / "l" / link_of(identity)
+
+
+def big_data(directory: PurePosixPath, key: str) -> PurePosixPath:
     """Where an image's data of that name lies (containers/storage, makeBigDataBaseName)."""
     plain = _PLAIN_KEY.match(key)
     return directory / (key if plain else f"={base64.b64encode(key.encode()).decode()}")

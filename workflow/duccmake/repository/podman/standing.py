@@ -9,60 +9,54 @@ last of them.
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...errors import RepositoryError
 from ...oci.reference import Digest
 from ...products import Product
-from ..json_files import content
-from ..layout import Layout
 from ..model import ImageRecord
+from ..view import View
+from . import paths
 from .index import Entry, Index
-from .paths import Paths, big_data
+from .paths import big_data
 
 VERIFIED = "duccmake-verified"
 """The member of a layer's entry by which its diff-digest, and those of all layers below it,
 were measured of what they lead to; containers/storage passes over it."""
 
 
-def entries(path: Path) -> dict[str, Entry]:
+def entries(view: View, path: PurePosixPath) -> dict[str, Entry]:
     """What an index file lists, by id; nothing where there is none.
 
     Raises `RepositoryError` where it is damaged.
     """
-    return Index(content(path), path).entries
+    return Index(view.content(path), path).entries
 
 
-def links_to(layout: Layout, digests: Collection[Digest]) -> frozenset[str]:
+def links_to(view: View, digests: Collection[Digest]) -> frozenset[str]:
     """The ids of the layers that lead to these published ones, and are no trees of their own."""
-    paths = Paths(layout)
     wanted = set(map(str, digests))
     return frozenset(
         identity
-        for identity, layer in entries(paths.layers).items()
-        if layer.get("compressed-diff-digest") in wanted and not has_own_tree(paths, identity)
+        for identity, layer in entries(view, paths.LAYERS_INDEX).items()
+        if layer.get("compressed-diff-digest") in wanted and not has_own_tree(view, identity)
     )
 
 
-def holds(layout: Layout, record: ImageRecord) -> bool:
+def holds(view: View, record: ImageRecord) -> bool:
     """Whether an image that shall be in the store is there."""
     if Product.PODMAN not in record.products:
         return True
-    return (Paths(layout).image(record.config) / "manifest").is_file()
+    return view.is_file(paths.image(record.config) / "manifest")
 
 
-def images(layout: Layout) -> Path:
-    """The directory in which each image has one, named by its configuration's digits."""
-    return Paths(layout).images.parent
-
-
-def published(layout: Layout) -> frozenset[str]:
+def published(view: View) -> frozenset[str]:
     """The images of the store that are or were published here, by their configurations' digits.
 
     Others, that somebody else put there, are none of ours; nor is a damaged store.
     """
     try:
-        known = entries(Paths(layout).images)
+        known = entries(view, paths.IMAGES_INDEX)
     except RepositoryError:
         return frozenset()
     return frozenset(
@@ -72,9 +66,9 @@ def published(layout: Layout) -> frozenset[str]:
     )
 
 
-def configuration(layout: Layout, config: Digest) -> bytes:
+def configuration(view: View, config: Digest) -> bytes:
     """An image's configuration as the store has it; empty where it has none."""
-    return content(big_data(Paths(layout).image(config), str(config)))
+    return view.content(big_data(paths.image(config), str(config)))
 
 
 def is_verified(layer: Entry) -> bool:
@@ -82,7 +76,6 @@ def is_verified(layer: Entry) -> bool:
     return layer.get(VERIFIED) is True
 
 
-def has_own_tree(paths: Paths, identity: str) -> bool:
+def has_own_tree(view: View, identity: str) -> bool:
     """Whether a layer is there, whole, as a tree of its own."""
-    diff = paths.diff(identity)
-    return paths.manifest(identity).is_file() and diff.is_dir() and not diff.is_symlink()
+    return view.is_file(paths.manifest(identity)) and view.is_dir(paths.diff(identity))

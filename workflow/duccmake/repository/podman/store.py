@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...errors import DuccmakeError, RepositoryError
 from ...oci.manifest import ImageConfig
@@ -11,19 +11,18 @@ from ...oci.reference import Digest
 from ...products import Product
 from ..edits import Edits, Tree
 from ..flat_trees import measured_layer
-from ..layout import Layout, split_variant
+from ..layout import split_variant
 from ..model import StagedImage
+from . import paths
 from .image_entries import ImageEntries
 from .index import Entry
 from .layer_entries import LayerEntries
-from .paths import Paths
 
 
 def publish(
     edits: Edits,
-    layout: Layout,
     images: Sequence[StagedImage],
-    trees: Mapping[Path, Tree] | None = None,
+    trees: Mapping[PurePosixPath, Tree] | None = None,
 ) -> None:
     """Put those of ``images`` into the store that shall be there.
 
@@ -32,10 +31,10 @@ def publish(
     found by its digest until it is taken `without`.  Raises `RepositoryError`, or
     `ManifestError` with the image.
     """
-    paths = Paths(layout)
-    if not any(Product.PODMAN in image.products for image in images) and not paths.images.exists():
+    wanted = any(Product.PODMAN in image.products for image in images)
+    if not wanted and not edits.view.exists(paths.IMAGES_INDEX):
         return
-    store = _Store(edits, layout, trees or {})
+    store = _Store(edits, trees)
     for image in images:
         try:
             store.release(image.name)
@@ -51,7 +50,6 @@ def publish(
 
 def without(
     edits: Edits,
-    layout: Layout,
     *,
     names: Iterable[str] = (),
     flats: Iterable[str] = (),
@@ -65,9 +63,9 @@ def without(
     with its flat tree, or with a layer of which there is no other that unpacks to
     the same.  Raises `RepositoryError` where that image is published.
     """
-    if not Paths(layout).images.exists():
+    if not edits.view.exists(paths.IMAGES_INDEX):
         return
-    store = _Store(edits, layout)
+    store = _Store(edits)
     for name in names:
         store.release(name)
     for config in flats:
@@ -77,13 +75,13 @@ def without(
     store.save(removing=True)
 
 
-def expel(edits: Edits, layout: Layout, layers: Collection[str]) -> None:
+def expel(edits: Edits, layers: Collection[str]) -> None:
     """Take out these layers, by their ids, with all images that have them.
 
     An image that is published with it lacks its place in the store then, and the next
     run puts it there again.
     """
-    store = _Store(edits, layout)
+    store = _Store(edits)
     if store.expel(layers):
         store.sweep()
         store.save(removing=True)
@@ -92,13 +90,10 @@ def expel(edits: Edits, layout: Layout, layers: Collection[str]) -> None:
 class _Store:
     """The store as it is after the edits so far, and the further edits."""
 
-    def __init__(
-        self, edits: Edits, layout: Layout, trees: Mapping[Path, Tree] | None = None
-    ) -> None:
+    def __init__(self, edits: Edits, trees: Mapping[PurePosixPath, Tree] | None = None) -> None:
         self._edits = edits
-        self._layout = layout
-        self._images = ImageEntries(edits, layout)
-        self._layers = LayerEntries(edits, layout, trees or {})
+        self._images = ImageEntries(edits)
+        self._layers = LayerEntries(edits, trees or {})
         self.release = self._images.release
         self.remove = self._images.remove
 
@@ -146,7 +141,7 @@ class _Store:
         for image, chained in users.items():
             for manifest in self._images.manifests(self._images.entries[image]):
                 blob = manifest.layers[chained.index(layer["id"])].digest
-                found = measured_layer(self._layout, blob)
+                found = measured_layer(self._edits.view, blob)
                 if blob.hex in gone or found is None or not found.unpacks_to(wanted):
                     continue
                 self._layers.lead_to(layer, found)
@@ -164,6 +159,5 @@ class _Store:
         """Write the index files, last of all; where things go, that of the images first."""
         for one in (self._images, self._layers) if removing else (self._layers, self._images):
             one.save()
-        paths = Paths(self._layout)
-        for directory in (paths.overlay, paths.images.parent, paths.layers.parent, paths.root):
+        for directory in (paths.OVERLAY, paths.IMAGES, paths.LAYERS_INDEX.parent, paths.ROOT):
             self._edits.catalog(directory)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from ...errors import DuccmakeError
 from ...layer.flatten import LayerTree, chain_changes, noted_layers
@@ -20,32 +20,32 @@ from ...oci.reference import Digest
 from ...products import Product
 from .. import overlay_losses
 from ..edits import Tree
-from ..layout import Layout
 from ..model import StagedImage
+from ..view import View
+from . import paths
 from .index import Entry
 from .layers import chain
-from .paths import Paths
 from .standing import entries, has_own_tree, is_verified
 
-Manifest = Callable[[Digest], Path]
-"""Tells where a layer's manifest is now."""
+Manifest = Callable[[Digest], bytes]
+"""Gives a layer's manifest, staged or published."""
 
 
 def own_trees(
-    layout: Layout, images: Sequence[StagedImage], manifest: Manifest
-) -> dict[Path, Tree]:
+    view: View, images: Sequence[StagedImage], manifest: Manifest
+) -> dict[PurePosixPath, Tree]:
     """The trees that layers of ``images`` need in the store, by their paths there.
 
     A layer that the store has stays as it is, if it was made of what was measured.
     Raises `LayerError` or `RepositoryError`, with the image.
     """
-    found: dict[Path, Tree] = {}
-    store = _Standing(layout)
+    found: dict[PurePosixPath, Tree] = {}
+    store = _Standing(view)
     for image in images:
         if Product.PODMAN not in image.products:
             continue
         try:
-            trees = _of_image(layout, image, manifest, store)
+            trees = _of_image(view, image, manifest, store)
             found |= {path: tree for path, tree in trees if path not in found}
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
@@ -53,8 +53,8 @@ def own_trees(
 
 
 def _of_image(
-    layout: Layout, image: StagedImage, manifest: Manifest, store: _Standing
-) -> Iterator[tuple[Path, Tree]]:
+    view: View, image: StagedImage, manifest: Manifest, store: _Standing
+) -> Iterator[tuple[PurePosixPath, Tree]]:
     config = ImageConfig.parse(image.config_bytes, layers=len(image.layers))
     missing = {
         number: layer.id
@@ -69,36 +69,35 @@ def _of_image(
         numbers = missing.keys() & noted_layers(layers) if known is None else known
         numbers = numbers | stale
         for number, listing in chain_changes(layers, numbers).items():
-            yield _tree(layout, missing[number], listing, image.layers)
+            yield _tree(view, missing[number], listing, image.layers)
 
 
 def _trees(blobs: Sequence[Digest], manifest: Manifest) -> list[LayerTree]:
-    return [LayerTree(digest, manifest(digest).read_bytes()) for digest in blobs]
+    return [LayerTree(digest, manifest(digest)) for digest in blobs]
 
 
 def _tree(
-    layout: Layout, identity: str, listing: bytes, blobs: Sequence[Digest]
-) -> tuple[Path, Tree]:
-    paths = Paths(layout)
-    layerfs = tuple(map(layout.layerfs, blobs))
+    view: View, identity: str, listing: bytes, blobs: Sequence[Digest]
+) -> tuple[PurePosixPath, Tree]:
+    layerfs = tuple(map(view.layout.layerfs, blobs))
     return paths.diff(identity), Tree(listing, layerfs, paths.manifest(identity))
 
 
 class _Standing:
     """The store as it stands; its index is read where it has a layer that is asked for."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._paths = Paths(layout)
+    def __init__(self, view: View) -> None:
+        self._view = view
 
     def has(self, identity: str) -> bool:
         """Whether the layer is there, as a link or as a tree, made of what was measured."""
-        there = self._paths.diff(identity).is_symlink() or self.has_tree(identity)
+        there = self._view.is_link(paths.diff(identity)) or self.has_tree(identity)
         return there and is_verified(self._layers.get(identity, {}))
 
     def has_tree(self, identity: str) -> bool:
         """Whether the layer is there, whole, as a tree of its own."""
-        return has_own_tree(self._paths, identity)
+        return has_own_tree(self._view, identity)
 
     @cached_property
     def _layers(self) -> dict[str, Entry]:
-        return entries(self._paths.layers)
+        return entries(self._view, paths.LAYERS_INDEX)
