@@ -43,7 +43,7 @@ class Revision:
         self.storage = storage
         self.root = root
         self._cache = cache
-        self._root = _Open(self._opened(root.hex(), size))
+        self._root = _Open(self._opened(root.hex(), size), Nested(root.hex(), size or 0))
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
     # --- entries ------------------------------------------------------------
@@ -115,10 +115,11 @@ class Revision:
 
         It is good until others have been opened: keep none.
         """
-        found, at = self._root, 0
-        while (at := directory.find(b"/", at + 1)) != -1:
-            found = self._below(found, directory[:at])
-        return self._below(found, directory).file
+        return self._having(directory).file
+
+    def name_of_catalog(self, directory: bytes) -> Nested:
+        """The name of that catalog, to be read as `catalog_content`."""
+        return self._having(directory).name
 
     def catalog_content(self, name: str, size: int | None = None) -> bytes:
         """The bytes of the catalog that is stored under a name without its suffix."""
@@ -155,6 +156,12 @@ class Revision:
             if not row.is_directory:
                 raise NotADirectoryError(f"{path!r} is no directory of the revision")
 
+    def _having(self, directory: bytes) -> _Open:
+        found, at = self._root, 0
+        while (at := directory.find(b"/", at + 1)) != -1:
+            found = self._below(found, directory[:at])
+        return self._below(found, directory)
+
     def _below(self, above: _Open, path: bytes) -> _Open:
         """The catalog that begins in a directory, or the one that has the directory."""
         nested = above.nested.get(path)
@@ -162,7 +169,7 @@ class Revision:
             return above
         found = self._open.get(nested.hash)
         if found is None:
-            found = _Open(self._opened(nested.hash, nested.size))
+            found = _Open(self._opened(nested.hash, nested.size), nested)
             if found.file.root_prefix != path:
                 raise RepositoryError(
                     f"the catalog {nested.hash} is not that of {path!r}",
@@ -193,12 +200,13 @@ class Revision:
 
 
 class _Open:
-    """An open catalog and what hangs in it."""
+    """An open catalog, its name, and what hangs in it."""
 
-    __slots__ = ("file", "nested")
+    __slots__ = ("file", "name", "nested")
 
-    def __init__(self, file: CatalogFile) -> None:
+    def __init__(self, file: CatalogFile, name: Nested) -> None:
         self.file = file
+        self.name = name
         self.nested: dict[bytes, Nested] = file.nested()
 
 

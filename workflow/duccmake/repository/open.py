@@ -25,6 +25,9 @@ def open_repository(settings: RepositorySettings, name: str) -> Repository:
             prefix=settings.prefix,
             lock_seconds=settings.lock_seconds,
             clients_root=settings.clients_root,
+            publisher=settings.publisher,
+            compression=settings.compression,
+            hard_links=settings.hard_links,
         )
     from .directory.backend import DirectoryRepository
 

@@ -49,7 +49,7 @@ class PublishedTree:
 
     def _read_from(self, path: Path) -> None:
         self._path = path
-        self._view = DirectoryView(path, Layout(self._clients or path, self._variant_links))
+        self._view: View = DirectoryView(path, Layout(self._clients or path, self._variant_links))
 
     @property
     def name(self) -> str:

@@ -138,9 +138,7 @@ def remove(edits: Edits, things: Sequence[Thing], used: Use) -> None:
     kept = [
         entry
         for entry in listed
-        if any(
-            thing not in gone and _is_left(view, thing, used, idle) for thing in _things(entry)
-        )
+        if any(thing not in gone and _is_left(view, thing, used, idle) for thing in _things(entry))
     ]
     if kept != listed:
         edits.file(layout.remove_schedule, removal_schedule.dump(kept))

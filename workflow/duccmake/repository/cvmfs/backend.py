@@ -1,54 +1,74 @@
-"""A CernVM-FS repository, published on its stratum 0 or through a gateway.
-
-A change set is one archive and one ``cvmfs_server ingest``: readers have the old
-revision or the new one.  What is published is read through the mount.
-"""
+"""A CernVM-FS repository, published on its stratum 0 or through a gateway."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal, Protocol
 
+from ...cvmfs.codec import Codec, Level
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
 from ...tree.verify import Digests, differences
-from ..commit import Commit, Part
+from ..commit import Others, Part
 from ..edits import Edits
 from ..failures import reported
+from ..layout import Layout
 from ..model import ChangeSet
 from ..publisher import Publisher
-from .archive import Archive
+from .by_catalogs import ByCatalogs
+from .by_ingest import ByIngest
 from .catalogs import MARKER
-from .fidelity import Keeping
-from .members import Members
 from .mount import Mount
-from .opaque import Packs
+from .options import obstacles
 from .others import is_at_work
-from .removal import remove
-from .server import Server, ServerFailed
+from .revision_view import RevisionView
+from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
-from .tar_writer import TarStream
+from .staging import open_storage
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)
 
-_NOT_THERE = "cannot be found, aborting"
-"""What cvmfs_server says of a link to nothing."""
+
+class Way(Protocol):
+    """How a change set gets into the repository."""
+
+    def publish(
+        self, changes: ChangeSet, others: Others, more: Callable[[], Iterable[ChangeSet]]
+    ) -> Part:
+        """Publish a change set, and what gets ready meanwhile; returns all that was published."""
+        ...
+
+    def edit(self, edits: Edits) -> None:
+        """Carry out edits alone."""
+        ...
 
 
-class CvmfsRepository(Publisher[Transactions]):
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a repository is published with while it is locked."""
+
+    transactions: Transactions
+    way: Way
+
+
+class CvmfsRepository(Publisher[Opened]):
     """The repository ``name``; keeps to `Repository`.
 
-    Where this machine publishes it, ``server_config`` has a directory with its
-    settings, and it is read from its spool area.  Elsewhere it can only be read,
+    Where this machine publishes it, ``server_config`` has a directory with its settings, and
+    it is read from its storage, one revision at a time.  Elsewhere it can only be read,
     from a client's mount below ``mounts`` (``clients_root`` where clients mount it
     elsewhere).  ``state`` is a private directory for the lock and the journal (by
     default in the spool area), ``lock_seconds`` how long another publisher, and then
     somebody's open transaction, is waited for.  ``prefix`` is the directory of the
     repository that everything is put below; a gateway's lease is on it alone.
+
+    ``publisher`` says whether catalogs are written here, as ``compression`` and
+    ``hard_links`` have it, or by ``cvmfs_server ingest``.
     """
 
     def __init__(
@@ -61,19 +81,24 @@ class CvmfsRepository(Publisher[Transactions]):
         lock_seconds: float = 3600,
         clients_root: Path | None = None,
         prefix: str = "",
+        publisher: Literal["auto", "catalogs", "ingest"] = "ingest",
+        compression: str = Level.BALANCED,
+        hard_links: bool = False,
     ) -> None:
         super().__init__(mounts, name, clients_root=clients_root or mounts, variant_links=True)
         self._prefix = prefix.strip("/")
         self._clients = (clients_root or mounts) / name / self._prefix
-        mounted = self._path
         self._server_config = server_config
         self._lock_seconds = lock_seconds
-        spool = SPOOL / name
+        self._publisher = publisher
+        self._codec = Codec(Level(compression))
+        self._hard_links = hard_links
+        self._revision: RevisionView | None = None
+        mounted, spool = self._path, SPOOL / name
         with suppress(RepositoryError):
             settings = ServerSettings.read(name, server_config)
             mounted, spool = settings.published, settings.spool
         self._state = state or spool / "duccmake"
-        self._read_from(mounted / self._prefix)
         self._mount = Mount(
             mounted,
             name,
@@ -81,18 +106,34 @@ class CvmfsRepository(Publisher[Transactions]):
             is_busy=lambda: is_at_work(spool),
             seconds=lock_seconds,
         )
+        self._read_from(mounted / self._prefix)
+        if mounted != mounts / name:
+            layout = Layout(self._clients, variant_links=True)
+            cache = self._state / "catalogs"
+            storage = open_storage(settings)
+            self._view = self._revision = RevisionView(storage, layout, self._prefix, cache)
 
     # --- reading --------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Read files of the repository inside: the mount stays as it is so long."""
+        """Read files of the repository inside: a mount stays as it is so long."""
+        if self._revision is not None:
+            yield
+            return
         with self._mount.reading():
             yield
 
-    def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
-        # Of attributes there are none but CernVM-FS' own.
-        return differences(tree, manifest, digests, ignored=frozenset({MARKER}), xattrs=False)
+    def _differences(
+        self, tree: PurePosixPath, manifest: PurePosixPath, digests: Digests
+    ) -> Iterator[str]:
+        with self._mount.reading():
+            if not (self._path / manifest).is_file():
+                yield f"{tree}: has no manifest"
+                return
+            where = self._path / tree, self._path / manifest
+            for line in differences(*where, digests, ignored=frozenset({MARKER})):
+                yield f"{tree}: {line}"
 
     # --- publishing -----------------------------------------------------
 
@@ -118,6 +159,7 @@ class CvmfsRepository(Publisher[Transactions]):
         with reported("lock the repository"):
             # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
             self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+            (self._state / "catalogs").mkdir(mode=0o755, exist_ok=True)
         with held(self._state / "lock", self._lock_seconds):
             server = Server(settings, self._state)
             transactions = Transactions(
@@ -125,12 +167,34 @@ class CvmfsRepository(Publisher[Transactions]):
             )
             with reported("recover the repository"):
                 self._recover(transactions)
-            self._make_prefix(transactions)
-            self._open = transactions
+            assert self._revision is not None
+            self._revision.renew()
+            self._open = Opened(transactions, self._way(transactions, self._revision))
             try:
                 yield
             finally:
                 self._open = None
+
+    def _way(self, transactions: Transactions, view: RevisionView) -> Way:
+        settings = transactions.server.settings
+        why = next(obstacles(settings), "")
+        if why and self._publisher == "catalogs":
+            raise RepositoryError(
+                f"catalogs of {self._name} cannot be written here: {why}",
+                step="lock the repository",
+                hint="set repository.publisher to 'auto'",
+            )
+        if self._publisher == "ingest" or why:
+            log.info("%s is published by cvmfs_server ingest%s", self._name, why and f": {why}")
+            return ByIngest(transactions, view, self._path, self._prefix)
+        return ByCatalogs(
+            transactions,
+            open_storage(settings),
+            view,
+            self._state,
+            self._codec,
+            hard_links=self._hard_links,
+        )
 
     def _recover(self, transactions: Transactions) -> None:
         outcome = transactions.recover()
@@ -141,68 +205,15 @@ class CvmfsRepository(Publisher[Transactions]):
         if not self._mount.is_there:
             transactions.mount_again()
 
-    def _make_prefix(self, transactions: Transactions) -> None:
-        """Make the directory that everything is below, with a catalog of its own.
-
-        An archive cannot be put where there is none.
-        """
-        if self._prefix and not self._view.exists(PurePosixPath(os.fsdecode(MARKER))):
-            prefix = os.fsencode(self._prefix)
-            mounted = transactions.server.settings.published
-
-            def write(stream: TarStream) -> None:
-                members = Members(stream, self._keeping(transactions), mounted)
-                members.parents(prefix)
-                members.directory(prefix)
-                members.catalog(prefix)
-
-            transactions.ingest(write, at_root=True)
-
     def _publish(
-        self, opened: Transactions, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
+        self, opened: Opened, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
     ) -> Part:
-        settings = opened.server.settings
-        packs = Packs()
-        commit = Commit(self._view, packs, changes, self._configs)
-        limit = settings.max_chunk if settings.chunking else 0
-        archive = Archive(commit, packs, self._keeping(opened), self._path, limit=limit)
-        if settings.chunking:
-            archive.leave_out(archive.large_files().publish(opened, self._path))
-        overlaid = archive.overlaid()
-        overlaid.clear(opened)
-        self._ingest(opened, archive, more)
-        overlaid.settle(opened)
-        remove(opened, archive.edits)
-        return commit.whole
+        return opened.way.publish(changes, self._configs, more)
 
-    @staticmethod
-    def _ingest(
-        transactions: Transactions, archive: Archive, more: Callable[[], Iterable[ChangeSet]]
-    ) -> None:
-        try:
-            transactions.ingest(lambda stream: archive.write(stream, more))
-        except ServerFailed as error:
-            if not archive.has_links or _NOT_THERE not in error.output:
-                raise
-            # What a manifest says is published need not be there: somebody may have removed it.
-            log.warning("%s; trying without links to other layers' files", error)
-            transactions.ingest(lambda stream: archive.write(stream, more, linking=False))
+    def _edit(self, opened: Opened, edits: Edits) -> None:
+        opened.way.edit(edits)
 
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").collect_garbage()
-
-    def _edit(self, opened: Transactions, edits: Edits) -> None:
-        """What is put and what is removed become visible one after the other, each as a whole."""
-        if edits.puts or edits.catalogs:
-
-            def write(stream: TarStream) -> None:
-                Members(stream, self._keeping(opened), self._path).edits(edits)
-
-            opened.ingest(write)
-        remove(opened, edits)
-
-    @staticmethod
-    def _keeping(transactions: Transactions) -> Keeping:
-        return Keeping(nanoseconds=transactions.server.settings.nanoseconds)
+            self._opened("cvmfs_server gc").transactions.collect_garbage()

@@ -10,20 +10,20 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from ...cvmfs import check
 from ...cvmfs.changes import Changes, Root
+from ...cvmfs.check import check_written
 from ...cvmfs.keeping import OPAQUE, Keeping
 from ...cvmfs.objects import Objects
 from ...cvmfs.rows import Content, unpack_xattrs
 from ...cvmfs.storage import Storage
 from ...cvmfs.trees import Tree as CatalogTree
 from ...cvmfs.trees import write_tree
+from ...errors import RepositoryError
 from ...layer import measured
-from ...layer.staged_catalog import StagedCatalog
+from ...layer.catalogs import StagedCatalogs, TreeContents
 from ...oci.reference import Digest
 from ...tree import mtree
 from .. import overlay_losses
@@ -33,6 +33,7 @@ from ..metadata import layers_json
 from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
 from .revision_view import RevisionView
+from .staging import published_contents
 
 _OPAQUE_FLAG = b"opaque"
 
@@ -49,7 +50,7 @@ class CatalogForm:
 
     def is_staged(self, layer: StagedLayer) -> bool:
         """Whether a layer is staged with its catalogs."""
-        return StagedCatalog.is_in(layer.path)
+        return StagedCatalogs.is_in(layer.path)
 
     def hide(self, commit: Commit, image: StagedImage, notes: overlay_losses.Notes) -> Counter[str]:
         """Note the published layers that have to hide something; nothing is lost."""
@@ -60,39 +61,41 @@ class CatalogForm:
         return Counter()
 
 
-@dataclass(slots=True)
 class NextRevision:
     """What the revision after that of ``view`` is made of.
 
-    ``objects`` are those that are made here, ``staged`` the directories of others' that
-    it needs, ``root`` the new root catalog once it is finished.
+    What is new is put into ``objects``, and all that it needs into the ``storage``.
     """
 
-    view: RevisionView
-    storage: Storage
-    objects: Objects
-    keeping: Keeping
-    staged: dict[Path, Objects] = field(default_factory=dict)
+    def __init__(
+        self, view: RevisionView, storage: Storage, objects: Objects, keeping: Keeping
+    ) -> None:
+        self.view = view
+        self.storage = storage
+        self.base = view.revision
+        self._objects = objects
+        self._keeping = keeping
+        self._changes = Changes(self.base, objects, int(time.time()))
+        self._staged: dict[Path, Objects] = {}
 
-    def __post_init__(self) -> None:
-        self._changes = Changes(self.view.revision, self.objects, int(time.time()))
+    def finish(self) -> Root | None:
+        """Write the catalogs, store them, and hold them to the rules; None if nothing changes.
 
-    def finish(self) -> Root:
-        """Write the catalogs and hold them to the rules; `RepositoryError` for a breach."""
+        `RepositoryError` where a rule is broken.
+        """
+        if not self._changes.changed:
+            return None
         root = self._changes.finish()
-        check.check(root, self.objects, self.view.revision)
+        self.complete()
+        written = [made.hash.hex() for made in root.written]
+        check_written(written, self.base.catalog_content, self.storage.has)
         return root
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether there is anything to publish."""
-        return self._changes.changed
-
-    def names(self) -> Iterator[tuple[str, Path]]:
-        """All objects that the storage has to have, and where they are; catalogs last."""
-        for each in (*self.staged.values(), self.objects):
-            for name in each.names:
-                yield name, each.path(name)
+    def complete(self) -> None:
+        """Store whatever is not there: garbage collection may have taken it for garbage."""
+        for each in (*self._staged.values(), self._objects):
+            for name in each.names.keys() - self.storage.has(each.names):
+                self.storage.put(name, each.path(name))
 
     # --- what a commit says -------------------------------------------------
 
@@ -100,6 +103,8 @@ class NextRevision:
         self, commit: Commit, form: CatalogForm, more: Callable[[], Iterable[ChangeSet]]
     ) -> None:
         """Carry out a commit."""
+        if prefix := self.view.at(PurePosixPath()):
+            self._changes.begin_catalog(prefix)
         for directory in standing(self.view.layout):
             self._changes.begin_catalog(self.view.at(directory))
         edits = Edits(self.view)
@@ -123,26 +128,39 @@ class NextRevision:
         for path in edits.removals:
             changes.remove(at(path))
         for path, ns in edits.times.items():
-            changes.set_time(at(path), ns)
+            changes.set_time(at(path), ns // 1_000_000_000)
 
     def _put_tree(self, at: bytes, tree: Tree, layers: Mapping[Digest, StagedLayer]) -> None:
-        contents = LayerContents(self.view, tree.layers, layers)
+        staged = {self.view.layout.layerfs(digest): layer for digest, layer in layers.items()}
+        contents = [self._contents(path, staged.get(path)) for path in tree.layers]
+
+        def content(layer: int | None, path: bytes) -> Content:
+            if layer is None:
+                raise RepositoryError(f"{path!r} of a tree is of no layer")
+            return contents[layer].of(path)
+
+        keeping = self._keeping
         lines = tree.listing.splitlines(keepends=True)
+        lines = [line if line[:1] == b"#" else keeping.relabelled_line(line) for line in lines]
         salt = secrets.token_hex(8)
-        written = write_tree(lines, at, contents.content, self.objects, self.keeping, salt)
-        self._changes.graft(written)
-        manifest = b"".join([mtree.FORMAT, *map(self.keeping.relabelled_line, lines)])
-        self._changes.put_file(self.view.at(tree.manifest), manifest)
+        self._changes.graft(write_tree(lines, at, content, self._objects, keeping, salt))
+        self._changes.put_file(self.view.at(tree.manifest), b"".join([mtree.FORMAT, *lines]))
+
+    def _contents(self, path: PurePosixPath, layer: StagedLayer | None) -> TreeContents:
+        if layer is not None:
+            return StagedCatalogs.read(layer.path).contents()
+        return published_contents(self.base, self.view.at(path))
 
     # --- what its writer says -----------------------------------------------
 
-    def take(self, directory: Path) -> StagedCatalog:
+    def take(self, directory: Path) -> StagedCatalogs:
         """Have what is staged in a directory stored, and return what it is."""
-        if directory not in self.staged:
-            objects = self.staged[directory] = Objects(directory / "objects")
-            for name in objects.names:
-                self.storage.put(name, objects.path(name))
-        return StagedCatalog.read(directory)
+        staged = StagedCatalogs.read(directory)
+        if directory not in self._staged:
+            self._staged[directory] = staged.objects
+            for name in staged.objects.names:
+                self.storage.put(name, staged.objects.path(name))
+        return staged
 
     def graft(self, tree: CatalogTree, manifest: PurePosixPath, content: Content) -> None:
         """Hang a tree into the repository, and put its manifest elsewhere."""

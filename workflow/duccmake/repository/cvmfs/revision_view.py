@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
 from ...cvmfs.rows import Row
+from ...cvmfs.storage import PUBLISHED, Storage
 from ..layout import Layout
 from ..view import Kind, View
 
@@ -16,20 +19,31 @@ _KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: K
 
 
 class RevisionView(View):
-    """The ``revision`` below the directory ``prefix`` of the repository, if not its root.
+    """The newest revision in ``storage``, below the directory ``prefix`` if not the root.
 
-    Whatever is published meanwhile, it shows the same.
+    It is the newest when something is read first: whatever is published meanwhile, it shows
+    the same, until it is told to `renew`.  ``cache`` is a directory for catalogs' files.
     """
 
-    def __init__(self, revision: Revision, layout: Layout, prefix: str = "") -> None:
-        self.revision = revision
-        self._layout = layout
+    def __init__(
+        self, storage: Storage, layout: Layout, prefix: str = "", cache: Path | None = None
+    ) -> None:
+        self.layout = layout
+        self._storage = storage
         self._base = f"/{prefix}" if prefix else ""
+        self._cache = cache
 
-    @property
-    def layout(self) -> Layout:
-        """Where things lie in the repository."""
-        return self._layout
+    @cached_property
+    def revision(self) -> Revision:
+        """The revision that is shown."""
+        manifest = Manifest.parse(self._storage.file(PUBLISHED))
+        cache = self._cache if self._cache and os.access(self._cache, os.W_OK) else None
+        return Revision(self._storage, manifest.root, cache, size=manifest.root_size)
+
+    def renew(self) -> None:
+        """Show what is newest from now on."""
+        if (shown := self.__dict__.pop("revision", None)) is not None:
+            shown.close()
 
     def at(self, path: PurePosixPath) -> bytes:
         """A path as catalogs have it: absolute in the repository, its root is empty."""

@@ -14,7 +14,7 @@ from ...cvmfs.codec import Codec, Level
 from ...cvmfs.keeping import Keeping
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
-from ...cvmfs.storage import Storage
+from ...cvmfs.storage import PUBLISHED, Storage
 from ...cvmfs.storage.http import HttpStorage
 from ...cvmfs.storage.local import LocalStorage
 from ...layer.catalogs import CatalogForm, TreeContents, contents_below
@@ -37,25 +37,17 @@ class Staging:
 
     def layer(self, digest: Digest) -> CatalogForm:
         """How a layer is staged."""
-        return self._form(self._layout.layerfs(digest))
+        return self._form(self._layout.seen(self._layout.layerfs(digest)))
 
     def flat(self, config: Digest) -> CatalogForm:
         """How a flat tree is staged."""
-        return self._form(self._layout.flat(config))
+        return self._form(self._layout.seen(self._layout.flat(config)))
 
     def published(self, digest: Digest) -> TreeContents:
         """The content of a published layer's files; `FileNotFoundError` where it is not there."""
-        at = os.fsencode(self._layout.layerfs(digest))
+        at = os.fsencode(self._layout.seen(self._layout.layerfs(digest)))
         with self._newest() as revision:
-            if revision.row(at) is None:
-                raise FileNotFoundError(f"{at!r} is not in the repository")
-
-            def opened(nested: Nested) -> CatalogFile:
-                return CatalogFile.read(revision.catalog_content(nested.hash, nested.size))
-
-            top = revision.catalog(at)
-            found = contents_below(at, top, opened)
-        return TreeContents(at, found)
+            return published_contents(revision, at)
 
     def _form(self, at: Path) -> CatalogForm:
         keeping = Keeping(self._server.nanoseconds, self._settings.hard_links)
@@ -69,12 +61,25 @@ class Staging:
 
     @contextmanager
     def _newest(self) -> Iterator[Revision]:
-        storage = self._storage()
-        manifest = Manifest.parse(storage.manifest())
+        storage = open_storage(self._server)
+        manifest = Manifest.parse(storage.file(PUBLISHED))
         with Revision(storage, manifest.root, size=manifest.root_size) as revision:
             yield revision
 
-    def _storage(self) -> Storage:
-        if self._server.upstream.startswith("local,"):
-            return LocalStorage.parse(self._server.upstream)
-        return HttpStorage(self._server.url)
+
+def open_storage(settings: ServerSettings) -> Storage:
+    """Where the objects of a repository that this machine publishes are stored."""
+    if settings.upstream.startswith("local,"):
+        return LocalStorage.parse(settings.upstream)
+    return HttpStorage(settings.url)
+
+
+def published_contents(revision: Revision, at: bytes) -> TreeContents:
+    """The content of the files of a tree of the revision; `FileNotFoundError` where none is."""
+    if revision.row(at) is None:
+        raise FileNotFoundError(f"{at!r} is not in the repository")
+
+    def opened(nested: Nested) -> CatalogFile:
+        return CatalogFile.read(revision.catalog_content(nested.hash, nested.size))
+
+    return TreeContents(at, contents_below(at, opened(revision.name_of_catalog(at)), opened))
