@@ -123,7 +123,8 @@ class Real:
 
     def open(self, **settings: Any) -> CvmfsRepository:
         """The repository as duccmake sees it."""
-        return CvmfsRepository(self.name, **{"lock_seconds": 0, **settings})
+        settings = {"lock_seconds": 0, "publisher": "catalogs", **settings}
+        return CvmfsRepository(self.name, **settings)
 
     def server(self, *arguments: str, status: int = 0) -> str:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""

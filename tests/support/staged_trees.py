@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from duccmake.cvmfs.codec import Codec
+from duccmake.cvmfs.keeping import Keeping
+from duccmake.cvmfs.objects import Objects
+from duccmake.cvmfs.rows import Content
+from duccmake.layer.catalogs import CatalogForm, write_catalogs
 from duccmake.oci.reference import Digest, Platform
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
@@ -97,6 +103,7 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
             _finish(path / "layerfs" / os.fsdecode(entry.path), entry)
     mtree.write(path / ".metadata" / "tree.mtree", entries)
     pack(path, contents)
+    write_layer_catalogs(path, digest, contents)
     summary = {
         "digest": str(digest),
         "diff_ids": [str(digest_of(f"diff {name}"))],
@@ -105,6 +112,30 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
     }
     (path / ".metadata" / "layer.json").write_text(json.dumps(summary))
     return StagedLayer(digest, path)
+
+
+def write_layer_catalogs(path: Path, digest: Digest, contents: Mapping[bytes, bytes]) -> None:
+    """The layer's objects and catalogs."""
+    at = f"/.layers/{digest.prefix}/{digest.hex}/layerfs".encode()
+    write_staged_catalogs(
+        path, path / ".metadata" / "tree.mtree", at, lambda _, file: contents[file]
+    )
+
+
+def write_staged_catalogs(
+    path: Path, manifest: Path, at: bytes, content: Callable[[int | None, bytes], bytes]
+) -> None:
+    """The objects and catalogs of a tree, whatever staged it."""
+    shutil.rmtree(path / "objects", ignore_errors=True)
+    (path / "objects").mkdir()
+    objects = Objects(path / "objects")
+
+    def stored(layer: int | None, file: bytes) -> Content:
+        found = content(layer, file)
+        return objects.file([found], len(found))
+
+    form = CatalogForm(at, Keeping(), Codec(), secrets.token_hex(4))
+    write_catalogs(path, manifest, stored, objects, form)
 
 
 def pack(path: Path, contents: Mapping[bytes, bytes]) -> None:
@@ -191,6 +222,14 @@ def stage_image(
         target.write_bytes(content)
         entries.append(replace(entry, flags=entry.flags | {b"generated"}))
     mtree.write(path / "tree.mtree", sorted(entries, key=order))
+    own = {entry.path: content for entry, content in generated}
+    contents = [split(specs)[1] for _, specs in layers]
+    write_staged_catalogs(
+        path,
+        path / "tree.mtree",
+        f"/.flat/{config_digest.prefix}/{config_digest.hex}".encode(),
+        lambda layer, file: own[file] if layer is None else contents[layer][file],
+    )
     digests = [layer.digest for layer, _ in layers]
     for digest, noted in (notes or {}).items():
         file = path / "layers" / f"{digests.index(digest)}.mtree"

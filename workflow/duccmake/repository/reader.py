@@ -187,7 +187,7 @@ class PublishedTree:
         if not self._view.is_file(manifest):
             yield f"{tree}: has no manifest"
             return
-        for line in self._compare(self._view.path(tree), self._view.path(manifest), digests):
+        for line in self._compare(self._path / tree, self._path / manifest, digests):
             yield f"{tree}: {line}"
 
     def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:

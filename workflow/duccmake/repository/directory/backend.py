@@ -20,6 +20,7 @@ from ..edits import Edits
 from ..failures import reported
 from ..model import ChangeSet
 from ..publisher import Publisher
+from ..view import DirectoryView
 from .journal import Journal, Move
 from .prepare import EditsAsRenames, Preparation
 
@@ -81,11 +82,15 @@ class DirectoryRepository(Publisher[Journal]):
             finally:
                 self._open = None
 
+    @property
+    def _tree(self) -> DirectoryView:
+        return DirectoryView(self._path, self._layout)
+
     def _publish(
         self, opened: Journal, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
     ) -> Part:
         # That is too quick to ask for more.
-        preparation = Preparation(self._view, flat=self._flat)
+        preparation = Preparation(self._tree, flat=self._flat)
         commit = Commit(self._view, preparation, changes, self._configs)
         edits = Edits(self._view)
         temporaries = preparation.temporaries(commit.whole)
@@ -108,7 +113,7 @@ class DirectoryRepository(Publisher[Journal]):
         try:
             journal.begin(temporaries)
             yield moves
-            renames = EditsAsRenames(self._view, edits)
+            renames = EditsAsRenames(self._tree, edits)
             journal.extend(renames.temporaries())
             moves += renames.prepare()
             journal.commit(moves, edits.removals, edits.times)
