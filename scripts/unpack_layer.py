@@ -25,7 +25,6 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             Path(output),
             digest=digest,
             diff_algorithms=job.plan.diff_algorithms(key),
-            packed=job.config.repository.staged == "pack",
             catalogs=staging.layer(digest) if staging else None,
             limits=job.config.limits,
             progress=progress,

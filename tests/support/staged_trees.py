@@ -89,7 +89,7 @@ def split(specs: Sequence[Spec]) -> tuple[list[Entry], dict[bytes, bytes]]:
 
 
 def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
-    """A layer with these entries, staged below ``base`` under its digest: tree and pack."""
+    """A layer with these entries, staged below ``base`` under its digest, in every form."""
     digest = digest_of(name)
     path = base / digest.prefix / digest.hex / "layer"
     shutil.rmtree(path, ignore_errors=True)
@@ -102,7 +102,6 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
         if entry.kind == mtree.DIR:
             _finish(path / "layerfs" / os.fsdecode(entry.path), entry)
     mtree.write(path / ".metadata" / "tree.mtree", entries)
-    pack(path, contents)
     write_layer_catalogs(path, digest, contents)
     summary = {
         "digest": str(digest),
@@ -136,16 +135,6 @@ def write_staged_catalogs(
 
     form = CatalogForm(at, Keeping(), Codec(), secrets.token_hex(4))
     write_catalogs(path, manifest, stored, objects, form)
-
-
-def pack(path: Path, contents: Mapping[bytes, bytes]) -> None:
-    """The files' content as one file, and an index of it."""
-    (path / "content").write_bytes(b"".join(contents.values()))
-    offset = 0
-    with (path / "index").open("wb") as index:
-        for name, content in contents.items():
-            index.write(b"%d %b\0" % (offset, name))
-            offset += len(content)
 
 
 def _make(tree: Path, entry: Entry, contents: Mapping[bytes, bytes]) -> None:

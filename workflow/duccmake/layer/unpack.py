@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,6 @@ from .builder import Staging
 from .layer_manifest import write_manifest
 from .limits import UnpackLimits
 from .measured import STAGED
-from .pack import Pack
 from .place import Place
 from .stream import LayerStream, StreamResult
 from .tar import TarReader
@@ -57,16 +56,14 @@ def unpack_layer(
     *,
     digest: Digest,
     diff_algorithms: Collection[str] = ("sha256",),
-    packed: bool = False,
     catalogs: CatalogForm | None = None,
     limits: UnpackLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
     """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or what is made of it.
 
-    The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; where
-    the layer shall be ``packed``, the content of its files is in a `duccmake.layer.pack`,
-    and with ``catalogs`` it becomes objects (`duccmake.layer.catalogs`).
+    The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; with
+    ``catalogs`` it becomes objects instead (`duccmake.layer.catalogs`).
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
@@ -81,7 +78,7 @@ def unpack_layer(
         destination.chmod(0o700)
         for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
-        with _place(partial, catalogs, packed=packed) as made:
+        with _place(partial, catalogs) as made:
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
@@ -101,12 +98,10 @@ def unpack_layer(
     return unpacked
 
 
-def _place(
-    partial: Path, catalogs: CatalogForm | None, *, packed: bool
-) -> AbstractContextManager[Place]:
+def _place(partial: Path, catalogs: CatalogForm | None) -> AbstractContextManager[Place]:
     if catalogs is not None:
         return _objects(partial, catalogs)
-    return _packed(partial) if packed else _tree(partial / "layerfs")
+    return _tree(partial / "layerfs")
 
 
 @contextmanager
@@ -126,13 +121,6 @@ def _objects(directory: Path, form: CatalogForm) -> Iterator[Place]:
     needed = write_catalogs(directory, manifest, place.content, objects, form)
     for name in place.unused - needed:
         objects.remove(name)
-
-
-@contextmanager
-def _packed(directory: Path) -> Iterator[Pack]:
-    with closing(Pack(directory)) as pack:
-        yield pack
-        pack.finish()
 
 
 @contextmanager

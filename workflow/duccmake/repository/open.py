@@ -42,7 +42,7 @@ def open_repository(settings: RepositorySettings, name: str) -> Repository:
 
 def open_staging(settings: RepositorySettings, name: str) -> Staging | None:
     """How jobs stage catalogs for the repository of that name; None where they stage none."""
-    if settings.staged != "catalogs":
+    if not settings.in_catalogs:
         return None
     from .cvmfs.staging import Staging
 

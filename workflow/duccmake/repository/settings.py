@@ -38,24 +38,19 @@ class RepositorySettings:
     state: Path | None = None
     clients_root: Path | None = None
     prefix: str = ""
-    publisher: Literal["ingest", "catalogs"] = "ingest"
+    publisher: Literal["auto", "catalogs", "ingest"] = "auto"
     compression: Literal["fast", "balanced", "small"] = "balanced"
     hard_links: bool = False
     batch: BatchSettings = field(default_factory=BatchSettings)
 
     @property
-    def staged(self) -> Literal["tree", "pack", "catalogs"]:
-        """As what layers are staged.
-
-        A tree, a `duccmake.layer.pack`, or objects and catalogs (`duccmake.layer.catalogs`).
-        """
-        if self.backend != "cvmfs":
-            return "tree"
-        return "pack" if self.publisher == "ingest" else "catalogs"
+    def in_catalogs(self) -> bool:
+        """Whether layers are staged as objects and catalogs, not as trees."""
+        return self.backend == "cvmfs"
 
     @property
     def staged_form(self) -> tuple[object, ...]:
         """All that decides what is staged of a layer or a flat tree."""
-        if self.staged != "catalogs":
-            return (self.staged,)
-        return (self.staged, self.prefix, self.compression, self.hard_links)
+        if not self.in_catalogs:
+            return ("tree",)
+        return ("catalogs", self.prefix, self.compression, self.hard_links)

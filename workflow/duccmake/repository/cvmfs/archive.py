@@ -9,78 +9,56 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
+from pathlib import Path, PurePosixPath
 
 from ...layer import measured
-from ...layer.pack import CONTENT, Packed
 from ...oci.reference import Digest
 from ...tree import mtree
-from ...tree.directories import Directories
 from .. import overlay_losses
 from ..commit import Commit, Part
-from ..edits import Edits
+from ..edits import Edits, Tree
 from ..metadata import layers_json
 from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
-from .chunked_files import LargeFiles
 from .cleanup import Overlaid
-from .contents import Clones, LayerFiles, Read, read_published
+from .contents import Clones, Layer, LayerFiles, PublishedFiles, Source, StagedFiles
 from .fidelity import Keeping
-from .known_files import KnownFiles, layers_before
 from .members import Members
-from .opaque import Packs, Spelled, hidden
+from .opaque import Spelled, SpelledForm, hidden
+from .revision_view import RevisionView
 from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
 
-_WORTH_A_LOOK = 16 * 1024 * 1024
-"""Bytes in new layers from which on it pays to read the manifests of earlier ones."""
-
 
 class Archive:
-    """A ``commit`` of layers in ``packs`` that an archive carries out.
+    """A ``commit`` of layers in a ``form`` that an archive carries out.
 
-    The repository is mounted on ``root``.  Files of more than ``limit`` bytes, where
-    there is a limit, need a transaction ahead of the archive: see `large_files`.
-    ``edits`` are those of the archive that was written last.
+    ``view`` is what the repository shows, which is mounted on ``root``.  Published files of
+    more than ``limit`` bytes may be stored in chunks.  ``edits`` are those of the archive
+    that was written last.
     """
 
     def __init__(
-        self, commit: Commit, packs: Packs, keeping: Keeping, root: Path, *, limit: int = 0
+        self,
+        commit: Commit,
+        form: SpelledForm,
+        keeping: Keeping,
+        view: RevisionView,
+        root: Path,
+        limit: int,
     ) -> None:
         self.commit = commit
-        self.packs = packs
+        self.form = form
         self.keeping = keeping
+        self.view = view
         self.root = root
-        self.skip: frozenset[bytes] = frozenset()
-        self.edits = Edits(commit.view)
-        self._limit = limit
-        self._known: KnownFiles | None = None
+        self.limit = limit
+        self.edits = Edits(view)
 
     # --- before it is written -------------------------------------------
-
-    def large_files(self, part: Part | None = None) -> LargeFiles:
-        """The files that are too large for the archive, of all or of a part; see `leave_out`."""
-        view = self.commit.view
-        part = part or self.commit.whole
-        found = LargeFiles(self._limit)
-        for digest, layer in part.layers.items():
-            with layer.manifest.open("rb") as lines:
-                found.of_layer(self.base(digest), lines, layer.path)
-        for image, staged in part.flat_trees(view):
-            with (staged / "tree.mtree").open("rb") as lines:
-                base = os.fsencode(view.layout.flat(image.config))
-                found.of_flat_tree(base, lines, list(map(self.base, image.layers)))
-        for path, tree in part.trees.items():
-            bases = list(map(os.fsencode, tree.layers))
-            found.of_flat_tree(os.fsencode(path), tree.listing.splitlines(keepends=True), bases)
-        return found
-
-    def leave_out(self, paths: frozenset[bytes]) -> None:
-        """Say which files are published already, by another way than the archive."""
-        self.skip = paths
 
     def overlaid(self) -> Overlaid:
         """What is in the places of the trees already, from another program or a failed try."""
@@ -88,7 +66,7 @@ class Archive:
         view, root = self.commit.view, self.root
         for digest in self.commit.whole.layers:
             if view.is_dir(view.layout.layerfs(digest)):
-                found.compare(root, self.base(digest), self.packs.lines(self.commit, digest))
+                found.compare(root, self.base(digest), self.form.lines(self.commit, digest))
         for image, staged in self.commit.whole.flat_trees(view):
             flat = view.layout.flat(image.config)
             if view.is_dir(flat):
@@ -106,13 +84,13 @@ class Archive:
     def takes(self, part: Part, written: set[Digest]) -> bool:
         """Whether a part can be taken along when some layers are ``written`` already.
 
-        That is so unless it needs a transaction of its own ahead, or further whiteouts
-        in a layer that is written.
+        That is so unless something is in its place, or it needs further whiteouts in a layer
+        that is written.
         """
         view, layout = self.commit.view, self.commit.view.layout
         places = [*map(layout.layerfs, part.layers), *part.trees]
         places += [layout.flat(image.config) for image, _ in part.flat_trees(view)]
-        if any(map(view.exists, places)) or (self._limit and self.large_files(part)):
+        if any(map(view.exists, places)):
             return False
         return not any(
             image.layers[number] in written and self._has_shown(image.layers[number], paths)
@@ -123,64 +101,38 @@ class Archive:
 
     def _has_shown(self, digest: Digest, paths: Iterable[bytes]) -> bool:
         """Whether a layer lets something lower show at one of the paths."""
-        spelled = self.packs.spelled.get(digest)
+        spelled = self.form.spelled.get(digest)
         if spelled is None:
             spelled = Spelled(self.commit.lines(digest), new=True)
         return any(map(spelled.lacks, paths))
 
     # --- writing it -----------------------------------------------------
 
-    def write(
-        self,
-        stream: TarStream,
-        more: Callable[[], Iterable[ChangeSet]],
-        *,
-        linking: bool = True,
-    ) -> None:
+    def write(self, stream: TarStream, more: Callable[[], Iterable[ChangeSet]]) -> None:
         """Write all members; `OSError` and `RepositoryError` name the image.
 
-        ``more`` tells what has got ready meanwhile, an image at a time; with ``linking``
-        files that are known elsewhere are links.
+        ``more`` tells what has got ready meanwhile, an image at a time.
         """
-        self.edits = Edits(self.commit.view)
-        self._known = KnownFiles(self.root) if linking else None
+        self.edits = Edits(self.view)
         members = Members(stream, self.keeping, self.root)
-        for directory in standing(self.commit.view.layout):
+        for directory in standing(self.view.layout):
             members.catalog(os.fsencode(directory))
-        with Directories() as directories:
-            writer = _Writer(self, stream, members, directories, self._known)
-            self.commit.carry_out(writer, self.edits, more)
-        members.edits(self.edits, skip=self.skip)
+        writer = _Writer(self, stream, members)
+        self.commit.carry_out(writer, self.edits, more)
+        members.edits(self.edits, writer.clones)
         log.info("an archive of %d members and %d bytes", stream.members, stream.size)
-        if self._known is not None and self._known.used:
-            log.info("%d files are links to the same ones of other layers", self._known.used)
-
-    @property
-    def has_links(self) -> bool:
-        """Whether the archive had links to files of layers that were published before."""
-        return self._known is not None and self._known.used_published > 0
 
 
 class _Writer:
     """Adds members as a commit is carried out; keeps to `Writer`."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        stream: TarStream,
-        members: Members,
-        directories: Directories,
-        known: KnownFiles | None,
-    ) -> None:
+    def __init__(self, archive: Archive, stream: TarStream, members: Members) -> None:
         self._archive = archive
         self._commit = archive.commit
         self._layout = archive.commit.view.layout
         self._stream = stream
         self._members = members
-        self._directories = directories
-        self._known = known
         self._written: set[Digest] = set()
-        self._learn(self._commit.whole)
 
     def layer(self, layer: StagedLayer) -> None:
         """A layer: its files, and last its manifest."""
@@ -191,31 +143,26 @@ class _Writer:
         members.file(os.fsencode(listing), layers_json(layer))
         manifest = os.fsencode(layout.layer_manifest(digest))
         base = self._archive.base(digest)
-        lines = self._archive.packs.lines(self._commit, digest)
-        with closing(Packed(layer.path)) as packed:
-            files = LayerFiles(packed, base, self._known)
-            members.tree(base, lines, files, manifest, skip=self._archive.skip)
+        lines = self._archive.form.lines(self._commit, digest)
+        members.tree(base, lines, LayerFiles(StagedFiles(layer.path), base), manifest)
 
     def take_along(self, part: Part) -> bool:
         """Whether a part can be taken along: see `Archive.takes`."""
-        if not self._archive.takes(part, self._written):
-            return False
-        self._learn(part)
-        return True
+        return self._archive.takes(part, self._written)
 
     def flat_tree(self, image: StagedImage, staged: Path) -> Counter[str]:
         """A flat tree: links to its layers' files."""
         base = os.fsencode(self._layout.flat(image.config))
         manifest = os.fsencode(self._layout.flat_manifest(image.config))
-        bases = list(map(self._archive.base, image.layers))
-        with ExitStack() as opened, (staged / "tree.mtree").open("rb") as lines:
-            read = self._reader(image, opened)
-            files = Clones(self._directories, bases, staged / "generated", read)
-            return self._members.tree(base, lines, files, manifest, skip=self._archive.skip)
+        files = self._clones(
+            list(map(self._layout.layerfs, image.layers)), cache(partial(StagedFiles, staged))
+        )
+        with (staged / "tree.mtree").open("rb") as lines:
+            return self._members.tree(base, lines, files, manifest)
 
     def settle(self) -> None:
         """Add whiteouts to layers that are published, and wait until all is read."""
-        for digest, spelled in self._archive.packs.spelled.items():
+        for digest, spelled in self._archive.form.spelled.items():
             if not spelled.new and spelled.added:
                 self._members.whiteouts(self._archive.base(digest), spelled.added.values())
                 lines = map(self._archive.keeping.relabelled_line, spelled.lines())
@@ -225,40 +172,24 @@ class _Writer:
         # made of that one would lose what came since.
         self._stream.settle()
 
-    def _reader(self, image: StagedImage, opened: ExitStack) -> Read:
-        """Reads files of the image's layers, as they are staged or else published."""
-        packs: dict[Digest, Packed] = {}
+    def _clones(
+        self, layers: Sequence[PurePosixPath], own: Callable[[], Source] | None = None
+    ) -> Clones:
+        """The files of a tree that is made of these layers."""
+        view, staged = self._archive.view, self._commit.whole.layers
+        paths = {self._layout.layerfs(digest): layer.path for digest, layer in staged.items()}
 
-        def read(number: int, path: bytes, size: int) -> Iterator[bytes]:
-            digest = image.layers[number]
-            layer = self._commit.whole.layers.get(digest)
-            if layer is None:
-                tree = self._archive.root / self._layout.layerfs(digest)
-                return read_published(self._directories, tree, path, size)
-            if digest not in packs:
-                packs[digest] = opened.enter_context(closing(Packed(layer.path)))
-            return packs[digest].pieces(path, size)
+        def source(path: PurePosixPath) -> Source:
+            if path in paths:
+                return StagedFiles(paths[path])
+            return PublishedFiles(view.revision, view.at(path))
 
-        return read
+        found = [
+            Layer(os.fsencode(path), path not in paths, cache(partial(source, path)))
+            for path in layers
+        ]
+        return Clones(found, self._archive.limit, own)
 
-    def _learn(self, part: Part) -> None:
-        """Know the files that tags have had before, where new layers are worth a look."""
-        if self._known is None:
-            return
-        layers = {**self._commit.whole.layers, **part.layers}
-        missing = [layer for digest, layer in layers.items() if digest not in self._written]
-        if sum((layer.path / CONTENT).stat().st_size for layer in missing) < _WORTH_A_LOOK:
-            return
-        view = self._commit.view
-        digests = [digest for image in part.images for digest in layers_before(view, image)]
-        for digest in dict.fromkeys(digests):
-            if digest in layers:
-                continue
-            manifest = self._layout.layer_manifest(digest)
-            try:
-                lines = view.lines(manifest)
-                self._known.add_published(self._archive.base(digest), lines)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                log.warning("%s cannot be read, and nothing is linked to: %s", manifest, error)
+    def clones(self, tree: Tree) -> Clones:
+        """The files of a tree of podman's store."""
+        return self._clones(tree.layers)

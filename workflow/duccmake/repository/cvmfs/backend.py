@@ -81,7 +81,7 @@ class CvmfsRepository(Publisher[Opened]):
         lock_seconds: float = 3600,
         clients_root: Path | None = None,
         prefix: str = "",
-        publisher: Literal["auto", "catalogs", "ingest"] = "ingest",
+        publisher: Literal["auto", "catalogs", "ingest"] = "auto",
         compression: str = Level.BALANCED,
         hard_links: bool = False,
     ) -> None:

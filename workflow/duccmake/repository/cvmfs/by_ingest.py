@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from ...errors import RepositoryError
 from ..commit import Commit, Others, Part
-from ..edits import Edits
+from ..edits import Edits, Tree
 from ..model import ChangeSet
 from .archive import Archive
 from .catalogs import MARKER
+from .contents import Contents
 from .fidelity import Keeping
 from .members import Members
-from .opaque import Packs
+from .opaque import SpelledForm
 from .removal import remove
 from .revision_view import RevisionView
-from .server import ServerFailed
 from .tar_writer import TarStream
 from .transaction import Transactions
-
-log = logging.getLogger(__name__)
-
-_NOT_THERE = "cannot be found, aborting"
-"""What cvmfs_server says of a link to nothing."""
 
 
 class ByIngest:
@@ -51,16 +46,13 @@ class ByIngest:
         """Publish a change set, and what gets ready meanwhile; returns all that was published."""
         self._make_prefix()
         opened = self._transactions
-        settings = opened.server.settings
-        packs = Packs()
-        commit = Commit(self._view, packs, changes, others)
-        limit = settings.max_chunk if settings.chunking else 0
-        archive = Archive(commit, packs, self._keeping, self._path, limit=limit)
-        if settings.chunking:
-            archive.leave_out(archive.large_files().publish(opened, self._path))
+        form = SpelledForm()
+        commit = Commit(self._view, form, changes, others)
+        limit = opened.server.settings.max_chunk
+        archive = Archive(commit, form, self._keeping, self._view, self._path, limit)
         overlaid = archive.overlaid()
         overlaid.clear(opened)
-        self._ingest(archive, more)
+        opened.ingest(lambda stream: archive.write(stream, more))
         overlaid.settle(opened)
         remove(opened, archive.edits)
         self._view.renew()
@@ -72,7 +64,7 @@ class ByIngest:
         if edits.puts or edits.catalogs:
 
             def write(stream: TarStream) -> None:
-                Members(stream, self._keeping, self._path).edits(edits)
+                Members(stream, self._keeping, self._path).edits(edits, _no_trees)
 
             self._transactions.ingest(write)
         remove(self._transactions, edits)
@@ -96,12 +88,6 @@ class ByIngest:
             self._transactions.ingest(write, at_root=True)
             self._view.renew()
 
-    def _ingest(self, archive: Archive, more: Callable[[], Iterable[ChangeSet]]) -> None:
-        try:
-            self._transactions.ingest(lambda stream: archive.write(stream, more))
-        except ServerFailed as error:
-            if not archive.has_links or _NOT_THERE not in error.output:
-                raise
-            # What a manifest says is published need not be there: somebody may have removed it.
-            log.warning("%s; trying without links to other layers' files", error)
-            self._transactions.ingest(lambda stream: archive.write(stream, more, linking=False))
+
+def _no_trees(tree: Tree) -> Contents:
+    raise RepositoryError(f"{tree.manifest} comes with no commit of images")

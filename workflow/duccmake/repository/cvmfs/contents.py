@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ...cvmfs.revision import Revision
 from ...errors import RepositoryError
-from ...layer.pack import Packed
+from ...layer.catalogs import StagedCatalogs
 from ...tree import mtree
-from ...tree.directories import Directories, split
 from ...tree.mtree import Entry
 from . import tar_writer
-from .known_files import KnownFiles
+from .staging import published_contents
 from .tar_writer import TarStream, header
-
-_PIECE = 1024 * 1024
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Contents(Protocol):
@@ -35,28 +32,50 @@ class Contents(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Where the content of a tree's files is read from."""
+
+    def pieces(self, path: bytes) -> Iterator[bytes]:
+        """The content of the file at a path of the tree."""
+        ...
+
+
+class StagedFiles:
+    """The content of a tree's files as it is staged; keeps to `Source`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._staged = StagedCatalogs.read(directory)
+        self._contents = self._staged.contents()
+
+    def pieces(self, path: bytes) -> Iterator[bytes]:
+        """The content of the file at a path of the tree."""
+        return self._staged.objects.pieces(self._contents.of(path))
+
+
+class PublishedFiles:
+    """The content of the files of a tree that a revision has; keeps to `Source`."""
+
+    def __init__(self, revision: Revision, at: bytes) -> None:
+        self._revision = revision
+        self._contents = published_contents(revision, at)
+
+    def pieces(self, path: bytes) -> Iterator[bytes]:
+        """The content of the file at a path of the tree."""
+        return self._revision.content_pieces(self._contents.of(path))
+
+
 class LayerFiles:
-    """The files of a layer that is published below ``base``, their content in ``packed``.
+    """The files of a layer that is published below ``base``; hard links to others are left out."""
 
-    Files that are ``known`` under another path become links; hard links to lower
-    layers are left out.
-    """
-
-    def __init__(self, packed: Packed, base: bytes, known: KnownFiles | None = None) -> None:
-        self._packed = packed
+    def __init__(self, source: Source, base: bytes) -> None:
+        self._source = source
         self._base = base
-        self._known = known
 
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
-        """Add a file with its content, or as a link to one that is the same."""
+        """Add a file with its content."""
         size = int(match["size"])
-        if self._known is not None and size:
-            if same := self._known.find(match.string, size):
-                stream.add_same(name, same)
-                return
-            self._known.add_written(match.string, name, size)
         head = header(
             name,
             tar_writer.FILE,
@@ -66,7 +85,7 @@ class LayerFiles:
             size=size,
             mtime_ns=int(match["seconds"]) * 1_000_000_000,
         )
-        self._add_content(stream, head, path, size)
+        stream.add_pieces(head, self._source.pieces(path), size)
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
         """Add a file with its content, or as a link where it is one."""
@@ -76,79 +95,73 @@ class LayerFiles:
             stream.add_link(name, b"%b/%b" % (self._base, entry.hardlink))
         else:
             head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
-            self._add_content(stream, head, entry.path, entry.size)
-
-    def _add_content(self, stream: TarStream, head: bytes, path: bytes, size: int) -> None:
-        stream.add_pieces(head, self._packed.pieces(path, size), size)
+            stream.add_pieces(head, self._source.pieces(entry.path), entry.size)
 
 
-Read = Callable[[int, bytes, int], Iterator[bytes]]
-"""The content of a file of a layer: by the layer's number, its path there and its size."""
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a flat tree: its path in the repository, and how its files are read.
+
+    ``published``: it is there already, and its large files may be in chunks.
+    """
+
+    base: bytes
+    published: bool
+    source: Callable[[], Source]
 
 
 class Clones:
-    """The files of a flat tree: those of its ``layers`` (their bases, lowest first).
+    """The files of a flat tree: those of its ``layers``, lowest first.
 
-    ``generated`` is the directory with the content of what no layer has; ``read`` reads
-    what cannot be a clone, since it has another mode than the layer's file.
+    They are links, unless they have another mode than the layer's file, or are larger than
+    ``limit`` and published: there is no link to a file that is stored in chunks.  ``own``
+    has the content of what no layer has.
     """
 
     def __init__(
-        self,
-        directories: Directories,
-        layers: Sequence[bytes],
-        generated: Path,
-        read: Read | None = None,
+        self, layers: Sequence[Layer], limit: int, own: Callable[[], Source] | None = None
     ) -> None:
-        self._directories = directories
         self._layers = layers
-        self._generated = os.fsencode(generated)
-        self._read = read
+        self._limit = limit
+        self._own = own
 
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
         """Add a link to a layer's file."""
-        source = mtree.decode(match["source"]) if match["source"] else path
-        stream.add_link(name, self._target(path, match["layer"], source))
+        layer = self._layer(path, match["layer"])
+        if layer.published and int(match["size"]) > self._limit:
+            self.add(stream, name, Entry.parse(match.string))
+        else:
+            source = mtree.decode(match["source"]) if match["source"] else path
+            stream.add_link(name, b"%b/%b" % (layer.base, source))
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:
-        """Add a link to a layer's file, or a file of the tree's own."""
-        if b"generated" not in entry.flags:
-            target = self._target(entry.path, entry.layer, entry.content_path)
-            if self._read is None or entry.layer is None or mtree.WIDENED not in entry.flags:
-                stream.add_link(name, target)
-                return
-            head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
-            pieces = self._read(entry.layer, entry.content_path, entry.size)
-            stream.add_pieces(head, pieces, entry.size)
+        """Add a link to a layer's file, or a file with content."""
+        head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
+        if b"generated" in entry.flags:
+            if self._own is None:
+                raise _no_layer(entry.path)
+            stream.add_pieces(head, self._own().pieces(entry.path), entry.size)
             return
-        parent, last = split(entry.path)
-        directory = self._directories.get(self._generated, parent)
-        descriptor = os.open(last, _FLAGS, dir_fd=directory)
-        try:
-            head = entry_header(name, tar_writer.FILE, entry, size=entry.size)
-            stream.add_open(head, descriptor, entry.size)
-        finally:
-            os.close(descriptor)
+        layer = self._layer(entry.path, entry.layer)
+        large = layer.published and entry.size > self._limit
+        if large or mtree.WIDENED in entry.flags:
+            stream.add_pieces(head, layer.source().pieces(entry.content_path), entry.size)
+        else:
+            stream.add_link(name, b"%b/%b" % (layer.base, entry.content_path))
 
-    def _target(self, path: bytes, layer: int | bytes | None, source: bytes) -> bytes:
-        if layer is None or int(layer) >= len(self._layers):
-            raise RepositoryError(
-                f"{path!r} of the image's manifest names no layer of the image",
-                hint="remove the staged image and run again",
-            )
-        return b"%b/%b" % (self._layers[int(layer)], source)
+    def _layer(self, path: bytes, number: int | bytes | None) -> Layer:
+        if number is None or int(number) >= len(self._layers):
+            raise _no_layer(path)
+        return self._layers[int(number)]
 
 
-def read_published(directories: Directories, tree: Path, path: bytes, size: int) -> Iterator[bytes]:
-    """The content of a file of a published tree, no link followed."""
-    parent, name = split(path)
-    descriptor = os.open(name, _FLAGS, dir_fd=directories.get(os.fsencode(tree), parent))
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while size > 0 and (piece := file.read(min(size, _PIECE))):
-            size -= len(piece)
-            yield piece
+def _no_layer(path: bytes) -> RepositoryError:
+    return RepositoryError(
+        f"{path!r} of the image's manifest names no layer of the image",
+        hint="remove the staged image and run again",
+    )
 
 
 def entry_header(

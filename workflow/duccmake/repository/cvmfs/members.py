@@ -12,17 +12,17 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...errors import RepositoryError
 from ...tree import mtree
-from ...tree.directories import Directories, split
+from ...tree.directories import split
 from ...tree.mtree import LOST, Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
 from . import tar_writer
 from .catalogs import MARKER, nested
-from .contents import Clones, Contents, entry_header
+from .contents import Contents, entry_header
 from .fidelity import Keeping, keeps_name, plain
 from .tar_writer import TarStream, header
 
@@ -93,11 +93,8 @@ class Members:
     def _file_header(self, path: bytes, size: int) -> bytes:
         return header(path, tar_writer.FILE, mode=0o644, size=size, mtime_ns=self._now_ns)
 
-    def edits(self, edits: Edits, *, skip: Collection[bytes] = ()) -> None:
-        """What edits put, in their order; catalogs first.
-
-        Files of trees whose paths are in ``skip`` are published already.
-        """
+    def edits(self, edits: Edits, clones: Callable[[Tree], Contents]) -> None:
+        """What edits put, in their order; catalogs first.  ``clones`` are the files of trees."""
         for directory in edits.catalogs:
             self.catalog(os.fsencode(directory))
         for path, put in edits.puts.items():
@@ -110,15 +107,8 @@ class Members:
                 self.parents(name)
                 self.directory(name)
             elif isinstance(put, Tree):
-                self._put_tree(name, put, skip)
-
-    def _put_tree(self, name: bytes, tree: Tree, skip: Collection[bytes]) -> None:
-        layers = list(map(os.fsencode, tree.layers))
-        with Directories() as directories:
-            # None of them is generated.
-            files = Clones(directories, layers, Path(os.fsdecode(self._root)))
-            lines = tree.listing.splitlines(keepends=True)
-            self.tree(name, lines, files, os.fsencode(tree.manifest), skip=skip)
+                lines = put.listing.splitlines(keepends=True)
+                self.tree(name, lines, clones(put), os.fsencode(put.manifest))
 
     # --- trees ----------------------------------------------------------
 
@@ -128,14 +118,11 @@ class Members:
         lines: Iterable[bytes],
         contents: Contents,
         manifest: bytes,
-        *,
-        skip: Collection[bytes] = (),
     ) -> Counter[str]:
         """A whole tree below ``base``, and then its manifest under the path ``manifest``.
 
         ``lines`` are the manifest's, parents first; ``contents`` says where files
-        are.  Paths in ``skip`` are published already.  Returns what is
-        lost, by kind.
+        are.  Returns what is lost, by kind.
         """
         self.parents(base)
         lost: Counter[str] = Counter()
@@ -159,7 +146,7 @@ class Members:
                         self._made.add(name)
                     if kind != b"file":
                         self._stream.add(_plain_header(name, match))
-                    elif name not in skip:
+                    else:
                         contents.add_plain(self._stream, name, path, match)
                     published.write(line)
                     continue
@@ -174,7 +161,7 @@ class Members:
                     sizes[entry.path] = 1
                 elif entry.path != b".":
                     sizes[split(entry.path)[0]] += 1
-                if keeps_name(entry) and self._name(base, entry.path) not in skip:
+                if keeps_name(entry):
                     self._entry(base, entry, contents)
             for directory in [b".", *nested(sizes.items())]:
                 self._tree_catalog(base, directory)

@@ -1,4 +1,4 @@
-"""Opaque directories of a layer, spelled out: CernVM-FS has no attribute to mark them with.
+"""Opaque directories of a layer, spelled out: ingesting drops the attributes that mark them.
 
 A whiteout in such a directory says of a name what the mark says of all: nothing of lower
 layers is there.  It is the one thing that a layer here has beyond its blob.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from ...layer.pack import CONTENT, INDEX
+from ...layer.catalogs import StagedCatalogs
 from ...oci.reference import Digest
 from ...tree import mtree
 from ...tree.mtree import Entry, decode_path, encode_path
@@ -51,8 +51,8 @@ class Spelled:
         return self._lines.values()
 
 
-class Packs:
-    """Layers that are staged as packs; keeps to `LayerForm`.
+class SpelledForm:
+    """Layers whose opaque directories are spelled out; keeps to `LayerForm`.
 
     ``spelled`` are those of which an opaque directory hides something in an image.
     """
@@ -61,8 +61,8 @@ class Packs:
         self.spelled: dict[Digest, Spelled] = {}
 
     def is_staged(self, layer: StagedLayer) -> bool:
-        """Whether a layer is staged as a pack."""
-        return (layer.path / CONTENT).is_file() and (layer.path / INDEX).is_file()
+        """Whether a layer is staged with its catalogs."""
+        return StagedCatalogs.is_in(layer.path)
 
     def hide(self, commit: Commit, image: StagedImage, notes: overlay_losses.Notes) -> Counter[str]:
         """Add to layers what their opaque directories hide in the image; nothing is lost."""
