@@ -6,7 +6,10 @@ import os
 
 import pytest
 
+from duccmake.cvmfs.objects import names_of
 from duccmake.demo.images import host_platform
+from duccmake.layer.catalogs import StagedCatalogs
+from duccmake.tree import mtree
 from support import images
 from support.cvmfs_repositories import both, repository_for
 from support.on_disk import OnDisk
@@ -90,3 +93,31 @@ def test_without_a_mount_a_run_says_so_before_it_starts(work, cvmfs):
         (work.path / "aside").rename(cvmfs.server_config / cvmfs.name / "server.conf")
     assert run.status != 0
     assert "is not mounted" in run.said
+
+
+def test_jobs_stage_catalogs_of_all_that_is_to_be_published_by_them(work, cvmfs):
+    work.configure(
+        platforms=[str(host_platform())],
+        repository={
+            "backend": "cvmfs",
+            "mounts": str(cvmfs.mounts),
+            "server_config": str(cvmfs.server_config),
+            "prefix": "images",
+            "publisher": "catalogs",
+        },
+    )
+    work.run("--until", "flatten_image", "--notemp", check=True)
+    results = work.path / "results" / cvmfs.name
+    layers = [StagedCatalogs.read(path / "layer") for path in (results / "layers").iterdir()]
+    flats = [path / "image" for path in (results / "flat").iterdir()]
+    assert layers
+    assert flats
+    assert all(layer.tree.at.startswith(b"/images/.layers/") for layer in layers)
+    for flat in flats:
+        staged = StagedCatalogs.read(flat)
+        assert staged.tree.at.startswith(b"/images/.flat/")
+        contents = staged.contents()
+        for entry in mtree.read(flat / "tree.mtree"):
+            if entry.kind == mtree.FILE:
+                names = set(names_of(contents.of(entry.path)))
+                assert any(names <= each.objects.names.keys() for each in [staged, *layers])

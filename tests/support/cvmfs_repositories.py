@@ -169,7 +169,7 @@ def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd="/",
-        text=True,
+        errors="backslashreplace",
     )
 
 

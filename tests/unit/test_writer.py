@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from corpus.archives import OWNER, archive, random_archive
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
 from duccmake.layer import writers
 from duccmake.layer.disk import Disk
@@ -33,7 +32,6 @@ from duccmake.oci.reference import Digest
 from duccmake.tree import mtree
 
 SECOND = 1_000_000_000
-OWNER = (os.geteuid(), os.getegid())
 
 
 @contextmanager
@@ -178,9 +176,9 @@ def test_name_too_long_comes_back_as_the_same_error(tmp_path: Path) -> None:
     assert caught.value.filename == b"n" * 256
 
 
-@pytest.mark.parametrize("form", ["tree", "packed"])
+@pytest.mark.parametrize("form", ["tree", "packed", "catalogs"])
 def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, form: str) -> None:
-    content = archive([(f"f{n}", bytes(100_000), {}) for n in range(50)])
+    content = archive([(f"f{n}", os.urandom(100_000), {}) for n in range(50)])
     (tmp_path / "blob").write_bytes(content)
     (tmp_path / "small").mkdir()
     program = textwrap.dedent("""
@@ -189,13 +187,19 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
         from duccmake.errors import NoSpace
         from duccmake.oci.reference import Digest
         from duccmake.layer.unpack import unpack_layer
-        blob, small = Path(sys.argv[1]), Path(sys.argv[2])
+        from duccmake.cvmfs.codec import Codec
+        from duccmake.cvmfs.keeping import Keeping
+        from duccmake.layer.catalogs import CatalogForm
+        blob, small, form = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
         if subprocess.run(mount, check=False).returncode:
             sys.exit(77)
         digest = Digest("sha256", hashlib.sha256(blob.read_bytes()).hexdigest())
         try:
-            unpack_layer(blob, small / "stage", digest=digest)
+            unpack_layer(
+                blob, small / "stage", digest=digest, packed=form == "packed",
+                catalogs=CatalogForm(b"/l", Keeping(), Codec()) if form == "catalogs" else None,
+            )
         except NoSpace:
             assert list((small / "stage").iterdir()) == []
             sys.exit(28)
@@ -417,50 +421,6 @@ def test_a_pack_has_what_the_tree_has(tmp_path: Path, seed: int) -> None:
             path = tree / "layerfs" / os.fsdecode(entry.path)
             assert b"".join(pack.pieces(entry.path, entry.size)) == path.read_bytes()
     assert sorted(path.name for path in packed.iterdir()) == [".metadata", "content", "index"]
-
-
-def random_archive(seed: int) -> bytes:
-    """Files, directories, symlinks and hard links over few names, so that they collide."""
-    rng = random.Random(seed)
-    names = ["a", "b", ".c", "d" * 120]
-    members: list[tuple[str, bytes, dict[str, Any]]] = []
-    files: list[str] = []
-    for _ in range(rng.choice((30, 300, 3000))):
-        # Paths of directories begin with "D", so that no file is ever a parent.
-        parents = ["D" + rng.choice(names) for _ in range(rng.randrange(4))]
-        path = "/".join([*parents, rng.choice(names)])
-        more: dict[str, Any] = {
-            "mode": rng.choice((0o644, 0o4755, 0 if os.geteuid() == 0 else 0o400)),
-            "mtime": rng.randrange(2**31),
-        }
-        kind = rng.randrange(8)
-        if kind == 0 and parents:
-            members.append(("/".join(parents), b"", {**more, "type": tarfile.DIRTYPE}))
-        elif kind == 1:
-            members.append((path, b"", {**more, "type": tarfile.SYMTYPE, "linkname": "a"}))
-        elif kind == 2 and files:
-            members.append(
-                (path, b"", {**more, "type": tarfile.LNKTYPE, "linkname": rng.choice(files)})
-            )
-        else:
-            size = rng.choice((0, 1, 511, 512, 513, 5000, PIECE, PIECE + 1, 3_000_000))
-            size = size if size < 10_000 or rng.random() < 0.02 else 7
-            members.append((path, rng.randbytes(size), more))
-            files.append(path)
-    return archive(members)
-
-
-def archive(members: list[tuple[str, bytes, dict[str, Any]]]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content, more in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.uid, info.gid = OWNER
-            for key, value in more.items():
-                setattr(info, key, value)
-            tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
 
 
 def unpacked(place: Path, content: bytes, *, packed: bool = False) -> Path:

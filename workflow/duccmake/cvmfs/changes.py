@@ -161,6 +161,7 @@ class Changes:
                 )
         self._put(tree.at, row._replace(flags=row.flags & ~ROOT | MOUNTPOINT))
         above.hang(tree.at, nested)
+        self._catalogs.hung.add(nested.hash)
         above.more = added(above.more, counters)
 
     # --- what is changed and removed -----------------------------------------

@@ -16,7 +16,8 @@ from .revision import Revision
 class Catalogs:
     """Catalogs of ``revision``, and of what is staged in ``objects``.
 
-    ``open`` has those that were needed by the paths in which they begin.
+    ``open`` has those that were needed by the paths in which they begin, ``hung`` the
+    hashes of those that no revision has had.
     """
 
     def __init__(self, revision: Revision, objects: Objects) -> None:
@@ -26,6 +27,7 @@ class Catalogs:
         content = revision.catalog_content(name)
         self.root = Edited.open(b"", content, None, name, "the root catalog")
         self.open = {b"": self.root}
+        self.hung: set[str] = set()
 
     def holding(self, directory: bytes) -> Edited:
         """The catalog that has what is in a directory."""
@@ -93,9 +95,8 @@ class Catalogs:
         return added(*totals)
 
     def _opened(self, path: bytes, nested: Nested, above: Edited) -> Edited:
-        staged = nested.hash + Kind.CATALOG in self._objects.names
         what = f"the catalog of {path!r}"
-        old = None if staged else nested.hash
+        old = None if nested.hash in self.hung else nested.hash
         opened = Edited.open(path, self._content(nested), above, old, what)
         self.open[path] = opened
         return opened

@@ -63,7 +63,9 @@ class LocalStorage:
                     raise
                 shutil.copyfile(file, new)
 
-        self._store(name, file.stat().st_size, link)
+        with self._described("stored an object in"):
+            size = file.stat().st_size
+        self._store(name, size, link)
 
     def put_bytes(self, name: str, stored: bytes) -> None:
         """Store an object as it is, unless it is there; it lasts after `sync`."""
@@ -92,14 +94,14 @@ class LocalStorage:
         return self._directory / storage_path(name)
 
     def _read(self, path: str) -> bytes:
-        try:
-            with self._described("read"):
+        with self._described("read"):
+            try:
                 return (self._directory / path).read_bytes()
-        except FileNotFoundError:
-            raise NotThere(
-                f"{self._directory / path} is not there",
-                hint="have the storage checked: cvmfs_server check -i",
-            ) from None
+            except FileNotFoundError:
+                raise NotThere(
+                    f"{self._directory / path} is not there",
+                    hint="have the storage checked: cvmfs_server check -i",
+                ) from None
 
     def _store(self, name: str, size: int, make: Callable[[Path], None]) -> None:
         """Have an object made elsewhere, unless it is there, and give it its name last."""
@@ -134,8 +136,6 @@ class LocalStorage:
     def _described(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise NoSpace(
