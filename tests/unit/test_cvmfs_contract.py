@@ -231,7 +231,7 @@ def test_everything_can_be_put_below_a_directory(cvmfs, staging):
     assert (top / "some").stat().st_uid == 0
     assert stat.S_IMODE((top / "some/containers").stat().st_mode) == 0o755
     edits = Edits(repository.view)
-    edits.remove(OnDisk(repository.path).link(NAME))
+    edits.remove(repository.view.layout.link(NAME))
     edits.remove(repository.view.layout.flat(image.config))
     publish(repository, stage(staging, NAME + ".2", config="two"))
     with repository.lock():

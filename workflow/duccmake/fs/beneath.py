@@ -11,6 +11,7 @@ from typing import Any
 
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | _SAFE
+_ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | _SAFE  # a mount's server need not list them
 _AT_FDCWD = -100  # linux/fcntl.h
 _OPENAT2 = 437  # asm-generic/unistd.h; new calls have one number on all architectures
 _RESOLVE_NO_SYMLINKS = 0x04  # linux/openat2.h
@@ -93,7 +94,7 @@ def _walk(directory: int, names: Sequence[bytes], flags: int) -> int:
     here = directory
     for number, name in enumerate(names, start=1):
         try:
-            below = os.open(name, flags if number == len(names) else _FLAGS, dir_fd=here)
+            below = os.open(name, flags if number == len(names) else _ON_THE_WAY, dir_fd=here)
         finally:
             if here != directory:
                 os.close(here)

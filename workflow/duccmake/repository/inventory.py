@@ -177,6 +177,7 @@ def _use_of_manifest(written: Any) -> Use:
 
 
 _METADATA = {"record.json": _use_of_record, "manifest.json": _use_of_manifest}
+"""The files that tell what an image uses, and how each does."""
 
 
 def links(view: View) -> Iterator[PurePosixPath]:

@@ -82,7 +82,7 @@ def check_link(view: View, name: str) -> None:
 def _check_link(view: View, link: PurePosixPath) -> None:
     if view.kind(link) not in (None, Kind.LINK):
         raise RepositoryError(
-            f"{link} is in the way of its link", hint="move it away and run again"
+            f"{view.layout.seen(link)} is in the way of its link", hint="move it away and run again"
         )
     checked_parents(view, link)
 
@@ -96,7 +96,7 @@ def checked_parents(view: View, path: PurePosixPath) -> list[PurePosixPath]:
     for parent in parents:
         if view.is_link(parent):
             raise RepositoryError(
-                f"{parent} is a symlink where a directory is needed",
+                f"{view.layout.seen(parent)} is a symlink where a directory is needed",
                 hint="no image's name can lead through another image",
             )
     return parents

@@ -127,13 +127,12 @@ class PublishedTree:
             return path.name[0] != "." or path.name == MULTIARCH
 
         with self.reading(), reported("list the images"):
-            return iter(
-                sorted(
-                    str(directory.relative_to(base))
-                    for directory, found in self._view.walk(base, is_public)
-                    if found.get("manifest.json", Kind.DIRECTORY) is not Kind.DIRECTORY
-                )
-            )
+            found = [
+                str(directory.relative_to(base))
+                for directory, entries in self._view.walk(base, is_public)
+                if entries.get("manifest.json") is Kind.FILE
+            ]
+        return iter(sorted(found))
 
     def verify(self, name: str) -> list[str]:
         """Compare a published image with its manifests: one line a difference."""
@@ -164,7 +163,7 @@ class PublishedTree:
             return None
         record = ImageRecord.read(content)
         if record is None:
-            log.warning("%s is damaged", path)
+            log.warning("%s is damaged", self._layout.seen(path))
             return None
         return record if record.name == name else None
 

@@ -119,7 +119,8 @@ class View(Protocol):
 class DirectoryView(View):
     """The repository in the directory ``root``, which may itself be reached by symlinks.
 
-    Nothing stays open, so that what is mounted on ``root`` can be mounted anew.
+    Nothing stays open that is not being read, so that what is mounted on ``root`` can be
+    mounted anew.
     ``layout`` has it that clients see it there too, unless another is given.
     """
 

@@ -157,7 +157,7 @@ class EditsAsRenames:
         if not isinstance(put, Directory | Tree) and self._view.is_dir(path):
             # Found now: after the commit point the rename would fail for ever.
             raise RepositoryError(
-                f"{path} is a directory in the way of a file or a link",
+                f"{self._view.path(path)} is a directory in the way of a file or a link",
                 hint="move it away and run again",
             )
         if isinstance(put, File):

@@ -27,8 +27,10 @@ def differences(view: View, record: ImageRecord, compare: Compare) -> Iterator[s
     if Product.PODMAN not in record.products:
         return
     try:
-        images = Index(view.read(paths.IMAGES_INDEX), paths.IMAGES_INDEX)
-        layers = Index(view.read(paths.LAYERS_INDEX), paths.LAYERS_INDEX)
+        images, layers = (
+            Index(view.read(path), view.layout.seen(path))
+            for path in (paths.IMAGES_INDEX, paths.LAYERS_INDEX)
+        )
         image = images.entries[record.config.hex]
         if image["published"].get(record.name) != str(record.manifest):
             yield f"podmanStore: does not know the image as {record.name}"

@@ -21,7 +21,8 @@ class ImageEntries:
 
     def __init__(self, edits: Edits) -> None:
         self._edits = edits
-        self._index = Index(edits.content(paths.IMAGES_INDEX), paths.IMAGES_INDEX)
+        path = edits.layout.seen(paths.IMAGES_INDEX)
+        self._index = Index(edits.content(paths.IMAGES_INDEX), path)
         self._published = {
             name: entry
             for entry in self._index.entries.values()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...errors import RepositoryError
@@ -21,10 +21,10 @@ class Index:
     """The entries of an index file by their id, in the file's order.
 
     Of entries with one id, and of images with one name, the last counts; a layer is
-    not its own parent.  `RepositoryError` where the file is damaged.
+    not its own parent.  `RepositoryError` with its ``path`` where the file is damaged.
     """
 
-    def __init__(self, content: bytes, path: PurePosixPath) -> None:
+    def __init__(self, content: bytes, path: Path) -> None:
         self.entries: dict[str, Entry] = {}
         self._names: dict[str, Entry] = {}
         for entry in _parse(content, path):
@@ -74,7 +74,7 @@ def last_writer(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _parse(content: bytes, path: PurePosixPath) -> list[Entry]:
+def _parse(content: bytes, path: Path) -> list[Entry]:
     if not content:
         return []
     try:

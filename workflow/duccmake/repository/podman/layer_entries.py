@@ -24,7 +24,8 @@ class LayerEntries:
     def __init__(self, edits: Edits, trees: Mapping[PurePosixPath, Tree]) -> None:
         self._edits = edits
         self._trees = trees
-        self._index = Index(edits.content(paths.LAYERS_INDEX), paths.LAYERS_INDEX)
+        path = edits.layout.seen(paths.LAYERS_INDEX)
+        self._index = Index(edits.content(paths.LAYERS_INDEX), path)
 
     def add(self, diff_ids: Sequence[Digest], measured: Sequence[Measured], created: str) -> str:
         """Put an image's layers in, lowest first; returns the id of the uppermost, if any."""

@@ -30,7 +30,7 @@ def entries(view: View, path: PurePosixPath) -> dict[str, Entry]:
 
     Raises `RepositoryError` where it is damaged.
     """
-    return Index(view.content(path), path).entries
+    return Index(view.content(path), view.layout.seen(path)).entries
 
 
 def links_to(view: View, digests: Collection[Digest]) -> frozenset[str]:
