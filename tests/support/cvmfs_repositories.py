@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class StandIn:
         return {
             "PATH": f"{STAND_IN}:{os.environ['PATH']}",
             "CVMFS_STANDIN": str(self.base),
+            "CVMFS_STANDIN_PYTHON": sys.executable,
         }
 
     @property
@@ -95,8 +97,17 @@ class StandIn:
         return int((self.spool / "rdonly").readlink().name)
 
     def problems(self) -> str:
-        """What a check of the repository finds."""
-        return ""
+        """What a check of the repository finds, its stored objects included."""
+        settings = (self.server_config / self.name / "server.conf").read_text()
+        if GATEWAY in settings.splitlines():
+            return ""  # it has no catalogs
+        done = subprocess.run(
+            ["cvmfs_server", "check", "-i", self.name],
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+        )
+        return done.stderr if done.returncode else ""
 
 
 _REPOSITORIES = Path("/etc/cvmfs/repositories.d")
