@@ -82,15 +82,25 @@ class StandIn:
 
     def server(self, *arguments: str, status: int = 0) -> str:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""
-        done = subprocess.run(
+        done = self._run(*arguments)
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """The same, for what fails."""
+        done = self._run(*arguments)
+        assert done.returncode, done.stdout
+        return done.stdout
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["cvmfs_server", *arguments],
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
     def revision(self) -> int:
         """The number of the revision that readers see."""
@@ -101,13 +111,8 @@ class StandIn:
         settings = (self.server_config / self.name / "server.conf").read_text()
         if GATEWAY in settings.splitlines():
             return ""  # it has no catalogs
-        done = subprocess.run(
-            ["cvmfs_server", "check", "-i", self.name],
-            env={**os.environ, **self.environment},
-            capture_output=True,
-            text=True,
-        )
-        return done.stderr if done.returncode else ""
+        done = self._run("check", "-i", self.name)
+        return done.stdout if done.returncode else ""
 
 
 _REPOSITORIES = Path("/etc/cvmfs/repositories.d")
@@ -140,6 +145,12 @@ class Real:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""
         done = _cvmfs_server(*arguments)
         assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """The same, for what fails."""
+        done = _cvmfs_server(*arguments)
+        assert done.returncode, done.stdout
         return done.stdout
 
     def revision(self) -> int:

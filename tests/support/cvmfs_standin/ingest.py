@@ -9,6 +9,7 @@ from repository import keep
 
 MARKER = ".cvmfscatalog"
 OWNERLESS = 2**32 - 1
+NOBODY = 65534
 BLOCK = 512
 
 
@@ -17,7 +18,10 @@ class Panic(Exception):
 
 
 class Archive:
-    """GNU tar and ustar, read strictly; an archive may end without its end, but not within a block."""
+    """GNU tar and ustar, read strictly.
+
+    An archive may end without its end, but not within a block.
+    """
 
     def __init__(self, file):
         self.file = file
@@ -117,9 +121,7 @@ class Ingest:
         for directory in sorted(self.directories, reverse=True):
             path = self.path(directory)
             old = self.old + path[len(self.tree) :]
-            if not os.path.isdir(old):
-                finish(path, self.directories[directory])
-            elif directory in self.marked:
+            if not os.path.isdir(old) or directory in self.marked:
                 finish(path, self.directories[directory])
             else:
                 keep(old, path)
