@@ -1,9 +1,7 @@
-"""Publishing into a real CernVM-FS repository by catalogs and objects: no more than tests need."""
+"""Publishing into a CernVM-FS repository by catalogs and objects, as the backend does it."""
 
 from __future__ import annotations
 
-import re
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,70 +12,88 @@ from duccmake.cvmfs.objects import Objects
 from duccmake.cvmfs.revision import Revision
 from duccmake.cvmfs.storage import PUBLISHED
 from duccmake.cvmfs.storage.local import LocalStorage
-from support.cvmfs_repositories import Real
+from duccmake.repository.cvmfs.mount import Mount
+from duccmake.repository.cvmfs.publication import Publication
+from duccmake.repository.cvmfs.server import Server
+from duccmake.repository.cvmfs.settings import ServerSettings
+from duccmake.repository.cvmfs.tools import Tools
+from duccmake.repository.cvmfs.transaction import Transactions
+from support.cvmfs_repositories import Real, StandIn
 
-_KEYS = Path("/etc/cvmfs/keys")
+Change = Callable[[Changes], None]
 
 
-def storage_of(repository: Real) -> LocalStorage:
-    """The storage of a repository of `RealRepositories`."""
-    directory = repository.base / repository.name
-    return LocalStorage(directory, directory / "data" / "txn")
+def settings_of(repository: Real | StandIn) -> ServerSettings:
+    """What the repository's server.conf says."""
+    return ServerSettings.read(repository.name, repository.server_config)
 
 
-def newest(repository: Real) -> Revision:
+def storage_of(repository: Real | StandIn) -> LocalStorage:
+    """Its storage."""
+    return LocalStorage.parse(settings_of(repository).upstream)
+
+
+def manifest_of(repository: Real | StandIn) -> Manifest:
+    """What its newest revision is."""
+    return Manifest.parse(storage_of(repository).file(PUBLISHED))
+
+
+def newest(repository: Real | StandIn) -> Revision:
     """Its newest revision."""
-    storage = storage_of(repository)
-    return Revision(storage, Manifest.parse(storage.file(PUBLISHED)).root)
+    return Revision(storage_of(repository), manifest_of(repository).root)
 
 
-def commit(repository: Real, objects: Objects, change: Callable[[Changes], None]) -> Root:
-    """Publish what ``change`` makes of the newest revision, within a transaction."""
-    repository.server("transaction", repository.name)
+def publication_of(repository: Real | StandIn) -> Publication:
+    """What publishes root catalogs there."""
+    settings = settings_of(repository)
+    tools = Tools(settings, settings.spool / "tmp")
+    return Publication(settings, storage_of(repository), tools)
+
+
+def transactions_of(repository: Real | StandIn, seconds: float = 0) -> Transactions:
+    """Transactions there, that wait for others for some seconds."""
+    settings = settings_of(repository)
+    state = settings.spool / "duccmake"
+    state.mkdir(exist_ok=True)
+    mount = Mount(settings.published, settings.name, state / "mount.lock")
+    return Transactions(Server(settings, state), state, seconds, mount)
+
+
+def staged(repository: Real | StandIn, objects: Objects, change: Change) -> tuple[bytes, Root]:
+    """Store what ``change`` makes of the newest revision: its manifest, and the new root."""
     storage = storage_of(repository)
-    manifest = Manifest.parse(storage.file(PUBLISHED))
-    with Revision(storage, manifest.root) as revision:
+    base = storage.file(PUBLISHED)
+    with Revision(storage, Manifest.parse(base).root) as revision:
         changes = Changes(revision, objects, int(time.time()))
         change(changes)
         root = changes.finish()
     for name in objects.names:
         storage.put(name, objects.path(name))
-    storage.sync()
-    changed = manifest.changed(
-        C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
-    )
-    _sign(repository, changed)
-    local = repository.spool / "client.local"
-    kept = re.sub(r"CVMFS_ROOT_HASH=.*\n?", "", local.read_text())
-    local.write_text(f"{kept}CVMFS_ROOT_HASH={root.hash.hex()}\n")
-    repository.server("abort", "-f", repository.name)
-    return root
+    return base, root
 
 
-def _sign(repository: Real, manifest: Manifest) -> None:
-    settings = (repository.server_config / repository.name / "server.conf").read_text()
-    values = dict(re.findall(r"^([A-Z0-9_]+)=(.*)$", settings, re.MULTILINE))
-    name, url = repository.name, values["CVMFS_STRATUM0"]
-    temporary = repository.spool / "tmp"
-    file = temporary / "manifest-of-a-test"
-    file.write_bytes(manifest.unsigned())
-    common = ["-r", values["CVMFS_UPSTREAM_STORAGE"], "-t", str(temporary), "-m", str(file)]
-    key = [f"{_KEYS / name}.pub"]
-    _run("tag_edit", *common, "-w", url, "-p", *key, "-f", name, "-e", "sha1", "-x")
-    signing = ["-c", f"{_KEYS / name}.crt", "-k", f"{_KEYS / name}.key", "-n", name, "-u", url]
-    reflog = repository.spool / "reflog.chksum"
-    if reflog.exists():
-        signing += ["-R", str(reflog)]
-    if values.get("CVMFS_GARBAGE_COLLECTION") == "true":
-        signing.append("-g")
-    _run("sign", *common, *signing)
+def commit(
+    repository: Real | StandIn, objects: Objects, change: Change, *, seconds: float = 0
+) -> Root:
+    """Publish what ``change`` makes of the newest revision, alone with the repository."""
+    publication = publication_of(repository)
+    roots = []
+
+    def work() -> None:
+        base, root = staged(repository, objects, change)
+        publication.publish(base, root)
+        publication.show(root)
+        roots.append(root)
+
+    transactions_of(repository, seconds).alone(work)
+    return roots[0]
 
 
-def _run(what: str, *arguments: str) -> None:
-    done = subprocess.run(
-        ["cvmfs_swissknife", what, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
+def commit_file(repository: Real | StandIn, base: Path, name: str, *, seconds: float = 0) -> Root:
+    """Publish a file that has its name as its content; ``base`` is a directory for objects."""
+    base.mkdir(exist_ok=True)
+
+    def change(changes: Changes) -> None:
+        changes.put_file(f"/{name}".encode(), name.encode())
+
+    return commit(repository, Objects(base), change, seconds=seconds)

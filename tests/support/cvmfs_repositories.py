@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class StandIn:
         return {
             "PATH": f"{STAND_IN}:{os.environ['PATH']}",
             "CVMFS_STANDIN": str(self.base),
+            "CVMFS_STANDIN_PYTHON": sys.executable,
         }
 
     @property
@@ -80,23 +82,37 @@ class StandIn:
 
     def server(self, *arguments: str, status: int = 0) -> str:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""
-        done = subprocess.run(
+        done = self._run(*arguments)
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """The same, for what fails."""
+        done = self._run(*arguments)
+        assert done.returncode, done.stdout
+        return done.stdout
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["cvmfs_server", *arguments],
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
     def revision(self) -> int:
         """The number of the revision that readers see."""
         return int((self.spool / "rdonly").readlink().name)
 
     def problems(self) -> str:
-        """What a check of the repository finds."""
-        return ""
+        """What a check of the repository finds, its stored objects included."""
+        settings = (self.server_config / self.name / "server.conf").read_text()
+        if GATEWAY in settings.splitlines():
+            return ""  # it has no catalogs
+        done = self._run("check", "-i", self.name)
+        return done.stdout if done.returncode else ""
 
 
 _REPOSITORIES = Path("/etc/cvmfs/repositories.d")
@@ -130,6 +146,12 @@ class Real:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""
         done = _cvmfs_server(*arguments)
         assert done.returncode == status, done.stdout
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """The same, for what fails."""
+        done = _cvmfs_server(*arguments)
+        assert done.returncode, done.stdout
         return done.stdout
 
     def revision(self) -> int:

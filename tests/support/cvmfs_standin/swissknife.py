@@ -1,0 +1,81 @@
+"""``cvmfs_swissknife tag_edit`` and ``sign``, which are given a storage and a manifest."""
+
+import getopt
+import tempfile
+import time
+from pathlib import Path
+
+from history import History
+from repository import die, sign
+
+from duccmake.cvmfs.manifest import Manifest
+from duccmake.cvmfs.names import Kind
+from duccmake.cvmfs.objects import Objects
+from duccmake.cvmfs.storage import NotThere
+from duccmake.cvmfs.storage.local import LocalStorage
+
+_VERSION = "2.12.0"
+
+
+def main(arguments):
+    if arguments[:1] in (["--version"], ["version"]):
+        print(_VERSION)
+        return
+    command, *options = arguments
+    if command == "tag_edit":
+        tag_edit(options)
+    elif command == "sign":
+        sign_manifest(options)
+    else:
+        die(f"unknown command: {command}")
+
+
+def tag_edit(arguments):
+    options, rest = getopt.getopt(arguments, "r:w:t:m:p:f:e:@:La:d:xD:h:")
+    given = dict(options)
+    if rest or not {"-r", "-w", "-t", "-m", "-p", "-f"} <= given.keys():
+        die("tag_edit: parameters are missing")
+    name = given.get("-a", "")
+    if " " in name or name in ("trunk", "trunk-previous"):
+        die(f"tag_edit: no tag can be called '{name}'")
+    storage = LocalStorage.parse(given["-r"])
+    file = Path(given["-m"])
+    manifest = Manifest.parse(file.read_bytes())
+    stored = manifest.get("H")
+    with History.read(storage.get(stored + Kind.HISTORY) if stored else b"") as history:
+        if name or "-x" in given:
+            _check_root(storage, manifest)
+        history.remove(given.get("-d", "").split())
+        now = (manifest.get("C"), manifest.root_size, manifest.revision)
+        if "-x" in given:
+            history.undo_by(now)
+        if name:
+            history.add(name, *now, at=int(time.time()))
+        content = history.content()
+    with tempfile.TemporaryDirectory(dir=given["-t"]) as made:
+        objects = Objects(Path(made))
+        stored = objects.put(content, Kind.HISTORY).hex() + Kind.HISTORY
+        storage.put(stored, objects.path(stored))
+    file.write_bytes(manifest.changed(H=stored.removesuffix(Kind.HISTORY)).unsigned())
+
+
+def _check_root(storage, manifest):
+    try:
+        storage.get(manifest.get("C") + Kind.CATALOG)
+    except NotThere:
+        die("failed to download root catalog for tag")
+
+
+def sign_manifest(arguments):
+    options, rest = getopt.getopt(arguments, "c:k:n:u:r:t:m:R:@:egAM:s:")
+    given = dict(options)
+    if rest or not {"-c", "-k", "-n", "-u", "-r", "-t", "-m"} <= given.keys():
+        die("sign: parameters are missing")
+    if "-e" in given:
+        return
+    manifest = Manifest.parse(Path(given["-m"]).read_bytes())
+    if not LocalStorage.parse(given["-r"]).has([manifest.get("C") + Kind.CATALOG]):
+        die("failed to find the root catalog")
+    collected = "yes" if "-g" in given else "no"
+    sign(given["-r"].rpartition(",")[2], manifest.changed(G=collected))
+    Path(given["-m"]).unlink()
