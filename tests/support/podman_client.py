@@ -46,13 +46,15 @@ _RUN = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --cgroups disabled --
 class Podman:
     """podman with the kernel's overlay or with fuse-overlayfs, as root or as `USER`.
 
-    Its own storage is below ``base``; ``store`` is the additional one.
+    Its own storage is below ``base``; ``store`` is the additional one.  ``before`` is what
+    a shell does first, where nobody else sees its mounts.
     """
 
     base: Path
     store: Path | None
     driver: Driver = "kernel"
     rootless: bool = False
+    before: str = "true"
     _runs: bool | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -159,7 +161,7 @@ class Podman:
         }
         become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
         return subprocess.run(
-            ["unshare", "--mount", "sh", "-c", _SANDBOX, "sh"]
+            ["unshare", "--mount", "sh", "-c", f"{self.before} || exit\n{_SANDBOX}", "sh"]
             + (become if self.rootless else [])
             + list(command),
             cwd="/",
@@ -181,12 +183,16 @@ class Podman:
 
 @contextmanager
 def podman(
-    store: Path | None, *, driver: Driver = "kernel", rootless: bool = False
+    store: Path | None,
+    *,
+    driver: Driver = "kernel",
+    rootless: bool = False,
+    before: str = "true",
 ) -> Iterator[Podman]:
     """podman as it is asked for, in a short path, which it insists on."""
     base = Path(tempfile.mkdtemp(prefix="podman"))
     base.chmod(0o755)
-    client = Podman(base / "c", store, driver, rootless)
+    client = Podman(base / "c", store, driver, rootless, before)
     try:
         yield client
     finally:

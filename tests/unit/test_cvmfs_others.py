@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import subprocess
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from duccmake.errors import RepositoryLocked
 from duccmake.repository.cvmfs.others import holders, is_at_work
 from duccmake.repository.cvmfs.settings import ServerSettings
 from support.cvmfs_repositories import STAND_IN, StandIn, both
+from support.logs import told
 from support.staged_trees import NAME, publish, stage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
@@ -196,21 +195,3 @@ def running(*command: str, cwd: Path | None = None) -> Iterator[int]:
             yield process.pid
         finally:
             process.kill()
-
-
-@contextmanager
-def told(words: str) -> Iterator[threading.Event]:
-    """An event that is set as soon as ``words`` are logged."""
-    event = threading.Event()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if words in record.getMessage():
-                event.set()
-
-    listener = Listener()
-    logging.getLogger("duccmake").addHandler(listener)
-    try:
-        yield event
-    finally:
-        logging.getLogger("duccmake").removeHandler(listener)
