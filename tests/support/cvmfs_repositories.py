@@ -139,7 +139,7 @@ class Real:
 
     def open(self, **settings: Any) -> CvmfsRepository:
         """The repository as duccmake sees it."""
-        settings = {"lock_seconds": 0, "publisher": "catalogs", **settings}
+        settings = {"lock_seconds": 0, **settings}
         return CvmfsRepository(self.name, **settings)
 
     def server(self, *arguments: str, status: int = 0) -> str:

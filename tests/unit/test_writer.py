@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from duccmake.layer.pack import Packed
 
 from corpus.archives import OWNER, archive, random_archive
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
 from duccmake.layer import writers
 from duccmake.layer.disk import Disk
-from duccmake.layer.pack import Packed
 from duccmake.layer.place import PIECE, ROOT
 from duccmake.layer.unpack import unpack_layer
 from duccmake.layer.writer_process import Writer
