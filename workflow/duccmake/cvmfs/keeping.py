@@ -29,7 +29,6 @@ OPAQUE = tuple(
 )
 """What marks a directory that hides those below, for the kernel, fuse-overlayfs and podman."""
 
-_ACTING = (*OVERLAY_XATTRS, b"user.fuseoverlayfs.")
 _OWN_NAMES = frozenset({MARKER, b".cvmfsbundles"})
 _DOLLAR = mtree.encode(b"$(")
 _VARIABLE = re.compile(rb"\$\(.*\)", re.DOTALL)
@@ -87,7 +86,7 @@ class Keeping:
         opaque: Collection[tuple[bytes, bytes]] = OPAQUE if b"opaque" in entry.flags else ()
         if not entry.xattrs:
             return pack_xattrs(opaque)
-        own = [(name, value) for name, value in entry.xattrs if not name.startswith(_ACTING)]
+        own = [(name, value) for name, value in entry.xattrs if not name.startswith(OVERLAY_XATTRS)]
         if not self.xattrs:
             return pack_xattrs(opaque)[0], len(own)
         return pack_xattrs((*opaque, *own))

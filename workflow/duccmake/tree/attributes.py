@@ -17,8 +17,8 @@ from .mtree import Entry
 UNSUPPORTED = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP})
 _NO_XATTR = UNSUPPORTED | {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 
-OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-"""Overlayfs acts on these: an image's own must not be put where it would read them."""
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
+"""Overlayfs, or fuse-overlayfs, acts on these: an image's own are put where neither reads them."""
 
 
 class AttributeSetter:
