@@ -73,6 +73,7 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, tmp_path)
 
     work.wish("{host}/demo/tools:2024", cvmfs_repo=cvmfs.name)
     work.run("prune", "--config", "force_removal=true", check=True)
+    repository = cvmfs.open()  # one shows one revision
     assert list(repository.names()) == names[2:]
     assert repository.verify(names[2]) == []
     assert cvmfs.problems() == ""
