@@ -33,7 +33,8 @@ ANY_VARIANT = "*"
 class StagedLayer:
     """A layer that `duccmake.layer.unpack` made whole: ``path`` has its manifest in ``.metadata/``.
 
-    The directory backend takes trees (``layerfs/``), CernVM-FS packs (`duccmake.layer.pack`).
+    The directory backend takes trees (``layerfs/``), CernVM-FS packs (`duccmake.layer.pack`)
+    or catalogs (`duccmake.layer.catalogs`).
     """
 
     digest: Digest
