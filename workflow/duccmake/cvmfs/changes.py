@@ -267,6 +267,8 @@ class Changes:
         parent, _, name = path.rpartition(b"/")
         if not path.startswith(b"/") or b"\0" in path or not _NO_NAMES.isdisjoint(_names(path)):
             raise ValueError(f"{path!r} is no absolute path")
+        if _names(path)[0] == b".cvmfs":
+            raise ValueError(f"{path!r} is in CernVM-FS' own directory")
         return Row(
             *path_key(path),
             *path_key(parent),
