@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import RepositoryError
 from .catalog import MARKER, Nested
+from .catalog_writer import marker
 from .edited import Edited, added, taken
 from .edited_catalogs import Catalogs
 from .names import Kind, path_key
@@ -25,7 +26,7 @@ from .rows import (
     Row,
     pack_xattrs,
 )
-from .trees import Tree, marker
+from .trees import Tree
 
 _DEFAULT_TTL = 240
 _SKEW_SECONDS = 300

@@ -14,8 +14,8 @@ from ..errors import RepositoryError
 from ..tree import mtree
 from ..tree.mtree import LOST, Entry, decode
 from . import split
-from .catalog import MARKER, Nested
-from .catalog_writer import CatalogWriter
+from .catalog import Nested
+from .catalog_writer import CatalogWriter, marker
 from .keeping import Keeping, keeps_name, plain
 from .names import Kind, path_key
 from .objects import Objects
@@ -369,26 +369,6 @@ class _Writer:
         content = into.content(self._properties)
         self._catalogs += 1
         return Nested(self._objects.put(content, Kind.CATALOG).hex(), len(content))
-
-
-def marker(directory: bytes, empty: bytes, mtime: int, mtimens: int | None) -> Row:
-    """The row of the marker in a directory in which a catalog begins; ``empty`` is its object."""
-    return Row(
-        *path_key(directory + b"/" + MARKER),
-        *path_key(directory),
-        hardlinks=1,
-        hash=empty,
-        size=0,
-        mode=stat.S_IFREG | 0o644,
-        mtime=mtime,
-        mtimens=mtimens,
-        flags=FILE,
-        name=MARKER,
-        symlink=b"",
-        uid=0,
-        gid=0,
-        xattr=None,
-    )
 
 
 def _wrong_size(path: bytes, found: Content) -> RepositoryError:
