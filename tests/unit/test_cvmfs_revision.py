@@ -103,10 +103,14 @@ def test_the_catalogs_that_were_not_used_for_longest_go_first(
         kept = {path.name for path in cache.iterdir()}
         assert len(kept) == 2
         assert root.hex() in kept
+        for path in cache.iterdir():
+            os.utime(path, (0, 0))
+    with Revision(Staged(objects), root, cache):
+        assert (cache / root.hex()).stat().st_mtime > 0
 
 
 def test_a_walk_through_more_catalogs_than_may_be_open_passes_all(
-    objects, monkeypatch: pytest.MonkeyPatch
+    objects, cache, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(revision_module, "_OPEN", 2)
     paths = [b"/d%d" % number for number in range(5)]
@@ -115,9 +119,11 @@ def test_a_walk_through_more_catalogs_than_may_be_open_passes_all(
         *(lambda changes, path=path: changes.begin_catalog(path + b"/e") for path in paths),
         *(lambda changes, path=path: changes.put_file(path + b"/e/f", path) for path in paths),
     )
-    with Revision(Staged(objects), root) as revision:
+    with Revision(Staged(objects), root, cache) as revision:
         found = {path: revision.read(path) for path, row in revision.walk(b"") if row.is_file}
         assert {path: found[path + b"/e/f"] for path in paths} == {path: path for path in paths}
+        opened = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        assert len([path for path in opened if path.parent == cache]) == 3  # the root as well
 
 
 def spoiled(objects: Objects, root: bytes, statement: str) -> bytes:

@@ -28,7 +28,7 @@ class Level(StrEnum):
     """About 6 % larger than what CernVM-FS itself stores, in a sixth of the time."""
 
     BALANCED = "balanced"
-    """As large as what CernVM-FS itself stores, in a quarter of the time."""
+    """As large as what CernVM-FS itself stores, in a third of the time."""
 
     SMALL = "small"
     """About 1 % smaller, in the same time."""
