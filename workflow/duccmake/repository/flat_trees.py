@@ -56,7 +56,8 @@ def measured_layer(view: View, digest: Digest) -> Measured | None:
     ``tree.mtree``, which DUCC has none of, it was measured.
     """
     manifest = view.layout.layer_manifest(digest)
-    found = published(lambda name: view.read(manifest.with_name(name)))
+    metadata = manifest.parent
+    found = published(lambda name: view.read(metadata / name))
     is_ours = found is not None and found.digest == digest and view.is_file(manifest)
     return found if is_ours else None
 

@@ -192,7 +192,7 @@ class DirectoryView(View):
     def _open(self, path: PurePosixPath, flags: int) -> int:
         below = os.fsencode(path)
         names = below.split(b"/")
-        if b".." in names or not names[0]:
+        if not names[0] or b".." in names:
             raise ValueError(f"{path} is no path of a repository")
         try:
             descriptor = open_straight(b"%b/%b" % (self._name, below), flags)
