@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import subprocess
@@ -14,8 +13,6 @@ import pytest
 
 from duccmake.errors import RepositoryLocked
 from support.cvmfs_commits import commit_file, manifest_of, newest, transactions_of
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
 FLAG = "in_transaction.lock"
 CLAIM = "duccmake-transaction.lock"
