@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import sqlite3
 import time
@@ -30,8 +29,6 @@ from support.cvmfs_commits import (
     transactions_of,
 )
 from support.cvmfs_repositories import both
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
 FLAG, LOCK = "in_transaction.lock", "is_publishing.lock"
 COLLECTABLE = "CVMFS_GARBAGE_COLLECTION=true"

@@ -5,7 +5,7 @@ import shutil
 import stat
 
 from chunks import is_chunked
-from repository import keep
+from repository import give, keep, special
 
 MARKER = ".cvmfscatalog"
 OWNERLESS = 2**32 - 1
@@ -93,7 +93,7 @@ class Ingest:
         self.base = b"" if base == "/" else os.fsencode(base).strip(b"/")
         if self.base and not os.path.isdir(self.tree + b"/" + self.base):
             os.mkdir(self.tree + b"/" + self.base, 0o775)
-            os.chown(self.tree + b"/" + self.base, 65534, 65534)
+            give(self.tree + b"/" + self.base, NOBODY, NOBODY)
         # A gateway merges entry by entry into the root catalog, and passes over devices.
         self.drops_devices = repository.gateway and not self.base
         self.files = set()
@@ -169,7 +169,8 @@ class Ingest:
             os.symlink(member["link"], path)
         elif kind in b"346":
             bits = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[kind]
-            os.mknod(path, bits | 0o600, os.makedev(*member["device"]))
+            if not special(path, bits | 0o600, os.makedev(*member["device"])):
+                return
         else:
             raise Panic(f"Fatal error found unexpected file: {path!r}")
         finish(path, member)
@@ -206,7 +207,7 @@ class Ingest:
             if is_chunked(source):
                 os.truncate(path, 0)  # the real one gives an Input/output error
         else:
-            os.mknod(path, found.st_mode, found.st_rdev)
+            special(path, found.st_mode, found.st_rdev)
         keep(source, path)
 
 

@@ -7,7 +7,7 @@ import stat
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -320,14 +320,17 @@ class Repository:
             die("aborted.")
 
     def has_open_files(self):
-        root = str(self.current().resolve())
-        for entry in Path("/proc").glob("[0-9]*/fd/*"):
-            try:
-                if str(entry.readlink()).startswith(root + "/"):
-                    return True
-            except OSError:
-                continue
-        return False
+        root = f"{self.current().resolve()}/"
+        return any(opened.startswith(root) for opened in _opened())
+
+
+def _opened():
+    """What all processes have open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is somebody else's
+            for descriptor in (process / "fd").iterdir():
+                with suppress(OSError):
+                    yield str(descriptor.readlink())
 
 
 def link(source, target):
@@ -357,14 +360,30 @@ def _copy_special(source, target):
     keep(source, target)
 
 
-def keep(source, target):
-    """Give a file the attributes of another."""
-    found = os.lstat(source)
+def special(path, mode, device):
+    """Make a special file, if that is for this user to make."""
     try:
-        os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
+        os.mknod(path, mode, device)
     except PermissionError:
         if os.geteuid() == 0:
             raise
+        return False
+    return True
+
+
+def give(path, uid, gid):
+    """Have somebody own a file, if that is for this user to say."""
+    try:
+        os.chown(path, uid, gid, follow_symlinks=False)
+    except PermissionError:
+        if os.geteuid() == 0:
+            raise
+
+
+def keep(source, target):
+    """Give a file the attributes of another."""
+    found = os.lstat(source)
+    give(target, found.st_uid, found.st_gid)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(target, stat.S_IMODE(found.st_mode))
     os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns), follow_symlinks=False)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from chunks import say_chunks
+from repository import give, special
 
 from duccmake.cvmfs.revision import Revision
 from duccmake.cvmfs.rows import unpack_xattrs
@@ -41,12 +42,9 @@ class Shown:
             elif row.is_file:
                 self._file(revision, path, row, at)
             else:
-                # Others' devices are not for an ordinary user to make.
-                with suppress(PermissionError):
-                    device = (
-                        row.size if stat.S_IFMT(row.mode) in (stat.S_IFCHR, stat.S_IFBLK) else 0
-                    )
-                    os.mknod(at, stat.S_IFMT(row.mode) | 0o600, device)
+                kind = stat.S_IFMT(row.mode)
+                device = row.size if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+                if special(at, kind | 0o600, device):
                     _attributes(at, row)
         for at, row in reversed(directories):
             _attributes(at, row)
@@ -83,8 +81,7 @@ class Shown:
 
 def _attributes(at, row):
     link = stat.S_ISLNK(row.mode)
-    with suppress(PermissionError):
-        os.chown(at, row.uid, row.gid, follow_symlinks=False)
+    give(at, row.uid, row.gid)
     if not link:
         for name, value in unpack_xattrs(row.xattr):
             with suppress(OSError):  # trusted ones are root's, and some file systems have none

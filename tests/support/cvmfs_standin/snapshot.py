@@ -167,6 +167,7 @@ class Snapshot:
         if was is not None and self._looks_same(path):
             return was._replace(flags=was.flags & ~(ROOT | MOUNTPOINT)), True
         found = os.lstat(self._tree + path)
+        uid, gid = self._owner(path, was, found)
         seconds, rest = divmod(found.st_mtime_ns, _NANOSECONDS)
         parent, _, name = path.rpartition(b"/")
         target = os.readlink(self._tree + path) if stat.S_ISLNK(found.st_mode) else b""
@@ -183,10 +184,18 @@ class Snapshot:
             flags=type_flags(found.st_mode),
             name=name,
             symlink=target,
-            uid=found.st_uid,
-            gid=found.st_gid,
+            uid=uid,
+            gid=gid,
             xattr=pack_xattrs(_xattrs(self._tree + path))[0] if self._xattrs else None,
         ), False
+
+    def _owner(self, path, was, found):
+        """Who owns what is at a path: an ordinary user's directory does not show it."""
+        if was is not None and os.path.lexists(self._before + path):
+            before = os.lstat(self._before + path)
+            if (before.st_uid, before.st_gid) == (found.st_uid, found.st_gid):
+                return was.uid, was.gid
+        return found.st_uid, found.st_gid
 
     # --- what has changed -----------------------------------------------
 
