@@ -5,6 +5,7 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
+from duccmake.products import Product
 from duccmake.repository.open import open_staging
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
@@ -26,6 +27,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             digest=digest,
             diff_algorithms=job.plan.diff_algorithms(key),
             catalogs=staging.layer(digest) if staging else None,
+            split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
             progress=progress,
         )

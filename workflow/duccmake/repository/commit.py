@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..errors import DuccmakeError, RepositoryError
 from ..layer import measured
+from ..layer.measured import TAR_SPLIT
 from ..oci.reference import Digest
 from ..products import Product
 from . import overlay_losses, podman
@@ -41,18 +43,21 @@ Others = Callable[[Iterable[StagedImage]], Mapping[str, str]]
 class Part:
     """What change sets come to: layers and images, none of them published yet.
 
-    ``trees`` are what layers of podman's store need of their own, by their paths there.
+    ``trees`` are what layers of podman's store need of their own, by their paths there, and
+    ``splits`` what podman makes their archives again by.
     """
 
     layers: Mapping[Digest, StagedLayer]
     images: tuple[StagedImage, ...]
     trees: Mapping[PurePosixPath, Tree]
+    splits: Mapping[Digest, bytes]
 
     def __or__(self, other: Part) -> Part:
         return Part(
             {**self.layers, **other.layers},
             self.images + other.images,
             {**self.trees, **other.trees},
+            {**self.splits, **other.splits},
         )
 
     def flat_trees(self, view: View) -> list[tuple[StagedImage, Path]]:
@@ -111,7 +116,7 @@ class Commit:
 
     def __init__(self, view: View, form: LayerForm, changes: ChangeSet, others: Others) -> None:
         self.view = view
-        self.whole = Part({}, (), {})
+        self.whole = Part({}, (), {}, {})
         self._form = form
         self._others = others
         self._lost: dict[str, Counter[str]] = {}
@@ -154,7 +159,7 @@ class Commit:
             return self.view.read(self.view.layout.layer_manifest(digest))
 
         trees = podman.own_trees(self.view, changes.images, manifest)
-        return Part(layers, changes.images, trees)
+        return Part(layers, changes.images, trees, _splits(layers, changes.images))
 
     def _check_layer(self, layer: StagedLayer) -> None:
         if not layer.manifest.is_file() or not self._form.is_staged(layer):
@@ -194,7 +199,14 @@ class Commit:
         losses = self._make_flat_trees(writer, edits)
         writer.settle()
         images = self.whole.images
-        publish_metadata(edits, images, losses, lambda: self._others(images), self.whole.trees)
+        publish_metadata(
+            edits,
+            images,
+            losses,
+            lambda: self._others(images),
+            self.whole.trees,
+            self.whole.splits,
+        )
 
     def _put_layers(self, writer: Writer, more: Callable[[], Iterable[ChangeSet]]) -> None:
         done: set[Digest] = set()
@@ -256,6 +268,20 @@ class Commit:
         noted = replace(tree, verified=image.measured is not None)
         edits.file(edits.layout.flat_record(image.config), dump(noted.to_json(image.config)))
         return tree.losses
+
+
+def _splits(
+    layers: Mapping[Digest, StagedLayer], images: Iterable[StagedImage]
+) -> dict[Digest, bytes]:
+    """What was taken down of the archives of layers that podman's store gets."""
+    wanted = {
+        digest for image in images if Product.PODMAN in image.products for digest in image.layers
+    }
+    found = {}
+    for digest in wanted & layers.keys():
+        with suppress(FileNotFoundError):
+            found[digest] = (layers[digest].path / TAR_SPLIT).read_bytes()
+    return found
 
 
 def _is_published(view: View, image: StagedImage, digest: Digest) -> bool:

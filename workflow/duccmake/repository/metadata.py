@@ -116,11 +116,12 @@ def publish_metadata(
     losses: Mapping[str, Losses],
     others: Callable[[], Mapping[str, str]],
     trees: Mapping[PurePosixPath, Tree] | None = None,
+    splits: Mapping[Digest, bytes] | None = None,
 ) -> None:
     """Manifests and records of ``images``, DUCC's files, podman's store, and last the public links.
 
     ``losses`` are each image's, by name; ``others`` tells the configurations of
-    the images that stay as they are, by name; ``trees`` are those of podman's store.
+    the images that stay as they are, by name; ``trees`` and ``splits`` are those of podman's store.
     """
     layout = edits.layout
     now = time.time()
@@ -154,7 +155,7 @@ def publish_metadata(
         edits.file(layout.record(image.name), dump(record.to_json()))
     _note_origins(edits, images)
     _schedule(edits, superseded, wished, staying)
-    podman.publish(edits, images, trees)
+    podman.publish(edits, images, trees, splits)
     for image in images:
         link = layout.link(image.name)
         if Product.FLAT in image.products:

@@ -56,7 +56,7 @@ class ByCatalogs:
         more: Callable[[], Iterable[ChangeSet]],
     ) -> Part:
         """Publish a change set, and what has got ready by then; returns all that was published."""
-        done = Part({}, (), {})
+        done = Part({}, (), {}, {})
 
         def fill(revision: NextRevision) -> None:
             nonlocal changes, more, done

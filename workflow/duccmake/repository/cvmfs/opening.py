@@ -44,15 +44,16 @@ def opening(spool: Path, name: str, *, collecting: bool = False) -> Iterator[boo
         stack.callback(publishing.release)
         if not collecting:
             garbage.take()  # who has it only checks, or is found among the commands
-        if not publishing.take() or not _is_left_alone(spool, name):
+        if not publishing.take():
             yield False
             return
+        # From now on: whoever opens a transaction meanwhile needs the lock soon.
         ended = threading.Event()
         releasing = threading.Thread(target=_release, args=(publishing, spool, ended))
         releasing.start()
         stack.callback(releasing.join)
         stack.callback(ended.set)
-        yield True
+        yield _is_left_alone(spool, name)
 
 
 def _release(lock: _Lock, spool: Path, ended: threading.Event) -> None:

@@ -22,7 +22,9 @@ IMAGES = ROOT / "overlay-images"
 
 IMAGES_INDEX = IMAGES / "images.json"
 
-LAYERS_INDEX = ROOT / "overlay-layers" / "layers.json"
+LAYERS = ROOT / "overlay-layers"
+
+LAYERS_INDEX = LAYERS / "layers.json"
 
 
 def image(config: Digest) -> PurePosixPath:
@@ -33,6 +35,11 @@ def image(config: Digest) -> PurePosixPath:
 def layer(identity: str) -> PurePosixPath:
     """The directory of a layer's links."""
     return OVERLAY / identity
+
+
+def tar_split(identity: str) -> PurePosixPath:
+    """By what a layer's archive is made again, for those who save or push it."""
+    return LAYERS / f"{identity}.tar-split.gz"
 
 
 def diff(identity: str) -> PurePosixPath:

@@ -23,10 +23,12 @@ def publish(
     edits: Edits,
     images: Sequence[StagedImage],
     trees: Mapping[PurePosixPath, Tree] | None = None,
+    splits: Mapping[Digest, bytes] | None = None,
 ) -> None:
     """Put those of ``images`` into the store that shall be there.
 
-    ``trees`` are those that their layers need there, by path (`own_trees`).
+    ``trees`` are those that their layers need there, by path (`own_trees`), ``splits`` what
+    their archives are made again by, by the digests of their blobs.
     Names that stood for other images move; an image that is left without any is
     found by its digest until it is taken `without`.  Raises `RepositoryError`, or
     `ManifestError` with the image.
@@ -34,7 +36,7 @@ def publish(
     wanted = any(Product.PODMAN in image.products for image in images)
     if not wanted and not edits.view.exists(paths.IMAGES_INDEX):
         return
-    store = _Store(edits, trees)
+    store = _Store(edits, trees, splits)
     for image in images:
         try:
             store.release(image.name)
@@ -90,10 +92,15 @@ def expel(edits: Edits, layers: Collection[str]) -> None:
 class _Store:
     """The store as it is after the edits so far, and the further edits."""
 
-    def __init__(self, edits: Edits, trees: Mapping[PurePosixPath, Tree] | None = None) -> None:
+    def __init__(
+        self,
+        edits: Edits,
+        trees: Mapping[PurePosixPath, Tree] | None = None,
+        splits: Mapping[Digest, bytes] | None = None,
+    ) -> None:
         self._edits = edits
         self._images = ImageEntries(edits)
-        self._layers = LayerEntries(edits, trees or {})
+        self._layers = LayerEntries(edits, trees or {}, splits or {})
         self.release = self._images.release
         self.remove = self._images.remove
 
