@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import RepositoryLocked
+from duccmake.repository.cvmfs import transaction
 from support.cvmfs_commits import commit_file, manifest_of, newest, transactions_of
 
 FLAG = "in_transaction.lock"
@@ -72,14 +75,17 @@ CHILD = """
 """
 
 
-def run_child(tmp_path: Path, cvmfs, place: str, name: str) -> None:
+def start_child(tmp_path: Path, cvmfs, patch: str, name: str) -> subprocess.Popen[str]:
     order = tmp_path / "order"
     order.write_bytes(pickle.dumps((cvmfs, tmp_path / "objects", name)))
-    arguments = [str(order), PLACES[place], *sys.path]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(CHILD), *arguments], capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    arguments = [str(order), patch, *sys.path]
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), *arguments], text=True)
+
+
+def run_child(tmp_path: Path, cvmfs, place: str, name: str) -> None:
+    with start_child(tmp_path, cvmfs, PLACES[place], name) as child:
+        pass
+    assert child.returncode == -signal.SIGKILL, place
 
 
 def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path):
@@ -130,6 +136,47 @@ def test_operator_who_ended_a_dead_publishers_transaction_has_the_next_one_for_g
     cvmfs.server("abort", "-f", cvmfs.name)
     cvmfs.server("transaction", cvmfs.name)
     _is_left_to_the_operator(cvmfs, tmp_path)
+
+
+SHIM = """\
+#!/bin/sh
+case "$1" in sign)
+    : >{begun}
+    read -r _ <{go}
+esac
+exec {program} "$@"
+"""
+
+
+def test_what_a_dead_publisher_has_started_is_waited_for(cvmfs, tmp_path, monkeypatch):
+    """Its signature would come after that of the next, and take back what that has published."""
+    shim, begun, go = (tmp_path / name for name in ("bin/cvmfs_swissknife", "begun", "go"))
+    shim.parent.mkdir()
+    program = shutil.which("cvmfs_swissknife")
+    shim.write_text(SHIM.format(begun=begun, go=go, program=program))
+    shim.chmod(0o755)
+    os.mkfifo(go)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+        with start_child(tmp_path, cvmfs, "", "of-the-dead") as child:
+            while child.poll() is None and not begun.exists():
+                os.sched_yield()
+            child.kill()
+    assert child.returncode == -signal.SIGKILL
+
+    before = manifest_of(cvmfs)
+    with monkeypatch.context() as patch, pytest.raises(RepositoryLocked):
+        patch.setattr(transaction, "_GRACE_SECONDS", 0)
+        transactions_of(cvmfs).recover()
+        commit_file(cvmfs, tmp_path / "objects", "of-the-next")
+    assert manifest_of(cvmfs) == before
+    go.write_bytes(b"\n")
+    transactions_of(cvmfs, 60).recover()
+    commit_file(cvmfs, tmp_path / "objects", "of-the-next", seconds=60)
+    assert manifest_of(cvmfs).revision == before.revision + 2
+    for name in ("of-the-dead", "of-the-next"):
+        assert (cvmfs.spool / "rdonly" / name).read_text() == name
+    assert cvmfs.problems() == ""
 
 
 def _is_left_to_the_operator(cvmfs, tmp_path: Path) -> None:

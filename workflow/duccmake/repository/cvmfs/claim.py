@@ -4,6 +4,9 @@ Two things in the spool area keep others out: the flag of a transaction, which i
 that is there, and the lock of who publishes.  With the one alone, an operator's
 ``cvmfs_server publish`` would end our transaction; with both, its commands all fail or wait.
 
+What is started meanwhile holds the lock as well (`Tools`): should we die, nobody else begins
+before it has ended, for a signature of ours would take back what they publish.
+
 The flag is a link to a file of ours, made before.  So whose transaction is open can be told
 at any time, also after a crash: no file is ours before it is the flag, and none that is the
 flag is another's.
@@ -81,6 +84,7 @@ class Claim:
                 raise _busy("somebody publishes, or mounts what was published,")
             if _is_at(self._lock, descriptor):
                 self._give_away(self._lock)
+                os.set_inheritable(descriptor, True)
                 return descriptor
             os.close(descriptor)
 

@@ -107,6 +107,7 @@ class Tools:
             errors="backslashreplace",
             cwd="/",
             start_new_session=True,
+            close_fds=False,  # what is to be inherited is the lock of who publishes
             check=False,
             **user,
         )
