@@ -34,7 +34,7 @@ from support.cvmfs_repositories import CHUNKS, LARGEST, Real, real_repositories,
 pytestmark = pytest.mark.cvmfs
 
 TREES = int(os.environ.get("DUCCMAKE_TEST_TREES", "12"))
-BATCH = 100
+BATCH = 40
 SETTINGS = (
     *CHUNKS,
     "CVMFS_IGNORE_XDIR_HARDLINKS=false",
