@@ -77,7 +77,7 @@ class Generated:
         return self.files[entry.hardlink or entry.path]
 
 
-def generated(random: Random, *, most: int = 40, nanoseconds: bool = True) -> Generated:
+def generated(random: Random, most: int = 30) -> Generated:
     """A tree of at most so many entries."""
     names = list(NAMES)
     children: dict[bytes, dict[bytes, Entry]] = {b".": {}}
@@ -87,18 +87,18 @@ def generated(random: Random, *, most: int = 40, nanoseconds: bool = True) -> Ge
         if name in children[parent] or parent.count(b"/") > 5:
             continue
         path = name if parent == b"." else parent + b"/" + name
-        entry = _entry(random, path, nanoseconds)
+        entry = _entry(random, path)
         children[parent][name] = entry
         if entry.kind == DIR:
             children[path] = {}
-    root = _attributed(random, Entry(b".", DIR), nanoseconds)
+    root = _attributed(random, Entry(b".", DIR))
     ordered = [root, *_below(children, b".")]
     files: dict[bytes, bytes] = {}
     entries = []
     firsts: list[Entry] = []
     for entry in ordered:
-        if entry.kind == FILE and firsts and random.random() < 0.3:
-            first = random.choice(firsts[-3:])
+        first = random.choice(firsts[-3:]) if firsts else entry
+        if entry.kind == FILE and first is not entry and random.random() < 0.3:
             entry = replace(first, path=entry.path, hardlink=first.path)
         elif entry.kind == FILE:
             files[entry.path] = random.randbytes(entry.size)
@@ -119,7 +119,7 @@ def _below(children: dict[bytes, dict[bytes, Entry]], path: bytes) -> list[Entry
     return found + later
 
 
-def _entry(random: Random, path: bytes, nanoseconds: bool) -> Entry:
+def _entry(random: Random, path: bytes) -> Entry:
     kind = random.choice([DIR, DIR, DIR, FILE, FILE, FILE, LINK, CHAR, BLOCK, FIFO, SOCKET])
     entry = Entry(path, kind)
     if kind == FILE:
@@ -128,10 +128,10 @@ def _entry(random: Random, path: bytes, nanoseconds: bool) -> Entry:
         entry = replace(entry, target=random.choice(TARGETS), mode=0o777)
     elif kind in (CHAR, BLOCK):
         entry = replace(entry, device=(random.choice([1, 8, 300]), random.choice([0, 3, 70_000])))
-    return _attributed(random, entry, nanoseconds)
+    return _attributed(random, entry)
 
 
-def _attributed(random: Random, entry: Entry, nanoseconds: bool) -> Entry:
+def _attributed(random: Random, entry: Entry) -> Entry:
     seconds = random.choice(TIMES)
     modes = [0o644, 0o755, 0o4711, 0o2750, 0o1777, 0]
     xattrs: Collection[tuple[bytes, bytes]] = ()
@@ -142,7 +142,7 @@ def _attributed(random: Random, entry: Entry, nanoseconds: bool) -> Entry:
         mode=entry.mode if entry.kind == LINK else random.choice(modes),
         uid=random.choice([0, 5, 70_000]),
         gid=random.choice([0, 6, 2**31]),
-        mtime_ns=seconds * 10**9 + (random.choice([0, 0, 1, 999_999_999]) if nanoseconds else 0),
+        mtime_ns=seconds * 10**9 + random.choice([0, 0, 1, 999_999_999]),
         xattrs=tuple(xattrs),
     )
 

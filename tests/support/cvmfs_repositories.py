@@ -168,7 +168,7 @@ def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd="/",
-        text=True,
+        errors="backslashreplace",
     )
 
 

@@ -378,7 +378,9 @@ def test_attributes_are_those_in_both_catalogs_where_one_begins(repository):
         assert catalog.row(b"/a").xattr == revision.row(b"/a").xattr
 
 
-@pytest.mark.parametrize("path", [b"a", b"/a/", b"//a", b"/a//b", b"/a/../b", b"/.", b"/a\0b", b""])
+@pytest.mark.parametrize(
+    "path", [b"a", b"/a/", b"//a", b"/a//b", b"/a/../b", b"/.", b"/a\0b", b"/.cvmfs/a", b""]
+)
 def test_a_path_that_readers_could_not_reach_is_refused(repository, path):
     with repository.revision() as revision:
         changes = Changes(revision, repository.objects, NOW)

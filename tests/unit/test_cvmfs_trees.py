@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duccmake.cvmfs import check, rows, split
@@ -134,6 +134,7 @@ def link_counts(tree: Generated, keeping: Keeping) -> dict[bytes, int]:
     return found
 
 
+@settings(max_examples=50)
 @given(st.integers(min_value=0), st.booleans(), st.booleans())
 def test_what_a_revision_shows_of_a_tree_is_what_its_manifest_says(seed, nanoseconds, hard_links):
     tree = generated(Random(seed))

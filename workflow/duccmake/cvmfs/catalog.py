@@ -162,6 +162,8 @@ class CatalogFile:
     @classmethod
     def read(cls, content: bytes, what: object = "the catalog") -> Self:
         """One from the bytes of its file."""
+        if not content:
+            raise RepositoryError(f"{what} is empty")
         db = sqlite3.connect(":memory:", isolation_level=None)
         db.deserialize(content)
         return cls.of(db, what)

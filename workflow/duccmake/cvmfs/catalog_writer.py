@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 
 from . import catalog
-from .catalog import COLUMNS, Counters, Nested
-from .rows import COUNTERS, Content, Row
+from .catalog import COLUMNS, MARKER, Counters, Nested
+from .names import path_key
+from .rows import COUNTERS, FILE, Content, Row
 
 _BATCH = 10_000
 _REGULAR, _SYMLINK, _FILE_SIZE = map(COUNTERS.index, ("regular", "symlink", "file_size"))
@@ -95,3 +97,23 @@ class CatalogWriter:
         self._rows.clear()
         self._chunks.clear()
         self._links.clear()
+
+
+def marker(directory: bytes, empty: bytes, mtime: int, mtimens: int | None) -> Row:
+    """The row of the marker in a directory in which a catalog begins; ``empty`` is its object."""
+    return Row(
+        *path_key(directory + b"/" + MARKER),
+        *path_key(directory),
+        hardlinks=1,
+        hash=empty,
+        size=0,
+        mode=stat.S_IFREG | 0o644,
+        mtime=mtime,
+        mtimens=mtimens,
+        flags=FILE,
+        name=MARKER,
+        symlink=b"",
+        uid=0,
+        gid=0,
+        xattr=None,
+    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import RepositoryError
 from .catalog import MARKER, Nested
+from .catalog_writer import marker
 from .edited import Edited, added, taken
 from .edited_catalogs import Catalogs
 from .names import Kind, path_key
@@ -25,7 +26,7 @@ from .rows import (
     Row,
     pack_xattrs,
 )
-from .trees import Tree, marker
+from .trees import Tree
 
 _DEFAULT_TTL = 240
 _SKEW_SECONDS = 300
@@ -267,6 +268,8 @@ class Changes:
         parent, _, name = path.rpartition(b"/")
         if not path.startswith(b"/") or b"\0" in path or not _NO_NAMES.isdisjoint(_names(path)):
             raise ValueError(f"{path!r} is no absolute path")
+        if _names(path)[0] == b".cvmfs":
+            raise ValueError(f"{path!r} is in CernVM-FS' own directory")
         return Row(
             *path_key(path),
             *path_key(parent),

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from ..errors import RepositoryError
 from ..tree import mtree
 from ..tree.mtree import LOST, Entry, decode
-from .catalog import MARKER, Nested
-from .catalog_writer import CatalogWriter
+from . import split
+from .catalog import Nested
+from .catalog_writer import CatalogWriter, marker
 from .keeping import Keeping, keeps_name, plain
 from .names import Kind, path_key
 from .objects import Objects
@@ -30,7 +31,6 @@ from .rows import (
     Row,
     type_flags,
 )
-from .split import nested
 
 Contents = Callable[[int | None, bytes], Content]
 """What the content of a file is, by the number of the layer that has it and its path there.
@@ -100,6 +100,8 @@ def write_tree(
 
 def _beginnings(lines: Iterable[bytes]) -> frozenset[bytes]:
     """The directories in which nested catalogs begin, as their lines have them."""
+    if sum(1 for _ in lines) <= split.MOST_ENTRIES:
+        return frozenset()
     counts = {b".": 1}
     for line in lines:
         path, _, rest = line.partition(b" ")
@@ -109,7 +111,7 @@ def _beginnings(lines: Iterable[bytes]) -> frozenset[bytes]:
         counts[parent] = counts.get(parent, 1) + 1
         if rest.startswith(mtree.TYPE_DIR):
             counts.setdefault(path, 1)
-    found = nested((path[2:] or b".", count) for path, count in counts.items())
+    found = split.nested((path[2:] or b".", count) for path, count in counts.items())
     return frozenset(b"./" + path for path in found)
 
 
@@ -367,26 +369,6 @@ class _Writer:
         content = into.content(self._properties)
         self._catalogs += 1
         return Nested(self._objects.put(content, Kind.CATALOG).hex(), len(content))
-
-
-def marker(directory: bytes, empty: bytes, mtime: int, mtimens: int | None) -> Row:
-    """The row of the marker in a directory in which a catalog begins; ``empty`` is its object."""
-    return Row(
-        *path_key(directory + b"/" + MARKER),
-        *path_key(directory),
-        hardlinks=1,
-        hash=empty,
-        size=0,
-        mode=stat.S_IFREG | 0o644,
-        mtime=mtime,
-        mtimens=mtimens,
-        flags=FILE,
-        name=MARKER,
-        symlink=b"",
-        uid=0,
-        gid=0,
-        xattr=None,
-    )
 
 
 def _wrong_size(path: bytes, found: Content) -> RepositoryError:
