@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ OBJECTS = "objects"
 
 FORMAT = 1
 """The version of what is in ``catalog.json``."""
+
+_PIECE = 1024 * 1024
 
 ByKey = dict[tuple[int, int], Content]
 """The content of files by the `duccmake.cvmfs.names.path_key` of their paths."""
@@ -55,13 +57,17 @@ def write_catalogs(
     Returns the names of the objects that are needed beside files and catalogs.  Raises
     what `write_tree` does.
     """
-    with manifest.open("rb") as file:
-        lines = [
-            line if line.startswith(b"#") else form.keeping.relabelled_line(line) for line in file
-        ]
-    published = b"".join(lines)
-    tree = write_tree(lines, form.at, content, objects, form.keeping, form.salt)
-    found = objects.file([published], len(published))
+    # On disk: with hundreds of thousands of entries it would be most of what a job holds.
+    published = directory / "published.mtree"
+    with manifest.open("rb") as lines, published.open("wb", buffering=_PIECE) as out:
+        out.writelines(
+            line if line.startswith(b"#") else form.keeping.relabelled_line(line) for line in lines
+        )
+    tree = write_tree(_Lines(published), form.at, content, objects, form.keeping, form.salt)
+    with published.open("rb", buffering=0) as file:
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        found = objects.file(pieces, published.stat().st_size)
+    published.unlink()
     members = {
         "format": FORMAT,
         "at": form.at.decode(),
@@ -74,6 +80,17 @@ def write_catalogs(
     }
     (directory / CATALOG).write_text(json.dumps(members, indent=1) + "\n")
     return {object_name(objects.put(b""), Kind.FILE), *names_of(found)}
+
+
+class _Lines:
+    """The lines of a file, as often as they are wanted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._path.open("rb") as lines:
+            yield from lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from ..fs.closing import Closing
 from .place import PIECE
 from .writer_process import Writer
 
-_MOST = 8
-"""More than that wait for the one that reads."""
+_MOST = 3
+"""More than that wait for the one that reads, and each holds an object twice, as it is and
+compressed."""
 
 Made = tuple[int, int, int, str, bytes]
 """A file's number, offset and size of what was compressed, the kind, and the hash."""
