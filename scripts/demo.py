@@ -69,7 +69,7 @@ def snakemake(*options: str) -> None:
     """Run the workflow as an operator does; the demo ends where that fails."""
     say(f"$ snakemake --cores {CORES} {' '.join(options)}".rstrip())
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--directory", str(HOME), "--cores", CORES, "--quiet", "host", "progress", "reason"]
+    command += ["--directory", str(HOME), "--cores", CORES]
     sys.stdout.flush()
     subprocess.run([*command, *options], check=True, cwd=HOME)
 

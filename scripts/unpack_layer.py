@@ -13,10 +13,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
     job.check_inputs([blob])
-    with (
-        job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event,
-        job.progress(0, f"unpack {key}") as progress,
-    ):
+    with job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event:
         event.size(Path(blob).stat().st_size)
         unpack_layer(
             Path(blob),
@@ -25,5 +22,4 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             diff_algorithms=job.plan.diff_algorithms(key),
             packed=job.config.repository.packs_layers,
             limits=job.config.limits,
-            progress=progress,
         )

@@ -44,7 +44,7 @@ def snakemake(work: Work, *options: str, at: Path | None = None) -> str:
 
 
 def test_in_the_checkout_nothing_has_to_be_named(work: Work):
-    said = snakemake(work, "--dry-run")
+    said = snakemake(work, "--dry-run", "-p")
     assert PROFILE.format("profiles/default") in said
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert (counts["all"], counts["publish_image"]) == ("1", "1")

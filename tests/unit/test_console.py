@@ -132,7 +132,7 @@ def test_the_start_of_a_run_says_what_lies_ahead():
         for n in range(3)
     ]
     problems = [Problem(REPOSITORY, "x", "no such tag", False, 1)]
-    announce(plan([image(), *stale], problems, warnings=("wish.yaml:7: twice",)), out)
+    announce(plan([image(), *stale], problems, warnings=("wish.yaml:7: twice",)), stream=out)
     assert out.getvalue().splitlines() == [
         "duccmake: wish.yaml:7: twice",
         "duccmake: 3 images: registry r not reached; what is published stays in force",
@@ -146,14 +146,14 @@ def test_the_start_of_a_run_counts_layers_that_images_share_once_and_published_o
     out = io.StringIO()
     images = [image(), image("r.example.org/b:1", layers=(layer(), layer("b"), layer("there")))]
     missing = {REPOSITORY: frozenset({layer().digest, layer("b").digest})}
-    announce(plan(images, missing=missing), out)
+    announce(plan(images, missing=missing), stream=out)
     assert out.getvalue().splitlines()[-1].endswith("2 pending, 0 up to date; 0 cannot be resolved"
                                                     "; 2 new layers, 2.0 kB")  # fmt: skip
 
 
 def test_thousands_of_pending_images_are_counted_and_not_all_listed():
     out = io.StringIO()
-    announce(plan([image(f"r.example.org/app:{number}") for number in range(500)]), out)
+    announce(plan([image(f"r.example.org/app:{number}") for number in range(500)]), stream=out)
     lines = out.getvalue().splitlines()
     assert lines[49:51] == ["pending  r.example.org/app:49  new", "pending  450 more"]
     assert len(lines) == 52

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import io
-import itertools
 import logging
-import sys
 import tempfile
 from pathlib import Path
 
@@ -134,37 +131,3 @@ def test_a_report_of_each_of_several_repositories_is_kept(tmp_path):
         for repository in ("r", "s"):
             job.report(Report(job.name, Kind.PINNED, NAME, f"to sha256:0 in {repository}"))
     assert len(reports(tmp_path)) == 2
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("seconds_apiece", [0.01, 1.0])
-def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
-    monkeypatch, seconds_apiece
-):
-    clock = itertools.count(step=seconds_apiece)
-    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.stderr", Terminal())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        for _ in range(10):
-            progress(100_000)
-    shown = sys.stderr.getvalue()
-    assert ("fetch key:  50%" in shown) == (seconds_apiece == 1.0)
-    assert ("500k/1.00M" in shown) == (seconds_apiece == 1.0)
-
-
-def test_a_file_gets_no_bar(monkeypatch):
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        progress(1_000_000)
-    assert sys.stderr.getvalue() == ""

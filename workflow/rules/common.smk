@@ -3,7 +3,8 @@ import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import ColorizingTextHandler
+from snakemake.logging import logger as snakemake_logger
 
 # The package works from a checkout as well as installed; jobs are processes of their own.
 _package = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
@@ -19,7 +20,10 @@ from duccmake.layer.unpack import LAYER_FORMAT
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
+from duccmake.run.lines import has_colour, say, without_colour
 from duccmake.run.events import note_end, note_start
+from duccmake.run.own_lines import OwnLines, are_wanted
+from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.session import begin, boot_id, tidy
 from duccmake.run.summary import announce, summarise
 
@@ -30,12 +34,37 @@ def has_config():
 
 
 def in_words(function, *arguments, **more):
-    """The function's value; what goes wrong is said in one line."""
+    """The function's value; what goes wrong is said in one line, and ends the run."""
     try:
         return function(*arguments, **more)
     except DuccmakeError as error:
-        raise WorkflowError(str(error)) from None
+        say(f"duccmake: {error}", stream=sys.stderr)
+        raise SystemExit(1) from None
 
+
+own_lines = OwnLines()
+
+
+def quieten():
+    """Have Snakemake write on the terminal what it refuses; the rest is in its log.
+
+    A logger plugin would have to be installed before this file is read, and `quiet` in a
+    profile takes errors away and leaves other lines there.
+    """
+    settings = workflow.output_settings
+    if settings.nocolor:
+        without_colour()
+    wanted = settings.verbose or settings.printshellcmds or settings.debug_dag
+    for handler in snakemake_logger.handlers:
+        if isinstance(handler, ColorizingTextHandler):
+            handler.nocolor = not has_colour(handler.stream)
+            if not (wanted or are_wanted(sys.argv[1:])):
+                handler.addFilter(own_lines)
+                handler.setStream(sys.stderr)
+
+
+if workflow.is_main_process:
+    quieten()
 
 if has_config():
 
@@ -56,6 +85,9 @@ wildcard_constraints:
     garbage=r"[0-9a-f]{12}",
 
 
+# What a dry run finds is what was asked for, and can be piped.
+results = sys.stdout if workflow.output_settings.dryrun else sys.stderr
+
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
     session = in_words(begin, config, workdir=Path.cwd(), arguments=sys.argv[1:])
@@ -63,7 +95,7 @@ if workflow.is_main_process:
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
     if session.polled:
-        announce(plan)
+        announce(plan, results=results)
     asked = maintenance.targets(sys.argv[1:])
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
@@ -102,6 +134,7 @@ onstart:
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
     run = Path(os.environ[RUN_VARIABLE])
     note_start(plan, run, workdir=Path.cwd(), only=asked)
+    show_progress(run)
     lift_default_limit()
     spare_pandas()
 
@@ -141,8 +174,23 @@ def spare_pandas():
         )
 
 
+def show_progress(run):
+    """Say how far the run is until `end_run`, and what fails meanwhile."""
+    global progress
+    is_about_images = plan.wanted and not asked and not workflow.output_settings.quiet
+    if is_about_images:
+        progress = ProgressLine(Gauge(plan, run), sys.stderr)
+        progress.start()
+    own_lines.follow(run, progress)
+
+
+progress = None
+
+
 def end_run():
     """Say what became of the run, to people and to what reads the event log."""
+    if progress:
+        progress.stop()
     status = summarise(session, workdir=Path.cwd(), only=asked)
     note_end(plan, status, workdir=Path.cwd(), only=asked)
 
@@ -317,8 +365,21 @@ def get_manifest_digest(wildcards):
     return str(plan.image(wildcards.repository, wildcards.image).manifest)
 
 
+def get_preview():
+    """What a dry run says beside what is pending."""
+    config = plan.config_in(Path.cwd())
+    lines = in_words(maintenance.preview, plan, config, asked)
+    lines += [get_rollback(None)] if "rollback" in asked else []
+    return lines + (
+        [f"Have {config.image} follow its registry again"] if "unpin" in asked else []
+    )
+
+
+if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
+    say(*get_preview(), stream=results)
+
 if workflow.is_main_process and "adopt" in asked:
-    in_words(adoption.tell, plan, plan.config_in(Path.cwd()))
+    in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
 
 
 # Snakemake calls no handler when there is nothing to do.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,7 @@ class Job:
         self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
-        self._serves = ""
+        self.serving = ""
 
     @cached_property
     def config(self) -> Config:
@@ -70,11 +71,11 @@ class Job:
         served = list(images)
         self.ignorable = all(image.ignorable for image in served)
         others = f" (and {len(served) - 1} more)" if len(served) > 1 else ""
-        self._serves = served[0].title + others
+        self.serving = served[0].title + others
 
     def blame(self, error: DuccmakeError) -> DuccmakeError:
         """Name the images that the job is for, where the error names none."""
-        return error.within(image=self._serves)
+        return error.within(image=self.serving)
 
     def check_inputs(self, paths: Iterable[str]) -> None:
         """Raise the failure that a job before this one handed on, if one did.
@@ -110,23 +111,6 @@ class Job:
                 private_path=f".flat/{image.config.prefix}/{image.config.hex}",
             )
 
-    @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
-        """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
-        if not sys.stderr.isatty():
-            yield lambda count: None
-            return
-        from tqdm import tqdm  # slow to import
-
-        with tqdm(
-            total=total or None, desc=what, unit="B", unit_scale=True, leave=False, delay=2
-        ) as bar:
-
-            def update(count: int) -> None:
-                bar.update(count)
-
-            yield update
-
 
 @contextmanager
 def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator[Job]:
@@ -146,9 +130,14 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             if not job.ignorable:
                 sys.exit(1)
             _hand_on(Path(output), error)
+        except KeyboardInterrupt:
+            # All that runs hears of Control-C, and the run itself says so.
+            logger.error("interrupted")
+            sys.exit(128 + signal.SIGINT)
         except Exception as error:
             logger.exception("this is a defect of duccmake, please report it")
-            job.report(Report(name, Kind.FAILED, "", f"a defect of duccmake: {error!r}"))
+            words = f"a defect of duccmake: {error!r}; please report it, with {log}"
+            job.report(Report(name, Kind.FAILED, job.serving, words))
             sys.exit(1)
 
 

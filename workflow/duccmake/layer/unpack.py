@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,6 @@ def unpack_layer(
     diff_algorithms: Collection[str] = ("sha256",),
     packed: bool = False,
     limits: UnpackLimits | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
     """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or a pack.
 
@@ -67,8 +66,7 @@ def unpack_layer(
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
-    ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
-    and its kin, `DigestMismatch` and `NoSpace`.
+    Raises `LayerError` and its kin, `DigestMismatch` and `NoSpace`.
     """
     partial = destination / "layer.partial"
     try:
@@ -83,7 +81,7 @@ def unpack_layer(
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, progress)
+            unpacked = _unpack(stream, partial, made, digest)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -126,12 +124,11 @@ def _unpack(
     partial: Path,
     place: Place,
     digest: Digest,
-    progress: Callable[[int], None] | None,
 ) -> UnpackedLayer:
     with layer as stream:
         account = stream.account
         staging = Staging(place, account)
-        reader = TarReader(_reported(stream, progress), account=account)
+        reader = TarReader(iter(stream), account=account)
         Unpacker(staging, account).apply(reader)
     result = stream.result
     result.verify(digest)
@@ -153,13 +150,6 @@ def _unpack(
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
     return UnpackedLayer(partial.parent / "layer", result, entries, lost)
-
-
-def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    for piece in stream:
-        if progress is not None:
-            progress(len(piece))
-        yield piece
 
 
 def _described(error: OSError) -> LayerError:

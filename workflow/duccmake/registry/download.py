@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
@@ -92,14 +92,12 @@ class Download:
         descriptor: Descriptor,
         path: Path,
         policy: RetryPolicy,
-        progress: Callable[[int], None] | None = None,
         damaged: Damaged | None = None,
     ) -> None:
         self._damaged = damaged or Damaged()
         self.descriptor = descriptor
         self._path = path
         self._policy = policy
-        self._progress = progress
         self._hasher = hashlib.new(descriptor.digest.algorithm)
         self._decode = False
         self._received = 0
@@ -177,8 +175,6 @@ class Download:
         part.seek(0)
         while piece := part.read(1024**2):
             self._hasher.update(piece)
-        if part.tell() and self._progress:
-            self._progress(part.tell())
         if part.tell() >= self.descriptor.size and not self._fits(part):
             self._restart(part)
 
@@ -187,8 +183,6 @@ class Download:
         return part.tell() == descriptor.size and self._hasher.hexdigest() == descriptor.digest.hex
 
     def _restart(self, part: IO[bytes]) -> None:
-        if part.tell() and self._progress:
-            self._progress(-part.tell())
         part.seek(0)
         part.truncate()
         self._hasher = hashlib.new(self.descriptor.digest.algorithm)
@@ -264,8 +258,6 @@ class Download:
                 raise self._mismatch(f"{coming} bytes" if coming else "more bytes")
             _write(part, piece)
             self._hasher.update(piece)
-            if self._progress:
-                self._progress(len(piece))
             window_bytes += len(piece)
             elapsed = time.monotonic() - window_start
             if elapsed > self._policy.patience.seconds:

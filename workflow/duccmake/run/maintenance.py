@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
@@ -87,6 +87,19 @@ def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
 
 
 # --- previews -----------------------------------------------------------
+
+
+def preview(plan: Plan, config: Config, only: Collection[str]) -> list[str]:
+    """What a run would remove, in lines; ``only`` are the targets of one that converts nothing."""
+    policy = "" if only else config.removal.policy
+    found = []
+    for name in repositories(plan):
+        if ("prune" in only or policy in ("schedule", "prune")) and departures(plan, name):
+            found.append(f"prune  {name}  {pruning_in_words(plan, config, name)}")
+        garbage = _garbage(plan, config, name)
+        if ("gc" in only or policy == "prune") and (garbage.due or garbage.unlisted):
+            found.append(f"gc     {name}  {collection_in_words(plan, config, name)}")
+    return "\n".join(found).splitlines()
 
 
 def pruning_in_words(plan: Plan, config: Config, name: str) -> str:

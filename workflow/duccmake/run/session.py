@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..config.configuration import Config
 from ..config.schema import as_plain
@@ -23,6 +23,7 @@ from ..planning.planner import make_plan
 from ..workspace import run_lock
 from ..workspace.results import GATES, PLANS, RUNS, published, staged
 from ..workspace.results import problem as problem_receipt
+from .lines import say
 from .status import of_failure
 
 logger = logging.getLogger(__name__)
@@ -159,11 +160,16 @@ def _remove_stale_receipts(plan: Plan) -> None:
         problem_receipt(problem.number).unlink(missing_ok=True)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes what is logged as a line for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"duccmake: {record.getMessage()}", stream=self.stream)
+
+
 def _log_to_terminal() -> None:
     # Standard output belongs to Snakemake, which prints graphs there.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("duccmake: %(message)s"))
     logger = logging.getLogger("duccmake")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [_Lines(sys.stderr)]
     logger.setLevel(logging.WARNING)
     logger.propagate = False

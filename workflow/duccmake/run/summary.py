@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from ..oci.reference import Reference
 from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
@@ -18,6 +19,7 @@ from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
 from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
+from .lines import say
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
 
@@ -30,18 +32,25 @@ _LISTED = 50
 """How many pending or up-to-date images are listed one by one; more are counted."""
 
 
-def announce(plan: Plan, stream: TextIO | None = None) -> None:
-    """Say, before anything runs, what the wish lists amount to."""
-    lines = [
+def announce(plan: Plan, *, results: TextIO | None = None, stream: TextIO | None = None) -> None:
+    """Say, before anything runs, what the wish lists amount to.
+
+    What is to be done goes to ``results``, where that is what was asked for.
+    """
+    remarks = stream or sys.stderr
+    say(
         *(f"duccmake: wish list {source}" for source in plan.in_force),
         *(f"duccmake: {warning}" for warning in plan.warnings),
         *_in_the_way(plan),
+        stream=remarks,
+    )
+    say(
         *_listed("pending", [f"{image.title}  {image.why}" for image in _pending(plan)]),
         *_refused(plan),
         *_leaving(plan),
-        _amount(plan),
-    ]
-    print(*lines, sep="\n", file=stream or sys.stderr)
+        stream=results or remarks,
+    )
+    say(_amount(plan), stream=remarks)
 
 
 def _pending(plan: Plan) -> list[PlannedImage]:
@@ -127,7 +136,7 @@ def summarise(
         _counts_of(totals, only) if only else f"{_counts(totals)}; {_bytes(results, plan, reports)}"
     )
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
-    print(*_lines(results), last, sep="\n", file=out)
+    say(*_lines(results), last, stream=out)
     if not (only or session.preview):
         status.save(workdir)
     return status
@@ -230,8 +239,12 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
 def _pushes(
     plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
 ) -> Iterator[Result]:
-    """What became of the thin images; nothing is said of one whose image was not converted."""
+    """What became of the thin images; nothing is said of one whose image was not converted.
+
+    Those that one registry does not take are told of in one line.
+    """
     pushed = {report.subject for report in reports if report.kind == Kind.PUSHED}
+    skipped: dict[str, list[Result]] = {}
     for thin in plan.thins:
         reason = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
         if thin.target in pushed:
@@ -239,7 +252,15 @@ def _pushes(
         elif reason is not None:
             # A failure that does not fail the run is handed on in the place of the manifest.
             quietly = thin.output.exists() and manifest_of(thin.output) is None
-            yield Result(thin.target, _failed(quietly), reason)
+            result = Result(thin.target, _failed(quietly), reason)
+            if quietly:
+                skipped.setdefault(Reference.parse(thin.target).host, []).append(result)
+            else:
+                yield result
+    for host, results in skipped.items():
+        first = results[0]
+        title = first.title if len(results) == 1 else f"{len(results)} thin images for {host}"
+        yield replace(first, title=title)
 
 
 _MAINTENANCE = frozenset(

@@ -85,6 +85,21 @@ def read_reports(run: Path) -> list[Report]:
     return sorted(found, key=lambda report: (report.kind, report.job, report.subject))
 
 
+class Arrivals:
+    """The reports of a kind that jobs leave while they run: each is handed out once."""
+
+    def __init__(self, run: Path, kind: Kind) -> None:
+        self._run = run
+        self._pattern = f"{kind}-*.json"
+        self._seen: set[Path] = set()
+
+    def new(self) -> list[Report]:
+        """Those that have come since it was asked last."""
+        found = sorted(set(self._run.glob(self._pattern)) - self._seen)
+        self._seen.update(found)
+        return [_parse(json.loads(path.read_bytes())) for path in found]
+
+
 def _parse(members: dict[str, Any]) -> Report:
     rule, wildcards = members.pop("job")
     images = tuple((name, why) for name, why in members.pop("images"))
