@@ -18,7 +18,7 @@ import pytest
 from duccmake.repository import removal_schedule
 from duccmake.repository.inventory import survey
 from support import images, runs
-from support.runs import Work, days_later, sample_work
+from support.runs import REPOSITORY, Work, days_later, sample_work
 from support.trees import Node, snapshot
 
 TOOLS = "demo/tools:2024"
@@ -73,12 +73,20 @@ def refused(work: Work, dropped: Stage) -> Stage:
     return stage(work, "refused", "--config", "removal={policy: schedule, max_percent: 0}")
 
 
-def test_a_run_that_would_remove_too_much_removes_nothing_and_fails(refused: Stage, work: Work):
-    assert refused.run.status != 0
+def test_a_run_that_would_remove_too_much_says_what_to_do_and_is_no_failure(refused: Stage):
+    assert refused.run.status == 0
+    assert refused.run.jobs == []
     assert refused.unchanged
-    said = "1 of 3 images (33 %) would leave"
-    assert said in refused.run.stderr
-    assert "force_removal=true" in refused.run.stderr
+    said = [line for line in refused.run.stderr.splitlines() if "1 of 3 images (33 %)" in line]
+    assert len(said) == 1 and "force_removal=true" in said[0]
+
+
+def test_who_asks_to_prune_too_much_hears_so_as_a_failure(refused: Stage, work: Work):
+    asked = stage(work, "asked", "prune", "--config", "removal={policy: schedule, max_percent: 0}")
+    assert asked.run.status != 0
+    assert asked.unchanged
+    assert asked.run.outcomes[REPOSITORY][0] == "failed"
+    assert "force_removal=true" in asked.run.outcomes[REPOSITORY][1]
 
 
 @pytest.fixture(scope="module")

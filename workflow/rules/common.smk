@@ -74,6 +74,8 @@ if has_config():
 wildcard_constraints:
     repository=r"[^/]+",
     image=r".+",
+    # It is the layer's key, by another name: graphs show what is new to a job alone.
+    blob=r"[0-9a-f]{12,128}",
     layer=r"[0-9a-f]{12,128}",
     config=r"[0-9a-f]{12,128}",
     manifest=r"[0-9a-f]{12,128}",
@@ -244,7 +246,14 @@ def get_removals():
     refusals = maintenance.refusals(plan)
     if policy == "keep" or config.resolve.only:
         return refusals
-    return refusals + get_prunings() + (get_collections() if policy == "prune" else [])
+    prunings = maintenance.prunings(plan, without=held_back())
+    return refusals + prunings + (get_collections() if policy == "prune" else [])
+
+
+@functools.cache
+def held_back():
+    """Repositories that too many images would leave at once, each with a line that says so."""
+    return in_words(maintenance.held_back, plan, plan.config_in(Path.cwd()))
 
 
 def get_prunings():
@@ -297,7 +306,7 @@ def get_staged_layers(image):
 
 def get_gate(wildcards):
     """What the layer waits for before it is fetched, in an initial fill of many images."""
-    return gates_at(plan.gate(wildcards.layer))
+    return gates_at(plan.gate(wildcards.blob))
 
 
 def get_gate_before(wildcards):
@@ -338,9 +347,9 @@ def get_reason(wildcards):
     return plan.problem(int(wildcards.problem)).reason
 
 
-def get_layer_digest(wildcards):
-    """The whole digest behind a layer's key."""
-    return str(plan.layer_digest(wildcards.layer))
+def get_blob_digest(wildcards):
+    """The whole digest behind the key of a layer's blob."""
+    return str(plan.layer_digest(wildcards.blob))
 
 
 def get_diff_algorithms(wildcards):
@@ -381,6 +390,9 @@ if workflow.is_main_process and session.polled and workflow.output_settings.dryr
 if workflow.is_main_process and "adopt" in asked:
     in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
 
+
+if workflow.is_main_process and session.polled and not asked:
+    say(*(f"duccmake: {line}" for line in held_back().values()), stream=sys.stderr)
 
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and session.polled and not asked:
