@@ -43,7 +43,7 @@ def can_adopt(
 ) -> bool:
     """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
     layout = repository.layout
-    if image.anew or image.variants or layout.record(image.name).exists():
+    if image.anew or not image.adopts or image.variants or layout.record(image.name).exists():
         return False
     digests = [layer.digest for layer in layers]
     with repository.reading():
