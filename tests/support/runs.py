@@ -31,8 +31,8 @@ _OUTCOME = re.compile(
     r"(converted|up to date|failed|skipped|removed|freed|pushed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
 )
 _COUNTS = re.compile(
-    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped"
-    r"(?:, \d+ removed)?(?:, \d+ pushed)?; (.+) fetched, (.+) reused, in [0-9.]+ s\Z"
+    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed(?:, (\d+) skipped)?"
+    r"(?:, \d+ removed)?(?:, \d+ pushed)?(?:; (.+) fetched, (.+) reused)?, in [0-9.]+ s\Z"
 )
 _JOB = re.compile(r"Job (\d+): (.+)\Z")
 
@@ -64,12 +64,12 @@ class Run:
     @property
     def counts(self) -> tuple[int, ...]:
         """Images converted, up to date, failed, skipped, as the summary's last line has them."""
-        return tuple(int(number) for number in self._totals.groups()[:4])
+        return tuple(int(number or 0) for number in self._totals.groups()[:4])
 
     @property
     def transferred(self) -> tuple[str, str]:
         """Bytes fetched and bytes reused, as the summary has them."""
-        return self._totals[5], self._totals[6]
+        return self._totals[5] or "0 B", self._totals[6] or "0 B"
 
     @property
     def jobs(self) -> list[str]:

@@ -45,20 +45,25 @@ def in_words(function, *arguments, **more):
 own_lines = OwnLines()
 
 
+def shows_own_lines():
+    """Whether somebody wants Snakemake's own lines."""
+    settings = workflow.output_settings
+    by_option = settings.verbose or settings.printshellcmds or settings.debug_dag
+    return by_option or are_wanted(sys.argv[1:])
+
+
 def quieten():
     """Have Snakemake write on the terminal what it refuses; the rest is in its log.
 
     A logger plugin would have to be installed before this file is read, and `quiet` in a
     profile takes errors away and leaves other lines there.
     """
-    settings = workflow.output_settings
-    if settings.nocolor:
+    if workflow.output_settings.nocolor:
         without_colour()
-    wanted = settings.verbose or settings.printshellcmds or settings.debug_dag
     for handler in snakemake_logger.handlers:
         if isinstance(handler, ColorizingTextHandler):
             handler.nocolor = not has_colour(handler.stream)
-            if not (wanted or are_wanted(sys.argv[1:])):
+            if not shows_own_lines():
                 handler.addFilter(own_lines)
                 handler.setStream(sys.stderr)
 
@@ -96,9 +101,12 @@ if workflow.is_main_process:
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
-    if session.polled:
-        announce(plan, results=results)
     asked = maintenance.targets(sys.argv[1:])
+    # Repositories that too many images would leave at once, each with a line that says so.
+    config_of_plan = plan.config_in(Path.cwd())
+    held_back = {} if asked else in_words(maintenance.held_back, plan, config_of_plan)
+    if session.polled:
+        announce(plan, only=asked, held_back=held_back, results=results)
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
@@ -179,8 +187,8 @@ def spare_pandas():
 def show_progress(run):
     """Say how far the run is until `end_run`, and what fails meanwhile."""
     global progress
-    is_about_images = plan.wanted and not asked and not workflow.output_settings.quiet
-    if is_about_images:
+    is_about_images = plan.wanted and not asked
+    if is_about_images and not (shows_own_lines() or workflow.output_settings.quiet):
         progress = ProgressLine(Gauge(plan, run), sys.stderr)
         progress.start()
     own_lines.follow(run, progress)
@@ -246,14 +254,8 @@ def get_removals():
     refusals = maintenance.refusals(plan)
     if policy == "keep" or config.resolve.only:
         return refusals
-    prunings = maintenance.prunings(plan, without=held_back())
+    prunings = maintenance.prunings(plan, without=held_back)
     return refusals + prunings + (get_collections() if policy == "prune" else [])
-
-
-@functools.cache
-def held_back():
-    """Repositories that too many images would leave at once, each with a line that says so."""
-    return in_words(maintenance.held_back, plan, plan.config_in(Path.cwd()))
 
 
 def get_prunings():
@@ -390,9 +392,6 @@ if workflow.is_main_process and session.polled and workflow.output_settings.dryr
 if workflow.is_main_process and "adopt" in asked:
     in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
 
-
-if workflow.is_main_process and session.polled and not asked:
-    say(*(f"duccmake: {line}" for line in held_back().values()), stream=sys.stderr)
 
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and session.polled and not asked:

@@ -63,7 +63,7 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for reconciliation in _reconciled(draft, config, recipes):
         _plan_repository(draft, reconciliation, config, loaded, anew)
     for glob in anew.unmatched if poll else ():
-        draft.add_problem("", glob, "anew: no wish list has an image of this name", False)
+        draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, recipes, config)
     return draft.plan(loaded, config, members)
 

@@ -92,5 +92,4 @@ def _in_words(report: Report) -> str:
     """The failure as a line; wishes that cannot be followed are said before jobs begin."""
     if report.job.rule == Rule.REPORT_PROBLEM:
         return ""
-    subject = report.subject or "/".join((report.job.rule, *report.job.wildcards))
-    return f"failed  {subject}  {report.words.removeprefix(f'{subject}: ')}"
+    return f"failed  {report.title}  {report.words.removeprefix(f'{report.title}: ')}"

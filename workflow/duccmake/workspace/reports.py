@@ -70,6 +70,11 @@ class Report:
     size: int = 0
     images: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What it is about, for people: a job without a subject goes by what it is for."""
+        return self.subject or "/".join(self.job.wildcards) or self.job.rule
+
 
 def write_report(run: Path, report: Report) -> None:
     """Leave a report in the directory of a run; one that is the same is there once."""
