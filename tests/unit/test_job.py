@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import tempfile
 from pathlib import Path
@@ -131,3 +132,27 @@ def test_a_report_of_each_of_several_repositories_is_kept(tmp_path):
         for repository in ("r", "s"):
             job.report(Report(job.name, Kind.PINNED, NAME, f"to sha256:0 in {repository}"))
     assert len(reports(tmp_path)) == 2
+
+
+def test_a_failure_for_whose_report_there_is_no_room_is_said_on_the_terminal(
+    monkeypatch, capsys, tmp_path
+):
+    def full(run, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("duccmake.jobs.job.write_report", full)
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise NotFound("no such blob", image=NAME, step="fetch")
+    assert capsys.readouterr().err == f"failed  {NAME}  fetch: no such blob\n"
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        full(None, None)
+    assert capsys.readouterr().err == (
+        f"failed  key  no space is left in {tmp_path}: make room and run again\n"
+    )
+
+
+def test_who_presses_control_c_gets_no_traceback_of_a_job(capsys):
+    with pytest.raises(SystemExit) as ended, running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""

@@ -1,3 +1,4 @@
+import atexit
 import functools
 import os
 import sys
@@ -143,6 +144,8 @@ for number, name in enumerate(repositories(plan)):
 onstart:
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
     run = Path(os.environ[RUN_VARIABLE])
+    # Where Snakemake itself fails, as with a full disk, it calls no other handler.
+    atexit.register(end_run)
     note_start(plan, run, workdir=Path.cwd(), only=asked)
     show_progress(run)
     lift_default_limit()
@@ -197,8 +200,9 @@ def show_progress(run):
 progress = None
 
 
+@functools.cache
 def end_run():
-    """Say what became of the run, to people and to what reads the event log."""
+    """Say what became of the run, once, to people and to what reads the event log."""
     if progress:
         progress.stop()
     status = summarise(session, workdir=Path.cwd(), only=asked)

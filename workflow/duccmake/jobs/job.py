@@ -24,6 +24,7 @@ from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..products import Product
+from ..repository.failures import FULL
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
 from ..workspace.reports import JobName, Kind, Report, Rule, write_report
@@ -95,6 +96,15 @@ class Job:
         """Leave a report for the run's summary."""
         write_report(self._run, report)
 
+    def fail(self, title: str, words: str) -> None:
+        """Leave word of a failure; where the disk has no room for it, on the terminal."""
+        report = Report(self.name, Kind.FAILED, title, words)
+        try:
+            self.report(report)
+        except OSError:
+            line = words.removeprefix(f"{report.title}: ")
+            sys.stderr.write(f"failed  {report.title}  {line}\n")
+
     def published(self, image: PlannedImage) -> None:
         """Enter into the event log what is visible now: the image, and its new layers."""
         missing = self.plan.missing.get(image.repository, frozenset())
@@ -126,7 +136,7 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             yield job
         except DuccmakeError as error:
             logger.error("%s", job.blame(error))
-            job.report(Report(name, Kind.FAILED, error.image, str(error)))
+            job.fail(error.image, str(error))
             if not job.ignorable:
                 sys.exit(1)
             _hand_on(Path(output), error)
@@ -135,9 +145,12 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             logger.error("interrupted")
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            logger.exception("this is a defect of duccmake, please report it")
-            words = f"a defect of duccmake: {error!r}; please report it, with {log}"
-            job.report(Report(name, Kind.FAILED, job.serving, words))
+            if isinstance(error, OSError) and error.errno in FULL:
+                words = f"no space is left in {workdir}: make room and run again"
+            else:
+                logger.exception("this is a defect of duccmake, please report it")
+                words = f"a defect of duccmake: {error!r}; please report it, with {log}"
+            job.fail(job.serving, words)
             sys.exit(1)
 
 
@@ -147,6 +160,7 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full disk is told of once, by who needs it
 
 
 # --- failures that do not fail the run ----------------------------------

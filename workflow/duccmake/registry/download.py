@@ -107,7 +107,8 @@ class Download:
         network, from sources asked before as well.
 
         Raises `DigestMismatch` where what comes is not what the descriptor
-        names, also from its beginning, and `RegistryError` as the source does.
+        names, also from its beginning, and `RegistryError` as the source does.  With
+        `NoSpace` nothing is kept, for the part may be what fills the disk.
         """
         part_path = _part_path(self._path)
         try:
@@ -121,11 +122,11 @@ class Download:
                 os.fsync(part.fileno())
                 part_path.rename(self._path)
         except OSError as error:
-            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else DuccmakeError
-            raise kind(
-                f"{self._path} cannot be written: {error.strerror}",
-                hint="make room, or check the permissions, and run again",
-            ) from error
+            found = f"{self._path} cannot be written: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part_path.unlink(missing_ok=True)
+                raise NoSpace(found, hint="make room and run again") from error
+            raise DuccmakeError(found, hint="check the permissions and run again") from error
         return self._received
 
     def _is_done(self) -> bool:

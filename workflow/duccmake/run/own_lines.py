@@ -11,6 +11,7 @@ from pathlib import Path
 from ..workspace.reports import Arrivals, Kind, Report, Rule
 from .lines import say
 from .progress import ProgressLine
+from .session import is_full
 
 _OTHER_CALLS = frozenset(
     {"--lint", "--unlock", "--list-rules", "--list", "-l", "--touch", "-t", "--archive"}
@@ -81,7 +82,8 @@ class OwnLines(logging.Filter):
         self._told.update(_log_prefix(report) for report in arrived)
         logs = [str(path) for path in getattr(record, "log", ())]
         told = any(log.startswith(prefix) for log in logs for prefix in self._told)
-        return told or self._interrupted
+        # Where there is no room for a report, the job says its line itself.
+        return told or self._interrupted or is_full()
 
 
 def _log_prefix(report: Report) -> str:

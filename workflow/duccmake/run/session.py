@@ -9,17 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from ..config.configuration import Config
 from ..config.schema import as_plain
-from ..errors import ConfigError, DuccmakeError
+from ..errors import ConfigError, DuccmakeError, NoSpace
 from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
+from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
 from ..workspace.results import GATES, PLANS, RUNS, published, staged
@@ -30,6 +31,9 @@ from .status import of_failure
 logger = logging.getLogger(__name__)
 
 _KEPT_RUNS = 20
+
+_BOOKS_BYTES = 256 * 1024
+"""So much a run writes at least: its plan, reports, logs, and what Snakemake notes."""
 
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"})
 """Calls of Snakemake that need no image: they ask no registry."""
@@ -78,6 +82,8 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
     try:
+        if not preview and is_full(workdir):
+            raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
         config = Config.parse(members, workdir=workdir)
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
@@ -89,7 +95,8 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
             _check_root(root, by_writing=True)
     except DuccmakeError as error:
         if not preview:
-            of_failure(error, time.monotonic() - began).save(workdir)
+            with suppress(OSError):
+                of_failure(error, time.monotonic() - began).save(workdir)
         raise
     # From here on: what cannot be planned leaves nothing behind.
     lock = run_lock.hold(workdir) if poll else nullcontext()
@@ -98,6 +105,17 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll, preview, began, lock)
+
+
+def is_full(workdir: Path = Path()) -> bool:
+    """Whether a run could not even keep its books in the working directory."""
+    try:
+        with tempfile.TemporaryFile(dir=workdir) as file:
+            file.write(bytes(_BOOKS_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.errno in FULL
+    return False
 
 
 def _check_root(root: Path, *, by_writing: bool = False) -> None:

@@ -20,6 +20,7 @@ from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
 from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
+from ..workspace.results import STATUS
 from .lines import say
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
@@ -156,7 +157,10 @@ def summarise(
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
     say(*_lines(results), last, stream=out)
     if not (only or session.preview):
-        status.save(workdir)
+        try:
+            status.save(workdir)
+        except OSError as error:
+            say(f"duccmake: {workdir / STATUS} cannot be written: {error.strerror}", stream=out)
     return status
 
 
