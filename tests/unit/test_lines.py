@@ -99,3 +99,7 @@ def closed_pipe() -> Iterator[io.TextIOWrapper]:
 def test_who_has_heard_enough_is_no_failure(closed_pipe: io.TextIOWrapper) -> None:
     say("pending  a:1", stream=closed_pipe)
     say("pending  b:1", stream=closed_pipe)
+
+
+def test_who_gave_no_stream_at_all_gets_nothing() -> None:
+    say("pending  a:1", stream=None)

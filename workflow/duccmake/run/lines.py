@@ -28,12 +28,12 @@ _COLOURS = {
 _FIRST = re.compile(rf"({'|'.join(_COLOURS)})(?= )")
 
 
-def is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
     """Whether a line can be written over on the stream."""
-    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+    return stream is not None and stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
 
 
-def has_colour(stream: TextIO) -> bool:
+def has_colour(stream: TextIO | None) -> bool:
     """Whether the stream is a terminal with colour, and nobody said that there be none."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
@@ -43,8 +43,13 @@ def without_colour() -> None:
     os.environ["NO_COLOR"] = "1"
 
 
-def say(*lines: str, stream: TextIO) -> None:
-    """Write lines.  Who has closed the stream, as ``head`` does, wants no more of them."""
+def say(*lines: str, stream: TextIO | None) -> None:
+    """Write lines.  Who has closed the stream, as ``head`` does, wants no more of them.
+
+    Nor does who gave none, as with ``2>&-``.
+    """
+    if stream is None:
+        return
     coloured = has_colour(stream)
     text = "".join(f"{_painted(line) if coloured else line}\n" for line in map(printable, lines))
     try:
