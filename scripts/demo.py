@@ -114,8 +114,8 @@ def run_program(host: str) -> None:
     for command in ways:
         try:
             done = subprocess.run(command, capture_output=True, text=True)
-        except OSError as error:
-            failures.append(f"{command[0]}: {error.strerror}")
+        except FileNotFoundError:
+            failures.append(f"{command[0]} is not installed")
             continue
         if done.returncode == 0:
             say(f"$ {' '.join(command)}\n{done.stdout}".rstrip())
