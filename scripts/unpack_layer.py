@@ -16,10 +16,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     job.serves(images)
     job.check_inputs([blob])
     staging = open_staging(job.config.repository, repository)
-    with (
-        job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event,
-        job.progress(0, f"unpack {key}") as progress,
-    ):
+    with job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event:
         event.size(Path(blob).stat().st_size)
         unpack_layer(
             Path(blob),
@@ -29,5 +26,4 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             catalogs=staging.layer(digest) if staging else None,
             split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
-            progress=progress,
         )

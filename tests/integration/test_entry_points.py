@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from support.runs import Work, checkout_copy, fresh_work
+from support.runs import REPOSITORY, Work, checkout_copy, fresh_work
 from support.samples import AMD64, text_image
 
 PROFILE = "Using workflow specific profile {} for setting default command line arguments."
@@ -44,7 +44,7 @@ def snakemake(work: Work, *options: str, at: Path | None = None) -> str:
 
 
 def test_in_the_checkout_nothing_has_to_be_named(work: Work):
-    said = snakemake(work, "--dry-run")
+    said = snakemake(work, "--dry-run", "-p")
     assert PROFILE.format("profiles/default") in said
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert (counts["all"], counts["publish_image"]) == ("1", "1")
@@ -95,6 +95,35 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         error = json.loads(status.read_bytes())["error"]
         assert str(recipe) in error or recipe.name in error
         assert error in run.stderr
+
+
+def test_with_nothing_pending_graphs_show_how_the_published_images_were_made(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        below = text_image("one").layers
+        work.push("team/app:1", text_image("one"))
+        work.push("team/app:2", text_image("two", *below))
+        work.wish("{host}/team/app:*")
+        work.configure(platforms=[str(AMD64)])
+        pending = labels(work.run("--dag", check=True).stdout)
+        work.run(check=True)
+        receipts = work.path / "results" / REPOSITORY
+        before = {path: path.read_bytes() for path in receipts.rglob("*.json")}
+        graph = work.run("--dag", check=True)
+        assert sorted(labels(graph.stdout)) == sorted(pending)
+        assert "nothing is pending: the graph shows how 2 of 2 published images" in graph.stderr
+        digests = {layer.digest.short for layer in (*below, *text_image("two").layers)}
+        for words in ("fetch_blob\\nblob: ", "unpack_layer\\nlayer: "):
+            shown = [label.removeprefix(words) for label in pending if label.startswith(words)]
+            assert {text.partition("\\n")[0] for text in shown} == digests
+        rules = labels(work.run("--rulegraph", check=True).stdout)
+        assert {"fetch_blob", "unpack_layer", "flatten_image", "publish_image"} < set(rules)
+        kept = {path: path.read_bytes() for path in before}
+        assert before and kept == before, "a graph changes nothing"
+
+
+def labels(graph: str) -> list[str]:
+    """The labels of a graph's nodes."""
+    return re.findall(r'label = "(.*?)"', graph)
 
 
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):

@@ -64,7 +64,7 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
         f"oci-archive{saved}/team/app:3",
     ]
 
-    preview = work.run("--dry-run", check=True)
+    preview = work.run("--dry-run", "-p", check=True)
     assert not work.repository.path.exists()
     assert sum(job.startswith("Publish") for job in preview.jobs) == 4
 
@@ -79,7 +79,7 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
     assert snapshot(work.repository.path) == before
 
     put(registry, "second", *targets)
-    preview = work.run("--dry-run")
+    preview = work.run("--dry-run", "-p")
     assert sum(job.startswith("Publish") for job in preview.jobs) == 4
     assert snapshot(work.repository.path) == before
     moved = work.run()
@@ -145,7 +145,7 @@ def test_a_damaged_layer_is_fetched_whole_twice_in_a_run_however_often_its_job_i
         assert run.status != 0
         assert "damaged content" in run.outcomes[work.named("team/app:1")][1]
         assert run.blobs().count(str(damaged)) == 2
-        assert run.said.count("Error in rule fetch_blob") > 1, "it was tried again"
+        assert run.log.count("Error in rule fetch_blob") > 1, "it was tried again"
 
 
 def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_first(work, registry):

@@ -47,7 +47,7 @@ def test_a_run_stopped_in_a_download_goes_on_there_and_keeps_what_is_staged(
     assert isinstance(work.registry, FaultyRegistry)
     work.registry.break_next(f"^GET .*{upper.digest.hex}", held)
     staged = work.path / "results" / REPOSITORY / "layers" / lower.digest.short
-    with work.started() as started:
+    with work.started("-p") as started:
         started.read_until(
             lambda line: f"Removing temporary output results/blobs/{lower.digest.short}" in line
         )

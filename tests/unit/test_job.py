@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import io
-import itertools
+import errno
 import logging
-import sys
 import tempfile
 from pathlib import Path
 
@@ -136,35 +134,25 @@ def test_a_report_of_each_of_several_repositories_is_kept(tmp_path):
     assert len(reports(tmp_path)) == 2
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("seconds_apiece", [0.01, 1.0])
-def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
-    monkeypatch, seconds_apiece
+def test_a_failure_for_whose_report_there_is_no_room_is_said_on_the_terminal(
+    monkeypatch, capsys, tmp_path
 ):
-    clock = itertools.count(step=seconds_apiece)
-    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.stderr", Terminal())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        for _ in range(10):
-            progress(100_000)
-    shown = sys.stderr.getvalue()
-    assert ("fetch key:  50%" in shown) == (seconds_apiece == 1.0)
-    assert ("500k/1.00M" in shown) == (seconds_apiece == 1.0)
+    def full(run, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("duccmake.jobs.job.write_report", full)
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise NotFound("no such blob", image=NAME, step="fetch")
+    assert capsys.readouterr().err == f"failed  {NAME}  fetch: no such blob\n"
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        full(None, None)
+    assert capsys.readouterr().err == (
+        f"failed  key  no space is left in {tmp_path}: make room and run again\n"
+    )
 
 
-def test_a_file_gets_no_bar(monkeypatch):
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        progress(1_000_000)
-    assert sys.stderr.getvalue() == ""
+def test_who_presses_control_c_gets_no_traceback_of_a_job(capsys):
+    with pytest.raises(SystemExit) as ended, running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""

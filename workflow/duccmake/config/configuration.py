@@ -54,6 +54,7 @@ class Config:
     history: HistorySettings = field(default_factory=HistorySettings)
     image: str = ""
     digest: str = ""
+    anew: tuple[str, ...] = ()
     scope: str = "pending"
     adopt: bool = True
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -101,6 +102,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         image=plain.get("image", default.image),
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
+        anew=tuple(plain.get("anew", default.anew)),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         watch=WatchSettings(**plain.get("watch", {})),

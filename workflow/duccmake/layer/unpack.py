@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,6 @@ def unpack_layer(
     catalogs: CatalogForm | None = None,
     split: bool = False,
     limits: UnpackLimits | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
     """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or what is made of it.
 
@@ -70,8 +69,7 @@ def unpack_layer(
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
-    ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
-    and its kin, `DigestMismatch` and `NoSpace`.
+    Raises `LayerError` and its kin, `DigestMismatch` and `NoSpace`.
     """
     partial = destination / "layer.partial"
     try:
@@ -85,7 +83,7 @@ def unpack_layer(
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, progress, split=split)
+            unpacked = _unpack(stream, partial, made, digest, split=split)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -146,7 +144,6 @@ def _unpack(
     partial: Path,
     place: Place,
     digest: Digest,
-    progress: Callable[[int], None] | None,
     *,
     split: bool,
 ) -> UnpackedLayer:
@@ -154,7 +151,7 @@ def _unpack(
     with layer as stream:
         account = stream.account
         staging = Staging(place, account)
-        reader = TarReader(_reported(stream, progress), account=account, split=taken)
+        reader = TarReader(iter(stream), account=account, split=taken)
         Unpacker(staging, account).apply(reader)
     result = stream.result
     result.verify(digest)
@@ -184,13 +181,6 @@ def _tar_split() -> TarSplit:
     from .tar_split import TarSplit  # what it needs is seldom needed
 
     return TarSplit()
-
-
-def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    for piece in stream:
-        if progress is not None:
-            progress(len(piece))
-        yield piece
 
 
 def _described(error: OSError) -> LayerError:

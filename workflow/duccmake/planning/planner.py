@@ -23,6 +23,7 @@ from ..repository.open import open_repository
 from ..repository.protocol import Repository
 from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
+from .anew import Anew
 from .auditor import Auditor
 from .departures import Listings
 from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
@@ -58,8 +59,11 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         draft.warnings += unused_registries(config, recipes)
     for source, reason in loaded.problems if poll else ():
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
+    anew = Anew(config.anew)
     for reconciliation in _reconciled(draft, config, recipes):
-        _plan_repository(draft, reconciliation, config, loaded)
+        _plan_repository(draft, reconciliation, config, loaded, anew)
+    for glob in anew.unmatched if poll else ():
+        draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, recipes, config)
     return draft.plan(loaded, config, members)
 
@@ -160,7 +164,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
 
 
 def _plan_repository(
-    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded
+    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded, anew: Anew
 ) -> None:
     """What becomes of each wish of a recipe."""
     repository = reconciliation.repository
@@ -174,7 +178,7 @@ def _plan_repository(
         try:
             origin = _origin(wish, coverage, loaded)
             held = reconciliation.held(wish)
-            planned.append(_planned(held, repository, config, origin, strays, auditor))
+            planned.append(_planned(held, repository, config, origin, strays, auditor, anew))
         except DuccmakeError as error:
             name, ignorable = wish.reference.name, wish.ignorable
             platform = wish.platform if len(wish.platforms) > 1 else None
@@ -247,6 +251,7 @@ def _planned(
     origin: Origin,
     strays: StrayWhiteouts,
     auditor: Auditor,
+    anew: Anew,
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
     variants = tuple(platform.label for platform in item.platforms)
@@ -263,7 +268,8 @@ def _planned(
         source=origin,
         products=item.products or config.products,
         variants=variants if len(variants) > 1 else (),
-        anew=not config.adopt,
+        adopts=config.adopt,
+        anew=anew.stamp(item.reference),
         fix_permissions=config.flat.fix_permissions,
     )
     record = repository.record(image.name)
@@ -281,7 +287,8 @@ def _planned(
         return replace(
             image, layers=layers, state=State.PENDING, why=why, prepared=True, adopted=True
         )
-    prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
+    fresh = config.scope == "all" or bool(image.anew)
+    prepared = not fresh and _is_prepared(replace(image, layers=layers), repository)
     if prepared and record is None:
         why = "new by this name: its layers and its flat tree are in the repository"
     return replace(image, layers=layers, state=State.PENDING, why=why, prepared=prepared)
@@ -308,6 +315,9 @@ def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> f
     wanted = {
         (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
     }
+    again = {layer.digest for image in images if image.anew for layer in image.layers}
     return frozenset(
-        digest for digest, algorithm in wanted if not repository.has_layer(digest, algorithm)
+        digest
+        for digest, algorithm in wanted
+        if digest in again or not repository.has_layer(digest, algorithm)
     )

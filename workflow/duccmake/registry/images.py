@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import DuccmakeError, UnsupportedImage
@@ -51,23 +51,15 @@ class Images(Manifests):
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository."""
 
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
+    def fetch_blob(self, reference: Reference, descriptor: Descriptor, path: Path) -> int:
         """Bring a blob to ``path``, verified; returns the bytes that were moved for it.
 
         It grows as ``<path>.part``, from which any later call goes on, and gets
         its name when size and digest are right.  Only one process or thread
         brings a blob to a path at a time; the others wait and find it there.
-        ``progress`` is told of bytes gained (fewer than none at a restart).
         Raises `DigestMismatch` where something else comes.
         """
-        download = Download(descriptor, path, self._policy, progress, self._damaged)
+        download = Download(descriptor, path, self._policy, self._damaged)
         return self._deliver(reference, download)
 
     @abstractmethod

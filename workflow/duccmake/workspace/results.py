@@ -46,6 +46,11 @@ def content_store() -> ContentStore:
     return ContentStore(RESULTS / "manifests")
 
 
+def blob(key: str) -> tuple[Path, Path]:
+    """A layer's blob: while `fetch_blob` downloads it, and when it is there."""
+    return RESULTS / "blobs" / f"{key}.part", RESULTS / "blobs" / key
+
+
 def staged_layer(repository: str, key: str) -> Path:
     """A layer that `unpack_layer` made."""
     return RESULTS / repository / "layers" / key / "layer"
