@@ -16,7 +16,7 @@ from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Ending
-from duccmake.workspace.reports import Rule
+from duccmake.workspace.reports import WRITERS, Rule
 from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import hold, nobody_runs
 
@@ -139,6 +139,13 @@ print("ready", flush=True)
 while True:
     time.sleep(1)
 """
+DYING = """
+import os, signal, subprocess, sys
+subprocess.Popen([sys.executable, *sys.argv[1:]])
+with open(sys.argv[2]) as begun:
+    begun.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 WAITING = """
 import signal, subprocess, sys
 signal.signal(signal.SIGTERM, lambda *_: None)
@@ -190,7 +197,7 @@ def test_snakemake_that_is_deaf_is_killed_in_the_end(
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-@pytest.mark.parametrize("rule", sorted(set(Rule) - child._REPEATABLE))
+@pytest.mark.parametrize("rule", sorted(WRITERS))
 def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None, rule: Rule
 ):
@@ -211,7 +218,7 @@ def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-@pytest.mark.parametrize("rule", sorted(child._REPEATABLE))
+@pytest.mark.parametrize("rule", sorted(set(Rule) - WRITERS))
 def test_what_can_be_repeated_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
 ):
@@ -226,3 +233,52 @@ def test_what_can_be_repeated_is_cut_off(
         await stopped(process)
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(Rule))
+def test_jobs_that_outlive_snakemake_are_cut_off_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
+):
+    job = JOB if rule in WRITERS else JOB.replace("signal.signal", "print")
+    command, _, may_end = with_job(tmp_path, rule, DYING, job)
+    monkeypatch.setattr(child, "command", lambda *_: command)
+
+    async def run() -> None:
+        process = await Child.start(invocation("-d", str(tmp_path)))
+        ended = asyncio.ensure_future(process.outcome())
+        if rule in WRITERS:
+            await asyncio.wait([ended], timeout=1)
+            assert not ended.done()
+            await asyncio.to_thread(may_end.write_bytes, b"x")
+        assert not (await ended).completed
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(WRITERS))
+def test_told_twice_to_stop_it_ends_all_but_what_writes_and_what_that_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
+):
+    # What it has started may be cvmfs_server, without which it gets nowhere.
+    starting = JOB.replace(
+        "open(sys.argv[2]).read()",
+        "import subprocess; sys.exit(subprocess.run(['cat', sys.argv[2]]).returncode or "
+        "open(sys.argv[3], 'w').close())",
+    )
+    command, begun, may_end = with_job(tmp_path, rule, DEAF, starting)
+    finished = tmp_path / "finished"
+    monkeypatch.setattr(child, "command", lambda *_: [*command, str(finished)])
+
+    async def run() -> None:
+        process = await Child.start(invocation("-d", str(tmp_path)))
+        await asyncio.to_thread(begun.read_bytes)
+        ended = asyncio.ensure_future(process.outcome())
+        process.stop()
+        process.kill()
+        await process._process.wait()
+        assert not ended.done()
+        await asyncio.to_thread(may_end.write_bytes, b"x")
+        await ended
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert finished.exists()

@@ -55,6 +55,7 @@ def unpack_layer(
     destination: Path,
     *,
     digest: Digest,
+    partial: Path | None = None,
     diff_algorithms: Collection[str] = ("sha256",),
     packed: bool = False,
     limits: UnpackLimits | None = None,
@@ -67,15 +68,17 @@ def unpack_layer(
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
+    It is made as ``partial``, where that is given: a path on the same file system.
     ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
     and its kin, `DigestMismatch` and `NoSpace`.
     """
-    partial = destination / "layer.partial"
+    partial = partial or destination / "layer.partial"
     try:
         _remove_tree(partial)
         # Private: what a layer says of setuid files and devices counts once it is published.
-        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-        destination.chmod(0o700)
+        for directory in (destination, partial.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
         for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
         place = _packed(partial) if packed else _tree(partial / "layerfs")
@@ -83,7 +86,7 @@ def unpack_layer(
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, progress)
+            unpacked = _unpack(stream, partial, destination, made, digest, progress)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -124,6 +127,7 @@ def _tree(directory: Path) -> Iterator[Writers]:
 def _unpack(
     layer: LayerStream,
     partial: Path,
+    destination: Path,
     place: Place,
     digest: Digest,
     progress: Callable[[int], None] | None,
@@ -152,7 +156,7 @@ def _unpack(
     (partial / ".metadata" / STAGED).write_text(json.dumps(summary, indent=1) + "\n")
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
-    return UnpackedLayer(partial.parent / "layer", result, entries, lost)
+    return UnpackedLayer(destination / "layer", result, entries, lost)
 
 
 def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:

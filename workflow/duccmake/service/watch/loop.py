@@ -47,6 +47,7 @@ class Watcher:
         self._woken = asyncio.Event()
         self._stopping = False
         self._stop_watching = asyncio.Event()
+        self._unlocking: asyncio.Task[bool] | None = None
         self._child: Child | None = None
         self._last = "no run yet"
 
@@ -90,7 +91,11 @@ class Watcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), start - now)
             return
-        if not await clear_stale_lock(self._invocation):
+        self._unlocking = asyncio.create_task(clear_stale_lock(self._invocation))
+        await asyncio.wait([self._unlocking])
+        if self._unlocking.cancelled():
+            return
+        if not self._unlocking.result():
             self._service.status("waiting for a run that somebody else started")
             await self._pause(_BUSY_SECONDS)
             return
@@ -145,12 +150,14 @@ class Watcher:
 
     def _stop(self) -> None:
         if self._stopping and self._child is not None:
-            logger.warning("told to stop again: ending the run at once")
+            logger.warning("told to stop again: ending at once all but what is being published")
             self._child.kill()
             return
         self._stopping = True
         logger.info("told to stop%s", "; finishing what is in hand" if self._child else "")
         self._service.stopping("stopping", _STOP_EXTENSION)
+        if self._unlocking is not None:
+            self._unlocking.cancel()
         if self._child is not None:
             self._child.stop()
         self._woken.set()
