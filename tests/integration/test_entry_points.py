@@ -14,6 +14,7 @@ import pytest
 
 from support.runs import Work, checkout_copy, fresh_work
 from support.samples import AMD64, text_image
+from support.watching import events
 
 PROFILE = "Using workflow specific profile {} for setting default command line arguments."
 
@@ -95,6 +96,7 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         error = json.loads(status.read_bytes())["error"]
         assert str(recipe) in error or recipe.name in error
         assert error in run.stderr
+        assert [event.get("error") for event in events(work, "end_ducc")] == [None, error]
 
 
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):

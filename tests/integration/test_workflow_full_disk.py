@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from support.images import LayerBuilder
 from support.oracles import needs_overlay
 from support.runs import Work, fresh_work
 from support.trees import differences, snapshot
+from support.watching import events
 
 LARGE = 40 * 1024 * 1024
 
@@ -55,3 +57,20 @@ def test_the_image_fails_with_no_space_and_the_others_and_what_is_published_stay
     assert differences(before, snapshot(published.resolve())) == []
     for name in ("good/old:1", "good/new:1"):
         assert repository.verify(work.named(name)) == []
+
+
+@needs_overlay
+def test_a_disk_without_room_for_the_plan_is_told_in_one_line_and_in_the_event_log(work: Work):
+    work.push("good/new:1", _image("new"))
+    work.wish("{host}/good/new:1")
+    with (work.path / "results/other").open("wb", buffering=0) as other, suppress(OSError):
+        while True:
+            other.write(bytes(4096))
+    run = work.run()
+    assert run.status != 0 and "Traceback" not in run.said
+    assert "No space left on device" in run.said
+    [event] = events(work, "end_ducc")
+    assert event["status"] == "error" and "No space left on device" in event["error"]
+    (work.path / "results/other").unlink()
+    work.run(check=True)
+    assert work.repository.verify(work.named("good/new:1")) == []

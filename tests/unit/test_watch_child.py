@@ -16,6 +16,7 @@ from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Ending
+from duccmake.workspace.event_log import EventSettings
 from duccmake.workspace.reports import WRITERS, Rule
 from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import hold, nobody_runs
@@ -23,6 +24,11 @@ from duccmake.workspace.run_lock import hold, nobody_runs
 
 def invocation(*arguments: str) -> Invocation:
     return Invocation.parse(arguments, program="watch.py", description="")
+
+
+async def started(directory: Path) -> Child:
+    events = EventSettings(directory / "events.jsonl")
+    return await Child.start(invocation("-d", str(directory)), events=events)
 
 
 def test_options_of_snakemake_are_handed_on():
@@ -78,16 +84,25 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: st
         invocation("-d", str(tmp_path), "--configfile", str(path)).configuration()
 
 
+UNTOLD = (
+    "run: Snakemake {}, and did not say what became of its images; "
+    "what it printed stands in the watcher's log"
+)
+
+
 @pytest.mark.parametrize(
     ("script", "wanted"),
     [
         ("pass", Ending(True)),
-        ("import sys; sys.exit(1)", Ending(False)),
+        ("import sys; sys.exit(1)", Ending(False, error=UNTOLD.format('ended with status 1'))),
+        ("os.kill(os.getpid(), 9)", Ending(False, error=UNTOLD.format('was killed by SIGKILL'))),
         ("save({'a:1': ('failed', 'x'), 'b:1': ('converted', '')}, ('c:1',)); sys.exit(1)",
          Ending(True, frozenset({"a:1", "c:1"}))),
         ("save({}, ()); sys.exit(0)", Ending(True)),
-        ("save({}, (), pid=1); sys.exit(1)", Ending(False)),
-        ("of_failure(DuccmakeError('broken'), 1).save(Path.cwd()); sys.exit(1)", Ending(False)),
+        ("save({}, (), pid=1); sys.exit(1)",
+         Ending(False, error=UNTOLD.format("ended with status 1"))),
+        ("of_failure(DuccmakeError('broken'), 1).save(Path.cwd()); sys.exit(1)",
+         Ending(False, error="broken")),
     ],
 )  # fmt: skip
 def test_a_run_is_judged_by_what_it_left(
@@ -106,7 +121,7 @@ def save(images, stale, pid=0):
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", code])
 
     async def run() -> Ending:
-        return await (await Child.start(invocation("-d", str(tmp_path)))).outcome()
+        return await (await started(tmp_path)).outcome()
 
     assert asyncio.run(run()) == wanted
 
@@ -192,7 +207,7 @@ def test_snakemake_that_is_deaf_is_killed_in_the_end(
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", DEAF])
 
     async def run() -> None:
-        await stopped(await Child.start(invocation("-d", str(tmp_path))))
+        await stopped(await started(tmp_path))
 
     asyncio.run(asyncio.wait_for(run(), 60))
 
@@ -205,7 +220,7 @@ def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         await asyncio.to_thread(begun.read_bytes)
         stopping = asyncio.ensure_future(stopped(process))
         # It is asked many times while the job writes.
@@ -228,7 +243,7 @@ def test_what_can_be_repeated_is_cut_off(
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         await asyncio.to_thread(begun.read_bytes)
         await stopped(process)
 
@@ -244,7 +259,7 @@ def test_jobs_that_outlive_snakemake_are_cut_off_and_waited_for(
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         ended = asyncio.ensure_future(process.outcome())
         if rule in WRITERS:
             await asyncio.wait([ended], timeout=1)
@@ -270,7 +285,7 @@ def test_told_twice_to_stop_it_ends_all_but_what_writes_and_what_that_has_starte
     monkeypatch.setattr(child, "command", lambda *_: [*command, str(finished)])
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         await asyncio.to_thread(begun.read_bytes)
         ended = asyncio.ensure_future(process.outcome())
         process.stop()

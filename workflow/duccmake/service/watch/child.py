@@ -17,9 +17,12 @@ from typing import Any
 import psutil
 import yaml
 
-from ...run.status import Status
+from ...errors import DuccmakeError
+from ...run.events import note_failure
+from ...run.status import Status, of_failure
 from ...run.stopping import cut_off, rule_of
 from ...workspace import run_lock
+from ...workspace.event_log import EventSettings
 from ...workspace.reports import WRITERS
 from ..invocation import Invocation
 from .schedule import Ending
@@ -72,22 +75,28 @@ def _values(invocation: Invocation, only: Sequence[str]) -> list[str]:
 class Child:
     """A run of Snakemake under way, in a session of its own: signals reach it through us."""
 
-    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, directory: Path, events: EventSettings
+    ) -> None:
         self._process = process
         self._directory = directory
+        self._events = events
+        self._began = time.monotonic()
         self._told = -math.inf
         self._deadline = math.inf
 
     @classmethod
-    async def start(cls, invocation: Invocation, only: Sequence[str] = ()) -> Child:
-        """Start it."""
+    async def start(
+        cls, invocation: Invocation, only: Sequence[str] = (), *, events: EventSettings
+    ) -> Child:
+        """Start it; if it dies, that goes into the event log."""
         process = await asyncio.create_subprocess_exec(
             *command(invocation, only),
             cwd=invocation.directory,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        return cls(process, invocation.directory)
+        return cls(process, invocation.directory, events)
 
     async def outcome(self) -> Ending:
         """Wait for its end, and that of all its jobs, and say how it was."""
@@ -98,10 +107,25 @@ class Child:
         _prune(self._directory / _LOGS)
         told = Status.load(self._directory)
         if told is None or told.pid != self._process.pid:
-            return Ending(completed=status == 0)
+            return Ending(completed=True) if status == 0 else self._died(status)
         if told.error:
-            return Ending(completed=False)
+            return Ending(completed=False, error=told.error)
         return Ending(True, told.failed | frozenset(told.stale))
+
+    def _died(self, status: int) -> Ending:
+        """It has ended and said nothing: say that in its place, unless it was told to."""
+        how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with status {status}"
+        error = DuccmakeError(
+            f"Snakemake {how}, and did not say what became of its images",
+            step="run",
+            hint="what it printed stands in the watcher's log",
+        )
+        if self._told == -math.inf:
+            with suppress(OSError):
+                took = time.monotonic() - self._began
+                of_failure(error, took, pid=self._process.pid).save(self._directory)
+            note_failure(self._events, error, pid=self._process.pid)
+        return Ending(completed=False, error=str(error))
 
     def stop(self) -> None:
         """Ask it to end: no new job, what can be repeated is cut off, a transaction is finished.
@@ -150,6 +174,13 @@ class Child:
                 if rule_of(process.cmdline()) in WRITERS:
                     found.append(process)
         return found
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _prune(logs: Path) -> None:

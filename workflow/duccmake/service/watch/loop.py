@@ -113,7 +113,9 @@ class Watcher:
         whole = whole or leaving or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
         self._service.status(f"running for {'all images' if whole else ', '.join(chosen)[:200]}")
         with self._told(whole, notices) as outcomes:
-            self._child = await Child.start(self._invocation, () if whole else chosen)
+            self._child = await Child.start(
+                self._invocation, () if whole else chosen, events=self._config.events
+            )
             if self._stopping:
                 self._child.stop()
             ended = asyncio.create_task(self._child.outcome())
@@ -133,7 +135,7 @@ class Watcher:
             self._queue.drop(notices)
         else:
             pause = max(0.0, self._pace.earliest - time.monotonic())
-            logger.error("the run did not get to its images; trying again in %.0f s", pause)
+            logger.error("%s; trying again in %.0f s", outcome.error, pause)
 
     @contextmanager
     def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Ending]]:
@@ -144,6 +146,7 @@ class Watcher:
             yield outcomes
             for outcome in outcomes:
                 span.members["completed"] = outcome.completed
+                span.members["reason"] = outcome.error or None
                 span.members["failed_images"] = len(outcome.failed)
 
     # --- what others ask for --------------------------------------------
@@ -217,7 +220,7 @@ class Watcher:
 
 def _words(outcome: Ending) -> str:
     if not outcome.completed:
-        return "the last run failed as a whole"
+        return f"the last run failed as a whole: {outcome.error}"
     if outcome.failed:
         return f"the last run left {len(outcome.failed)} images for later"
     return "the last run was good"
