@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ...config.configuration import Config
 from ...errors import DuccmakeError, RepositoryLocked
@@ -19,10 +20,13 @@ from ..invocation import Invocation
 from ..notices import Notice, NoticeQueue
 from ..systemd import Service
 from .child import Child, clear_stale_lock
+from .options import check
 from .schedule import Ending, Pace
 from .wakers import watch_files
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_CHOSEN = 100
 """A run that is asked for more images than these asks for all."""
@@ -47,16 +51,20 @@ class Watcher:
         self._woken = asyncio.Event()
         self._stopping = False
         self._stop_watching = asyncio.Event()
-        self._unlocking: asyncio.Task[bool] | None = None
+        self._step: asyncio.Task[Any] | None = None
         self._child: Child | None = None
         self._last = "no run yet"
 
     async def run(self) -> int:
-        """Watch until SIGTERM or SIGINT; returns the exit status."""
+        """Watch until SIGTERM or SIGINT; returns the exit status.
+
+        Raises `CommandLineError` where Snakemake's options are wrong.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._unless_stopped(check(self._invocation))
         self._queue.prepare()
         background = [asyncio.create_task(self._watch_files())]
         if self._service.watchdog_seconds:
@@ -91,11 +99,7 @@ class Watcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), start - now)
             return
-        self._unlocking = asyncio.create_task(clear_stale_lock(self._invocation))
-        await asyncio.wait([self._unlocking])
-        if self._unlocking.cancelled():
-            return
-        if not self._unlocking.result():
+        if not await self._unless_stopped(clear_stale_lock(self._invocation)):
             self._service.status("waiting for a run that somebody else started")
             await self._pause(_BUSY_SECONDS)
             return
@@ -159,8 +163,8 @@ class Watcher:
         self._stopping = True
         logger.info("told to stop%s", "; finishing what is in hand" if self._child else "")
         self._service.stopping("stopping", _STOP_EXTENSION)
-        if self._unlocking is not None:
-            self._unlocking.cancel()
+        if self._step is not None:
+            self._step.cancel()
         if self._child is not None:
             self._child.stop()
         self._woken.set()
@@ -210,6 +214,12 @@ class Watcher:
         while True:
             self._service.alive()
             await asyncio.sleep(self._service.watchdog_seconds / 3)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What some work comes to; None where it was cut off to stop."""
+        self._step = asyncio.create_task(work)
+        await asyncio.wait([self._step])
+        return None if self._step.cancelled() else self._step.result()
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not once told to stop."""

@@ -14,7 +14,7 @@ from ...workspace.event_log import EventSettings
 from ..invocation import Invocation, log_to_stderr
 from ..systemd import Service
 from .loop import Watcher, only_watcher
-from .options import CommandLineError, check
+from .options import CommandLineError
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +38,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _watch(invocation: Invocation) -> int:
     try:
-        check(invocation)
-        watcher = Watcher(invocation, Service())
+        return asyncio.run(Watcher(invocation, Service()).run())
     except (CommandLineError, ConfigError) as error:
         _tell(invocation, error)
         raise
-    return asyncio.run(watcher.run())
 
 
 def _tell(invocation: Invocation, error: DuccmakeError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import asyncio
 import sys
 
 from ...errors import DuccmakeError
@@ -35,21 +35,30 @@ class CommandLineError(DuccmakeError):
     """The watcher's command line is wrong, so that no run can come to anything."""
 
 
-def check(invocation: Invocation) -> None:
-    """Raise `CommandLineError` where Snakemake would refuse the command line, or do nothing."""
+async def check(invocation: Invocation) -> None:
+    """Raise `CommandLineError` where Snakemake would refuse the command line, or do nothing.
+
+    Can be cancelled.
+    """
     if is_preview(invocation.rest):
         raise _wrong("with an option that only shows something nothing is ever published")
-    asked = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *command(invocation)[3:]],
+    asked = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-c", _PROGRAM, *command(invocation)[3:]],
         cwd=invocation.directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
-    first, *targets = asked.stdout.splitlines() or [""]
-    said = [line for line in asked.stderr.splitlines() if line.strip()]
+    try:
+        answer, complaint = await asked.communicate()
+    except asyncio.CancelledError:
+        asked.kill()
+        raise
+    first, *targets = answer.decode().splitlines() or [""]
+    said = [line for line in complaint.decode().splitlines() if line.strip()]
     if first != "understood":
-        if said and "ImportError" not in said[-1] and "ModuleNotFoundError" not in said[-1]:
+        # What cannot even be imported is no matter of options: the run will tell.
+        if said and not said[-1].startswith(("ImportError", "ModuleNotFoundError")):
             raise _wrong(said[-1].rpartition(" error: ")[2].removeprefix("Error: "))
         return
     for target in targets:
