@@ -81,7 +81,8 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
             _check_root(root, by_writing=True)
         # From here on: what cannot be planned leaves nothing behind.
         lock = run_lock.hold(workdir) if poll else nullcontext()
-        plan_file = plan.save()
+        # What nobody was asked for is no picture of how images stand.
+        plan_file = plan.save(PLANS if poll else RUNS)
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll, preview, began, lock)
