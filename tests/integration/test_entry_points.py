@@ -14,6 +14,7 @@ import pytest
 
 from support.runs import REPOSITORY, Work, checkout_copy, fresh_work
 from support.samples import AMD64, text_image
+from support.watching import events
 
 PROFILE = "Using workflow specific profile {} for setting default command line arguments."
 
@@ -81,9 +82,12 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         work.run(check=True)
         status = work.path / "results/status.json"
         before = status.read_bytes()
-        for option in ("-n", "--summary", "--dag"):
+        for option in ("-n", "--summary", "--dag", "--unlock", "--list"):
             work.run(option, check=True)
             assert status.read_bytes() == before, option
+            program = [sys.executable, str(work.checkout / "scripts/status.py")]
+            table = subprocess.check_output(program, cwd=work.path, env=work.env(), text=True)
+            assert "1 image: 1 published" in table, option
         # Nothing is to be done, which is a run all the same.
         work.run(check=True)
         assert json.loads(status.read_bytes())["counts"] == {"up to date": 1}
@@ -95,6 +99,7 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         error = json.loads(status.read_bytes())["error"]
         assert str(recipe) in error or recipe.name in error
         assert error in run.stderr
+        assert [event.get("error") for event in events(work, "end_ducc")] == [None, error]
 
 
 def test_with_nothing_pending_graphs_show_how_the_published_images_were_made(tmp_path: Path):

@@ -15,6 +15,7 @@ from support.images import LayerBuilder
 from support.oracles import needs_overlay
 from support.runs import Work, fresh_work
 from support.trees import differences, snapshot
+from support.watching import events
 
 LARGE = 40 * 1024 * 1024
 
@@ -51,7 +52,7 @@ def test_the_image_fails_with_no_space_and_the_others_and_what_is_published_stay
     assert run.status != 0
     assert "no space left while unpacking" in run.said
     assert run.outcomes[work.named("large/image:1")][0] == "failed"
-    assert not list((work.path / "results").rglob("layer*partial"))
+    assert not list((work.path / "results").glob("*/partial/*"))
     assert not list((work.path / "results").rglob("layerfs"))
     assert repository.record(work.named("large/image:1")) is None
     assert differences(before, snapshot(published.resolve())) == []
@@ -99,3 +100,20 @@ def test_a_working_directory_that_is_full_from_the_beginning_is_one_line(tight: 
     ]
     filler.unlink()
     assert tight.run().counts == (1, 0, 0, 0)
+
+
+@needs_overlay
+def test_a_disk_without_room_for_the_plan_is_told_in_one_line_and_in_the_event_log(work: Work):
+    work.push("good/new:1", _image("new"))
+    work.wish("{host}/good/new:1")
+    with (work.path / "results/other").open("wb", buffering=0) as other, suppress(OSError):
+        while True:
+            other.write(bytes(4096))
+    run = work.run()
+    assert run.status != 0 and "Traceback" not in run.said
+    assert "No space left on device" in run.said
+    [event] = events(work, "end_ducc")
+    assert event["status"] == "error" and "No space left on device" in event["error"]
+    (work.path / "results/other").unlink()
+    work.run(check=True)
+    assert work.repository.verify(work.named("good/new:1")) == []

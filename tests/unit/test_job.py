@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +15,15 @@ from hypothesis import strategies as st
 
 from duccmake.errors import DuccmakeError, NotFound
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE, running
-from duccmake.workspace.reports import JobName, Kind, Report, Rule, read_reports, write_report
+from duccmake.workspace.reports import (
+    WRITERS,
+    JobName,
+    Kind,
+    Report,
+    Rule,
+    read_reports,
+    write_report,
+)
 from support.planned import NAME, image, plan
 
 FAILURE = NotFound("no such blob", step="fetch", hint="push it again")
@@ -24,7 +36,9 @@ def _a_run(tmp_path, monkeypatch):
     monkeypatch.setenv(RUN_VARIABLE, "results/runs/now")
     root = logging.getLogger()
     before = root.handlers[:]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, on_sigterm)
     root.handlers[:] = before
 
 
@@ -156,3 +170,41 @@ def test_who_presses_control_c_gets_no_traceback_of_a_job(capsys):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from duccmake.fs.locks import held
+from duccmake.jobs.job import running
+from duccmake.workspace.reports import Rule
+
+def wait(name):
+    open(name, "w").close()
+    open("go").read()
+
+with running(Rule(sys.argv[1]), log="logs/a.log"):
+    wait("waiting")
+    with held(Path("lock"), 0):
+        wait("writing")
+    wait("noting")
+    Path("receipt").touch()
+"""
+
+
+@pytest.mark.parametrize("rule", sorted(WRITERS))
+@pytest.mark.parametrize("told", ["waiting", "writing", "noting"])
+def test_told_to_stop_a_job_ends_unless_it_has_the_repository(tmp_path, rule: Rule, told: str):
+    moments = ("waiting", "writing", "noting")
+    for name in (*moments, "go"):
+        os.mkfifo(name)
+    with subprocess.Popen([sys.executable, "-c", WRITER, rule]) as job:
+        for moment in moments:
+            Path(moment).read_bytes()
+            if moment == told:
+                job.terminate()
+            if told == "waiting":
+                break
+            Path("go").write_bytes(b"")
+        assert job.wait(60) == (-signal.SIGTERM if told == "waiting" else 0)
+    assert Path("receipt").exists() == (told != "waiting")

@@ -106,6 +106,16 @@ def test_globs_choose_images_and_tables_are_read_as_they_were_written(saved, cap
     assert capsys.readouterr().out == "0 images\n"
 
 
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("form", [[], ["--json"], ["--tsv"]])
+def test_no_image_is_a_table_too(saved, capsys, is_empty: bool, form: list[str]):
+    if is_empty:
+        os.utime(plan([]).save(), (2**31, 2**31))
+    assert main(["*nowhere*", *form]) == 0
+    wanted = {"": "0 images\n", "--json": "[", "--tsv": "state\timage\treason"}
+    assert capsys.readouterr().out.startswith(wanted["".join(form)])
+
+
 def test_the_newest_plan_is_the_one_that_counts(saved, capsys):
     def images(made: Plan) -> str:
         before = list(Path("results/plans").iterdir())

@@ -26,6 +26,7 @@ from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.session import begin, boot_id, tidy
+from duccmake.run.stopping import exit_on_sigterm, stop_on_sigterm
 from duccmake.run.summary import announce, is_made_up_for, summarise
 
 
@@ -142,6 +143,7 @@ for number, name in enumerate(repositories(plan)):
 
 
 onstart:
+    stop_on_sigterm(workflow.scheduler.exit_gracefully)
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
     run = Path(os.environ[RUN_VARIABLE])
     # Where Snakemake itself fails, as with a full disk, it calls no other handler.
@@ -403,3 +405,8 @@ if workflow.is_main_process and "adopt" in asked:
 if workflow.is_main_process and session.polled and not asked:
     if get_targets() == or_nothing([]):
         summarise(session, workdir=Path.cwd())
+
+
+# From here on Snakemake has its lock, and until jobs start nothing ends it in order.
+if workflow.is_main_process:
+    exit_on_sigterm()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
+from ..fs import locks
 from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
@@ -27,7 +28,7 @@ from ..products import Product
 from ..repository.failures import FULL
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
-from ..workspace.reports import JobName, Kind, Report, Rule, write_report
+from ..workspace.reports import WRITERS, JobName, Kind, Report, Rule, write_report
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -126,9 +127,12 @@ class Job:
 def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator[Job]:
     """Run the work of a rule's job; ``output`` is what carries a quiet failure.
 
-    Ends the process with status 1 when the work raises.
+    Ends the process with status 1 when the work raises.  SIGTERM ends it as well, but not
+    once it has got a repository's lock.
     """
     _log_to(Path(log))
+    if rule in WRITERS:
+        signal.signal(signal.SIGTERM, _end_unless_writing)
     name, workdir = JobName(rule, wildcards), Path.cwd()
     with run_lock.hold(workdir):
         job = Job(name, workdir)
@@ -152,6 +156,13 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
                 words = f"a defect of duccmake: {error!r}; please report it, with {log}"
             job.fail(job.serving, words)
             sys.exit(1)
+
+
+def _end_unless_writing(number: int, frame: object) -> None:
+    """End by a signal; what writes is finished, and what was written noted, before that counts."""
+    if not locks.has_held():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _log_to(path: Path) -> None:

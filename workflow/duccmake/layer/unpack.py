@@ -56,6 +56,7 @@ def unpack_layer(
     destination: Path,
     *,
     digest: Digest,
+    partial: Path | None = None,
     diff_algorithms: Collection[str] = ("sha256",),
     catalogs: CatalogForm | None = None,
     split: bool = False,
@@ -69,21 +70,23 @@ def unpack_layer(
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
+    It is made as ``partial``, where that is given: a path on the same file system.
     Raises `LayerError` and its kin, `DigestMismatch` and `NoSpace`.
     """
-    partial = destination / "layer.partial"
+    partial = partial or destination / "layer.partial"
     try:
         _remove_tree(partial)
         # Private: what a layer says of setuid files and devices counts once it is published.
-        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-        destination.chmod(0o700)
+        for directory in (destination, partial.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
         for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
         with _place(partial, catalogs) as made:
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, split=split)
+            unpacked = _unpack(stream, partial, destination, made, digest, split=split)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -142,6 +145,7 @@ def _tree(directory: Path) -> Iterator[Writers]:
 def _unpack(
     layer: LayerStream,
     partial: Path,
+    destination: Path,
     place: Place,
     digest: Digest,
     *,
@@ -174,7 +178,7 @@ def _unpack(
     (partial / ".metadata" / STAGED).write_text(json.dumps(summary, indent=1) + "\n")
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
-    return UnpackedLayer(partial.parent / "layer", result, entries, lost)
+    return UnpackedLayer(destination / "layer", result, entries, lost)
 
 
 def _tar_split() -> TarSplit:

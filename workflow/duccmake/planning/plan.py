@@ -216,10 +216,10 @@ class Plan:
 
     # --- as a file ------------------------------------------------------
 
-    def save(self) -> Path:
+    def save(self, directory: Path = PLANS) -> Path:
         """Write the plan under its own digest; returns its path, which is the newest then."""
         content = json.dumps(self._to_json(), sort_keys=True).encode()
-        path = PLANS / f"{hashlib.sha256(content).hexdigest()}.json"
+        path = directory / f"{hashlib.sha256(content).hexdigest()}.json"
         try:
             os.utime(path)
         except FileNotFoundError:

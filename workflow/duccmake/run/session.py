@@ -8,8 +8,8 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,8 +23,10 @@ from ..planning.planner import make_plan
 from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
+from ..workspace.event_log import EventSettings
 from ..workspace.results import GATES, PLANS, RUNS, published, staged
 from ..workspace.results import problem as problem_receipt
+from .events import note_failure
 from .lines import say
 from .status import of_failure
 
@@ -81,7 +83,7 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
-    try:
+    with nullcontext() if preview else _told(members, workdir):
         if not preview and is_full(workdir):
             raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
         config = Config.parse(members, workdir=workdir)
@@ -93,14 +95,10 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
             plan = _drawn(config, as_plain(members))
         if plan.wanted and not preview:
             _check_root(root, by_writing=True)
-    except DuccmakeError as error:
-        if not preview:
-            with suppress(OSError):
-                of_failure(error, time.monotonic() - began).save(workdir)
-        raise
-    # From here on: what cannot be planned leaves nothing behind.
-    lock = run_lock.hold(workdir) if poll else nullcontext()
-    plan_file = plan.save()
+        # From here on: what cannot be planned leaves nothing behind.
+        lock = run_lock.hold(workdir) if poll else nullcontext()
+        # What nobody was asked for is no picture of how images stand.
+        plan_file = plan.save(PLANS if poll else RUNS)
     if not is_drawn:
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
@@ -116,6 +114,42 @@ def is_full(workdir: Path = Path()) -> bool:
     except OSError as error:
         return error.errno in FULL
     return False
+
+
+@contextmanager
+def _told(members: Mapping[str, Any], workdir: Path) -> Iterator[None]:
+    """Have the status and the event log say why the run comes to no images."""
+    began = time.monotonic()
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, DuccmakeError) else _in_words(error)
+        note_failure(_events(members, workdir), known)
+        with suppress(OSError):  # the disk may be full, of which the error tells
+            of_failure(known, time.monotonic() - began).save(workdir)
+        if isinstance(error, OSError):
+            raise known from error
+        raise
+
+
+def _in_words(error: Exception) -> DuccmakeError:
+    """What nobody foresaw, as an error that is told in one line."""
+    if isinstance(error, OSError):
+        name = f": {error.filename}" if error.filename else ""
+        return DuccmakeError(
+            f"{error.strerror}{name}",
+            step="plan",
+            hint="see whether the working directory can be written and has room, and run again",
+        )
+    return DuccmakeError(f"a defect of duccmake, or of its installation: {error!r}", step="plan")
+
+
+def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
+    """Where events go, by default if the configuration does not say so itself any more."""
+    try:
+        return Config.parse(members, workdir=workdir).events
+    except DuccmakeError:
+        return EventSettings()
 
 
 def _check_root(root: Path, *, by_writing: bool = False) -> None:

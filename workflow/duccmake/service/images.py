@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     found = table(Plan.load(path), path.stem, status)
     if options.globs:
         pattern = any_of(*options.globs)
-        found = found[[pattern.fullmatch(name) is not None for name in found["image"]]]
+        found = found.loc[[pattern.fullmatch(name) is not None for name in found["image"]]]
     try:
         sys.stdout.write(_text(found, options))
         sys.stdout.flush()

@@ -33,6 +33,14 @@ class Rule(StrEnum):
     UNPIN = "unpin"
 
 
+WRITERS = frozenset(
+    {Rule.PUBLISH_IMAGE, Rule.PRUNE_IMAGES, Rule.REFUSE_IMAGES}
+    | {Rule.COLLECT_GARBAGE, Rule.ROLLBACK, Rule.UNPIN}
+)
+"""Rules whose jobs write to a repository: what they have begun is finished.  Others can be cut
+off at any point, and done again lose little."""
+
+
 class JobName(NamedTuple):
     """A job: its rule, and what tells it from the rule's others (repository, image, key)."""
 

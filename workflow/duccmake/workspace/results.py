@@ -56,14 +56,23 @@ def staged_layer(repository: str, key: str) -> Path:
     return RESULTS / repository / "layers" / key / "layer"
 
 
+def partial_layer(repository: str, key: str) -> Path:
+    """A layer as long as it is being unpacked.
+
+    Not in the job's output: that of a job which was cut off Snakemake removes by itself, and
+    does nothing else for seconds.
+    """
+    return RESULTS / repository / "partial" / key
+
+
 def staged_flat_tree(repository: str, key: str) -> Path:
     """What `flatten_image` made."""
     return RESULTS / repository / "flat" / key / "image"
 
 
 def staged() -> Iterator[Path]:
-    """All blobs, layers and flat trees that jobs made, by their keys."""
-    for pattern in ("*/layers/*", "*/flat/*", "blobs/*"):
+    """All blobs, layers and flat trees that jobs made or began, by their keys."""
+    for pattern in ("*/partial/*", "*/layers/*", "*/flat/*", "blobs/*"):
         yield from RESULTS.glob(pattern)
 
 
