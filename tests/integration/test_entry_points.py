@@ -97,6 +97,25 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         assert error in run.stderr
 
 
+def test_the_target_status_shows_the_table_also_while_a_run_is_under_way(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        work.push("team/app:1", text_image("one"))
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)])
+        assert "has no plan" in work.run("status").stderr
+        work.run("-n", check=True)
+        work.run("--list-rules", check=True)
+        # As a run has it that is under way.
+        lock = work.path / ".snakemake/locks/0.input.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.write_text(f"{work.path}/results/anything\n")
+        assert work.run("status").stdout.splitlines() == [
+            f"pending  {work.named('team/app:1')}  new: not in the repository, or not wholly",
+            "1 image: 1 pending",
+        ]
+        assert work.run("status").requests == ()
+
+
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
     """Which takes as long as several jobs; Snakemake does it by itself where it is installed."""
     trap = tmp_path / "trap" / "pandas" / "__init__.py"
@@ -111,7 +130,7 @@ def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
         run = work.run(check=True)
         assert run.counts[0] == 1
         assert not marker.exists(), run.said
-        program = [sys.executable, str(work.checkout / "scripts/status.py")]
+        program = [sys.executable, str(work.checkout / "scripts/duccmake"), "status"]
         table = subprocess.run(program, cwd=work.path, env=work.env(), capture_output=True)
         assert table.returncode and marker.exists(), "the trap catches nothing"
         del work.environment["PYTHONPATH"]

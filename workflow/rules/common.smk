@@ -56,6 +56,13 @@ wildcard_constraints:
     garbage=r"[0-9a-f]{12}",
 
 
+# Who only looks need not wait for a run that is under way, nor for any registry.
+if workflow.is_main_process and "status" in maintenance.targets(sys.argv[1:]):
+    from duccmake.commands.main import main
+
+    sys.exit(main(["status"]))
+
+
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
     session = in_words(begin, config, workdir=Path.cwd(), arguments=sys.argv[1:])

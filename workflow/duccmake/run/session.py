@@ -84,6 +84,9 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     # From here on: what cannot be planned leaves nothing behind.
     lock = run_lock.hold(workdir) if poll else nullcontext()
     plan_file = plan.save()
+    if not poll:
+        # It knows no image: the newest plan, which people are shown, stays another one.
+        os.utime(plan_file, (0, 0))
     _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll, preview, began, lock)
