@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from duccmake.demo.images import Image
+from support.images import LayerBuilder
 from support.runs import Work, checkout_copy, fresh_work
 from support.samples import AMD64, text_image
 
@@ -114,6 +116,30 @@ def test_the_target_status_shows_the_table_also_while_a_run_is_under_way(tmp_pat
             "1 image: 1 pending",
         ]
         assert work.run("status").requests == ()
+
+
+def test_a_check_tells_which_layers_the_repository_has(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        base, more = (LayerBuilder().file(name, name).layer() for name in ("base", "more"))
+        work.push("team/base:1", Image((base,), {}, platform=AMD64))
+        work.wish("{host}/team/base:1")
+        work.configure(platforms=[str(AMD64)])
+        work.run(check=True)
+        work.push("team/app:1", Image((base, more), {}, platform=AMD64))
+        work.wish("{host}/team/base:1", "{host}/team/app:1", file="new.yaml")
+        program = [sys.executable, str(work.checkout / "scripts/duccmake"), "check"]
+        lists = ["config/new.yaml", "--against", "config/recipe.yaml"]
+        done = subprocess.run(
+            [*program, *lists], cwd=work.path, env=work.env(), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        *_, image, total = done.stdout.splitlines()
+        assert re.fullmatch(
+            rf"new  config/new.yaml:\d+  {work.named('team/app:1')}  "
+            r"\d+ B in 2 layers, 1 of them there already",
+            image,
+        )
+        assert total.endswith(f"{len(more.blob)} B to fetch")
 
 
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):

@@ -53,6 +53,10 @@ class UnsupportedImage(ManifestError):
     """Well formed, but nothing that can be unpacked: an artifact, schema 1, no such platform."""
 
 
+class NoSuchPlatform(UnsupportedImage):
+    """An image that is there, and not for the platform that is wished for."""
+
+
 class RegistryError(DuccmakeError):
     """A registry did not answer as it should."""
 

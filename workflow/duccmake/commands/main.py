@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import DuccmakeError
-from . import status
+from . import check, status
 
-COMMANDS = (status.COMMAND,)
+COMMANDS = (status.COMMAND, check.COMMAND)
 
 DESCRIPTION = """\
 Questions about the images of wish lists. What converts and publishes them is snakemake."""

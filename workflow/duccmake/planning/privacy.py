@@ -57,7 +57,7 @@ def _refusals(references: Iterable[Reference], config: Config) -> dict[Reference
 
         def ask(reference: Reference) -> tuple[Reference, DuccmakeError | None]:
             try:
-                refusal = None if is_public(client, reference) else _private()
+                refusal = None if is_public(client, reference) else private_error()
             except DuccmakeError as error:
                 refusal = error
             return reference, refusal and refusal.within(image=reference.name)
@@ -65,7 +65,8 @@ def _refusals(references: Iterable[Reference], config: Config) -> dict[Reference
         return {reference: refusal for reference, refusal in pool.map(ask, references) if refusal}
 
 
-def _private() -> DuccmakeError:
+def private_error() -> DuccmakeError:
+    """Why a private image is none to publish."""
     return DuccmakeError(
         "its registry shows it to nobody without credentials, and what is published everybody "
         "can read",
