@@ -143,8 +143,41 @@ def test_the_usual_port_makes_no_other_image(one, other, found):
     assert [rule for rule, _ in checked.found] == found
 
 
+ODD = "".join(map(chr, [*range(0x20), 0x7F, 0x85, 0x200B, 0x202E, 0x2028, 0x2066, 0xFEFF]))
+
+
+@pytest.mark.parametrize("char", ODD)
+@pytest.mark.parametrize("form", ["text", "json", "sarif", "gitlab-codequality"])
+def test_nothing_in_a_list_does_anything_to_a_terminal_or_a_log(char, form, capsys):
+    entries = [f'"{text}"' for text in ("r.x/a{}b", "{}", "r.x/a: {}1", "r.x/{}\\n::error::x")]
+    text = wishes(*entries, more='"{}": 1\noutput_format: "$({})"\nuser: ["{}"]\n')
+    for written in (char, f"\\u{ord(char):04x}"):
+        main(["check", write(text.replace("{}", written)), "--offline", "--format", form])
+        report = "".join(capsys.readouterr())
+        assert report
+        lines = report.split("\n")
+        assert not [line for line in lines if not line.isprintable() or line.startswith("::")]
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (b"\xef\xbb\xbf" + wishes("BAD").encode(), 4),
+        (wishes("BAD").replace("\n", "\r\n").encode(), 4),
+        (wishes("BAD").replace("\n", "\r").encode(), 4),
+        (wishes("BAD").encode("utf-16"), 4),
+        ((wishes("r.x/a") + "---\n" + wishes("BAD")).encode(), 5),
+        (wishes("r.x/a ] ]").encode(), 4),
+        (b"---\n" + wishes("BAD").encode() + b"...\n", 5),
+    ],
+)
+def test_lines_are_counted_however_editors_write_them(raw, line):
+    Path("recipe.yaml").write_bytes(raw)
+    assert [at for _, at in Checked("recipe.yaml", "--offline").found] == [line]
+
+
 def test_a_plain_list_is_read_as_such(monkeypatch):
-    text = "# these\nlibrary/debian:12\n\ndebian:12\nindex.docker.io/library/debian:12\nBAD\n"
+    text = "# these\r\nlibrary/debian:12\n\ndebian:12\nindex.docker.io/library/debian:12\nBAD\n"
     checked = Checked(write(text, "images.txt"), "--offline")
     assert checked.found == [("duplicate", 4), ("other-spelling", 5), ("entry", 6)]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
@@ -464,12 +497,14 @@ def test_a_list_comes_from_wherever_it_is(tmp_path, monkeypatch, capsys):
     project.commit("lists/ours.yaml", text)
     with serving() as server:
         server.page("/raw/main/ours.yaml", text)
+        server.page("/", text)
         places = {
-            f"{server.url}/raw/main/ours.yaml": "ours.yaml",
+            f"{server.url}/raw/main/ours.yaml?inline=false": "ours.yaml",
+            f"{server.url}/": "localhost",
             f"git+file://{project.path}//lists/ours.yaml@main": "lists/ours.yaml",
             "-": "stdin",
             f"{tmp_path}/project/lists/ours.yaml": "project/lists/ours.yaml",
-            "./project/../project/lists/ours.yaml": "project/../project/lists/ours.yaml",
+            "./project/../project/lists/ours.yaml": "project/lists/ours.yaml",
         }
         for place, path in places.items():
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))

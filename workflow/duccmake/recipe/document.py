@@ -44,7 +44,10 @@ def compose(path: Path, raw: bytes) -> yaml.MappingNode:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 0)
         hint = "look at indentation, quotes and dashes there and in the line before"
-        raise _not_yaml(path, line, column, error.problem or error.context, hint) from None
+        reason = error.problem or error.context or ""
+        if reason.startswith("but ") and error.context:
+            reason = f"{error.context} {reason}"
+        raise _not_yaml(path, line, column, reason, hint) from None
     except yaml.reader.ReaderError as error:
         before = raw[: error.position].split(b"\n")
         hint = "remove that character; the file must be UTF-8"

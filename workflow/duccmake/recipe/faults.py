@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ..errors import RecipeError
+from ..errors import RecipeError, one_line
 
 
 class FaultKind(StrEnum):
@@ -40,7 +40,7 @@ class Fault:
     def __str__(self) -> str:
         column = f":{self.column}" if self.column else ""
         line = f"{self.path}:{self.line}{column}: {self.found}"
-        return f"{line}; {self.hint}" if self.hint else line
+        return one_line(f"{line}; {self.hint}" if self.hint else line)
 
 
 class InvalidRecipe(RecipeError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from pathlib import Path
 
+from ...errors import one_line
 from ...recipe.faults import Fault
 
 
@@ -77,7 +78,7 @@ class Finding:
     @property
     def message(self) -> str:
         """What was found and what to do, on one line."""
-        return " ".join("; ".join(filter(None, (self.found, self.hint))).split())
+        return one_line("; ".join(filter(None, (self.found, self.hint))))
 
 
 def of_fault(fault: Fault) -> Finding:

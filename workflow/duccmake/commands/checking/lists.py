@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -64,13 +65,14 @@ def fetch(place: str, *, called: str = "", plain: bool = False) -> Document:
 
 def _fetched(source: Source) -> tuple[Path, bytes]:
     if source.kind == "web":
-        return Path(PurePosixPath(urlsplit(source.url).path).name), web.fetch(source).content or b""
+        parts = urlsplit(source.url)
+        name = PurePosixPath(parts.path).name or parts.hostname or ""
+        return Path(name), web.fetch(source).content or b""
     if source.kind == "git":
         with tempfile.TemporaryDirectory(prefix="duccmake-") as clone:
             commit = git.fetch(source, Path(clone) / "git")
             return source.path, git.content(source, Path(clone) / "git", commit)
-    here = Path.cwd()
-    path = source.path.absolute()
+    here, path = Path.cwd(), Path(os.path.normpath(source.path.absolute()))
     return path.relative_to(here) if path.is_relative_to(here) else path, read(source.path)
 
 

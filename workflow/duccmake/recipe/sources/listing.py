@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 from ...errors import InvalidReference
@@ -31,7 +32,7 @@ def parse_list(path: Path, raw: bytes, repository: str) -> Recipe:
         ) from None
     wishes: list[Wish] = []
     bad: list[BadEntry] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         entry = line.partition(" #")[0].partition("\t#")[0].strip()
         if not entry or entry.startswith("#"):
             continue
