@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from duccmake.oci.reference import Platform
 from support.faulty_registry import FaultyRegistry, PullLimit
 from support.private_registry import CREDENTIALS, PASSWORD, USER, PrivateRegistry
 from support.registry import FullRegistry
+from support.runs import CHECKOUT
 from support.servers import add_image, add_index
 from support.wishes import GitProject, recipe, serving
 
@@ -149,14 +152,23 @@ ODD = "".join(map(chr, [*range(0x20), 0x7F, 0x85, 0x200B, 0x202E, 0x2028, 0x2066
 @pytest.mark.parametrize("char", ODD)
 @pytest.mark.parametrize("form", ["text", "json", "sarif", "gitlab-codequality"])
 def test_nothing_in_a_list_does_anything_to_a_terminal_or_a_log(char, form, capsys):
-    entries = [f'"{text}"' for text in ("r.x/a{}b", "{}", "r.x/a: {}1", "r.x/{}\\n::error::x")]
-    text = wishes(*entries, more='"{}": 1\noutput_format: "$({})"\nuser: ["{}"]\n')
+    entries = [f'"{text}"' for text in ("r.x/a{}b", "{}", "r.x/a{} b", "r.x/{}\\n::error::x")]
+    text = wishes(*entries, more='"{}": 1\noutput_format: "$({})"\n')
     for written in (char, f"\\u{ord(char):04x}"):
         main(["check", write(text.replace("{}", written)), "--offline", "--format", form])
         report = "".join(capsys.readouterr())
         assert report
         lines = report.split("\n")
         assert not [line for line in lines if not line.isprintable() or line.startswith("::")]
+
+
+def test_letters_that_a_terminal_does_not_know_are_no_failure():
+    write(wishes("r.x/é:1"))
+    command = [sys.executable, str(CHECKOUT / "scripts/duccmake"), "check", "recipe.yaml"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--offline"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert r"r.x/\xe9:1" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -213,7 +225,7 @@ def test_images_are_told_with_their_sizes_and_globs_with_their_tags(registry):
     checked = Checked(write(wishes(f"{app}:1.*", f"{app}:2.0")))
     assert (checked.status, checked.found) == (0, [])
     assert checked.members["globs"] == [
-        {"name": f"{registry.host}/team/app:1.*", "line": 4, "tags": ["1.0", "1.1"]}
+        {"name": f"{registry.host}/team/app:1.*", "line": 4, "is_new": True, "tags": ["1.0", "1.1"]}
     ]
     images = {image["name"].rpartition(":")[2]: image for image in checked.members["images"]}
     assert {tag: image["line"] for tag, image in images.items()} == {"1.0": 4, "1.1": 4, "2.0": 5}
@@ -350,6 +362,7 @@ def test_what_has_not_changed_costs_no_pull(registry):
     assert pulls == ["GET /v2/team/app/manifests/2.0"]
     assert [image["is_new"] for image in checked.members["images"]] == [False, False, True]
     assert "3 images, 1 of them new" in checked.text
+    assert "matches" not in checked.text
 
 
 def test_what_leaves_is_told(registry):

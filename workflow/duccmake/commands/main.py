@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ Questions about the images of wish lists. What converts and publishes them is sn
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status, and 2 where it could not be run at all."""
     options = _parse(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal knows all letters
     try:
         found: int = options.run(options)
         sys.stdout.flush()

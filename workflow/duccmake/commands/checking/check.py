@@ -34,6 +34,7 @@ class Glob:
 
     name: str
     line: int
+    is_new: bool
     tags: tuple[str, ...]
 
 
@@ -133,7 +134,7 @@ class _Check:
                 replace(item, known=item.known or item.fingerprint in known) for item in findings
             ]
         globs = [
-            Glob(wish.reference.name, wish.line, tags.chosen)
+            Glob(wish.reference.name, wish.line, _key(wish) not in self._before, tags.chosen)
             for wish in new.recipe.wishes
             if (tags := self._tags.get(_key(wish))) and not tags.error
         ]

@@ -113,4 +113,4 @@ def _uri(path: Path) -> str:
 
 
 def _text(members: object) -> str:
-    return json.dumps(members, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(members, indent=1) + "\n"

@@ -41,9 +41,11 @@ def _rows(checked: Checked) -> Iterator[_Row]:
         [
             ("matches", f"{path}:{glob.line}", f"{glob.name}  {_tags(glob.tags)}")
             for glob in checked.globs
+            if glob.is_new
         ]
     )
     new = [image for image in checked.images if image.is_new]
+    new.sort(key=lambda image: -(image.bytes or 0))
     kind = "new" if checked.is_compared else "image"
     yield from _limited([(kind, f"{path}:{image.line}", _image(image)) for image in new])
 
