@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft4Validator
 
+from duccmake.commands.checking.findings import Rule
 from duccmake.commands.main import main
 from duccmake.oci.reference import Platform
 from support.faulty_registry import FaultyRegistry, PullLimit
@@ -476,6 +477,13 @@ def test_the_reports_are_what_their_readers_take(registry, capsys):
         assert issue["location"]["lines"]["begin"] >= 1
     assert main(["check", write(wishes()), "--format", "gitlab-codequality"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_the_documentation_has_all_rules_and_no_others():
+    text = (CHECKOUT / "docs/checking-wish-lists.md").read_text()
+    rows = [row.split("|")[1:3] for row in text.splitlines() if row.startswith("| `")]
+    told = {name: level.strip() for names, level in rows for name in re.findall("`(.+?)`", names)}
+    assert told == {rule.id: rule.level for rule in Rule}
 
 
 @pytest.mark.parametrize("form", ["text", "json", "sarif", "gitlab-codequality"])

@@ -18,7 +18,7 @@ _GITLAB_SEVERITIES: Mapping[Level, str] = {Level.ERROR: "major", Level.WARNING: 
 
 
 def as_json(checked: Checked) -> str:
-    """All of it, as an object that config/README.md describes."""
+    """All of it, as an object that docs/checking-wish-lists.md describes."""
     members = {
         "list": checked.path.as_posix(),
         "repository": checked.repository,
