@@ -20,7 +20,14 @@ from jsonschema import Draft4Validator
 from duccmake.commands.checking.findings import Rule
 from duccmake.commands.main import main
 from duccmake.oci.reference import Platform
-from support.faulty_registry import FaultyRegistry, PullLimit
+from support.faulty_registry import (
+    FaultyRegistry,
+    PullLimit,
+    html,
+    lying_digest,
+    status,
+    wrong_bytes,
+)
 from support.private_registry import CREDENTIALS, PASSWORD, USER, PrivateRegistry
 from support.registry import FullRegistry
 from support.runs import CHECKOUT
@@ -189,12 +196,15 @@ def test_lines_are_counted_however_editors_write_them(raw, line):
     assert [at for _, at in Checked("recipe.yaml", "--offline").found] == [line]
 
 
-def test_a_plain_list_is_read_as_such(monkeypatch):
+def test_a_plain_list_is_read_as_such(monkeypatch, capsys):
     text = "# these\r\nlibrary/debian:12\n\ndebian:12\nindex.docker.io/library/debian:12\nBAD\n"
     checked = Checked(write(text, "images.txt"), "--offline")
     assert checked.found == [("duplicate", 4), ("other-spelling", 5), ("entry", 6)]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert Checked("-", "--plain", "--offline").found == checked.found
+    again = Checked("images.txt", "--offline", "--against", "images.txt")
+    assert again.status == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -267,6 +277,34 @@ def test_what_is_not_there_or_is_none_for_the_platform_stands_in_the_way(registr
     )
     assert (ignored.status, ignored.found) == (0, checked.found)
     assert ignored.fingerprints == checked.fingerprints
+
+
+@pytest.mark.parametrize("fault", [wrong_bytes, status(418), status(500), html, lying_digest])
+def test_content_that_is_wrong_is_told_from_a_registry_that_does_not_tell(tmp_path, fault):
+    with FaultyRegistry(tmp_path / "faulty") as registry:
+        for tag in "12":
+            add_image(registry.store, "team/app", tag)
+        registry.break_next(r"(GET|HEAD) /v2/team/app/manifests/1", fault, times=100)
+        write(wishes(*(f"http://{registry.host}/team/app:{tag}" for tag in "12")))
+        checked = Checked("recipe.yaml")
+        rule = "unusable" if fault in (wrong_bytes, lying_digest) else "unanswered"
+        assert (checked.status, checked.found) == (1, [(rule, 4)])
+
+
+def test_credentials_that_are_missing_here_are_no_fault_of_the_image(registry):
+    settings = {"scheme": "http", "username_env": "NOT_SET", "password_env": "NOT_SET"}
+    values = json.dumps({registry.host: settings})
+    write(wishes(f"{registry.host}/team/app:1.0"))
+    checked = Checked("recipe.yaml", "--config", f"registries={values}")
+    assert checked.found == [("unanswered", 4)]
+    assert "'NOT_SET'" in checked.text
+
+
+def test_a_check_leaves_nothing_behind(registry):
+    write(wishes(f"http://{registry.host}/team/app:*"))
+    before = sorted(Path().rglob("*"))
+    main(["check", "recipe.yaml"])
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_each_platform_that_is_wished_for_is_looked_at(registry):
@@ -397,14 +435,16 @@ def test_a_glob_that_cannot_be_told_makes_nothing_leave(registry):
     assert Checked(new, "--against", old).members["leaving"] == []
 
 
-def test_another_repository_and_a_new_list_are_told(registry):
+def test_another_repository_and_a_new_list_are_told(registry, capsys):
     app = f"http://{registry.host}/team/app:1.0"
     new = write(wishes(app))
     old = write(wishes(app).replace("a.example.org", "b.example.org"), "old.yaml")
     assert Checked(new, "--against", old).found == [("other-repository", 1)]
-    fresh = Checked(new, "--against", "/dev/null")
-    assert fresh.found == []
-    assert "1 image, 1 of them new" in fresh.text
+    for nothing in ("", "- no list\n"):
+        fresh = Checked(new, "--against", write(nothing, "old.yaml"))
+        assert fresh.found == []
+        assert "1 image, 1 of them new" in fresh.text
+        assert ("all counts as new" in capsys.readouterr().err) == bool(nothing)
 
 
 # --- reports --------------------------------------------------------------

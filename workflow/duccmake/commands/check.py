@@ -13,7 +13,7 @@ from ..recipe.model import Recipe
 from ..service.invocation import Invocation
 from .checking import lists, reports, text
 from .checking.check import Checked, check
-from .checking.findings import Level
+from .checking.findings import Level, Rule
 from .checking.lists import Document, WishList
 from .command import Command
 
@@ -61,9 +61,11 @@ def _older(options: argparse.Namespace, document: Document) -> WishList:
     if not found.raw.strip():
         return WishList(document.path, Recipe(document.path, ""), ())
     # Findings are the same in both only if the list is called the same.
-    return lists.read_list(
-        Document(document.path, found.raw, document.is_plain), options.repository
-    )
+    same = Document(document.path, found.raw, document.is_plain)
+    old = lists.read_list(same, options.repository)
+    if any(item.rule in (Rule.SYNTAX, Rule.SCHEMA) for item in old.findings):
+        sys.stderr.write(f"{options.against} is no wish list: all counts as new\n")
+    return old
 
 
 def _configuration(options: argparse.Namespace) -> Config:

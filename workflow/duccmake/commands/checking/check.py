@@ -7,10 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...config.configuration import Config
-from ...errors import DuccmakeError, NoSuchPlatform, NotFound, Unauthorized
+from ...errors import (
+    DigestMismatch,
+    DuccmakeError,
+    ManifestError,
+    NoSuchPlatform,
+    NotFound,
+    Unauthorized,
+)
 from ...oci.reference import Digest, Platform, Reference
 from ...planning.privacy import private_error
-from ...planning.troubles import PASSING, Troubles
+from ...planning.troubles import Troubles
 from ...recipe.coverage import admits
 from ...recipe.entry import Wished
 from ...recipe.model import Recipe, Wish
@@ -311,7 +318,8 @@ def _rule_of(error: DuccmakeError) -> Rule:
         return Rule.PRIVATE
     if isinstance(error, NoSuchPlatform):
         return Rule.PLATFORM
-    return Rule.UNANSWERED if isinstance(error, PASSING) else Rule.UNUSABLE
+    is_content = isinstance(error, ManifestError | DigestMismatch)
+    return Rule.UNUSABLE if is_content else Rule.UNANSWERED
 
 
 def _some(tags: Sequence[str]) -> str:
