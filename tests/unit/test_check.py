@@ -21,6 +21,8 @@ from duccmake.commands.checking.findings import Rule
 from duccmake.commands.main import main
 from duccmake.oci.reference import Platform
 from support.faulty_registry import (
+    Answer,
+    FaultyHandler,
     FaultyRegistry,
     PullLimit,
     html,
@@ -32,6 +34,7 @@ from support.private_registry import CREDENTIALS, PASSWORD, USER, PrivateRegistr
 from support.registry import FullRegistry
 from support.runs import CHECKOUT
 from support.servers import add_image, add_index
+from support.tag_lists import TagLists
 from support.wishes import GitProject, recipe, serving
 
 SARIF = json.loads((Path(__file__).parents[1] / "support/sarif_subset.json").read_bytes())
@@ -331,6 +334,26 @@ def test_two_globs_that_match_the_same_tags_are_told(registry):
     assert checked.found == [("overlap", 5), ("nothing-matches", 6)]
     assert "matches 1.0 as" in checked.text
     assert checked.status == 0
+    old = write(wishes(f"{app}:*.0", f"{app}:1.*"), "old.yaml")
+    again = Checked("recipe.yaml", "--against", old)
+    assert [item["known"] for item in again.members["findings"]] == [True, False]
+
+
+def test_a_list_of_tags_without_an_end_is_told_and_what_came_of_it_counts(tmp_path, monkeypatch):
+    with FaultyRegistry(tmp_path / "faulty") as registry:
+        add_image(registry.store, "team/app", "v0007")
+        ways = TagLists(size=1000, link="", last=False)
+        many = tuple(f"v{number:04}" for number in range(1201))
+
+        def half(handler: FaultyHandler, answer: Answer) -> None:
+            handler.send(ways.page("team/app", many, {"n": "1000"}, registry.host))
+
+        registry.break_next("tags/list", half, times=100)
+        checked = Checked(write(wishes(f"http://{registry.host}/team/app:*7")))
+    levels = {item["level"] for item in checked.members["findings"] if item["rule"] == "unanswered"}
+    assert levels == {"warning"}
+    assert checked.members["globs"][0]["tags"][:2] == ["v0007", "v0017"]
+    assert [image["name"][-5:] for image in checked.members["images"]] == ["v0007"]
 
 
 def test_who_has_no_pulls_left_still_hears_what_is_there(tmp_path):
@@ -362,6 +385,7 @@ def test_what_only_some_can_read_is_told_though_it_can_be_read_here(
         checked = Checked("recipe.yaml")
         assert (checked.status, checked.found) == (status, [("private", 4)])
         assert "nobody without credentials" in checked.text
+        assert ("'private: allow'" in checked.text) == (private == "refuse")
         for name in CREDENTIALS:
             monkeypatch.delenv(name)
         Path("config/config.yaml").write_text(

@@ -65,12 +65,14 @@ def _refusals(references: Iterable[Reference], config: Config) -> dict[Reference
         return {reference: refusal for reference, refusal in pool.map(ask, references) if refusal}
 
 
-def private_error() -> DuccmakeError:
-    """Why a private image is none to publish."""
+def private_error(*, is_refused: bool = True) -> DuccmakeError:
+    """Why a private image is none to publish, or perhaps none."""
     return DuccmakeError(
         "its registry shows it to nobody without credentials, and what is published everybody "
         "can read",
-        hint="make it public there, take it off the wish list, or write 'private: allow'",
+        hint="make it public there, take it off the wish list, or write 'private: allow'"
+        if is_refused
+        else "see whether that is meant; 'private: refuse' keeps such images out",
     )
 
 

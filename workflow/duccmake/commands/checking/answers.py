@@ -21,6 +21,7 @@ from ...registry.cached import CachedManifests
 from ...registry.client import Client
 from ...registry.images import select_image
 from ...registry.places import Places
+from ...registry.tag_pages import IncompleteList
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,9 @@ def _all_of(wish: Wish) -> Reference:
 
 
 def _chosen(wish: Wish, listed: list[str] | DuccmakeError) -> Tags:
+    rules = wish.wished.tags or TagRules((wish.reference.tag,))
+    if isinstance(listed, IncompleteList):  # what came of it counts, as it does in a run
+        return Tags(tuple(rules.choose(listed.tags)), len(listed.tags), listed)
     if isinstance(listed, DuccmakeError):
         return Tags(error=listed)
-    rules = wish.wished.tags or TagRules((wish.reference.tag,))
     return Tags(tuple(rules.choose(listed)), len(listed))

@@ -90,11 +90,11 @@ class Checked:
 
 def check(new: WishList, old: WishList | None, config: Config, *, ask: bool = True) -> Checked:
     """Look at a wish list, and unless ``ask`` is false have registries say what they know."""
-    check = _Check(new, old, config)
+    work = _Check(new, old, config)
     if ask:
         with Registries(config) as registries:
-            check.ask(registries)
-    return check.result()
+            work.ask(registries)
+    return work.result()
 
 
 class _Check:
@@ -143,7 +143,7 @@ class _Check:
         globs = [
             Glob(wish.reference.name, wish.line, _key(wish) not in self._before, tags.chosen)
             for wish in new.recipe.wishes
-            if (tags := self._tags.get(_key(wish))) and not tags.error
+            if (tags := self._tags.get(_key(wish))) and (tags.chosen or not tags.error)
         ]
         return Checked(
             new.path,
@@ -188,7 +188,8 @@ class _Check:
                     f"{wish.reference.name!r} matches {_some(tags)} as {other.reference.name!r} "
                     f"at {other.place} does"
                 )
-                yield overlap(wish, other, found, "of two globs, the first one counts")
+                both = overlap(wish, other, found, "of two globs, the first one counts")
+                yield replace(both, known={_key(wish), _key(other)} <= self._before)
 
     def _of_answer(self, wish: Wish, answer: Answer) -> Iterator[Finding]:
         platform = str(answer.platform) if len(self._platforms(wish)) > 1 else ""
@@ -199,8 +200,10 @@ class _Check:
             item.rule == Rule.PRIVATE and item.subject == answer.reference.name
             for item in self._findings
         ):
-            level = Level.ERROR if self._config.private == "refuse" else Level.WARNING
-            yield self._finding(Rule.PRIVATE, wish, answer.reference, private_error(), level)
+            is_refused = self._config.private == "refuse"
+            level = Level.ERROR if is_refused else Level.WARNING
+            error = private_error(is_refused=is_refused)
+            yield self._finding(Rule.PRIVATE, wish, answer.reference, error, level)
 
     def _finding(
         self,
