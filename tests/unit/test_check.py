@@ -543,6 +543,13 @@ def test_the_reports_are_what_their_readers_take(registry, capsys):
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_no_part_of_a_list_is_taken_for_all_of_it(monkeypatch, capsys):
+    text = wishes("r.x/a:1").encode() + b"#" * 8 * 1024**2
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert main(["check", "-", "--offline"]) == 2
+    assert "larger than 8 MiB" in capsys.readouterr().err
+
+
 def test_the_documentation_has_all_rules_and_no_others():
     text = (CHECKOUT / "docs/checking-wish-lists.md").read_text()
     rows = [row.split("|")[1:3] for row in text.splitlines() if row.startswith("| `")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import yaml
 
@@ -21,12 +22,17 @@ def read(path: Path) -> bytes:
     """The bytes of a wish list's file; `RecipeError` where it cannot be read or is too large."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            return read_from(file, path)
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"{path}: the recipe cannot be read: {getattr(error, 'strerror', None) or error}",
             hint="see 'recipe' in the configuration: paths count from the working directory",
         ) from None
+
+
+def read_from(file: BinaryIO, path: Path) -> bytes:
+    """The bytes of a file that is open; `RecipeError` where there are too many."""
+    raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise RecipeError(
             f"{path}: the recipe is larger than {MAX_BYTES // 1024**2} MiB",

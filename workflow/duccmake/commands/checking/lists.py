@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ...recipe.coverage import admits
-from ...recipe.document import MAX_BYTES, read
+from ...recipe.document import read, read_from
 from ...recipe.faults import InvalidRecipe
 from ...recipe.model import Recipe, Wish
 from ...recipe.parser import parse
@@ -56,7 +56,8 @@ def fetch(place: str, *, called: str = "", plain: bool = False) -> Document:
     names that end in ``.txt`` are.  Raises `ConfigError` and `RecipeError`.
     """
     if place == STANDARD_INPUT:
-        path, raw = Path("stdin"), sys.stdin.buffer.read(MAX_BYTES)
+        path = Path("stdin")
+        raw = read_from(sys.stdin.buffer, path)
     else:
         path, raw = _fetched(Source.parse({"source": place, "cvmfs_repo": _UNNAMED}, Path()))
     path = Path(called) if called else path
