@@ -316,6 +316,9 @@ def test_each_platform_that_is_wished_for_is_looked_at(registry):
     checked = Checked(write(wishes(entry, version=2)))
     assert checked.found == [("platform", 4)]
     assert [image["platform"] for image in checked.members["images"]] == ["linux/amd64"]
+    assert "app:1.0 (linux/arm64): there is no image for linux/arm64" in checked.text
+    gone = Checked(write(wishes(entry.replace(":1.0", ":9"), version=2)))
+    assert gone.found == [("missing", 4)]
     assert Checked(write(wishes(app)), "--config", "platforms=[linux/arm64]").status == 1
 
 

@@ -124,12 +124,15 @@ class _Check:
         answers = registries.images(wished, lambda name: _is_same(name, brought, before))
         self._note((answer.reference, answer.error) for answer in answers)
         repository = _at_hand(self._config, self._new.repository)
+        told: dict[tuple[Rule, str], Finding] = {}
         for answer in answers:
             wish = brought[answer.reference.name][1]
-            self._findings += self._of_answer(wish, answer)
+            for finding in self._of_answer(wish, answer):
+                told.setdefault((finding.rule, finding.subject), finding)
             if not answer.error:
                 is_new = not _is_same(answer.reference.name, brought, before)
                 self._images.append(self._image(wish, answer, is_new, repository))
+        self._findings += told.values()
 
     def result(self) -> Checked:
         """All that was found."""
@@ -192,14 +195,13 @@ class _Check:
                 yield replace(both, known={_key(wish), _key(other)} <= self._before)
 
     def _of_answer(self, wish: Wish, answer: Answer) -> Iterator[Finding]:
-        platform = str(answer.platform) if len(self._platforms(wish)) > 1 else ""
         if answer.error:
             rule = _rule_of(answer.error)
+            # What else there is to say is not of one platform.
+            is_own = rule in (Rule.PLATFORM, Rule.UNUSABLE) and len(self._platforms(wish)) > 1
+            platform = f" ({answer.platform})" if is_own else ""
             yield self._finding(rule, wish, answer.reference, answer.error, platform=platform)
-        elif answer.is_private and not any(
-            item.rule == Rule.PRIVATE and item.subject == answer.reference.name
-            for item in self._findings
-        ):
+        elif answer.is_private:
             is_refused = self._config.private == "refuse"
             level = Level.ERROR if is_refused else Level.WARNING
             error = private_error(is_refused=is_refused)
@@ -223,8 +225,8 @@ class _Check:
             rule,
             wish.path,
             wish.line,
-            " ".join(filter(None, (reference.name, platform))),
-            f"{reference.name}: {found}",
+            f"{reference.name}{platform}",
+            f"{reference.name}{platform}: {found}",
             hint,
             Level.WARNING if ignored else level or rule.level,
             _key(wish) in self._before,
