@@ -37,7 +37,7 @@ def show(options: argparse.Namespace) -> int:
     found = table(Plan.load(path), path.stem, status)
     if options.globs:
         pattern = any_of(*options.globs)
-        found = found[[pattern.fullmatch(name) is not None for name in found["image"]]]
+        found = found.loc[[pattern.fullmatch(name) is not None for name in found["image"]]]
     sys.stdout.write(_text(found, options))
     return 0
 
