@@ -454,6 +454,18 @@ def test_what_leaves_is_told(registry):
     assert sorted(Checked(new, "--against", old, "--offline").members["leaving"]) == sorted(gone)
 
 
+def test_which_repository_a_plain_list_is_for_is_known_from_the_configuration():
+    write("library/debian:12\n", "images.txt")
+    assert Checked("images.txt", "--offline").members["repository"] == ""
+    source = "recipe=[{source: images.txt, cvmfs_repo: b.example.org}]"
+    known = Checked("images.txt", "--offline", "--config", source)
+    assert known.members["repository"] == "b.example.org"
+    named = Checked("images.txt", "--offline", "--config", source, "--repository", "c.example.org")
+    assert named.members["repository"] == "c.example.org"
+    other = Checked(write(wishes()), "--offline", "--config", source)
+    assert other.members["repository"] == "a.example.org"
+
+
 def test_a_glob_that_cannot_be_told_makes_nothing_leave(registry):
     app = f"http://{registry.host}/team/app"
     old = write(wishes(f"{app}:1.0"), "old.yaml")

@@ -42,10 +42,12 @@ def run(options: argparse.Namespace) -> int:
     """Check, and say what was found; 1 where that stands in the way of a merge."""
     if options.recipe == options.against == lists.STANDARD_INPUT:
         raise ConfigError("both lists cannot come from standard input", hint="name a file")
+    config = _configuration(options)
+    repository = options.repository or _repository(options.recipe, config)
     document = lists.fetch(options.recipe, called=options.name, plain=options.plain)
-    new = lists.read_list(document, options.repository)
-    old = _older(options, document) if options.against else None
-    checked = check(new, old, _configuration(options), ask=not options.offline)
+    new = lists.read_list(document, repository)
+    old = _older(options, document, repository) if options.against else None
+    checked = check(new, old, config, ask=not options.offline)
     report = FORMATS[options.format](checked)
     if options.output:
         _write(options.output, report)
@@ -55,14 +57,21 @@ def run(options: argparse.Namespace) -> int:
     return int(any(checked.counted(level) for level in levels))
 
 
-def _older(options: argparse.Namespace, document: Document) -> WishList:
+def _repository(recipe: str, config: Config) -> str:
+    """The repository that the configuration names for a list, if it does."""
+    here = Path(recipe).absolute()
+    places = ((source.text, source.path.absolute(), source.cvmfs_repo) for source in config.recipe)
+    return next((name for text, path, name in places if recipe == text or here == path), "")
+
+
+def _older(options: argparse.Namespace, document: Document, repository: str) -> WishList:
     """The version before the change; where there was none, all is new."""
     found = lists.fetch(options.against, plain=options.plain)
     if not found.raw.strip():
         return WishList(document.path, Recipe(document.path, ""), ())
     # Findings are the same in both only if the list is called the same.
     same = Document(document.path, found.raw, document.is_plain)
-    old = lists.read_list(same, options.repository)
+    old = lists.read_list(same, repository)
     if any(item.rule in (Rule.SYNTAX, Rule.SCHEMA) for item in old.findings):
         sys.stderr.write(f"{options.against} is no wish list: all counts as new\n")
     return old
@@ -101,7 +110,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="it has an image a line, as names that end in .txt have",
     )
     parser.add_argument(
-        "--repository", default="", metavar="NAME", help="the repository that a plain list is for"
+        "--repository",
+        default="",
+        metavar="NAME",
+        help="the repository that the list is for, whatever it or the configuration says",
     )
     parser.add_argument("--offline", action="store_true", help="ask no registry")
     parser.add_argument("--strict", action="store_true", help="warnings stand in the way, too")

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -78,12 +78,13 @@ def _fetched(source: Source) -> tuple[Path, bytes]:
 
 
 def read_list(document: Document, repository: str = "") -> WishList:
-    """Read a wish list, as far as it is one; a plain one is for the ``repository``, if any."""
+    """Read a wish list, as far as it is one; ``repository`` is what it is for, whatever it says."""
     try:
         if document.is_plain:
             recipe = parse_list(document.path, document.raw, repository or _UNNAMED)
         else:
             recipe = parse(document.path, document.raw)
+            recipe = replace(recipe, repository=repository) if repository else recipe
     except InvalidRecipe as error:
         nothing = Recipe(document.path, repository or _UNNAMED)
         return WishList(document.path, nothing, tuple(map(of_fault, error.faults)))
