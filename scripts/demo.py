@@ -135,7 +135,7 @@ def what_next() -> None:
     title("What next")
     say(f"""\
   find demo/cvmfs -maxdepth 3                    look around in the repository
-  .venv/bin/python scripts/status.py -d demo     how each image stands
+  .venv/bin/duccmake status -d demo              how each image stands
   convert images of your own, as README.md tells under "Use it":
     . .venv/bin/activate
     $EDITOR config/recipe.yaml config/config.yaml

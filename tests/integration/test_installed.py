@@ -79,3 +79,12 @@ def test_the_installed_package_is_the_one_that_is_run(python: Path, tmp_path: Pa
         [python, "-c", code], cwd=tmp_path, env=plain(), check=True, capture_output=True, text=True
     )
     assert Path(done.stdout.strip()).is_relative_to(python.parents[1])
+
+
+def test_the_installed_command_checks_a_list(python: Path, tmp_path: Path):
+    recipe = "{version: 1, cvmfs_repo: images.example.org, input: [r.example.org/a, wrong]}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    command = [python.with_name("duccmake"), "check", "recipe.yaml", "--offline"]
+    done = subprocess.run(command, cwd=tmp_path, env=plain(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "recipe.yaml: 1 problem" in done.stdout

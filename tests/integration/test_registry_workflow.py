@@ -10,6 +10,7 @@ import pytest
 
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry, PullLimit
+from support.private_registry import CREDENTIALS, PrivateRegistry
 from support.runs import Work, fresh_work
 from support.servers import add_image, free_port, layer_of, skopeo
 from support.trees import snapshot
@@ -207,3 +208,31 @@ def test_credentials_serve_all_jobs_and_are_found_nowhere_afterwards(tmp_path, t
         for path in work.path.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_private_image_is_refused_while_others_are_published_and_what_is_there_stays(tmp_path):
+    with fresh_work(tmp_path, PrivateRegistry) as work:
+        assert isinstance(work.registry, PrivateRegistry)
+        private, public = work.named("private/app:1"), work.named("open/app:1")
+        for name in ("private/app", "open/app"):
+            add_image(work.registry.store, name, "1", layers=layers("one"))
+        work.environment = {**CREDENTIALS, "HOME": str(tmp_path)}
+        settings = {"registries": {work.host: work.registry.settings()}}
+        work.wish("{host}/private/app:1", "{host}/open/app:1")
+        work.configure(private="refuse", **settings)
+        run = work.run()
+        assert run.status != 0
+        assert run.counts[0] == 1
+        assert text_of(work, public) == "one"
+        assert not (work.repository.path / private).exists()
+        outcome, why = run.outcomes[private]
+        assert outcome == "failed" and "nobody without credentials" in why
+        assert f"failed     {private}" in work.run("status").stdout
+        work.configure(**settings)
+        work.run(check=True)
+        assert text_of(work, private) == "one"
+        # It stays as it is, and no newer one follows it.
+        add_image(work.registry.store, "private/app", "1", layers=layers("two"))
+        work.configure(private="refuse", **settings)
+        assert work.run().outcomes[private][0] == "failed"
+        assert text_of(work, private) == "one"

@@ -94,6 +94,12 @@ wildcard_constraints:
     garbage=r"[0-9a-f]{12}",
 
 
+# Who only looks need not wait for a run that is under way, nor for any registry.
+if workflow.is_main_process and "status" in maintenance.targets(sys.argv[1:]):
+    from duccmake.commands.main import main
+
+    sys.exit(main(["status"]))
+
 # What a dry run finds is what was asked for, and can be piped.
 results = sys.stdout if workflow.output_settings.dryrun else sys.stderr
 

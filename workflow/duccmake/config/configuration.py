@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError, InvalidReference
 from ..layer.limits import UnpackLimits
@@ -57,6 +57,7 @@ class Config:
     anew: tuple[str, ...] = ()
     scope: str = "pending"
     adopt: bool = True
+    private: Literal["allow", "refuse"] = "allow"
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
@@ -105,6 +106,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         anew=tuple(plain.get("anew", default.anew)),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
+        private=plain.get("private", default.private),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),

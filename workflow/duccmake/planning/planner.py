@@ -15,8 +15,6 @@ from ..products import Product
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
-from ..registry.client import Client
-from ..registry.http.credentials import Credentials
 from ..registry.places import Places
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
@@ -25,22 +23,18 @@ from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
 from .anew import Anew
 from .auditor import Auditor
+from .clients import polling_client
 from .departures import Listings
 from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
+from .privacy import without_private
 from .reconcile import Reconciliation
 from .resolution import Resolved, Unresolved
 from .resolver import Resolver
 from .thin_images import plan_thins
 from .unused_registries import unused_registries
-
-POLL_TRIES = 3
-POLL_SECONDS = 30.0
-POLL_CONNECT_SECONDS = 4.0
-"""Polls are less patient than downloads: somebody waits for them, and what is
-known of an image stays in force when its registry does not answer."""
 
 
 def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
@@ -125,7 +119,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
         recipe.repository: open_repository(config.repository, recipe.repository)
         for recipe in recipes
     }
-    with _client(config, {}) as client:
+    with polling_client(config, {}) as client:
         memory = PollMemory(POLLS)
         resolver = Resolver(
             client,
@@ -185,6 +179,9 @@ def _plan_repository(
             damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
     if not config.resolve.only:  # who asks for some images says nothing of the others
         auditor.look_at_others(reconciliation.names, {image.name for image in planned})
+    if config.private == "refuse":
+        planned, private = without_private(planned, config, reconciliation.pins)
+        damaged += private
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
@@ -215,23 +212,12 @@ def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unre
 
 
 def _plan_thins(draft: _Draft, recipes: Sequence[Recipe], config: Config) -> None:
-    client = functools.partial(_client, config)
+    client = functools.partial(polling_client, config)
     thins = plan_thins(recipes, draft.images, config, content_store(), client)
     draft.thins += thins.planned
     draft.warnings += thins.warnings
     for repository, name, reason, ignorable in thins.problems:
         draft.add_problem(repository, name, reason, ignorable)
-
-
-def _client(config: Config, credentials: Mapping[str, Credentials]) -> Client:
-    """A client that polls; ``credentials`` count before those that it finds."""
-    return Client(
-        config.registries,
-        tries=POLL_TRIES,
-        deadline_seconds=POLL_SECONDS,
-        connect_seconds=POLL_CONNECT_SECONDS,
-        credentials=credentials,
-    )
 
 
 def _images(count: int) -> str:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import DuccmakeError, UnsupportedImage
+from ..errors import DuccmakeError, NoSuchPlatform, UnsupportedImage
 from ..oci.manifest import Descriptor, ImageConfig, Index, Manifest
 from ..oci.reference import Digest, Platform, Reference
 from .damaged import Damaged
@@ -76,7 +76,7 @@ def select_image(
 ) -> tuple[Digest, Manifest, ImageConfig]:
     """What the reference means for a platform: top digest, manifest, configuration.
 
-    ``digest`` is what a poll found, if there was one.  Raises `UnsupportedImage`
+    ``digest`` is what a poll found, if there was one.  Raises `NoSuchPlatform`
     where there is nothing for the platform, naming what there is, and `DigestMismatch`
     where an index has another size for a manifest than that has.
     """
@@ -131,9 +131,9 @@ def _config(images: Manifests, reference: Reference, manifest: Manifest) -> Imag
         raise error.within(image=reference.name) from None
 
 
-def _no_platform(wanted: Platform, there: Iterable[str]) -> UnsupportedImage:
+def _no_platform(wanted: Platform, there: Iterable[str]) -> NoSuchPlatform:
     names = ", ".join(sorted(set(there))) or "none"
-    return UnsupportedImage(
+    return NoSuchPlatform(
         f"there is no image for {wanted}, only for: {names}",
         hint="wish for one of these platforms, or remove the entry",
     )

@@ -27,7 +27,7 @@ _LISTED = 20
 """How many images, trees and layers a preview names; more are counted."""
 
 
-TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "unpin"})
+TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "status", "unpin"})
 """Targets of the workflow that convert nothing."""
 
 
