@@ -102,6 +102,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
 def test_told_to_stop_at_any_moment_it_stops_in_order_and_the_next_run_goes_on(work: Work):
     for number, (name, delay, signals) in enumerate(moments()):
         what = f"{number}: {name}, {delay:.3f} s later, {signals} signals"
+        print(what)
         text = f"text {number}"
         work.push("team/app:1", text_image(text, slow_layer(f"upper {number}", 1000)))
         work.push("team/other:1", text_image(text, slow_layer(f"other {number}", 300)))
