@@ -111,7 +111,7 @@ def test_globs_choose_images_and_tables_are_read_as_they_were_written(saved, cap
 def test_no_image_is_a_table_too(saved, capsys, is_empty: bool, form: list[str]):
     if is_empty:
         os.utime(plan([]).save(), (2**31, 2**31))
-    assert main(["*nowhere*", *form]) == 0
+    assert main(["status", "*nowhere*", *form]) == 0
     wanted = {"": "0 images\n", "--json": "[", "--tsv": "state\timage\treason"}
     assert capsys.readouterr().out.startswith(wanted["".join(form)])
 
