@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +44,10 @@ class HttpStorage:
 
     def put(self, name: str, file: Path) -> None:
         """Always `RepositoryError`: nothing can be stored through a web server."""
+        raise self._read_only()
+
+    def put_all(self, files: Mapping[str, Path]) -> None:
+        """Always `RepositoryError`."""
         raise self._read_only()
 
     def put_bytes(self, name: str, stored: bytes) -> None:

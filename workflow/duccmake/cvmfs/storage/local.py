@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,6 +66,11 @@ class LocalStorage:
         with self._described("stored an object in"):
             size = file.stat().st_size
         self._store(name, size, link)
+
+    def put_all(self, files: Mapping[str, Path]) -> None:
+        """Store staged objects by their names, one after the other."""
+        for name, file in files.items():
+            self.put(name, file)
 
     def put_bytes(self, name: str, stored: bytes) -> None:
         """Store an object as it is, unless it is there; it lasts after `sync`."""

@@ -28,7 +28,7 @@ from .others import is_at_work
 from .revision_view import RevisionView
 from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
-from .staging import open_storage
+from .staging import check_public, open_storage
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)
@@ -187,6 +187,7 @@ class CvmfsRepository(Publisher[Opened]):
         if self._publisher == "ingest" or why:
             log.info("%s is published by cvmfs_server ingest%s", self._name, why and f": {why}")
             return ByIngest(transactions, view, self._path, self._prefix)
+        check_public(settings)
         return ByCatalogs(
             transactions,
             open_storage(settings),

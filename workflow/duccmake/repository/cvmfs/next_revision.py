@@ -94,8 +94,8 @@ class NextRevision:
     def complete(self) -> None:
         """Store whatever is not there: garbage collection may have taken it for garbage."""
         for each in (*self._staged.values(), self._objects):
-            for name in each.names.keys() - self.storage.has(each.names):
-                self.storage.put(name, each.path(name))
+            missing = each.names.keys() - self.storage.has(each.names)
+            self.storage.put_all({name: each.path(name) for name in missing})
 
     # --- what a commit says -------------------------------------------------
 
@@ -157,9 +157,8 @@ class NextRevision:
         """Have what is staged in a directory stored, and return what it is."""
         staged = StagedCatalogs.read(directory)
         if directory not in self._staged:
-            self._staged[directory] = staged.objects
-            for name in staged.objects.names:
-                self.storage.put(name, staged.objects.path(name))
+            objects = self._staged[directory] = staged.objects
+            self.storage.put_all({name: objects.path(name) for name in objects.names})
         return staged
 
     def graft(self, tree: CatalogTree, manifest: PurePosixPath, content: Content) -> None:

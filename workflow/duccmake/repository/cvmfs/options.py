@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ...cvmfs.storage.s3_settings import S3Settings
 from .settings import ServerSettings
 
 _PLAIN = {
@@ -23,10 +24,14 @@ _ALSO = {"CVMFS_COMPRESSION_ALGORITHM": ("zlib",)}
 def obstacles(settings: ServerSettings) -> Iterator[str]:
     """Why a repository is published by ``cvmfs_server ingest``; nothing where it need not be.
 
-    What is looked at is all that needs no reading of the repository.
+    What is looked at is all that needs no reading of the repository.  `RepositoryError`
+    where the settings of a bucket cannot be read.
     """
     if settings.gateway:
         yield "it is published through a gateway"
+    elif settings.upstream.startswith("S3,"):
+        if S3Settings.read(settings.upstream).signature == "azure":
+            yield "its storage is Azure's (CVMFS_S3_FLAVOR)"
     elif not settings.upstream.startswith("local,"):
         yield f"its storage is {settings.upstream.partition(',')[0] or 'not named'}"
     yield from _unusual(settings.values)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...cvmfs.assignments import assignments
 from ...errors import RepositoryError
 
 REPOSITORIES = Path("/etc/cvmfs/repositories.d")
 SPOOL = Path("/var/spool/cvmfs")
 MOUNTS = Path("/cvmfs")
-
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?(CVMFS_[A-Z0-9_]+)=(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class ServerSettings:
                 hint=f"make the repository with 'cvmfs_server mkfs {name}', or run duccmake "
                 "where it is published",
             ) from None
-        return cls.parse(name, _values(text))
+        return cls.parse(name, assignments(text))
 
     @classmethod
     def parse(cls, name: str, values: Mapping[str, str]) -> ServerSettings:
@@ -88,21 +85,6 @@ class ServerSettings:
             nanoseconds=values.get("CVMFS_ENABLE_MTIME_NS", "") == "true",
             values=values,
         )
-
-
-def _values(text: str) -> dict[str, str]:
-    """The assignments of a shell file that sets nothing but variables."""
-    values = {}
-    for line in text.splitlines():
-        match = _ASSIGNMENT.match(line)
-        if match is None:
-            continue
-        try:
-            words = shlex.split(match[2], comments=True)
-        except ValueError:
-            continue
-        values[match[1]] = words[0] if words else ""
-    return values
 
 
 def _bytes(text: str) -> int:

@@ -17,6 +17,9 @@ from ...cvmfs.revision import Revision
 from ...cvmfs.storage import PUBLISHED, Storage
 from ...cvmfs.storage.http import HttpStorage
 from ...cvmfs.storage.local import LocalStorage
+from ...cvmfs.storage.s3 import S3Storage
+from ...cvmfs.storage.s3_settings import S3Settings, is_readable
+from ...errors import RepositoryError
 from ...layer.catalogs import CatalogForm, TreeContents, contents_below
 from ...oci.reference import Digest
 from ..layout import Layout
@@ -68,10 +71,33 @@ class Staging:
 
 
 def open_storage(settings: ServerSettings) -> Storage:
-    """Where the objects of a repository that this machine publishes are stored."""
-    if settings.upstream.startswith("local,"):
-        return LocalStorage.parse(settings.upstream)
+    """Where the objects of a repository that this machine publishes are stored.
+
+    Who may not read the keys of a bucket only reads, as everybody does.
+    """
+    upstream = settings.upstream
+    if upstream.startswith("local,"):
+        return LocalStorage.parse(upstream)
+    if upstream.startswith("S3,") and is_readable(upstream):
+        bucket = S3Settings.read(upstream)
+        if bucket.signature != "azure":
+            return S3Storage(bucket)
     return HttpStorage(settings.url)
+
+
+def check_public(settings: ServerSettings) -> None:
+    """`RepositoryError` where the stratum 0 cannot be read by everybody.
+
+    CernVM-FS' own programs read it so, and clients: an object in a bucket may need more
+    than the right keys.
+    """
+    try:
+        HttpStorage(settings.url).file(PUBLISHED)
+    except RepositoryError as error:
+        raise RepositoryError(
+            f"{settings.name} cannot be read by everybody: {error.found}",
+            hint="see CVMFS_STRATUM0, CVMFS_S3_X_AMZ_ACL and the policy of the bucket",
+        ) from None
 
 
 def published_contents(revision: Revision, at: bytes) -> TreeContents:

@@ -1,0 +1,131 @@
+"""A storage in a bucket: ``CVMFS_UPSTREAM_STORAGE=S3,TMP,ALIAS@FILE``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ...errors import DuccmakeError, NoSpace, RepositoryError
+from ..names import storage_path
+from . import NotThere, checked
+from .bucket import Bucket, code_of
+from .s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_FULL = frozenset({"QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"})
+_HINT = "check the keys in s3.conf, what they may do in the bucket, and this machine's clock"
+
+
+class S3Storage:
+    """The storage that ``settings`` name; an object that was put lasts once that is answered.
+
+    Who may not list a bucket is told that an object that is not there is forbidden.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        self._bucket = Bucket(settings)
+        self._headers = {
+            "Content-Type": "application/octet-stream",
+            "Cache-Control": "max-age=259200",
+            **({"x-amz-acl": settings.acl} if settings.acl else {}),
+        }
+
+    def get(self, name: str) -> bytes:
+        """An object as it is stored, its hash checked; `NotThere`."""
+        return checked(name, self.file(storage_path(name)))
+
+    def has(self, names: Collection[str]) -> set[str]:
+        """Those of the objects that are there, and not empty; one request for each."""
+        sizes = self._each(lambda name: (name, self._size(name)), names)
+        return {name for name, size in sizes if size}
+
+    def put(self, name: str, file: Path) -> None:
+        """Store a staged object, unless it is there."""
+        try:
+            stored = file.read_bytes()
+        except OSError as error:
+            raise RepositoryError(
+                f"while duccmake stored {file} in {self._settings.url}: {error.strerror}",
+                hint="run again",
+            ) from error
+        self.put_bytes(name, stored)
+
+    def put_all(self, files: Mapping[str, Path]) -> None:
+        """Store staged objects by their names, several at once."""
+        self._each(lambda item: self.put(*item), files.items())
+
+    def put_bytes(self, name: str, stored: bytes) -> None:
+        """Store an object as it is, unless it is there."""
+        if self._settings.peek and self._size(name) == len(stored):
+            return
+        key = self._key(storage_path(name))
+        answer = self._bucket.answer("PUT", key, stored, self._headers)
+        if answer.status not in (200, 201):
+            raise self._failed("PUT", key, answer)
+
+    def delete(self, name: str) -> None:
+        """Delete an object; nothing is fine as well."""
+        key = self._key(storage_path(name))
+        answer = self._bucket.answer("DELETE", key)
+        if answer.status not in (200, 202, 204, 404):
+            raise self._failed("DELETE", key, answer)
+
+    def sync(self) -> None:
+        """Nothing is left to do: the server has answered for each object."""
+
+    def file(self, name: str) -> bytes:
+        """One of the files that are no objects; `NotThere`."""
+        key = self._key(name)
+        answer = self._bucket.answer("GET", key)
+        if answer.status in (403, 404):
+            raise NotThere(
+                f"{self._bucket.url(key)} is not there, or may not be read: "
+                f"status {answer.status} {code_of(answer)}".rstrip(),
+                hint=_HINT,
+            )
+        if answer.status != 200:
+            raise self._failed("GET", key, answer)
+        return answer.data
+
+    def _size(self, name: str) -> int:
+        """How many bytes an object has; 0 where it is not there."""
+        key = self._key(storage_path(name))
+        answer = self._bucket.answer("HEAD", key)
+        if answer.status in (403, 404):
+            return 0
+        if answer.status != 200:
+            raise self._failed("HEAD", key, answer)
+        return int(answer.headers.get("Content-Length") or 0)
+
+    def _key(self, path: str) -> str:
+        return f"{self._settings.alias}/{path}"
+
+    def _each(self, do: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Do something for each item, as many at once as there may be connections."""
+        pool = ThreadPoolExecutor(self._settings.connections)
+        try:
+            return list(pool.map(do, items))
+        finally:
+            # After a failure nothing else begins.
+            pool.shutdown(cancel_futures=True)
+
+    def _failed(self, method: str, key: str, answer: BaseHTTPResponse) -> DuccmakeError:
+        code = code_of(answer)
+        if answer.status == 507 or code in _FULL:
+            return NoSpace(
+                f"no space left in the repository's storage {self._settings.url}: {code}",
+                hint="make room there and run again",
+            )
+        return RepositoryError(
+            f"{method} {self._bucket.url(key)} was answered with status {answer.status} "
+            f"{code}".rstrip(),
+            hint=_HINT,
+        )
