@@ -218,7 +218,7 @@ def docker_registry(
             [program, "serve", str(config)], stdout=output, stderr=output, env=without_proxies()
         )
         try:
-            _wait_for(port, process, log)
+            wait_for(port, process, log)
             yield DockerRegistry(f"localhost:{port}", "https" if tls else "http", log)
         finally:
             process.terminate()
@@ -420,7 +420,8 @@ def free_port() -> int:
             return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server listens; `RuntimeError` where it ends, with its log."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -428,7 +429,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.02)
-    raise RuntimeError(f"docker-registry does not start: {log.read_text()[-2000:]}")
+    raise RuntimeError(f"{log.stem} does not start: {log.read_text()[-2000:]}")
 
 
 def without_proxies() -> dict[str, str]:

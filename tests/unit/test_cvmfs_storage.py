@@ -1,4 +1,4 @@
-"""Where objects are stored: in a directory, and behind a web server that only reads it."""
+"""Where objects are stored: in a directory, in a bucket, or behind a web server that only reads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,33 @@ import pytest
 from duccmake.cvmfs.codec import decompress
 from duccmake.cvmfs.names import Kind, storage_path
 from duccmake.cvmfs.objects import Objects
-from duccmake.cvmfs.storage import NotThere, Storage
+from duccmake.cvmfs.storage import PUBLISHED, NotThere, Storage
 from duccmake.cvmfs.storage.http import HttpStorage
 from duccmake.cvmfs.storage.local import LocalStorage
+from duccmake.cvmfs.storage.s3 import S3Storage
+from duccmake.cvmfs.storage.s3_settings import S3Settings
 from duccmake.errors import NoSpace, RepositoryError
 from support.oracles import needs_root
+from support.s3_servers import ALIAS, S3Server, conf, s3_server
 
 ABSENT = "0" * 40
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3") / "root") as running:
+        yield running
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A repository's storage, as mkfs makes it, with a manifest."""
-    path = tmp_path / "storage"
+def bucket(server: S3Server) -> str:
+    return server.bucket()
+
+
+@pytest.fixture
+def directory(server: S3Server, bucket: str) -> Path:
+    """A repository's storage, as mkfs makes it, with a manifest; it is in a bucket as well."""
+    path = server.root / bucket / ALIAS
     for number in range(256):
         (path / f"data/{number:02x}").mkdir(parents=True)
     (path / "data/txn").mkdir()
@@ -60,9 +74,23 @@ def url(directory: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(params=["local", "http"])
-def reading(request: pytest.FixtureRequest, local: LocalStorage, url: str) -> Storage:
-    return local if request.param == "local" else HttpStorage(url)
+@pytest.fixture
+def s3(tmp_path: Path, server: S3Server, bucket: str) -> S3Storage:
+    return S3Storage(S3Settings.read(conf(tmp_path, bucket, server.port)))
+
+
+@pytest.fixture(params=["local", "http", "s3"])
+def reading(
+    request: pytest.FixtureRequest, local: LocalStorage, url: str, s3: S3Storage
+) -> Storage:
+    storages: dict[str, Storage] = {"local": local, "http": HttpStorage(url), "s3": s3}
+    return storages[request.param]
+
+
+@pytest.fixture(params=["local", "s3"])
+def writing(request: pytest.FixtureRequest, local: LocalStorage, s3: S3Storage) -> Storage:
+    storages: dict[str, Storage] = {"local": local, "s3": s3}
+    return storages[request.param]
 
 
 def staged(objects: Objects, content: bytes = b"content", kind: Kind = Kind.FILE) -> str:
@@ -82,7 +110,7 @@ def test_what_is_stored_is_read_by_its_name(
     for name, kind in zip(names, Kind, strict=True):
         assert decompress(reading.get(name)) == bytes(kind, "ascii") * 100
     assert reading.has([*names, ABSENT]) == set(names)
-    assert reading.manifest() == b"manifest"
+    assert reading.file(PUBLISHED) == b"manifest"
 
 
 def test_what_is_not_there_is_told(reading: Storage, directory: Path) -> None:
@@ -90,7 +118,7 @@ def test_what_is_not_there_is_told(reading: Storage, directory: Path) -> None:
         reading.get(ABSENT)
     (directory / ".cvmfspublished").unlink()
     with pytest.raises(NotThere, match="cvmfspublished"):
-        reading.manifest()
+        reading.file(PUBLISHED)
 
 
 def test_an_object_that_is_not_what_its_name_says_is_refused(
@@ -107,6 +135,8 @@ def test_a_web_server_takes_nothing(url: str, objects: Objects) -> None:
     with pytest.raises(RepositoryError, match="nothing can be stored"):
         storage.put(name, objects.path(name))
     with pytest.raises(RepositoryError, match="nothing can be stored"):
+        storage.put_all({name: objects.path(name)})
+    with pytest.raises(RepositoryError, match="nothing can be stored"):
         storage.put_bytes(name, b"")
     with pytest.raises(RepositoryError, match="nothing can be stored"):
         storage.delete(name)
@@ -114,7 +144,22 @@ def test_a_web_server_takes_nothing(url: str, objects: Objects) -> None:
 
 def test_a_web_server_that_is_away_is_told() -> None:
     with pytest.raises(RepositoryError, match="cannot be read"):
-        HttpStorage("http://127.0.0.1:1").manifest()
+        HttpStorage("http://127.0.0.1:1").file(PUBLISHED)
+
+
+def test_what_is_put_in_any_way_is_there_for_all(
+    writing: Storage, local: LocalStorage, s3: S3Storage, url: str, objects: Objects
+) -> None:
+    one, *several = [staged(objects, bytes([number])) for number in range(5)]
+    stored = objects.path(one).read_bytes()
+    for _ in range(2):
+        writing.put_bytes(one, stored)
+        writing.put_all({name: objects.path(name) for name in several})
+        writing.put(several[0], objects.path(several[0]))
+    writing.sync()
+    for each in (local, s3, HttpStorage(url)):
+        assert each.has([one, *several, ABSENT]) == {one, *several}
+        assert each.get(one) == stored
 
 
 def test_objects_become_one_more_link(
@@ -151,25 +196,25 @@ def test_objects_are_copied_where_they_cannot_be_linked(
 
 @pytest.mark.parametrize("damage", [0, 5])
 def test_what_a_crash_has_left_of_an_object_is_replaced(
-    local: LocalStorage, directory: Path, objects: Objects, damage: int
+    writing: Storage, directory: Path, objects: Objects, damage: int
 ) -> None:
     name = staged(objects)
     stored = directory / storage_path(name)
     content = objects.path(name).read_bytes()
     for put in (
-        lambda: local.put(name, objects.path(name)),
-        lambda: local.put_bytes(name, content),
+        lambda: writing.put(name, objects.path(name)),
+        lambda: writing.put_bytes(name, content),
     ):
         stored.unlink(missing_ok=True)
         stored.write_bytes(content[:damage])
         put()
-        assert local.get(name) == content
-    assert local.has([name]) == {name}
+        assert writing.get(name) == content
+    assert writing.has([name]) == {name}
 
 
-def test_an_empty_file_is_no_object(local: LocalStorage, directory: Path) -> None:
+def test_an_empty_file_is_no_object(writing: Storage, directory: Path) -> None:
     (directory / storage_path(ABSENT)).touch()
-    assert local.has([ABSENT]) == set()
+    assert writing.has([ABSENT]) == set()
 
 
 def test_a_directory_that_mkfs_has_not_made_is_made(tmp_path: Path, objects: Objects) -> None:
@@ -180,12 +225,12 @@ def test_a_directory_that_mkfs_has_not_made_is_made(tmp_path: Path, objects: Obj
     assert local.has([name]) == {name}
 
 
-def test_deleting_what_is_not_there_is_fine(local: LocalStorage, objects: Objects) -> None:
+def test_deleting_what_is_not_there_is_fine(writing: Storage, objects: Objects) -> None:
     name = staged(objects)
-    local.put(name, objects.path(name))
-    local.delete(name)
-    local.delete(name)
-    assert local.has([name]) == set()
+    writing.put(name, objects.path(name))
+    writing.delete(name)
+    writing.delete(name)
+    assert writing.has([name]) == set()
     assert objects.get(name) == b"content"
 
 
@@ -214,12 +259,17 @@ def test_what_fails_is_told_and_leaves_no_name(
     assert nothing_is_left(directory)
 
 
-def test_a_storage_or_an_object_that_is_gone_is_told(
+def test_a_staged_object_that_is_gone_is_told(writing: Storage, objects: Objects) -> None:
+    with pytest.raises(RepositoryError, match="No such file"):
+        writing.put(ABSENT, objects.directory / ABSENT)
+    with pytest.raises(RepositoryError, match="No such file"):
+        writing.put_all({ABSENT: objects.directory / ABSENT})
+
+
+def test_a_storage_that_is_gone_is_told(
     local: LocalStorage, directory: Path, objects: Objects
 ) -> None:
     name = staged(objects)
-    with pytest.raises(RepositoryError, match="No such file"):
-        local.put(name, objects.directory / ABSENT)
     (directory / "data/txn").rmdir()
     with pytest.raises(RepositoryError, match="No such file"):
         local.put(name, objects.path(name))
