@@ -148,7 +148,7 @@ def test_the_bucket_may_be_part_of_the_hosts_name(
         assert s3.has([name]) == {name}
         expected = f".{HOST}:8080" if dns == "true" else f"{HOST}:8080"
         assert front.requests[0].headers["Host"].endswith(expected)
-        [found] = front.server.root.glob(f"*/{ALIAS}/{storage_path(name)}")
+        found = front.server.root / s3._settings.bucket / ALIAS / storage_path(name)
         assert found.read_bytes() == objects.path(name).read_bytes()
 
 
@@ -216,10 +216,8 @@ def test_what_fails_is_tried_again(
     assert decompress(s3.get(name)) == b"content"
     s3.delete(name)
     assert s3.has([name]) == set()
-    # A HEAD has no body that could say what is the matter: it is an answer.
-    if not (method == "HEAD" and fault is FAULTS["RequestTimeout"]):
-        assert len(pauses) == 3
-        assert all(0 < pause <= 2 for pause in pauses)
+    assert len(pauses) == 3
+    assert all(0 < pause <= 2 for pause in pauses)
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(
@@ -333,7 +331,7 @@ def test_a_server_that_is_away_is_told(tmp_path: Path) -> None:
         nobody.bind(("127.0.0.1", 0))
         upstream = conf(tmp_path, "bucket", nobody.getsockname()[1])
         s3 = S3Storage(S3Settings.read(upstream))
-        with pytest.raises(RepositoryError, match="failed 4 times.*refused.*CVMFS_S3_HOST"):
+        with pytest.raises(RepositoryError, match=r"failed 4 times.*refused.*CVMFS_S3_HOST"):
             s3.has([ABSENT])
 
 
@@ -417,7 +415,7 @@ def test_who_may_not_read_the_keys_reads_as_everybody_and_publishes_nothing(
 
 def test_a_bucket_that_not_everybody_may_read_is_told(server: S3Server) -> None:
     url = f"http://127.0.0.1:{server.port}/{server.bucket()}"
-    with pytest.raises(RepositoryError, match="by everybody: .*403; see CVMFS_STRATUM0"):
+    with pytest.raises(RepositoryError, match=r"by everybody: .*status 40[03]; see CVMFS_STRATUM0"):
         check_public(server_settings("", url))
 
 

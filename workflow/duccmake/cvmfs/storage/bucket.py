@@ -73,7 +73,7 @@ class Bucket:
                 problem = f"status {answer.status} {code_of(answer)}".rstrip()
                 if answer.status == _TOO_MANY:
                     throttles += 1
-                elif answer.status in _FAULTS or code_of(answer) in _FAULTY:
+                elif _is_fault(method, answer):
                     faults += 1
                 else:
                     return answer
@@ -138,6 +138,12 @@ class Bucket:
         else:
             HmacV1Auth(credentials).add_auth(request)
         return dict(request.headers.items())
+
+
+def _is_fault(method: str, answer: BaseHTTPResponse) -> bool:
+    if method == "HEAD" and answer.status == 400:
+        return True  # without a body it cannot say why
+    return answer.status in _FAULTS or code_of(answer) in _FAULTY
 
 
 def code_of(answer: BaseHTTPResponse) -> str:
