@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 
 from duccmake.repository.cvmfs.backend import CvmfsRepository
+from support import s3_servers
 
 STAND_IN = Path(__file__).parent / "cvmfs_standin"
 NAME = "unpacked.example.org"
@@ -263,6 +266,29 @@ class RealRepositories:
         self._web.shutdown()
         self._web.server_close()
         shutil.rmtree(self._base, ignore_errors=True)
+
+
+@contextmanager
+def real_in_a_bucket(base: Path) -> Iterator[Real]:
+    """An empty repository whose storage is a bucket, which a web server shows to everybody."""
+    name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
+    with s3_servers.s3_server(base / "s3") as server:
+        bucket = server.bucket()
+        handler = partial(_Quiet, directory=str(server.root / bucket))
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+            threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+            s3_servers.conf(base, bucket, server.port)
+            url = f"http://127.0.0.1:{web.server_port}/"
+            where = ("-s", str(base / "s3.conf"), "-w", url)
+            try:
+                done = _cvmfs_server("mkfs", "-o", "root", "-p", "-z", "-g", *where, name)
+                assert done.returncode == 0, done.stdout
+                with (_REPOSITORIES / name / "server.conf").open("a") as config:
+                    config.write("\nCVMFS_FORCE_REMOUNT_WARNING=false\n")
+                yield Real(server.root / bucket, name)
+            finally:
+                _remove(name)
+                web.shutdown()
 
 
 @functools.cache

@@ -50,7 +50,7 @@ def s3_server(root: Path, *options: str, signed: bool = True) -> Iterator[S3Serv
     port, log = free_port(), root.with_suffix(".log")
     keys = ("--auth-key", f"{ACCESS},{SECRET}") if signed else ()
     # Tests write into its directory as well.
-    known = ("--config", "", "--dir-cache-time", "0s", "--addr", f"127.0.0.1:{port}")
+    known = ("--config", "", "--dir-cache-time", "1ms", "--addr", f"127.0.0.1:{port}")
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, "serve", "s3", *known, *keys, *options, str(root)],

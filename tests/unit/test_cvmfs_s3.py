@@ -116,18 +116,26 @@ def test_an_object_is_looked_for_before_it_is_put_where_that_is_wanted(
     assert not any(request.headers["x-amz-acl"] for request in front.requests)
 
 
-def test_a_thousand_objects_are_put_over_few_connections_that_are_kept(
-    front: Front, tmp_path: Path, objects: Objects
-) -> None:
-    limit = 8
-    s3 = storage(tmp_path, front, MAX_NUMBER_OF_PARALLEL_CONNECTIONS=str(limit))
+def test_a_thousand_objects_are_put(server: S3Server, tmp_path: Path, objects: Objects) -> None:
+    upstream = conf(tmp_path, server.bucket(), server.port, PEEK_BEFORE_PUT="off")
+    s3 = S3Storage(S3Settings.read(upstream))
     names = [staged(objects, b"%d" % number) for number in range(1000)]
     s3.put_all({name: objects.path(name) for name in names})
     assert s3.has([*names, ABSENT]) == set(names)
-    assert 1 < front.busy <= limit
-    assert front.connections <= limit
     for number in (0, 999):
         assert decompress(s3.get(names[number])) == b"%d" % number
+
+
+def test_objects_are_put_over_few_connections_that_are_kept(
+    front: Front, tmp_path: Path, objects: Objects
+) -> None:
+    limit = 4
+    s3 = storage(tmp_path, front, MAX_NUMBER_OF_PARALLEL_CONNECTIONS=str(limit))
+    names = [staged(objects, b"%d" % number) for number in range(40)]
+    s3.put_all({name: objects.path(name) for name in names})
+    assert s3.has(names) == set(names)
+    assert 1 < front.busy <= limit
+    assert front.connections <= limit
 
 
 @pytest.mark.parametrize("dns", ["true", "false"])

@@ -1,0 +1,53 @@
+"""A repository of the real CernVM-FS whose storage is a bucket."""
+
+from __future__ import annotations
+
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from duccmake.cvmfs.manifest import Manifest
+from duccmake.cvmfs.names import Kind
+from duccmake.cvmfs.storage import PUBLISHED
+from duccmake.cvmfs.storage.s3 import S3Storage
+from duccmake.repository.cvmfs.staging import open_storage
+from support.cvmfs_commits import settings_of
+from support.cvmfs_repositories import Real, real_in_a_bucket, why_not_real
+from support.staged_trees import TOP, file, flat_of, publish, stage
+
+pytestmark = pytest.mark.cvmfs
+
+
+@pytest.fixture
+def cvmfs(tmp_path: Path) -> Iterator[Real]:
+    if reason := why_not_real():
+        pytest.skip(reason)
+    (tmp_path / "storage").mkdir()
+    with real_in_a_bucket(tmp_path / "storage") as made:
+        yield made
+
+
+def test_an_image_is_published_seen_checked_removed_and_collected(
+    cvmfs: Real, tmp_path: Path
+) -> None:
+    repository = cvmfs.open(publisher="catalogs")
+    storage = open_storage(settings_of(cvmfs))
+    assert isinstance(storage, S3Storage)
+    (tmp_path / "staging").mkdir()
+    top = [*TOP, file("usr/bin-tool", b"what a tool is", 0o755)]
+    (image,) = publish(repository, stage(tmp_path / "staging", top=top))
+    cvmfs.server("check", "-i", cvmfs.name)
+
+    path = flat_of(repository, image).relative_to(repository.path) / "usr/bin-tool"
+    assert (cvmfs.mounts / cvmfs.name / path).read_bytes() == b"what a tool is"
+    repository = cvmfs.open(publisher="catalogs")
+    assert repository.verify(image.name) == []
+
+    root = Manifest.parse(storage.file(PUBLISHED)).root.hex() + Kind.CATALOG
+    assert storage.has([root]) == {root}
+    cvmfs.server("tag", "-f", "-r", "trunk-previous", cvmfs.name, status=0)
+    cvmfs.server("gc", "-f", "-r", "0", cvmfs.name)
+    cvmfs.server("check", "-i", cvmfs.name)
+    assert (cvmfs.mounts / cvmfs.name / path).exists()
