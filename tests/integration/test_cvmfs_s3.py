@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +28,16 @@ def cvmfs(tmp_path: Path) -> Iterator[Real]:
         yield made
 
 
-def test_an_image_is_published_seen_checked_removed_and_collected(
-    cvmfs: Real, tmp_path: Path
-) -> None:
+def root(storage: S3Storage) -> str:
+    """The object of the newest root catalog."""
+    return Manifest.parse(storage.file(PUBLISHED)).root.hex() + Kind.CATALOG
+
+
+def test_an_image_is_published_and_what_is_old_is_collected(cvmfs: Real, tmp_path: Path) -> None:
     repository = cvmfs.open(publisher="catalogs")
     storage = open_storage(settings_of(cvmfs))
     assert isinstance(storage, S3Storage)
+    first = root(storage)
     (tmp_path / "staging").mkdir()
     top = [*TOP, file("usr/bin-tool", b"what a tool is", 0o755)]
     (image,) = publish(repository, stage(tmp_path / "staging", top=top))
@@ -45,9 +48,13 @@ def test_an_image_is_published_seen_checked_removed_and_collected(
     repository = cvmfs.open(publisher="catalogs")
     assert repository.verify(image.name) == []
 
-    root = Manifest.parse(storage.file(PUBLISHED)).root.hex() + Kind.CATALOG
-    assert storage.has([root]) == {root}
-    cvmfs.server("tag", "-f", "-r", "trunk-previous", cvmfs.name, status=0)
+    ours = root(storage)
+    assert storage.has([first, ours]) == {first, ours}
+    cvmfs.server("transaction", cvmfs.name)
+    (cvmfs.mounts / cvmfs.name / "an-operators").touch()
+    cvmfs.server("publish", cvmfs.name)
     cvmfs.server("gc", "-f", "-r", "0", cvmfs.name)
+    # The one before the newest is kept for a rollback.
+    assert storage.has([first, ours, root(storage)]) == {ours, root(storage)}
     cvmfs.server("check", "-i", cvmfs.name)
     assert (cvmfs.mounts / cvmfs.name / path).exists()
