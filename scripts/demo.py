@@ -29,7 +29,7 @@ def main() -> None:
     with DemoRegistry(HOME / "registry") as registry:
         samples.add_samples(registry.store)
         write_wishes(registry.host)
-        title("Three wishes, two images, one shared base: convert them")
+        title("Two wishes that mean three images: convert them")
         snakemake()
         show_repository()
         show_thin_image(registry)
@@ -42,7 +42,7 @@ def main() -> None:
         snakemake()
         show_repository()
         run_program(registry.host)
-    say("\nThe repository is demo/cvmfs/demo.example.org")
+    what_next()
 
 
 def write_wishes(host: str) -> None:
@@ -69,7 +69,7 @@ def snakemake(*options: str) -> None:
     """Run the workflow as an operator does; the demo ends where that fails."""
     say(f"$ snakemake --cores {CORES} {' '.join(options)}".rstrip())
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile")]
-    command += ["--directory", str(HOME), "--cores", CORES, "--quiet", "host", "progress", "reason"]
+    command += ["--directory", str(HOME), "--cores", CORES]
     sys.stdout.flush()
     subprocess.run([*command, *options], check=True, cwd=HOME)
 
@@ -86,7 +86,8 @@ def show_repository() -> None:
         say(f"  {name}/: {len(list((REPOSITORY / name).glob('*/*')))} {what}")
     schedule = REPOSITORY / ".metadata" / "remove-schedule.json"
     superseded = len(json.loads(schedule.read_text())) if schedule.exists() else 0
-    say(f"  .metadata/: manifests and records; {superseded} superseded, to be removed some day")
+    later = f"; {superseded} superseded, which 'snakemake gc' will remove" if superseded else ""
+    say(f"  .metadata/: manifests and records{later}")
 
 
 def show_thin_image(registry: DemoRegistry) -> None:
@@ -96,7 +97,7 @@ def show_thin_image(registry: DemoRegistry) -> None:
     assert found
     manifest = json.loads(found[2])
     size = sum(part["size"] for part in (manifest["config"], *manifest["layers"]))
-    say(f"  {registry.host}/demo/hello_thin:1.0 has {size} bytes, whatever the image has")
+    say(f"  {registry.host}/demo/hello_thin:1.0 is {size} bytes, however large the image is")
 
 
 def run_program(host: str) -> None:
@@ -104,20 +105,43 @@ def run_program(host: str) -> None:
     title("Run demo/hello:latest from its flat tree")
     tree = (REPOSITORY / host / "demo" / "hello:latest").resolve()
     run = "/.singularity.d/actions/run"
-    ways = {
-        "bwrap": ["--ro-bind", str(tree), "/", "--dev", "/dev", "--proc", "/proc", run],
-        "chroot": [str(tree), run],
-        "unshare": ["--map-root-user", "chroot", str(tree), run],
-    }
-    for program, arguments in ways.items():
-        path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-        if path is None or (program == "chroot" and os.geteuid() != 0):
+    chroot = [program("chroot"), str(tree), run]
+    ways = [
+        [program("bwrap"), "--ro-bind", str(tree), "/", "--dev", "/dev", "--proc", "/proc", run],
+        chroot if os.geteuid() == 0 else [program("unshare"), "--map-root-user", *chroot],
+    ]
+    failures = []
+    for command in ways:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            failures.append(f"{command[0]} is not installed")
             continue
-        done = subprocess.run([path, *arguments], capture_output=True, text=True)
         if done.returncode == 0:
-            say(f"$ {program} {' '.join(arguments)}\n{done.stdout}".rstrip())
+            say(f"$ {' '.join(command)}\n{done.stdout}".rstrip())
             return
-    say("this machine has no bwrap, chroot or user namespaces for that: left out")
+        failures.append(f"{done.stderr.strip() or command[0]} (status {done.returncode})")
+    say("It cannot be run here, which apptainer could:")
+    say("\n".join(f"  {failure}" for failure in failures))
+
+
+def program(name: str) -> str:
+    """The path of a program; some are where only root looks by default."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or name
+
+
+def what_next() -> None:
+    """What somebody who has seen this may want to do."""
+    title("What next")
+    say(f"""\
+  find demo/cvmfs -maxdepth 3                    look around in the repository
+  .venv/bin/duccmake status -d demo              how each image stands
+  convert images of your own, as README.md tells under "Use it":
+    . .venv/bin/activate
+    $EDITOR config/recipe.yaml config/config.yaml
+    snakemake -n                                 what would be done
+    snakemake --cores {CORES}                          do it
+  make clean                                     remove demo/ and .venv/""")
 
 
 def title(text: str) -> None:

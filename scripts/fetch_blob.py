@@ -19,8 +19,7 @@ with running(Rule.FETCH_BLOB, key, log=log, output=output) as job:
         Client(
             job.config.registries, limits_directory=LIMITS, damaged_directory=job.damaged
         ) as client,
-        job.progress(job.plan.claims(key)[0].layer.descriptor.size, f"fetch {key}") as progress,
     ):
-        fetched = fetch_layer(job.plan.claims(key), client, Path(output), progress)
+        fetched = fetch_layer(job.plan.claims(key), client, Path(output))
         event.size(fetched)
     job.report(Report(job.name, Kind.FETCHED, size=fetched))

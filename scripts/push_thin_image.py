@@ -6,7 +6,7 @@ from pathlib import Path
 from duccmake.errors import RegistryError
 from duccmake.fs.files import write_atomically
 from duccmake.jobs.job import running
-from duccmake.jobs.push_thin_image import push_thin, refuses_anybody
+from duccmake.jobs.push_thin_image import push_thin, refusal
 from duccmake.oci.reference import Reference
 from duccmake.planning.thin_images import note_refusal
 from duccmake.registry.client import Client
@@ -38,10 +38,10 @@ with running(Rule.PUSH_THIN_IMAGE, repository, name, log=log, output=output) as 
                 client,
             )
         except RegistryError as error:
-            anonymous = job.config.thin.push == "auto" and not client.has_credentials(target)
-            if anonymous and refuses_anybody(error):
-                # It answers to anybody, and it takes pushes of nobody in particular.
-                note_refusal(target.host)
+            note = refusal(target, error, anonymous=not client.has_credentials(target))
+            if note is not None and job.config.thin.push == "auto":
+                # It answers, and it takes no pushes of whom we are.
+                note_refusal(note)
                 job.ignorable = True
             raise
     for path in Path(output).parent.glob("*.thin.json"):

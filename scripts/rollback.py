@@ -14,6 +14,8 @@ with running(Rule.ROLLBACK, log=log) as job:
         if not digest:
             for manifest, how in choices(repository, image).items():
                 sys.stdout.write(f"{manifest}  {how}, in {repository.name}\n")
+            sys.stdout.flush()
+            sys.stderr.write("duccmake: add digest=DIGEST to go back to one: its first digits do\n")
             continue
         keep = keeping(job.plan, job.config, repository.name)
         target = roll_back(repository, image, digest, keep)

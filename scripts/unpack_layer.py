@@ -9,6 +9,7 @@ from duccmake.products import Product
 from duccmake.repository.open import open_staging
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
+from duccmake.workspace.results import partial_layer
 
 log, output, repository, key, blob = sys.argv[1:]
 with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
@@ -16,18 +17,15 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     job.serves(images)
     job.check_inputs([blob])
     staging = open_staging(job.config.repository, repository)
-    with (
-        job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event,
-        job.progress(0, f"unpack {key}") as progress,
-    ):
+    with job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event:
         event.size(Path(blob).stat().st_size)
         unpack_layer(
             Path(blob),
             Path(output),
             digest=digest,
+            partial=partial_layer(repository, key),
             diff_algorithms=job.plan.diff_algorithms(key),
             catalogs=staging.layer(digest) if staging else None,
             split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
-            progress=progress,
         )

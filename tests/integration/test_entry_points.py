@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from support.runs import Work, checkout_copy, fresh_work
+from duccmake.demo.images import Image
+from support.images import LayerBuilder
+from support.runs import REPOSITORY, Work, checkout_copy, fresh_work
 from support.samples import AMD64, text_image
+from support.watching import events
 
 PROFILE = "Using workflow specific profile {} for setting default command line arguments."
 
@@ -44,7 +47,7 @@ def snakemake(work: Work, *options: str, at: Path | None = None) -> str:
 
 
 def test_in_the_checkout_nothing_has_to_be_named(work: Work):
-    said = snakemake(work, "--dry-run")
+    said = snakemake(work, "--dry-run", "-p")
     assert PROFILE.format("profiles/default") in said
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert (counts["all"], counts["publish_image"]) == ("1", "1")
@@ -81,9 +84,12 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         work.run(check=True)
         status = work.path / "results/status.json"
         before = status.read_bytes()
-        for option in ("-n", "--summary", "--dag"):
+        for option in ("-n", "--summary", "--dag", "--unlock", "--list"):
             work.run(option, check=True)
             assert status.read_bytes() == before, option
+            program = [sys.executable, str(work.checkout / "scripts/duccmake"), "status"]
+            table = subprocess.check_output(program, cwd=work.path, env=work.env(), text=True)
+            assert "1 image: 1 published" in table, option
         # Nothing is to be done, which is a run all the same.
         work.run(check=True)
         assert json.loads(status.read_bytes())["counts"] == {"up to date": 1}
@@ -95,6 +101,79 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         error = json.loads(status.read_bytes())["error"]
         assert str(recipe) in error or recipe.name in error
         assert error in run.stderr
+        assert [event.get("error") for event in events(work, "end_ducc")] == [None, error]
+
+
+def test_with_nothing_pending_graphs_show_how_the_published_images_were_made(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        below = text_image("one").layers
+        work.push("team/app:1", text_image("one"))
+        work.push("team/app:2", text_image("two", *below))
+        work.wish("{host}/team/app:*")
+        work.configure(platforms=[str(AMD64)])
+        pending = labels(work.run("--dag", check=True).stdout)
+        work.run(check=True)
+        receipts = work.path / "results" / REPOSITORY
+        before = {path: path.read_bytes() for path in receipts.rglob("*.json")}
+        graph = work.run("--dag", check=True)
+        assert sorted(labels(graph.stdout)) == sorted(pending)
+        assert "nothing is pending: the graph shows how 2 of 2 published images" in graph.stderr
+        digests = {layer.digest.short for layer in (*below, *text_image("two").layers)}
+        for words in ("fetch_blob\\nblob: ", "unpack_layer\\nlayer: "):
+            shown = [label.removeprefix(words) for label in pending if label.startswith(words)]
+            assert {text.partition("\\n")[0] for text in shown} == digests
+        rules = labels(work.run("--rulegraph", check=True).stdout)
+        assert {"fetch_blob", "unpack_layer", "flatten_image", "publish_image"} < set(rules)
+        kept = {path: path.read_bytes() for path in before}
+        assert before and kept == before, "a graph changes nothing"
+
+
+def labels(graph: str) -> list[str]:
+    """The labels of a graph's nodes."""
+    return re.findall(r'label = "(.*?)"', graph)
+
+
+def test_the_target_status_shows_the_table_also_while_a_run_is_under_way(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        work.push("team/app:1", text_image("one"))
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)])
+        assert "has no plan" in work.run("status").stderr
+        work.run("-n", check=True)
+        work.run("--list-rules", check=True)
+        # As a run has it that is under way.
+        lock = work.path / ".snakemake/locks/0.input.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.write_text(f"{work.path}/results/anything\n")
+        assert work.run("status").stdout.splitlines() == [
+            f"pending  {work.named('team/app:1')}  new: not in the repository, or not wholly",
+            "1 image: 1 pending",
+        ]
+        assert work.run("status").requests == ()
+
+
+def test_a_check_tells_which_layers_the_repository_has(tmp_path: Path):
+    with fresh_work(tmp_path) as work:
+        base, more = (LayerBuilder().file(name, name).layer() for name in ("base", "more"))
+        work.push("team/base:1", Image((base,), {}, platform=AMD64))
+        work.wish("{host}/team/base:1")
+        work.configure(platforms=[str(AMD64)])
+        work.run(check=True)
+        work.push("team/app:1", Image((base, more), {}, platform=AMD64))
+        work.wish("{host}/team/base:1", "{host}/team/app:1", file="new.yaml")
+        program = [sys.executable, str(work.checkout / "scripts/duccmake"), "check"]
+        lists = ["config/new.yaml", "--against", "config/recipe.yaml"]
+        done = subprocess.run(
+            [*program, *lists], cwd=work.path, env=work.env(), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        *_, image, total = done.stdout.splitlines()
+        assert re.fullmatch(
+            rf"new  config/new.yaml:\d+  {work.named('team/app:1')}  "
+            r"\d+ B in 2 layers, 1 of them there already",
+            image,
+        )
+        assert total.endswith(f"{len(more.blob)} B to fetch")
 
 
 def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
@@ -111,7 +190,7 @@ def test_neither_a_run_nor_its_jobs_import_pandas(tmp_path: Path):
         run = work.run(check=True)
         assert run.counts[0] == 1
         assert not marker.exists(), run.said
-        program = [sys.executable, str(work.checkout / "scripts/status.py")]
+        program = [sys.executable, str(work.checkout / "scripts/duccmake"), "status"]
         table = subprocess.run(program, cwd=work.path, env=work.env(), capture_output=True)
         assert table.returncode and marker.exists(), "the trap catches nothing"
         del work.environment["PYTHONPATH"]

@@ -10,6 +10,7 @@ import pytest
 
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry, PullLimit
+from support.private_registry import CREDENTIALS, PrivateRegistry
 from support.runs import Work, fresh_work
 from support.servers import add_image, free_port, layer_of, skopeo
 from support.trees import snapshot
@@ -64,7 +65,7 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
         f"oci-archive{saved}/team/app:3",
     ]
 
-    preview = work.run("--dry-run", check=True)
+    preview = work.run("--dry-run", "-p", check=True)
     assert not work.repository.path.exists()
     assert sum(job.startswith("Publish") for job in preview.jobs) == 4
 
@@ -79,7 +80,7 @@ def test_images_in_files_are_published_left_alone_and_followed(work, registry, t
     assert snapshot(work.repository.path) == before
 
     put(registry, "second", *targets)
-    preview = work.run("--dry-run")
+    preview = work.run("--dry-run", "-p")
     assert sum(job.startswith("Publish") for job in preview.jobs) == 4
     assert snapshot(work.repository.path) == before
     moved = work.run()
@@ -145,7 +146,7 @@ def test_a_damaged_layer_is_fetched_whole_twice_in_a_run_however_often_its_job_i
         assert run.status != 0
         assert "damaged content" in run.outcomes[work.named("team/app:1")][1]
         assert run.blobs().count(str(damaged)) == 2
-        assert run.said.count("Error in rule fetch_blob") > 1, "it was tried again"
+        assert run.log.count("Error in rule fetch_blob") > 1, "it was tried again"
 
 
 def test_updates_wait_for_a_larger_budget_without_failing_and_new_images_come_first(work, registry):
@@ -207,3 +208,31 @@ def test_credentials_serve_all_jobs_and_are_found_nowhere_afterwards(tmp_path, t
         for path in work.path.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 assert secret.encode() not in path.read_bytes(), path
+
+
+def test_a_private_image_is_refused_while_others_are_published_and_what_is_there_stays(tmp_path):
+    with fresh_work(tmp_path, PrivateRegistry) as work:
+        assert isinstance(work.registry, PrivateRegistry)
+        private, public = work.named("private/app:1"), work.named("open/app:1")
+        for name in ("private/app", "open/app"):
+            add_image(work.registry.store, name, "1", layers=layers("one"))
+        work.environment = {**CREDENTIALS, "HOME": str(tmp_path)}
+        settings = {"registries": {work.host: work.registry.settings()}}
+        work.wish("{host}/private/app:1", "{host}/open/app:1")
+        work.configure(private="refuse", **settings)
+        run = work.run()
+        assert run.status != 0
+        assert run.counts[0] == 1
+        assert text_of(work, public) == "one"
+        assert not (work.repository.path / private).exists()
+        outcome, why = run.outcomes[private]
+        assert outcome == "failed" and "nobody without credentials" in why
+        assert f"failed     {private}" in work.run("status").stdout
+        work.configure(**settings)
+        work.run(check=True)
+        assert text_of(work, private) == "one"
+        # It stays as it is, and no newer one follows it.
+        add_image(work.registry.store, "private/app", "1", layers=layers("two"))
+        work.configure(private="refuse", **settings)
+        assert work.run().outcomes[private][0] == "failed"
+        assert text_of(work, private) == "one"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from support.crashes import leftovers
@@ -14,7 +17,17 @@ from support.images import LayerBuilder, push
 from support.runs import Work, fresh_work
 from support.samples import AMD64, slow_layer, text_image
 from support.servers import docker_registry
-from support.watching import deaths, events, eventually, listening, polls, storm, systemd, watching
+from support.watching import (
+    Program,
+    deaths,
+    events,
+    eventually,
+    listening,
+    polls,
+    storm,
+    systemd,
+    watching,
+)
 
 
 @pytest.fixture
@@ -157,6 +170,89 @@ def test_a_broken_list_changes_nothing_and_its_mending_counts_at_once(work: Work
         new.write_text(f"{good}- http://{work.host}/team/new:1\n")
         new.replace(path)
         eventually(lambda: work.content("team/new:1") == "two", "the mended list", watch)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), "--cores N is missing"),
+        (("--cores", "x"), "number of cores"),
+        (("--cores", "1", "--nonsense"), "unrecognized arguments: --nonsense"),
+        (("--cores", "1", "--executor", "none"), "invalid choice: 'none'"),
+        (("--cores", "1", "--profile", "nowhere"), "profile directory given (nowhere)"),
+        (("--cores", "1", "--snakefile", "nowhere"), "there is no Snakefile nowhere"),
+        (("--cores", "1", "--config", "nothing"), "Invalid config definition"),
+        (("--cores", "1", "--resources", "a=b"), "Resource 'a' was given value 'b'"),
+        (("--cores", "1", "everything"), "there is no target everything"),
+        (("--cores", "1", "-n"), "only shows something"),
+    ],
+)
+def test_a_wrong_command_line_ends_the_watcher_at_once_and_is_told(
+    tmp_path: Path, options: tuple[str, ...], wanted: str
+):
+    work = Work(tmp_path / "work")
+    work.path.mkdir()
+    work.wish("https://r.example.org/none:1")
+    watch = Program(work, "watch.py", *options)
+    assert watch.ends() == 2
+    [line] = watch.said().splitlines()
+    assert wanted in line
+    told = json.loads((work.path / "results/status.json").read_bytes())["error"]
+    assert told == line.removeprefix("duccmake-watch: ")
+    assert [event["error"] for event in events(work)] == [told]
+
+
+def test_options_that_are_meant_are_no_wrong_command_line(tmp_path: Path):
+    work = Work(tmp_path / "work")
+    work.path.mkdir()
+    work.wish()
+    for options in (["-j", "2"], ["-c2", "--retries", "1", "all", "prune"]):
+        watch = Program(work, "watch.py", *options)
+        eventually(lambda: polls(work) or None, "a poll", watch)
+        assert watch.stop() == 0
+        assert polls(work)[-1]["completed"] == "True"
+        (work.path / "logs/events.jsonl").unlink()
+
+
+def test_a_run_that_dies_is_told_and_another_one_follows(work: Work, tmp_path: Path):
+    assert isinstance(work.registry, FaultyRegistry)
+    work.push("team/app:1", text_image("one"))
+    work.wish("{host}/team/app:1")
+    held = Held()
+    held.again()
+    work.registry.break_next("^GET .*/blobs/", held)
+    broken = tmp_path / "broken/snakemake/__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise ImportError('what it needs is gone')\n")
+    with watching(work, env={"PYTHONPATH": str(tmp_path / "broken")}) as watch:
+        told(work, "Snakemake ended with status 1", watch)
+        watch.says("what it needs is gone")
+        shutil.rmtree(broken.parent)
+        eventually(held.reached.is_set, "a download", watch)
+        [snakemake] = [
+            process
+            for process in psutil.Process(watch.process.pid).children()
+            if "snakemake" in process.cmdline()
+        ]
+        snakemake.kill()
+        told(work, "Snakemake was killed by SIGKILL", watch)
+        held.released.set()
+        eventually(lambda: work.content("team/app:1") == "one", "the image", watch)
+        assert watch.stop() == 0
+
+
+def told(work: Work, wanted: str, watch: Program) -> None:
+    """Wait until the status, the event log and the watcher's own log say what became of a run."""
+    status = work.path / "results/status.json"
+    eventually(lambda: status.exists() and wanted in status.read_text(), "its status", watch)
+    eventually(
+        lambda: any(wanted in poll.get("reason", "") for poll in polls(work)),
+        "the poll's event",
+        watch,
+    )
+    [event] = [event for event in events(work, "end_ducc") if wanted in event.get("error", "")]
+    assert event["status"] == "error"
+    watch.says(wanted)
 
 
 def test_a_deletion_makes_for_a_poll_of_all_and_removes_nothing_by_itself(work: Work):

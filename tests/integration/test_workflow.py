@@ -35,7 +35,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
 @pytest.fixture(scope="module")
 def preview(work: Work) -> Run:
     """A dry run before anything else."""
-    run = work.run("--dry-run", check=True)
+    run = work.run("--dry-run", "-p", check=True)
     assert not (work.path / "cvmfs").exists()
     return run
 
@@ -55,7 +55,7 @@ def moved_preview(work: Work, second: Stage) -> tuple[Run, list[str]]:
     """A dry run after a tag moved, and what it changed in the repository and in ``results/``."""
     images.move_tag(work.host)
     before = _files(work)
-    run = work.run("--dry-run")
+    run = work.run("--dry-run", "-p")
     after = _files(work)
     return run, sorted(path for path in before | after if before.get(path) != after.get(path))
 
@@ -291,7 +291,6 @@ def test_nothing_staged_is_left_behind(first: Stage, forgetful: Stage, work: Wor
 
 
 def test_a_second_run_has_nothing_to_do(second: Stage, first: Stage):
-    assert "Nothing to be done" in second.run.stderr
     assert second.run.jobs == []
     assert second.run.counts == (0, 3, 0, 0)
     assert snapshot(second.repository) == snapshot(first.repository)
@@ -367,7 +366,7 @@ def test_a_lost_flat_tree_and_a_lost_link_are_restored_from_the_layers(
 
 
 def test_losing_all_that_is_remembered_reconverts_nothing(forgetful: Stage, mended: Stage):
-    assert "Nothing to be done" in forgetful.run.stderr
+    assert forgetful.run.jobs == []
     assert forgetful.run.counts == (0, 3, 0, 0)
     layers = _layers(*sample_images().values(), moved_hello())
     assert not set(forgetful.run.blobs()) & set(layers)

@@ -47,7 +47,7 @@ def test_a_run_stopped_in_a_download_goes_on_there_and_keeps_what_is_staged(
     assert isinstance(work.registry, FaultyRegistry)
     work.registry.break_next(f"^GET .*{upper.digest.hex}", held)
     staged = work.path / "results" / REPOSITORY / "layers" / lower.digest.short
-    with work.started() as started:
+    with work.started("-p") as started:
         started.read_until(
             lambda line: f"Removing temporary output results/blobs/{lower.digest.short}" in line
         )
@@ -100,6 +100,37 @@ def test_a_run_killed_while_it_unpacks_and_while_it_publishes_ends_in_a_whole_im
     tree = work.repository.path / work.named("team/app:1")
     assert len(list((tree / "opt").iterdir())) == 3000
     assert leftovers(work.repository.path) == []
+
+
+REMOVING = """
+import os, shutil, signal
+remove = shutil.rmtree
+def rmtree(path, *more, **options):
+    if f"{os.sep}layers{os.sep}" in str(path) and os.environ.get("TESTS_TOLD_IN_REMOVAL"):
+        del os.environ["TESTS_TOLD_IN_REMOVAL"]
+        os.kill(os.getpid(), signal.SIGTERM)
+    remove(path, *more, **options)
+shutil.rmtree = rmtree
+"""
+
+
+def test_sigterm_ends_snakemake_also_while_it_removes_what_it_staged(work: Work, tmp_path: Path):
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom/sitecustomize.py").write_text(REMOVING)
+    work.push("team/next:1", Image((LayerBuilder().dir("next").layer(),), {}, platform=AMD64))
+    work.wish("{host}/team/app:1", "{host}/team/next:1")
+    work.environment = {
+        "PYTHONPATH": str(tmp_path / "custom"),
+        "TESTS_TOLD_IN_REMOVAL": "yes",
+    }
+    # Its scheduler holds a lock meanwhile, for which its own handler would wait.
+    run = work.run("--cores", "1")
+    assert run.status == 1
+    assert "Will exit after finishing currently running jobs" in run.said
+    work.environment = {}
+    work.run(check=True)
+    for name in ("team/app:1", "team/next:1"):
+        assert work.repository.verify(work.named(name)) == []
 
 
 def _wait(started: Started, found: Callable[[], T | None]) -> T:

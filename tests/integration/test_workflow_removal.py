@@ -20,7 +20,7 @@ from duccmake.repository.inventory import survey
 from duccmake.repository.view import DirectoryView
 from support import images, runs
 from support.on_disk import OnDisk
-from support.runs import Work, days_later, sample_work
+from support.runs import REPOSITORY, Work, days_later, sample_work
 from support.trees import Node, snapshot
 
 TOOLS = "demo/tools:2024"
@@ -75,12 +75,20 @@ def refused(work: Work, dropped: Stage) -> Stage:
     return stage(work, "refused", "--config", "removal={policy: schedule, max_percent: 0}")
 
 
-def test_a_run_that_would_remove_too_much_removes_nothing_and_fails(refused: Stage, work: Work):
-    assert refused.run.status != 0
+def test_a_run_that_would_remove_too_much_says_what_to_do_and_is_no_failure(refused: Stage):
+    assert refused.run.status == 0
+    assert refused.run.jobs == []
     assert refused.unchanged
-    said = "1 of 3 images (33 %) would leave"
-    assert said in refused.run.stderr
-    assert "force_removal=true" in refused.run.stderr
+    said = [line for line in refused.run.stderr.splitlines() if "1 of 3 images (33 %)" in line]
+    assert len(said) == 1 and "force_removal=true" in said[0]
+
+
+def test_who_asks_to_prune_too_much_hears_so_as_a_failure(refused: Stage, work: Work):
+    asked = stage(work, "asked", "prune", "--config", "removal={policy: schedule, max_percent: 0}")
+    assert asked.run.status != 0
+    assert asked.unchanged
+    assert asked.run.outcomes[REPOSITORY][0] == "failed"
+    assert "force_removal=true" in asked.run.outcomes[REPOSITORY][1]
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +99,10 @@ def preview(work: Work, refused: Stage) -> Stage:
 def test_a_preview_of_pruning_names_images_and_what_would_be_freed(preview: Stage, work: Work):
     assert preview.run.status == 0
     assert preview.unchanged
-    (job,) = preview.run.jobs
-    assert "1 of 3 images leave; 1 flat tree and 2 layers, " in job
-    assert "by 'snakemake gc' after 30 days" in job
-    assert f"{work.named(TOOLS)}: not in the wish list any more" in preview.run.said
+    said = preview.run.stdout
+    assert "1 of 3 images leave; 1 flat tree and 2 layers, " in said
+    assert "by 'snakemake gc' after 30 days" in said
+    assert f"{work.named(TOOLS)}: not in the wish list any more" in said
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +169,8 @@ def gc_preview(later: Work) -> Stage:
 def test_a_preview_of_gc_says_what_it_would_free_and_changes_nothing(gc_preview: Stage):
     assert gc_preview.run.status == 0, gc_preview.run.said
     assert gc_preview.unchanged
-    (job,) = gc_preview.run.jobs
-    assert "1 flat tree and 2 layers, " in job
-    assert "flat tree " in gc_preview.run.said
+    assert "1 flat tree and 2 layers, " in gc_preview.run.stdout
+    assert "\n  flat tree " in gc_preview.run.stdout
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,7 @@ def test_gc_frees_what_it_said_and_leaves_no_orphan(
     assert collected.run.status == 0, collected.run.said
     ((outcome, words),) = collected.run.outcomes.values()
     assert outcome == "freed"
-    assert words in gc_preview.run.jobs[0]
+    assert words in gc_preview.run.stdout
     found = survey(DirectoryView(collected.repository))
     assert (found.present.flats, found.present.layers) == (found.used.flats, found.used.layers)
     assert found.strange == ()
@@ -187,7 +194,7 @@ def test_gc_frees_what_it_said_and_leaves_no_orphan(
 
 def test_gc_is_done_once(collected: Stage, later: Work):
     run = later.run("gc", check=True)
-    assert "Nothing to be done" in run.stderr
+    assert run.jobs == [] and run.outcomes == {}
 
 
 # --- what a registry says -----------------------------------------------

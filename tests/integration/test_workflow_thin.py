@@ -16,6 +16,7 @@ from duccmake.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
 from duccmake.oci.reference import Digest, Platform
 from support.on_disk import OnDisk
 from support.pipeline import digest_of
+from support.registry import FullRegistry
 from support.runs import REPOSITORY, Run, Work, fresh_work
 from support.servers import (
     DockerRegistry,
@@ -261,3 +262,32 @@ def test_a_registry_that_turns_out_to_take_no_pushes_is_left_alone(
         again = reader.run()
     assert again.jobs == []
     assert f"registry {proxy.host} takes no anonymous pushes" in again.said
+
+
+def test_with_credentials_that_may_only_read_one_line_says_so_and_nothing_is_tried_again(
+    work: Work, tmp_path: Path
+):
+    users = {"reader": "secret"}
+    with FullRegistry(tmp_path / "r", users=users, tokens=True, readers=users) as registry:
+        reader = Work(
+            tmp_path / "work",
+            work.registry,
+            environment={"HOME": str(tmp_path), "USER_R": "reader", "PASS_R": "secret"},
+        )
+        account = {"scheme": "http", "username_env": "USER_R", "password_env": "PASS_R"}
+        reader.wish(
+            "{host}/a/app:1",
+            "{host}/a/app:2",
+            output_format=f"http://{registry.host}/thin/$(repository):$(tag)",
+        )
+        reader.configure(thin={"push": "auto"}, registries={registry.host: account})
+        run = reader.run(check=True)
+        skipped = [line for line in run.stderr.splitlines() if line.startswith("skipped")]
+        assert len(skipped) == 1 and "2 thin images" in skipped[0], run.said
+        again = reader.run(check=True)
+        assert again.jobs == []
+        told = f"2 thin images are not pushed: registry {registry.host} takes no pushes with"
+        assert again.stderr.count(told) == 1, again.said
+        before = len(registry.requests)
+        assert reader.run(check=True).jobs == []
+        assert len(registry.requests) == before

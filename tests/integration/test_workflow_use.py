@@ -142,7 +142,7 @@ def test_repositories_are_published_into_side_by_side(tmp_path: Path):
             held.enter_context(DirectoryRepository(work.path / "cvmfs", repository).lock())
         lists = ["config/one.yaml", "config/two.yaml"]
         work.configure(recipe=lists, repository={"lock_seconds": 60})
-        with work.started() as run:
+        with work.started("-p") as run:
             for _ in lists:
                 run.read_until(lambda line: ": Publish " in line)
             held.close()

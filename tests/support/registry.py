@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +42,7 @@ class FullRegistry(DemoRegistry):
 
     ``users`` (name to password) asks for Basic authentication, or with
     ``tokens`` for Bearer tokens that ``/token`` gives to these users, and for
-    pulls to anybody where ``anonymous_pull`` is set.
+    pulls to anybody where ``anonymous_pull`` is set; ``readers`` may but pull.
     """
 
     store: FullStore
@@ -55,6 +55,7 @@ class FullRegistry(DemoRegistry):
         users: dict[str, str] | None = None,
         tokens: bool = False,
         anonymous_pull: bool = False,
+        readers: Collection[str] = (),
         token_seconds: int = 300,
         page_size: int = 1000,
         delay_seconds: float = 0.0,
@@ -64,6 +65,7 @@ class FullRegistry(DemoRegistry):
         self.users = dict(users or {})
         self.tokens = tokens
         self.anonymous_pull = anonymous_pull
+        self.readers = frozenset(readers)
         self.token_seconds = token_seconds
         self.page_size = page_size
         self.delay_seconds = delay_seconds
@@ -121,7 +123,9 @@ class FullRegistry(DemoRegistry):
             kind, _, rest = scope.partition(":")
             name, _, actions = rest.rpartition(":")
             for action in actions.split(","):
-                if kind == "repository" and (user or (self.anonymous_pull and action == "pull")):
+                is_anybodys = user in self.readers or (not user and self.anonymous_pull)
+                may = action == "pull" if is_anybodys else bool(user)
+                if kind == "repository" and may:
                     granted.add((name, action))
         token = secrets.token_hex(16)
         self._granted[token] = (time.monotonic() + self.token_seconds, frozenset(granted))

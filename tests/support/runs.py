@@ -31,24 +31,28 @@ _OUTCOME = re.compile(
     r"(converted|up to date|failed|skipped|removed|freed|pushed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
 )
 _COUNTS = re.compile(
-    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed, (\d+) skipped"
-    r"(?:, \d+ removed)?(?:, \d+ pushed)?; (.+) fetched, (.+) reused, in [0-9.]+ s\Z"
+    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed(?:, (\d+) skipped)?"
+    r"(?:, \d+ removed)?(?:, \d+ pushed)?(?:; (.+) fetched, (.+) reused)?, in [0-9.]+ s\Z"
 )
 _JOB = re.compile(r"Job (\d+): (.+)\Z")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of Snakemake printed, how it ended, and what it asked of registries."""
+    """What a run of Snakemake printed, how it ended, and what it asked of registries.
+
+    ``log`` is Snakemake's own, which a dry run has not.
+    """
 
     status: int
     stdout: str
     stderr: str
     requests: tuple[LoggedRequest, ...] = ()
+    log: str = field(default="", repr=False)
 
     @property
     def said(self) -> str:
-        """All that it printed: what a dry run shows is on standard output."""
+        """All that it printed: what a dry run finds is on standard output."""
         return self.stdout + self.stderr
 
     @property
@@ -60,17 +64,18 @@ class Run:
     @property
     def counts(self) -> tuple[int, ...]:
         """Images converted, up to date, failed, skipped, as the summary's last line has them."""
-        return tuple(int(number) for number in self._totals.groups()[:4])
+        return tuple(int(number or 0) for number in self._totals.groups()[:4])
 
     @property
     def transferred(self) -> tuple[str, str]:
         """Bytes fetched and bytes reused, as the summary has them."""
-        return self._totals[5], self._totals[6]
+        return self._totals[5] or "0 B", self._totals[6] or "0 B"
 
     @property
     def jobs(self) -> list[str]:
-        """The messages of the jobs that ran or, in a dry run, would."""
-        return [match[2] for match in map(_JOB.match, self.said.splitlines()) if match]
+        """The messages of the jobs that ran or, in a dry run with ``-p``, would."""
+        lines = (self.log or self.stdout).splitlines()
+        return [match[2] for match in map(_JOB.match, lines) if match]
 
     @property
     def _totals(self) -> re.Match[str]:
@@ -130,11 +135,13 @@ class Work:
     def run(self, *options: str, check: bool = False) -> Run:
         """Run ``snakemake --cores 2`` with options until it ends; ``check`` that it ends well."""
         before = len(self.registry.requests) if self.registry else 0
+        earlier = set(self._snakemake_logs())
         done = subprocess.run(
             self.command(*options), cwd=self.path, env=self.env(), capture_output=True, text=True
         )
         requests = self.registry.requests[before:] if self.registry else []
-        run = Run(done.returncode, done.stdout, done.stderr, tuple(requests))
+        logs = (path.read_text() for path in self._snakemake_logs() if path not in earlier)
+        run = Run(done.returncode, done.stdout, done.stderr, tuple(requests), "".join(logs))
         assert run.status == 0 or not check, run.said
         return run
 
@@ -156,6 +163,9 @@ class Work:
             yield started
         finally:
             started.stop(signal.SIGKILL)
+
+    def _snakemake_logs(self) -> Iterator[Path]:
+        return (self.path / ".snakemake" / "log").glob("*.log")
 
     def command(self, *options: str) -> list[str]:
         """The command line."""

@@ -63,7 +63,7 @@ def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
         "failed      r.example.org/untried:1  interrupted, or not tried",
         "failed      r.example.org/gone:1  404",
     ]
-    assert lines[-1].startswith("duccmake: 0 converted, 2 up to date, 3 failed, 1 skipped; ")
+    assert lines[-1].startswith("duccmake: 0 converted, 2 up to date, 3 failed, 1 skipped, in ")
 
 
 def test_the_repository_is_asked_what_was_converted_and_not_the_jobs(tmp_path):
@@ -133,13 +133,14 @@ def test_the_start_of_a_run_says_what_lies_ahead():
         for n in range(3)
     ]
     problems = [Problem(REPOSITORY, "x", "no such tag", False, 1)]
-    announce(plan([image(), *stale], problems, warnings=("wish.yaml:7: twice",)), out)
+    announce(plan([image(), *stale], problems, warnings=("wish.yaml:7: twice",)), stream=out)
     assert out.getvalue().splitlines() == [
         "duccmake: wish.yaml:7: twice",
         "duccmake: 3 images: registry r not reached; what is published stays in force",
         "duccmake: no such tag",
         f"pending  {NAME}  new",
-        "duccmake: 4 images: 1 pending, 3 up to date; 1 cannot be resolved; 1 new layer, 1.0 kB",
+        "duccmake: 4 images: 1 pending, 3 up to date; 1 cannot be resolved; "
+        "1 new layer, 1.0 kB to fetch",
     ]
 
 
@@ -147,14 +148,14 @@ def test_the_start_of_a_run_counts_layers_that_images_share_once_and_published_o
     out = io.StringIO()
     images = [image(), image("r.example.org/b:1", layers=(layer(), layer("b"), layer("there")))]
     missing = {REPOSITORY: frozenset({layer().digest, layer("b").digest})}
-    announce(plan(images, missing=missing), out)
-    assert out.getvalue().splitlines()[-1].endswith("2 pending, 0 up to date; 0 cannot be resolved"
-                                                    "; 2 new layers, 2.0 kB")  # fmt: skip
+    announce(plan(images, missing=missing), stream=out)
+    last = out.getvalue().splitlines()[-1]
+    assert last.endswith("2 pending, 0 up to date; 2 new layers, 2.0 kB to fetch")
 
 
 def test_thousands_of_pending_images_are_counted_and_not_all_listed():
     out = io.StringIO()
-    announce(plan([image(f"r.example.org/app:{number}") for number in range(500)]), out)
+    announce(plan([image(f"r.example.org/app:{number}") for number in range(500)]), stream=out)
     lines = out.getvalue().splitlines()
     assert lines[49:51] == ["pending  r.example.org/app:49  new", "pending  450 more"]
     assert len(lines) == 52

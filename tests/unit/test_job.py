@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-import io
-import itertools
+import errno
 import logging
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 
 from duccmake.errors import DuccmakeError, NotFound
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE, running
-from duccmake.workspace.reports import JobName, Kind, Report, Rule, read_reports, write_report
+from duccmake.workspace.reports import (
+    WRITERS,
+    JobName,
+    Kind,
+    Report,
+    Rule,
+    read_reports,
+    write_report,
+)
 from support.planned import NAME, image, plan
 
 FAILURE = NotFound("no such blob", step="fetch", hint="push it again")
@@ -26,7 +36,9 @@ def _a_run(tmp_path, monkeypatch):
     monkeypatch.setenv(RUN_VARIABLE, "results/runs/now")
     root = logging.getLogger()
     before = root.handlers[:]
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     yield
+    signal.signal(signal.SIGTERM, on_sigterm)
     root.handlers[:] = before
 
 
@@ -136,35 +148,63 @@ def test_a_report_of_each_of_several_repositories_is_kept(tmp_path):
     assert len(reports(tmp_path)) == 2
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("seconds_apiece", [0.01, 1.0])
-def test_what_takes_long_shows_a_bar_on_a_terminal_and_what_is_quick_does_not(
-    monkeypatch, seconds_apiece
+def test_a_failure_for_whose_report_there_is_no_room_is_said_on_the_terminal(
+    monkeypatch, capsys, tmp_path
 ):
-    clock = itertools.count(step=seconds_apiece)
-    monkeypatch.setattr("tqdm.std.time", lambda: float(next(clock)))
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("sys.stderr", Terminal())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        for _ in range(10):
-            progress(100_000)
-    shown = sys.stderr.getvalue()
-    assert ("fetch key:  50%" in shown) == (seconds_apiece == 1.0)
-    assert ("500k/1.00M" in shown) == (seconds_apiece == 1.0)
+    def full(run, report):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("duccmake.jobs.job.write_report", full)
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise NotFound("no such blob", image=NAME, step="fetch")
+    assert capsys.readouterr().err == f"failed  {NAME}  fetch: no such blob\n"
+    with pytest.raises(SystemExit), running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        full(None, None)
+    assert capsys.readouterr().err == (
+        f"failed  key  no space is left in {tmp_path}: make room and run again\n"
+    )
 
 
-def test_a_file_gets_no_bar(monkeypatch):
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    with (
-        running(Rule.FETCH_BLOB, "key", log="logs/a.log") as job,
-        job.progress(1_000_000, "fetch key") as progress,
-    ):
-        progress(1_000_000)
-    assert sys.stderr.getvalue() == ""
+def test_who_presses_control_c_gets_no_traceback_of_a_job(capsys):
+    with pytest.raises(SystemExit) as ended, running(Rule.FETCH_BLOB, "key", log="logs/a.log"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from duccmake.fs.locks import held
+from duccmake.jobs.job import running
+from duccmake.workspace.reports import Rule
+
+def wait(name):
+    open(name, "w").close()
+    open("go").read()
+
+with running(Rule(sys.argv[1]), log="logs/a.log"):
+    wait("waiting")
+    with held(Path("lock"), 0):
+        wait("writing")
+    wait("noting")
+    Path("receipt").touch()
+"""
+
+
+@pytest.mark.parametrize("rule", sorted(WRITERS))
+@pytest.mark.parametrize("told", ["waiting", "writing", "noting"])
+def test_told_to_stop_a_job_ends_unless_it_has_the_repository(tmp_path, rule: Rule, told: str):
+    moments = ("waiting", "writing", "noting")
+    for name in (*moments, "go"):
+        os.mkfifo(name)
+    with subprocess.Popen([sys.executable, "-c", WRITER, rule]) as job:
+        for moment in moments:
+            Path(moment).read_bytes()
+            if moment == told:
+                job.terminate()
+            if told == "waiting":
+                break
+            Path("go").write_bytes(b"")
+        assert job.wait(60) == (-signal.SIGTERM if told == "waiting" else 0)
+    assert Path("receipt").exists() == (told != "waiting")

@@ -13,6 +13,8 @@ from duccmake.errors import RecipeError
 from duccmake.oci.reference import Reference
 from duccmake.recipe import document, members, model
 from duccmake.recipe.model import Recipe, output_reference
+from duccmake.recipe.parser import parse
+from duccmake.recipe.sources.listing import parse_list
 from duccmake.recipe.sources.load import load_sources
 from duccmake.recipe.sources.location import Source
 from support.shipped import shipped
@@ -307,6 +309,41 @@ def test_unknown_variable_of_the_output_format_is_a_warning(write: Write) -> Non
     (warning,) = found.warnings
     assert "recipe.yaml:4: " in warning
     assert "$(imag); did you mean $(image)?" in warning
+
+
+SECRET = "https://user:hunter2@r.example.org"
+PLACES = [
+    "{}", "version: {}", "{}: 1\n{}: 1", "version: 1\ncvmfs_repo: {}\ninput: []",
+    "version: 1\ncvmfs_repo: a.b\ninput: {}", HEAD + "input: []\n{}: 1",
+    HEAD + "input: ['{}/a/b:1', {{ {}: 1 }}, '{}', [ '{}' ], {{image: '{}'}}]",
+    HEAD + "input: []\nignoreErrors: [ {{ {}: 1 }}, ['{}'] ]",
+    HEAD + "input: []\noutput_format: '$({})'", HEAD + "input: []\nuser: [ '{}' ]",
+    *(
+        f"version: 2\ncvmfs_repo: a.b\ninput: [ {{{{ {entry} }}}} ]"
+        for entry in (
+            "image: '{}/a/b:1'", "image: r.x/a, '{}': 1", "image: r.x/a, '{}': 1, '{}': 2",
+            "'{}': 1", "image: r.x/a, platforms: '{}'", "image: r.x/a, products: '{}'",
+            "image: r.x/a, tags: '{}'", "image: '{}/a/b:v*', tags: {{{{include: v}}}}",
+            "image: r.x/a, tags: {{{{include: '{}'}}}}", "image: r.x/a, tags: {{{{'{}': 1}}}}",
+            "image: r.x/a, tags: {{{{keep_last: '{}'}}}}",
+        )
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_credentials_stand_in_no_message_wherever_they_stand_in_a_list(place: str) -> None:
+    text = place.replace("{}", SECRET).replace("{{", "{").replace("}}", "}")
+    lists = [lambda raw: parse_list(Path("l.txt"), raw + b"\na/b:1\nc/d:1", "a.b")]
+    said = ""
+    for read in (*lists, lambda raw: parse(Path("r.yaml"), raw)):
+        try:
+            found = read(text.encode())
+            said += " ".join([*map(str, found.bad_entries), *found.warnings])
+            said += " ".join(entry.text for entry in found.bad_entries)
+        except RecipeError as error:
+            said += str(error)
+    assert said and "hunter2" not in said
 
 
 @pytest.mark.parametrize(

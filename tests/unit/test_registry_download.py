@@ -333,14 +333,6 @@ def test_the_part_stays_when_the_registry_goes_away(here):
     assert here.part.stat().st_size > 500_000
 
 
-def test_progress_adds_up_to_the_size_also_over_a_restart(here):
-    here.leave_part(b"x" * 1000)
-    steps: list[int] = []
-    here.fetch(progress=steps.append)
-    assert sum(steps) == len(CONTENT)
-    assert min(steps) < 0
-
-
 def test_a_401_in_the_middle_of_a_download_fetches_a_new_token(tmp_path):
     with FaultyRegistry(tmp_path / "r", tokens=True, anonymous_pull=True) as registry:
         here = Setting(registry, tmp_path)

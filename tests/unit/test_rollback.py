@@ -200,7 +200,7 @@ def test_a_run_says_what_is_held_and_how_to_let_it_go(move):
     words = pin_in_words(TAG, Pin(image.manifest, NOW), other.manifest)
     assert words == (
         f"pinned to {image.manifest.short} since 2027-01-15T08:00:00Z; its registry has "
-        f"{other.manifest.short}; 'snakemake unpin --config image={TAG}' lifts it"
+        f"{other.manifest.short}; 'snakemake unpin --cores 1 --config image={TAG}' lifts it"
     )
 
 

@@ -141,7 +141,7 @@ def test_what_nobody_wants_any_more_is_tidied_away():
     made = plan([image(layers=(layer("wanted"),))])
     kept, given_up = digest_of("wanted").short, digest_of("given up").short
     paths = [f"{REPOSITORY}/layers/{{}}/layer/f", f"{REPOSITORY}/flat/{{}}/image/f"]
-    paths += ["blobs/{}", "blobs/.{}.part", "blobs/{}.part"]
+    paths += [f"{REPOSITORY}/partial/{{}}/f", "blobs/{}", "blobs/.{}.part", "blobs/{}.part"]
     for key in (kept, given_up):
         for path in paths:
             file = RESULTS / path.format(key)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas
 import pytest
 
+from duccmake.commands.main import main
 from duccmake.planning.model import Departure, Problem
 from duccmake.planning.model import State as Planned
 from duccmake.planning.plan import Plan
 from duccmake.run.status import Outcome, Status
-from duccmake.service.images import main
 from support.planned import REPOSITORY, image, plan
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "status.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "duccmake"
 
 
 def status(run: str, **became: tuple[Outcome, str]) -> None:
@@ -80,14 +80,14 @@ published  r.example.org/app:made
 
 def test_what_wants_to_be_looked_at_comes_first_with_its_reason(saved, capsys):
     status(saved, **BECAME)
-    assert main([]) == 0
+    assert main(["status"]) == 0
     assert capsys.readouterr().out == LINES
 
 
 def test_of_an_older_run_only_failures_of_what_is_pending_count(saved, capsys):
     became = BECAME | {"done": (Outcome.FAILED, "once")}
     status("0123456789ab-7", **became)
-    main(["--json"])
+    main(["status", "--json"])
     found = {row["image"].rpartition(":")[2]: row for row in json.loads(capsys.readouterr().out)}
     assert found["made"]["state"] == "pending" and found["made"]["reason"] == "new"
     assert found["broken"]["state"] == "failed"
@@ -97,13 +97,23 @@ def test_of_an_older_run_only_failures_of_what_is_pending_count(saved, capsys):
 
 def test_globs_choose_images_and_tables_are_read_as_they_were_written(saved, capsys):
     status(saved, **BECAME)
-    main(["*:broken", "*:new", "--tsv"])
+    main(["status", "*:broken", "*:new", "--tsv"])
     found = pandas.read_csv(io.StringIO(capsys.readouterr().out), sep="\t")
     assert list(found["image"]) == ["r.example.org/app:broken", "r.example.org/app:new"]
     assert set(found["repository"]) == {REPOSITORY}
     assert all(digest.startswith("sha256:") for digest in found["digest"])
-    main(["nothing"])
+    main(["status", "nothing"])
     assert capsys.readouterr().out == "0 images\n"
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("form", [[], ["--json"], ["--tsv"]])
+def test_no_image_is_a_table_too(saved, capsys, is_empty: bool, form: list[str]):
+    if is_empty:
+        os.utime(plan([]).save(), (2**31, 2**31))
+    assert main(["status", "*nowhere*", *form]) == 0
+    wanted = {"": "0 images\n", "--json": "[", "--tsv": "state\timage\treason"}
+    assert capsys.readouterr().out.startswith(wanted["".join(form)])
 
 
 def test_the_newest_plan_is_the_one_that_counts(saved, capsys):
@@ -112,7 +122,7 @@ def test_the_newest_plan_is_the_one_that_counts(saved, capsys):
         for path in before:
             os.utime(path, (1, 1))
         made.save()
-        main([])
+        main(["status"])
         return capsys.readouterr().out.splitlines()[-1]
 
     one, two = (plan([planned(f"v{n}") for n in range(count)]) for count in (1, 2))
@@ -128,19 +138,19 @@ def test_a_line_is_no_longer_than_the_terminal_is_wide(saved, monkeypatch):
 
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(sys, "stdout", Terminal())
-    main(["*app*"])
+    main(["status", "*app*"])
     assert {len(line) <= 40 for line in sys.stdout.getvalue().splitlines()[:-1]} == {True}
 
 
 def test_where_nothing_has_run_it_says_so(tmp_path, capsys):
-    assert main(["-d", str(tmp_path / "empty")]) == 1
+    assert main(["status", "-d", str(tmp_path / "empty")]) == 1
     assert f"{tmp_path / 'empty'} has no plan: run snakemake there" in capsys.readouterr().err
 
 
 def test_who_reads_only_the_beginning_gets_no_traceback():
     plan([planned(f"v{number}") for number in range(5000)]).save()
     program = subprocess.Popen(
-        [sys.executable, SCRIPT], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, SCRIPT, "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert program.stdout and program.stderr
     program.stdout.readline()

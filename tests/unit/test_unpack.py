@@ -99,20 +99,6 @@ def test_the_callers_umask_is_neither_used_nor_changed(tmp_path):
     assert (found[b"x"].mode, found[b"d"].mode) == (0o666, 0o777)
 
 
-def test_progress_hears_of_every_uncompressed_byte(tmp_path):
-    layer = LayerBuilder().file("x", bytes(5_000_000)).layer()
-    (tmp_path / "blob").write_bytes(layer.blob)
-    heard: list[int] = []
-    unpack_layer(
-        tmp_path / "blob",
-        tmp_path,
-        digest=layer.digest,
-        progress=heard.append,
-    )
-    assert sum(heard) == len(layer.tar)
-    assert len(heard) > 1
-
-
 @pytest.mark.parametrize("form", SPARSE_FORMATS)
 def test_sparse_files_have_their_content_and_their_holes(form, tmp_path):
     source = tmp_path / "source"

@@ -16,13 +16,19 @@ from duccmake.service.invocation import Invocation
 from duccmake.service.watch import child
 from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Ending
-from duccmake.workspace.reports import Rule
+from duccmake.workspace.event_log import EventSettings
+from duccmake.workspace.reports import WRITERS, Rule
 from duccmake.workspace.results import RESULTS
 from duccmake.workspace.run_lock import hold, nobody_runs
 
 
 def invocation(*arguments: str) -> Invocation:
     return Invocation.parse(arguments, program="watch.py", description="")
+
+
+async def started(directory: Path) -> Child:
+    events = EventSettings(directory / "events.jsonl")
+    return await Child.start(invocation("-d", str(directory)), events=events)
 
 
 def test_options_of_snakemake_are_handed_on():
@@ -78,16 +84,25 @@ def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: st
         invocation("-d", str(tmp_path), "--configfile", str(path)).configuration()
 
 
+UNTOLD = (
+    "run: Snakemake {}, and did not say what became of its images; "
+    "what it printed stands in the watcher's log"
+)
+
+
 @pytest.mark.parametrize(
     ("script", "wanted"),
     [
         ("pass", Ending(True)),
-        ("import sys; sys.exit(1)", Ending(False)),
+        ("import sys; sys.exit(1)", Ending(False, error=UNTOLD.format('ended with status 1'))),
+        ("os.kill(os.getpid(), 9)", Ending(False, error=UNTOLD.format('was killed by SIGKILL'))),
         ("save({'a:1': ('failed', 'x'), 'b:1': ('converted', '')}, ('c:1',)); sys.exit(1)",
          Ending(True, frozenset({"a:1", "c:1"}))),
         ("save({}, ()); sys.exit(0)", Ending(True)),
-        ("save({}, (), pid=1); sys.exit(1)", Ending(False)),
-        ("of_failure(DuccmakeError('broken'), 1).save(Path.cwd()); sys.exit(1)", Ending(False)),
+        ("save({}, (), pid=1); sys.exit(1)",
+         Ending(False, error=UNTOLD.format("ended with status 1"))),
+        ("of_failure(DuccmakeError('broken'), 1).save(Path.cwd()); sys.exit(1)",
+         Ending(False, error="broken")),
     ],
 )  # fmt: skip
 def test_a_run_is_judged_by_what_it_left(
@@ -106,7 +121,7 @@ def save(images, stale, pid=0):
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", code])
 
     async def run() -> Ending:
-        return await (await Child.start(invocation("-d", str(tmp_path)))).outcome()
+        return await (await started(tmp_path)).outcome()
 
     assert asyncio.run(run()) == wanted
 
@@ -138,6 +153,13 @@ job = subprocess.Popen([sys.executable, sys.argv[1], *sys.argv[2:]]) if sys.argv
 print("ready", flush=True)
 while True:
     time.sleep(1)
+"""
+DYING = """
+import os, signal, subprocess, sys
+subprocess.Popen([sys.executable, *sys.argv[1:]])
+with open(sys.argv[2]) as begun:
+    begun.read()
+os.kill(os.getpid(), signal.SIGKILL)
 """
 WAITING = """
 import signal, subprocess, sys
@@ -185,12 +207,12 @@ def test_snakemake_that_is_deaf_is_killed_in_the_end(
     monkeypatch.setattr(child, "command", lambda *_: [sys.executable, "-c", DEAF])
 
     async def run() -> None:
-        await stopped(await Child.start(invocation("-d", str(tmp_path))))
+        await stopped(await started(tmp_path))
 
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-@pytest.mark.parametrize("rule", sorted(set(Rule) - child._REPEATABLE))
+@pytest.mark.parametrize("rule", sorted(WRITERS))
 def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None, rule: Rule
 ):
@@ -198,7 +220,7 @@ def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         await asyncio.to_thread(begun.read_bytes)
         stopping = asyncio.ensure_future(stopped(process))
         # It is asked many times while the job writes.
@@ -211,7 +233,7 @@ def test_it_is_never_killed_while_a_job_writes_to_a_repository(
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
-@pytest.mark.parametrize("rule", sorted(child._REPEATABLE))
+@pytest.mark.parametrize("rule", sorted(set(Rule) - WRITERS))
 def test_what_can_be_repeated_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
 ):
@@ -221,8 +243,57 @@ def test_what_can_be_repeated_is_cut_off(
     monkeypatch.setattr(child, "command", lambda *_: command)
 
     async def run() -> None:
-        process = await Child.start(invocation("-d", str(tmp_path)))
+        process = await started(tmp_path)
         await asyncio.to_thread(begun.read_bytes)
         await stopped(process)
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(Rule))
+def test_jobs_that_outlive_snakemake_are_cut_off_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
+):
+    job = JOB if rule in WRITERS else JOB.replace("signal.signal", "print")
+    command, _, may_end = with_job(tmp_path, rule, DYING, job)
+    monkeypatch.setattr(child, "command", lambda *_: command)
+
+    async def run() -> None:
+        process = await started(tmp_path)
+        ended = asyncio.ensure_future(process.outcome())
+        if rule in WRITERS:
+            await asyncio.wait([ended], timeout=1)
+            assert not ended.done()
+            await asyncio.to_thread(may_end.write_bytes, b"x")
+        assert not (await ended).completed
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("rule", sorted(WRITERS))
+def test_told_twice_to_stop_it_ends_all_but_what_writes_and_what_that_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Rule
+):
+    # What it has started may be cvmfs_server, without which it gets nowhere.
+    starting = JOB.replace(
+        "open(sys.argv[2]).read()",
+        "import subprocess; sys.exit(subprocess.run(['cat', sys.argv[2]]).returncode or "
+        "open(sys.argv[3], 'w').close())",
+    )
+    command, begun, may_end = with_job(tmp_path, rule, DEAF, starting)
+    finished = tmp_path / "finished"
+    monkeypatch.setattr(child, "command", lambda *_: [*command, str(finished)])
+
+    async def run() -> None:
+        process = await started(tmp_path)
+        await asyncio.to_thread(begun.read_bytes)
+        ended = asyncio.ensure_future(process.outcome())
+        process.stop()
+        process.kill()
+        await process._process.wait()
+        assert not ended.done()
+        await asyncio.to_thread(may_end.write_bytes, b"x")
+        await ended
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    assert finished.exists()

@@ -5,6 +5,14 @@ from __future__ import annotations
 from typing import Self
 
 
+def one_line(text: str) -> str:
+    """A text, some of which others wrote, as a line that does nothing to a terminal."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in " ".join(text.split())
+    )
+
+
 class DuccmakeError(Exception):
     """Root of every error that duccmake raises on purpose; prints as one line.
 
@@ -30,7 +38,7 @@ class DuccmakeError(Exception):
         line = ": ".join(part for part in (self.image, self.step, self.found) if part)
         if self.hint:
             line = f"{line}; {self.hint}"
-        return " ".join(line.split())
+        return one_line(line)
 
 
 class InvalidReference(DuccmakeError, ValueError):
@@ -51,6 +59,10 @@ class ManifestError(DuccmakeError):
 
 class UnsupportedImage(ManifestError):
     """Well formed, but nothing that can be unpacked: an artifact, schema 1, no such platform."""
+
+
+class NoSuchPlatform(UnsupportedImage):
+    """An image that is there, and not for the platform that is wished for."""
 
 
 class RegistryError(DuccmakeError):

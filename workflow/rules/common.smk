@@ -1,9 +1,11 @@
+import atexit
 import functools
 import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import ColorizingTextHandler
+from snakemake.logging import logger as snakemake_logger
 
 # The package works from a checkout as well as installed; jobs are processes of their own.
 _package = str(Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent)
@@ -19,8 +21,12 @@ from duccmake.layer.unpack import LAYER_FORMAT
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
+from duccmake.run.lines import has_colour, say, without_colour
 from duccmake.run.events import note_end, note_start
+from duccmake.run.own_lines import OwnLines, are_wanted
+from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.session import begin, boot_id, tidy
+from duccmake.run.stopping import exit_on_sigterm, stop_on_sigterm
 from duccmake.run.summary import announce, is_made_up_for, summarise
 
 
@@ -30,12 +36,42 @@ def has_config():
 
 
 def in_words(function, *arguments, **more):
-    """The function's value; what goes wrong is said in one line."""
+    """The function's value; what goes wrong is said in one line, and ends the run."""
     try:
         return function(*arguments, **more)
     except DuccmakeError as error:
-        raise WorkflowError(str(error)) from None
+        say(f"duccmake: {error}", stream=sys.stderr)
+        raise SystemExit(1) from None
 
+
+own_lines = OwnLines()
+
+
+def shows_own_lines():
+    """Whether somebody wants Snakemake's own lines."""
+    settings = workflow.output_settings
+    by_option = settings.verbose or settings.printshellcmds or settings.debug_dag
+    return by_option or are_wanted(sys.argv[1:])
+
+
+def quieten():
+    """Have Snakemake write on the terminal what it refuses; the rest is in its log.
+
+    A logger plugin would have to be installed before this file is read, and `quiet` in a
+    profile takes errors away and leaves other lines there.
+    """
+    if workflow.output_settings.nocolor:
+        without_colour()
+    for handler in snakemake_logger.handlers:
+        if isinstance(handler, ColorizingTextHandler):
+            handler.nocolor = not has_colour(handler.stream)
+            if not shows_own_lines():
+                handler.addFilter(own_lines)
+                handler.setStream(sys.stderr)
+
+
+if workflow.is_main_process:
+    quieten()
 
 if has_config():
 
@@ -45,6 +81,8 @@ if has_config():
 wildcard_constraints:
     repository=r"[^/]+",
     image=r".+",
+    # It is the layer's key, by another name: graphs show what is new to a job alone.
+    blob=r"[0-9a-f]{12,128}",
     layer=r"[0-9a-f]{12,128}",
     config=r"[0-9a-f]{12,128}",
     manifest=r"[0-9a-f]{12,128}",
@@ -56,15 +94,27 @@ wildcard_constraints:
     garbage=r"[0-9a-f]{12}",
 
 
+# Who only looks need not wait for a run that is under way, nor for any registry.
+if workflow.is_main_process and "status" in maintenance.targets(sys.argv[1:]):
+    from duccmake.commands.main import main
+
+    sys.exit(main(["status"]))
+
+# What a dry run finds is what was asked for, and can be piped.
+results = sys.stdout if workflow.output_settings.dryrun else sys.stderr
+
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
     session = in_words(begin, config, workdir=Path.cwd(), arguments=sys.argv[1:])
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
-    if session.polled:
-        announce(plan)
     asked = maintenance.targets(sys.argv[1:])
+    # Repositories that too many images would leave at once, each with a line that says so.
+    config_of_plan = plan.config_in(Path.cwd())
+    held_back = {} if asked else in_words(maintenance.held_back, plan, config_of_plan)
+    if session.polled:
+        announce(plan, only=asked, held_back=held_back, results=results)
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
@@ -99,9 +149,13 @@ for number, name in enumerate(repositories(plan)):
 
 
 onstart:
+    stop_on_sigterm(workflow.scheduler.exit_gracefully)
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
     run = Path(os.environ[RUN_VARIABLE])
+    # Where Snakemake itself fails, as with a full disk, it calls no other handler.
+    atexit.register(end_run)
     note_start(plan, run, workdir=Path.cwd(), only=asked)
+    show_progress(run)
     lift_default_limit()
     spare_pandas()
 
@@ -142,8 +196,24 @@ def spare_pandas():
         )
 
 
+def show_progress(run):
+    """Say how far the run is until `end_run`, and what fails meanwhile."""
+    global progress
+    is_about_images = plan.wanted and not asked
+    if is_about_images and not (shows_own_lines() or workflow.output_settings.quiet):
+        progress = ProgressLine(Gauge(plan, run), sys.stderr)
+        progress.start()
+    own_lines.follow(run, progress)
+
+
+progress = None
+
+
+@functools.cache
 def end_run():
-    """Say what became of the run, to people and to what reads the event log."""
+    """Say what became of the run, once, to people and to what reads the event log."""
+    if progress:
+        progress.stop()
     status = summarise(session, workdir=Path.cwd(), only=asked)
     note_end(plan, status, workdir=Path.cwd(), only=asked)
     return status
@@ -198,7 +268,8 @@ def get_removals():
     refusals = maintenance.refusals(plan)
     if policy == "keep" or config.resolve.only:
         return refusals
-    return refusals + get_prunings() + (get_collections() if policy == "prune" else [])
+    prunings = maintenance.prunings(plan, without=held_back)
+    return refusals + prunings + (get_collections() if policy == "prune" else [])
 
 
 def get_prunings():
@@ -251,7 +322,7 @@ def get_staged_layers(image):
 
 def get_gate(wildcards):
     """What the layer waits for before it is fetched, in an initial fill of many images."""
-    return gates_at(plan.gate(wildcards.layer))
+    return gates_at(plan.gate(wildcards.blob))
 
 
 def get_gate_before(wildcards):
@@ -292,9 +363,9 @@ def get_reason(wildcards):
     return plan.problem(int(wildcards.problem)).reason
 
 
-def get_layer_digest(wildcards):
-    """The whole digest behind a layer's key."""
-    return str(plan.layer_digest(wildcards.layer))
+def get_blob_digest(wildcards):
+    """The whole digest behind the key of a layer's blob."""
+    return str(plan.layer_digest(wildcards.blob))
 
 
 def get_diff_algorithms(wildcards):
@@ -319,11 +390,29 @@ def get_manifest_digest(wildcards):
     return str(plan.image(wildcards.repository, wildcards.image).manifest)
 
 
+def get_preview():
+    """What a dry run says beside what is pending."""
+    config = plan.config_in(Path.cwd())
+    lines = in_words(maintenance.preview, plan, config, asked)
+    lines += [get_rollback(None)] if "rollback" in asked else []
+    return lines + (
+        [f"Have {config.image} follow its registry again"] if "unpin" in asked else []
+    )
+
+
+if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
+    say(*get_preview(), stream=results)
+
 if workflow.is_main_process and "adopt" in asked:
-    in_words(adoption.tell, plan, plan.config_in(Path.cwd()))
+    in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
 
 
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and session.polled and not asked:
     if get_targets() == or_nothing([]):
         summarise(session, workdir=Path.cwd())
+
+
+# From here on Snakemake has its lock, and until jobs start nothing ends it in order.
+if workflow.is_main_process:
+    exit_on_sigterm()

@@ -19,18 +19,18 @@ rule fetch_blob:
     input:
         ancient(get_gate),
     output:
-        temp("results/blobs/{layer}"),
+        temp("results/blobs/{blob}"),
     log:
-        "logs/fetch_blob/{layer}.log",
+        "logs/fetch_blob/{blob}.log",
     priority: 10
     conda:
         "../../environment.yml"
     params:
-        digest=get_layer_digest,
+        digest=get_blob_digest,
     message:
-        "Fetch layer {wildcards.layer}"
+        "Fetch layer {wildcards.blob}"
     shell:
-        "job fetch_blob {log:q} {output:q} {wildcards.layer}"
+        "job fetch_blob {log:q} {output:q} {wildcards.blob}"
 
 
 rule unpack_layer:

@@ -68,6 +68,12 @@ rule adopt:
         lambda wildcards: or_nothing(get_adoptions()),
 
 
+rule status:
+    """How each image stands, as a table: shown while this is read, and no job follows."""
+    input:
+        or_nothing([]),
+
+
 rule rollback:
     """Point a tag back to a digest that it left, and hold it there; or say which there are."""
     log:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ConfigError, InvalidReference
 from ..layer.limits import UnpackLimits
@@ -54,8 +54,10 @@ class Config:
     history: HistorySettings = field(default_factory=HistorySettings)
     image: str = ""
     digest: str = ""
+    anew: tuple[str, ...] = ()
     scope: str = "pending"
     adopt: bool = True
+    private: Literal["allow", "refuse"] = "allow"
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
@@ -101,8 +103,10 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         image=plain.get("image", default.image),
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
+        anew=tuple(plain.get("anew", default.anew)),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
+        private=plain.get("private", default.private),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
+_has_held = False
+
 
 def acquire(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
     """Lock an open file (flock(2)) until it is closed; whether that was possible.
@@ -55,12 +57,19 @@ def held(path: Path, seconds: float) -> Iterator[None]:
 
     Waits for up to ``seconds``, then raises `RepositoryLocked`.
     """
+    global _has_held
     descriptor = open_file(path, 0o600)
     try:
         _acquire(descriptor, path, seconds)
+        _has_held = True
         yield
     finally:
         os.close(descriptor)
+
+
+def has_held() -> bool:
+    """Whether this process has got a lock by `held`, now or before."""
+    return _has_held
 
 
 def is_held(path: Path) -> bool:

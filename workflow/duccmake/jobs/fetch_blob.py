@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import DuccmakeError, NotFound
@@ -15,9 +15,7 @@ from ..registry.places import Places
 logger = logging.getLogger(__name__)
 
 
-def fetch_layer(
-    claims: Sequence[Claim], client: Client, path: Path, progress: Callable[[int], None]
-) -> int:
+def fetch_layer(claims: Sequence[Claim], client: Client, path: Path) -> int:
     """Download a layer's blob to ``path``, verified; returns the bytes that came.
 
     Several images may share the layer, also from different registries: they are
@@ -36,7 +34,7 @@ def fetch_layer(
         asked.add(question)
         try:
             images = places.of(image.reference)
-            return images.fetch_blob(image.reference, descriptor, path, progress=progress)
+            return images.fetch_blob(image.reference, descriptor, path)
         except DuccmakeError as error:
             step = f"fetch layer {descriptor.digest.short}"
             failure = error.within(image=image.title, step=step)

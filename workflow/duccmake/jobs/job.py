@@ -11,21 +11,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
+from ..fs import locks
 from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..products import Product
+from ..repository.failures import FULL
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
-from ..workspace.reports import JobName, Kind, Report, Rule, write_report
+from ..workspace.reports import WRITERS, JobName, Kind, Report, Rule, write_report
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -48,7 +51,7 @@ class Job:
         self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
-        self._serves = ""
+        self.serving = ""
 
     @cached_property
     def config(self) -> Config:
@@ -70,11 +73,11 @@ class Job:
         served = list(images)
         self.ignorable = all(image.ignorable for image in served)
         others = f" (and {len(served) - 1} more)" if len(served) > 1 else ""
-        self._serves = served[0].title + others
+        self.serving = served[0].title + others
 
     def blame(self, error: DuccmakeError) -> DuccmakeError:
         """Name the images that the job is for, where the error names none."""
-        return error.within(image=self._serves)
+        return error.within(image=self.serving)
 
     def check_inputs(self, paths: Iterable[str]) -> None:
         """Raise the failure that a job before this one handed on, if one did.
@@ -94,6 +97,15 @@ class Job:
         """Leave a report for the run's summary."""
         write_report(self._run, report)
 
+    def fail(self, title: str, words: str) -> None:
+        """Leave word of a failure; where the disk has no room for it, on the terminal."""
+        report = Report(self.name, Kind.FAILED, title, words)
+        try:
+            self.report(report)
+        except OSError:
+            line = words.removeprefix(f"{report.title}: ")
+            sys.stderr.write(f"failed  {report.title}  {line}\n")
+
     def published(self, image: PlannedImage) -> None:
         """Enter into the event log what is visible now: the image, and its new layers."""
         missing = self.plan.missing.get(image.repository, frozenset())
@@ -110,31 +122,17 @@ class Job:
                 private_path=f".flat/{image.config.prefix}/{image.config.hex}",
             )
 
-    @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
-        """A bar on a terminal, for what takes longer than a moment; nothing in a log."""
-        if not sys.stderr.isatty():
-            yield lambda count: None
-            return
-        from tqdm import tqdm  # slow to import
-
-        with tqdm(
-            total=total or None, desc=what, unit="B", unit_scale=True, leave=False, delay=2
-        ) as bar:
-
-            def update(count: int) -> None:
-                bar.update(count)
-
-            yield update
-
 
 @contextmanager
 def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator[Job]:
     """Run the work of a rule's job; ``output`` is what carries a quiet failure.
 
-    Ends the process with status 1 when the work raises.
+    Ends the process with status 1 when the work raises.  SIGTERM ends it as well, but not
+    once it has got a repository's lock.
     """
     _log_to(Path(log))
+    if rule in WRITERS:
+        signal.signal(signal.SIGTERM, _end_unless_writing)
     name, workdir = JobName(rule, wildcards), Path.cwd()
     with run_lock.hold(workdir):
         job = Job(name, workdir)
@@ -142,14 +140,29 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             yield job
         except DuccmakeError as error:
             logger.error("%s", job.blame(error))
-            job.report(Report(name, Kind.FAILED, error.image, str(error)))
+            job.fail(error.image, str(error))
             if not job.ignorable:
                 sys.exit(1)
             _hand_on(Path(output), error)
+        except KeyboardInterrupt:
+            # All that runs hears of Control-C, and the run itself says so.
+            logger.error("interrupted")
+            sys.exit(128 + signal.SIGINT)
         except Exception as error:
-            logger.exception("this is a defect of duccmake, please report it")
-            job.report(Report(name, Kind.FAILED, "", f"a defect of duccmake: {error!r}"))
+            if isinstance(error, OSError) and error.errno in FULL:
+                words = f"no space is left in {workdir}: make room and run again"
+            else:
+                logger.exception("this is a defect of duccmake, please report it")
+                words = f"a defect of duccmake: {error!r}; please report it, with {log}"
+            job.fail(job.serving, words)
             sys.exit(1)
+
+
+def _end_unless_writing(number: int, frame: object) -> None:
+    """End by a signal; what writes is finished, and what was written noted, before that counts."""
+    if not locks.has_held():
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _log_to(path: Path) -> None:
@@ -158,6 +171,7 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full disk is told of once, by who needs it
 
 
 # --- failures that do not fail the run ----------------------------------

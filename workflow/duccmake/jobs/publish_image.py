@@ -185,6 +185,7 @@ def _staged(
         variants=image.variants,
         source=image.source,
         fix_permissions=image.fix_permissions,
+        anew=image.anew,
     )
 
 

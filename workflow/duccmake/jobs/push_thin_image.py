@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..errors import (
     DuccmakeError,
@@ -19,6 +20,7 @@ from ..oci.reference import Reference
 from ..planning.model import PlannedImage, PlannedThin
 from ..planning.pending import why_pending
 from ..planning.thin_form import Content, Form, bases_of, docker_of, oci_of
+from ..planning.thin_images import of_account, of_anybody
 from ..registry.client import Client
 from ..repository.protocol import Repository
 
@@ -60,9 +62,16 @@ def push_thin(
     return docker.top.content
 
 
-def refuses_anybody(error: RegistryError) -> bool:
-    """Whether an error of an anonymous push says that the registry takes none."""
-    return not isinstance(error, RegistryUnavailable | RateLimited)
+def refusal(target: Reference, error: RegistryError, *, anonymous: bool) -> Path | None:
+    """Where to note that an error says that no push is taken; None where it does not say so.
+
+    Who comes with credentials is refused as `Unauthorized`; what else goes wrong is no
+    answer to that.
+    """
+    if anonymous:
+        passing = isinstance(error, RegistryUnavailable | RateLimited)
+        return None if passing else of_anybody(target)
+    return of_account(target) if isinstance(error, Unauthorized) else None
 
 
 def _push(client: Client, target: Reference, form: Form) -> None:

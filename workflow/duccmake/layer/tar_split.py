@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-import anycrc  # type: ignore[import-untyped]
+import anycrc
 
 _CRC64 = anycrc.Model("CRC64-GO-ISO")
 _PLAIN = re.compile(rb"[A-Za-z0-9_./:@%+=, -]*")

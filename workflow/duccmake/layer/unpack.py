@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,11 @@ def unpack_layer(
     destination: Path,
     *,
     digest: Digest,
+    partial: Path | None = None,
     diff_algorithms: Collection[str] = ("sha256",),
     catalogs: CatalogForm | None = None,
     split: bool = False,
     limits: UnpackLimits | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
     """Unpack ``blob`` into ``destination/layer``: its manifest, and a tree or what is made of it.
 
@@ -70,22 +70,23 @@ def unpack_layer(
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
-    ``progress`` gets the bytes of each uncompressed piece.  Raises `LayerError`
-    and its kin, `DigestMismatch` and `NoSpace`.
+    It is made as ``partial``, where that is given: a path on the same file system.
+    Raises `LayerError` and its kin, `DigestMismatch` and `NoSpace`.
     """
-    partial = destination / "layer.partial"
+    partial = partial or destination / "layer.partial"
     try:
         _remove_tree(partial)
         # Private: what a layer says of setuid files and devices counts once it is published.
-        destination.mkdir(mode=0o700, parents=True, exist_ok=True)
-        destination.chmod(0o700)
+        for directory in (destination, partial.parent):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
         for directory in (partial, partial / ".metadata"):
             directory.mkdir(mode=0o755)
         with _place(partial, catalogs) as made:
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, progress, split=split)
+            unpacked = _unpack(stream, partial, destination, made, digest, split=split)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -144,9 +145,9 @@ def _tree(directory: Path) -> Iterator[Writers]:
 def _unpack(
     layer: LayerStream,
     partial: Path,
+    destination: Path,
     place: Place,
     digest: Digest,
-    progress: Callable[[int], None] | None,
     *,
     split: bool,
 ) -> UnpackedLayer:
@@ -154,7 +155,7 @@ def _unpack(
     with layer as stream:
         account = stream.account
         staging = Staging(place, account)
-        reader = TarReader(_reported(stream, progress), account=account, split=taken)
+        reader = TarReader(iter(stream), account=account, split=taken)
         Unpacker(staging, account).apply(reader)
     result = stream.result
     result.verify(digest)
@@ -177,20 +178,13 @@ def _unpack(
     (partial / ".metadata" / STAGED).write_text(json.dumps(summary, indent=1) + "\n")
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
-    return UnpackedLayer(partial.parent / "layer", result, entries, lost)
+    return UnpackedLayer(destination / "layer", result, entries, lost)
 
 
 def _tar_split() -> TarSplit:
     from .tar_split import TarSplit  # what it needs is seldom needed
 
     return TarSplit()
-
-
-def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    for piece in stream:
-        if progress is not None:
-            progress(len(piece))
-        yield piece
 
 
 def _described(error: OSError) -> LayerError:

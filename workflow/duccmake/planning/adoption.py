@@ -43,7 +43,7 @@ def can_adopt(
 ) -> bool:
     """Whether DUCC published an image as it is wished for, and nothing of that is damaged."""
     view, layout = repository.view, repository.view.layout
-    if image.anew or image.variants or view.exists(layout.record(image.name)):
+    if image.anew or not image.adopts or image.variants or view.exists(layout.record(image.name)):
         return False
     digests = [layer.digest for layer in layers]
     with repository.reading():

@@ -25,6 +25,9 @@ from .resolution import Resolution
 
 logger = logging.getLogger(__name__)
 
+KEPT = "and kept, as removal.policy says; see 'snakemake prune -n'"
+"""How the warning ends that who prunes need not hear."""
+
 
 class Listings:
     """Which tags registries have and lack; each repository is listed once.
@@ -215,9 +218,7 @@ def _hold_back(found: Leaving, recipe: Recipe, settings: RemovalSettings) -> Non
         found.warnings.append(f"{images}, as far as can be read, and kept: {doubt}")
         found.departures.clear()
     elif settings.policy == "keep":
-        found.warnings.append(
-            f"{images} and kept, as removal.policy says; see 'snakemake prune -n'"
-        )
+        found.warnings.append(f"{images} {KEPT}")
 
 
 def _why(

@@ -44,9 +44,10 @@ class PlannedImage:
     to be done for has no ``layers``.  ``source`` is the wish list, as `ImageRecord`
     has it.  ``prepared``: the repository has the layers and the flat tree as they are
     wished, only names or further products are to be made of them.  ``adopted``: so it
-    has, from DUCC.  ``anew``: what DUCC made of it is not good enough.  ``fault``: what
-    is wrong with it as an earlier version published it.  ``fix_permissions``: everybody
-    shall be able to read its flat tree.
+    has, from DUCC.  ``adopts``: what DUCC made of it is good enough.  ``anew``: it is to be
+    converted again, whatever the repository has, and its record has this stamp then.
+    ``fault``: what is wrong with it as an earlier version published it.
+    ``fix_permissions``: everybody shall be able to read its flat tree.
     """
 
     repository: str
@@ -63,7 +64,8 @@ class PlannedImage:
     source: Mapping[str, str] = field(default_factory=dict)
     prepared: bool = False
     adopted: bool = False
-    anew: bool = False
+    adopts: bool = True
+    anew: str = ""
     fault: str = ""
     fix_permissions: bool = False
 

@@ -28,7 +28,9 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
         return f"published without {', '.join(lacking)}"
     if record.format < RECORD_FORMAT:
         return f"published in the old format {record.format}"
-    if image.anew and UNMEASURED in record.losses:
+    if image.anew and record.anew != image.anew:
+        return "to be converted anew, as was asked"
+    if not image.adopts and UNMEASURED in record.losses:
         return "adopted from DUCC, and to be converted now"
     if (
         Product.FLAT in image.products

@@ -216,10 +216,10 @@ class Plan:
 
     # --- as a file ------------------------------------------------------
 
-    def save(self) -> Path:
+    def save(self, directory: Path = PLANS) -> Path:
         """Write the plan under its own digest; returns its path, which is the newest then."""
         content = json.dumps(self._to_json(), sort_keys=True).encode()
-        path = PLANS / f"{hashlib.sha256(content).hexdigest()}.json"
+        path = directory / f"{hashlib.sha256(content).hexdigest()}.json"
         try:
             os.utime(path)
         except FileNotFoundError:
@@ -319,6 +319,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "source": dict(image.source),
         "prepared": image.prepared,
         "adopted": image.adopted,
+        "adopts": image.adopts,
         "anew": image.anew,
         "fix_permissions": image.fix_permissions,
         "fault": image.fault,
@@ -341,6 +342,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         source=entry["source"],
         prepared=entry["prepared"],
         adopted=entry["adopted"],
+        adopts=entry["adopts"],
         anew=entry["anew"],
         fix_permissions=entry["fix_permissions"],
         fault=entry["fault"],

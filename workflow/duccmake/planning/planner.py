@@ -15,31 +15,26 @@ from ..products import Product
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
-from ..registry.client import Client
-from ..registry.http.credentials import Credentials
 from ..registry.places import Places
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
 from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
+from .anew import Anew
 from .auditor import Auditor
+from .clients import polling_client
 from .departures import Listings
 from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .pending import why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
+from .privacy import without_private
 from .reconcile import Reconciliation
 from .resolution import Resolved, Unresolved
 from .resolver import Resolver
 from .thin_images import plan_thins
 from .unused_registries import unused_registries
-
-POLL_TRIES = 3
-POLL_SECONDS = 30.0
-POLL_CONNECT_SECONDS = 4.0
-"""Polls are less patient than downloads: somebody waits for them, and what is
-known of an image stays in force when its registry does not answer."""
 
 
 def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) -> Plan:
@@ -58,8 +53,11 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         draft.warnings += unused_registries(config, recipes)
     for source, reason in loaded.problems if poll else ():
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
+    anew = Anew(config.anew)
     for reconciliation in _reconciled(draft, config, recipes):
-        _plan_repository(draft, reconciliation, config, loaded)
+        _plan_repository(draft, reconciliation, config, loaded, anew)
+    for glob in anew.unmatched if poll else ():
+        draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, recipes, config)
     return draft.plan(loaded, config, members)
 
@@ -121,7 +119,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
         recipe.repository: open_repository(config.repository, recipe.repository)
         for recipe in recipes
     }
-    with _client(config, {}) as client:
+    with polling_client(config, {}) as client:
         memory = PollMemory(POLLS)
         resolver = Resolver(
             client,
@@ -160,7 +158,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
 
 
 def _plan_repository(
-    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded
+    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded, anew: Anew
 ) -> None:
     """What becomes of each wish of a recipe."""
     repository = reconciliation.repository
@@ -174,13 +172,16 @@ def _plan_repository(
         try:
             origin = _origin(wish, coverage, loaded)
             held = reconciliation.held(wish)
-            planned.append(_planned(held, repository, config, origin, strays, auditor))
+            planned.append(_planned(held, repository, config, origin, strays, auditor, anew))
         except DuccmakeError as error:
             name, ignorable = wish.reference.name, wish.ignorable
             platform = wish.platform if len(wish.platforms) > 1 else None
             damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
     if not config.resolve.only:  # who asks for some images says nothing of the others
         auditor.look_at_others(reconciliation.names, {image.name for image in planned})
+    if config.private == "refuse":
+        planned, private = without_private(planned, config, reconciliation.pins)
+        damaged += private
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
@@ -211,23 +212,12 @@ def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unre
 
 
 def _plan_thins(draft: _Draft, recipes: Sequence[Recipe], config: Config) -> None:
-    client = functools.partial(_client, config)
+    client = functools.partial(polling_client, config)
     thins = plan_thins(recipes, draft.images, config, content_store(), client)
     draft.thins += thins.planned
     draft.warnings += thins.warnings
     for repository, name, reason, ignorable in thins.problems:
         draft.add_problem(repository, name, reason, ignorable)
-
-
-def _client(config: Config, credentials: Mapping[str, Credentials]) -> Client:
-    """A client that polls; ``credentials`` count before those that it finds."""
-    return Client(
-        config.registries,
-        tries=POLL_TRIES,
-        deadline_seconds=POLL_SECONDS,
-        connect_seconds=POLL_CONNECT_SECONDS,
-        credentials=credentials,
-    )
 
 
 def _images(count: int) -> str:
@@ -247,6 +237,7 @@ def _planned(
     origin: Origin,
     strays: StrayWhiteouts,
     auditor: Auditor,
+    anew: Anew,
 ) -> PlannedImage:
     """The image as it is planned; its layers matter only where it is to be worked on."""
     variants = tuple(platform.label for platform in item.platforms)
@@ -263,7 +254,8 @@ def _planned(
         source=origin,
         products=item.products or config.products,
         variants=variants if len(variants) > 1 else (),
-        anew=not config.adopt,
+        adopts=config.adopt,
+        anew=anew.stamp(item.reference),
         fix_permissions=config.flat.fix_permissions,
     )
     record = repository.record(image.name)
@@ -281,7 +273,8 @@ def _planned(
         return replace(
             image, layers=layers, state=State.PENDING, why=why, prepared=True, adopted=True
         )
-    prepared = config.scope != "all" and _is_prepared(replace(image, layers=layers), repository)
+    fresh = config.scope == "all" or bool(image.anew)
+    prepared = not fresh and _is_prepared(replace(image, layers=layers), repository)
     if prepared and record is None:
         why = "new by this name: its layers and its flat tree are in the repository"
     return replace(image, layers=layers, state=State.PENDING, why=why, prepared=prepared)
@@ -308,6 +301,9 @@ def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> f
     wanted = {
         (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
     }
+    again = {layer.digest for image in images if image.anew for layer in image.layers}
     return frozenset(
-        digest for digest, algorithm in wanted if not repository.has_layer(digest, algorithm)
+        digest
+        for digest, algorithm in wanted
+        if digest in again or not repository.has_layer(digest, algorithm)
     )

@@ -126,5 +126,5 @@ def pin_in_words(name: str, held: Pin, registry: Digest | None) -> str:
     moved = f"; its registry has {registry.short}" if registry not in (None, held.manifest) else ""
     return (
         f"pinned to {held.manifest.short} since {timestamp(held.since)}{moved}; "
-        f"'snakemake unpin --config image={name}' lifts it"
+        f"'snakemake unpin --cores 1 --config image={name}' lifts it"
     )

@@ -33,14 +33,15 @@ def check_share(
     One may always, however few there are, unless ``max_percent`` is 0.
     """
     count = len(departures)
-    if force or 100 * count <= max_percent * total or (count == 1 and max_percent > 0):
+    if not count or force or 100 * count <= max_percent * total or (count == 1 and max_percent > 0):
         return
     raise DuccmakeError(
         f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
         f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
         "nothing is removed",
         step="prune",
-        hint="look at 'snakemake prune -n', and if that is meant add '--config force_removal=true'",
+        hint="look at 'snakemake prune -n', and if that is meant run "
+        "'snakemake prune --cores 1 --config force_removal=true'",
     )
 
 

@@ -278,10 +278,21 @@ class _Asker:
         if account not in self._accounts:
             self._accounts[account] = self._client.has_credentials(target)
         if self._accounts[account]:
-            return ""
+            return self._refusal_of_account(target)
         if target.host not in self._refusals:
             self._refusals[target.host] = self._ask_host(target)
         return self._refusals[target.host]
+
+    def _refusal_of_account(self, target: Reference) -> str:
+        """Why nothing is pushed with the credentials that there are: they were refused before."""
+        age = self._config.thin.max_age
+        if not was_refused(of_account(target), self._now - age):
+            return ""
+        return (
+            f"registry {target.registry} takes no pushes with the credentials that there are: "
+            f"give others, or write 'thin: {{push: never}}' if none are wished for; it is asked "
+            f"again after thin.max_age ({age:g} s), or when {REFUSED_THINS} is removed"
+        )
 
     def _ask_host(self, target: Reference) -> str:
         hint = (
@@ -292,7 +303,7 @@ class _Asker:
             f"registry {target.registry} takes no anonymous pushes, and there are no credentials "
             f"for {target.repository}; {hint}"
         )
-        if was_refused(target.host, self._now - self._config.thin.max_age):
+        if was_refused(of_anybody(target), self._now - self._config.thin.max_age):
             return refusal
         try:
             if self._client.is_open(target):
@@ -301,7 +312,7 @@ class _Asker:
             return f"registry {target.registry} not reached: {error.found}"
         except DuccmakeError as error:
             return f"registry {target.registry}: {error.found}; {hint}"
-        note_refusal(target.host)
+        note_refusal(of_anybody(target))
         return refusal
 
     def _look(self, question: tuple[_Wish, PlannedThin]) -> DuccmakeError | str | None:
@@ -353,17 +364,30 @@ class _Asker:
             ]
 
 
-def was_refused(host: str, since: float) -> bool:
-    """Whether a registry has refused an anonymous push since then."""
+def of_account(target: Reference) -> Path:
+    """What notes that a repository takes no pushes with the credentials for it.
+
+    Other repositories of the registry may.
+    """
+    return REFUSED_THINS / "with-credentials" / target.host / target.repository / "refused"
+
+
+def of_anybody(target: Reference) -> Path:
+    """What notes that a registry takes no anonymous pushes."""
+    return REFUSED_THINS / target.host
+
+
+def was_refused(note: Path, since: float) -> bool:
+    """Whether a push was refused since then."""
     try:
-        return (REFUSED_THINS / host).stat().st_mtime >= since
+        return note.stat().st_mtime >= since
     except OSError:
         return False
 
 
-def note_refusal(host: str) -> None:
-    """Keep in mind that a registry refuses anonymous pushes."""
-    write_atomically(REFUSED_THINS / host, b"")
+def note_refusal(note: Path) -> None:
+    """Keep in mind that a push was refused."""
+    write_atomically(note, b"")
 
 
 def keep(thin: PlannedThin, manifest: bytes) -> None:

@@ -14,7 +14,7 @@ from ..errors import InvalidReference
 from ..oci.reference import Platform
 from ..oci.tags import TagRules
 from ..products import Product, in_order
-from .yaml_nodes import line_of, plain_scalar
+from .yaml_nodes import hidden, line_of, plain_scalar
 
 _MAX_NODES = 10_000
 _TAG_GLOB = re.compile(r"[a-zA-Z0-9_*?][a-zA-Z0-9._*?-]{0,127}\Z")
@@ -71,9 +71,10 @@ def parse_entry(node: yaml.MappingNode, schema: Any) -> tuple[yaml.Node, Wished]
 
 def _products(members: _Members, names: Sequence[str]) -> tuple[Product, ...]:
     if names and Product.LAYERS not in names:
+        right = ", ".join([Product.LAYERS, *map(hidden, names)])
         raise members.mistake(
             "'layers' is missing in 'products'",
-            f"write products: [{', '.join(['layers', *names])}]: the others are made of them",
+            f"write products: [{right}]: the others are made of them",
             "products",
         )
     return in_order(names)
@@ -88,7 +89,7 @@ def _tags(members: _Members) -> TagRules | None:
         for text in texts:
             if not _TAG_GLOB.match(text):
                 raise members.mistake(
-                    f"{text!r} in '{key}' matches no tag",
+                    f"{hidden(text)!r} in '{key}' matches no tag",
                     "write a glob like 'v1.*': a tag has letters, digits, '_', '.' and '-'",
                     "tags",
                     key,
@@ -139,7 +140,8 @@ class _Members:
         try:
             return Platform.parse(text)
         except InvalidReference as error:
-            raise self.mistake(error.found, error.hint, *path) from None
+            found = f"{hidden(text)!r} is not a platform"
+            raise self.mistake(found, error.hint, *path) from None
 
     def check(self, schema: Any) -> None:
         """Raise what the schema says of the entry, its first mistake."""
@@ -164,7 +166,9 @@ class _Members:
             near = difflib.get_close_matches(strange, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             where = "an entry" if not path else repr(path[-1])
-            return self.mistake(f"{strange[:80]!r} is no key of {where}", hint, *path, strange)
+            return self.mistake(
+                f"{hidden(str(strange))!r} is no key of {where}", hint, *path, strange
+            )
         named = [str(part) for part in path if isinstance(part, str)]
         if error.validator == "enum":
             near = difflib.get_close_matches(str(error.instance), error.validator_value, n=1)
@@ -187,7 +191,7 @@ class _Members:
                 name = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 if name in found:
                     raise EntryError(
-                        f"the key {name[:80]!r} stands twice in the entry",
+                        f"the key {hidden(name)!r} stands twice in the entry",
                         line=line_of(key),
                         hint="join the two",
                     )
@@ -219,7 +223,7 @@ def _found(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    return f"{str(getattr(value, 'value', value))[:80]!r}" if value != "" else "an empty text"
+    return f"{hidden(str(getattr(value, 'value', value)))!r}" if value != "" else "an empty text"
 
 
 def _list(values: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import InvalidReference
 from ..oci.reference import Reference, is_local
-from .yaml_nodes import CREDENTIALS, MAX_SHOWN, plain_value, shorten, show
+from .yaml_nodes import CREDENTIALS, MAX_SHOWN, hidden, plain_value, shorten, show
 
 _NO_CREDENTIALS = (
     "remove them from the list; the configuration's 'registries' names the environment "
@@ -22,10 +22,7 @@ def reference_of(node: yaml.Node, faulty: bool) -> Reference:
     if faulty:
         raise fault_of(node)
     shown, text = show(node), node.value.strip()
-    if CREDENTIALS.match(text):
-        raise InvalidReference(
-            f"{shown!r}: what stands before the '@' looks like credentials", hint=_NO_CREDENTIALS
-        )
+    refuse_credentials(text)
     if len(text.split()) > 1:
         raise InvalidReference(
             f"{shown!r} has a blank in it",
@@ -38,6 +35,15 @@ def reference_of(node: yaml.Node, faulty: bool) -> Reference:
         raise InvalidReference(
             error.found, hint=f"write {_as_entries([guess])}" if guess else error.hint
         ) from None
+
+
+def refuse_credentials(text: str) -> None:
+    """Raise `InvalidReference` where an image has a user or a password before it."""
+    if CREDENTIALS.match(text):
+        raise InvalidReference(
+            f"{hidden(text)!r}: what stands before the '@' looks like credentials",
+            hint=_NO_CREDENTIALS,
+        )
 
 
 def fault_of(node: yaml.Node) -> InvalidReference:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from ..errors import RecipeError
 from ..oci.reference import Reference
+from .faults import Fault, FaultKind, InvalidRecipe
 from .model import VARIABLE, variables
-from .yaml_nodes import Loader, kind_of, line_of, plain_value, shorten, show
+from .yaml_nodes import Loader, hidden, kind_of, line_of, plain_value, show
 
 SCHEMA = files("duccmake.recipe") / "recipe.schema.yaml"
 
@@ -29,15 +28,20 @@ class RecipeKey:
 
 
 def members_of(path: Path, root: yaml.MappingNode) -> dict[str, RecipeKey]:
-    """The members of a recipe; `RecipeError` where a key stands twice."""
+    """The members of a recipe; `InvalidRecipe` where a key stands twice."""
     members: dict[str, RecipeKey] = {}
     for key_node, node in root.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else kind_of(key_node)
         if key in members:
-            raise RecipeError(
-                f"{path}:{line_of(key_node)}: the key {key!r} stands here a second time, "
-                f"first in line {members[key].line}",
-                hint="join the two",
+            raise InvalidRecipe(
+                _fault(
+                    path,
+                    line_of(key_node),
+                    hidden(key),
+                    f"the key {hidden(key)!r} stands here a second time, "
+                    f"first in line {members[key].line}",
+                    "join the two",
+                )
             )
         members[key] = RecipeKey(line_of(key_node), node)
     return members
@@ -51,7 +55,7 @@ def faulty_entries(path: Path, members: dict[str, RecipeKey]) -> set[int]:
     if version and not validator.evolve(schema=schema["properties"]["version"]).is_valid(
         plain_value(version.node)
     ):
-        raise _wrong_version(path, version)
+        raise InvalidRecipe(_wrong_version(path, version))
     faults = [_missing(path, key, members) for key in schema["required"] if key not in members]
     faulty = set()
     plain = {key: plain_value(member.node) for key, member in members.items()}
@@ -67,7 +71,7 @@ def faulty_entries(path: Path, members: dict[str, RecipeKey]) -> set[int]:
         else:
             faults.append(_wrong_member(path, str(key), members[str(key)]))
     if faults:
-        raise _one_error(faults)
+        raise InvalidRecipe(*faults)
     return faulty
 
 
@@ -84,24 +88,25 @@ def _validator() -> Any:
     return Draft202012Validator(recipe_schema())
 
 
-def _wrong_version(path: Path, member: RecipeKey) -> RecipeError:
-    return RecipeError(
-        f"{path}:{member.line}: {show(member.node)!r} is no version of a recipe",
-        hint="write 'version: 1', or 'version: 2' where entries are mappings",
-    )
+def _fault(path: Path, line: int, key: str, found: str, hint: str) -> Fault:
+    return Fault(FaultKind.SCHEMA, path, line, key, found, hint)
 
 
-def _missing(path: Path, key: str, members: dict[str, RecipeKey]) -> RecipeError:
+def _wrong_version(path: Path, member: RecipeKey) -> Fault:
+    found = f"{show(member.node)!r} is no version of a recipe"
+    hint = "write 'version: 1', or 'version: 2' where entries are mappings"
+    return _fault(path, member.line, "version", found, hint)
+
+
+def _missing(path: Path, key: str, members: dict[str, RecipeKey]) -> Fault:
     unknown = [name for name in members if name not in recipe_schema()["properties"]]
     for near in difflib.get_close_matches(key, unknown, n=1):
-        return RecipeError(
-            f"{path}:{members[near].line}: there is {near!r} but no {key!r}",
-            hint=f"did you mean {key!r}?",
-        )
-    return RecipeError(f"{path}:1: there is no {key!r}", hint=f"add the line {example(key)!r}")
+        found = f"there is {near!r} but no {key!r}"
+        return _fault(path, members[near].line, key, found, f"did you mean {key!r}?")
+    return _fault(path, 1, key, f"there is no {key!r}", f"add the line {example(key)!r}")
 
 
-def _wrong_member(path: Path, key: str, member: RecipeKey) -> RecipeError:
+def _wrong_member(path: Path, key: str, member: RecipeKey) -> Fault:
     types = recipe_schema()["properties"][key]["type"]
     found = kind_of(member.node)
     if found == "text" and "array" in types:
@@ -110,7 +115,7 @@ def _wrong_member(path: Path, key: str, member: RecipeKey) -> RecipeError:
         hint = f"write it like {example(key)}"
     if found == "text" and key == "cvmfs_repo":
         found = f"{show(member.node)!r}, which cannot be the name of a repository"
-    return RecipeError(f"{path}:{member.line}: {key!r} is {found}", hint=hint)
+    return _fault(path, member.line, key, f"{key!r} is {found}", hint)
 
 
 def example(key: str) -> str:
@@ -118,40 +123,33 @@ def example(key: str) -> str:
     return f"{key}: {recipe_schema()['properties'][key]['examples'][0]}"
 
 
-def _one_error(faults: Sequence[RecipeError]) -> RecipeError:
-    if len(faults) == 1:
-        return faults[0]
-    return RecipeError(" | ".join(str(fault) for fault in faults))
-
-
-def unknown_keys(path: Path, members: dict[str, RecipeKey]) -> list[str]:
-    """A warning for each key that no recipe has."""
+def unknown_keys(path: Path, members: dict[str, RecipeKey]) -> list[Fault]:
+    """Each key that no recipe has."""
     known = list(recipe_schema()["properties"])
     folded = {key.lower(): key for key in known}
-    warnings = []
+    faults = []
     for key, member in members.items():
         if key not in known:
             near = difflib.get_close_matches(key.lower(), folded, n=1)
             hint = f"did you mean {folded[near[0]]!r}?" if near else f"known are {', '.join(known)}"
-            warnings.append(
-                f"{path}:{member.line}: the unknown key {shorten(key)!r} is passed over; {hint}"
-            )
-    return warnings
+            kind, found = FaultKind.UNKNOWN_KEY, f"the unknown key {hidden(key)!r} is passed over"
+            faults.append(Fault(kind, path, member.line, hidden(key), found, hint))
+    return faults
 
 
-def unknown_variables(path: Path, members: dict[str, RecipeKey]) -> list[str]:
-    """A warning for each variable of ``output_format`` that stands for nothing."""
+def unknown_variables(path: Path, members: dict[str, RecipeKey]) -> list[Fault]:
+    """Each variable of ``output_format`` that stands for nothing."""
     known = list(variables(Reference("https", "registry", "repository", "tag")))
-    warnings = []
+    faults = []
     for name in VARIABLE.findall(text_of(members, "output_format")):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean $({near[0]})?" if near else f"known are {', '.join(known)}"
-            warnings.append(
-                f"{path}:{members['output_format'].line}: 'output_format' has the unknown "
-                f"variable $({shorten(name)}); {hint}"
-            )
-    return warnings
+            found = f"'output_format' has the unknown variable $({hidden(name)})"
+            line = members["output_format"].line
+            kind = FaultKind.UNKNOWN_VARIABLE
+            faults.append(Fault(kind, path, line, hidden(name), found, hint))
+    return faults
 
 
 def text_of(members: dict[str, RecipeKey], key: str) -> str:

@@ -13,6 +13,7 @@ from ..oci.globs import any_of
 from ..oci.reference import DOCKER_HUB, Reference
 from ..oci.tags import TagRules
 from .entry import NOTHING_SPECIAL, Wished
+from .faults import Fault, FaultKind
 
 DEFAULT_OUTPUT_FORMAT = "$(scheme)://$(registry)/$(repository)_thin:$(tag)"
 
@@ -59,7 +60,7 @@ class Recipe:
     """What one repository shall hold.
 
     ``path`` is the file, or the first of several that name the same repository.
-    ``warnings`` are lines for people; ``ignored`` are the globs of ``ignoreErrors``.
+    ``remarks`` are what looks wrong and may pass; ``ignored`` are the globs of ``ignoreErrors``.
     ``stale`` says why this may not be all that is wished for now: a wish list could not
     be read, and an older version, or nothing, is in its place.  An image that is missing
     here is then none that may be removed.
@@ -71,9 +72,14 @@ class Recipe:
     output_format: str = DEFAULT_OUTPUT_FORMAT
     wishes: tuple[Wish, ...] = ()
     bad_entries: tuple[BadEntry, ...] = ()
-    warnings: tuple[str, ...] = ()
+    remarks: tuple[Fault, ...] = ()
     ignored: tuple[str, ...] = ()
     stale: str = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The remarks, as lines for people."""
+        return tuple(map(str, self.remarks))
 
     def ignores(self, reference: Reference) -> bool:
         """Whether a failure of ``reference`` does not fail the run.
@@ -130,10 +136,10 @@ def variables(reference: Reference) -> dict[str, str]:
 
 
 def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
-    """The recipe with each wish once; what occurs again becomes a warning."""
+    """The recipe with each wish once; what occurs again becomes a remark."""
     kept: dict[tuple[str, TagRules | None], Wish] = {}
     images: dict[tuple[object, ...], Wish] = {}
-    warnings = list(recipe.warnings)
+    remarks = list(recipe.remarks)
     bad = list(recipe.bad_entries)
     for wish in wishes:
         reference = wish.reference
@@ -144,10 +150,8 @@ def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
             continue
         if first is not wish:
             scheme = "" if first.reference == reference else " but for the scheme"
-            warnings.append(
-                f"{wish.place}: {str(reference)!r} is a duplicate{scheme}: it stands at "
-                f"{first.place} already; remove one of the two"
-            )
+            found = f"{str(reference)!r} is a duplicate{scheme}: it stands at {first.place} already"
+            remarks.append(_again(wish, FaultKind.DUPLICATE, found, "remove one of the two"))
             continue
         image = (
             reference.host,
@@ -158,15 +162,20 @@ def with_wishes(recipe: Recipe, wishes: Iterable[Wish]) -> Recipe:
         )
         other = images.setdefault(image, wish)
         if other is not wish:
-            warnings.append(
-                f"{wish.place}: {reference.name!r} is the same image as "
-                f"{other.reference.name!r} at {other.place}, by another name of the registry; "
-                "both are kept, as they are two paths in the repository"
+            found = (
+                f"{reference.name!r} is the same image as {other.reference.name!r} at "
+                f"{other.place}, by another name of the registry"
             )
+            hint = "both are kept, as they are two paths in the repository"
+            remarks.append(_again(wish, FaultKind.OTHER_SPELLING, found, hint))
     checked = (
         replace(wish, ignore_errors=recipe.ignores(wish.reference)) for wish in kept.values()
     )
-    return replace(recipe, wishes=tuple(checked), warnings=tuple(warnings), bad_entries=tuple(bad))
+    return replace(recipe, wishes=tuple(checked), remarks=tuple(remarks), bad_entries=tuple(bad))
+
+
+def _again(wish: Wish, kind: FaultKind, found: str, hint: str) -> Fault:
+    return Fault(kind, wish.path, wish.line, wish.reference.name, found, hint)
 
 
 def _same_name(wish: Wish, first: Wish) -> BadEntry:
@@ -196,7 +205,7 @@ def _joined(recipes: Sequence[Recipe]) -> Recipe:
     joined = replace(
         first,
         bad_entries=tuple(bad for recipe in recipes for bad in recipe.bad_entries),
-        warnings=tuple(warning for recipe in recipes for warning in recipe.warnings),
+        remarks=tuple(remark for recipe in recipes for remark in recipe.remarks),
         ignored=tuple(dict.fromkeys(glob for recipe in recipes for glob in recipe.ignored)),
         stale="; ".join(dict.fromkeys(recipe.stale for recipe in recipes if recipe.stale)),
     )

@@ -1,6 +1,6 @@
 """Reading wish lists: DUCC's recipe (version 1) and more (2), with the line of every entry.
 
-A file that is unusable as a whole raises `RecipeError`.  An entry that is wrong
+A file that is unusable as a whole raises `InvalidRecipe`.  An entry that is wrong
 becomes a `BadEntry`, so that the others can go on.
 """
 
@@ -35,7 +35,7 @@ def parse(path: Path, raw: bytes) -> Recipe:
     faulty = faulty_entries(path, members)
     user = text_of(members, "user")
     output_format = text_of(members, "output_format") or DEFAULT_OUTPUT_FORMAT
-    warnings = unknown_keys(path, members) + unknown_variables(path, members)
+    remarks = unknown_keys(path, members) + unknown_variables(path, members)
     bad: list[BadEntry] = []
     ignored: list[str] = []
     for node in entries_of(members, "ignoreErrors"):
@@ -56,7 +56,7 @@ def parse(path: Path, raw: bytes) -> Recipe:
         user=user,
         output_format=output_format,
         bad_entries=tuple(sorted(bad, key=lambda entry: entry.line)),
-        warnings=tuple(warnings),
+        remarks=tuple(remarks),
         ignored=tuple(ignored),
     )
     return with_wishes(recipe, wishes)

@@ -15,7 +15,7 @@ MAX_SHOWN = 200
 
 # Nothing but a digest follows an "@", and no digest has a slash in it.
 CREDENTIALS = re.compile(
-    r"(?:[A-Za-z0-9+.-]+://)?[^/@]*@(?!sha[0-9])|[^@]*@(?!sha(?:256|512):).*/",
+    r"(?:[A-Za-z0-9+.-]+://)?[^/@]*@(?!sha[0-9])|.*://[^/@]*@|[^@]*@(?!sha(?:256|512):).*/",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -67,9 +67,12 @@ def show(node: yaml.Node) -> str:
         text = ": ".join(part.value for part in node.value[0] if isinstance(part, yaml.ScalarNode))
     else:
         return kind_of(node)
-    if CREDENTIALS.match(text):
-        text = f"...@{text.rpartition('@')[2]}"
-    return shorten(text)
+    return hidden(text)
+
+
+def hidden(text: str) -> str:
+    """A text that somebody wrote, as a message can show it: no longer than that, no credentials."""
+    return shorten(f"...@{text.rpartition('@')[2]}" if CREDENTIALS.match(text) else text)
 
 
 def image_of(node: yaml.MappingNode) -> str:

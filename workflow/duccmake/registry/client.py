@@ -192,6 +192,10 @@ class Client(Images, Closing):
         """Whether requests for the reference's repository are anybody's in particular."""
         return self._credentials.find(reference.host, reference.repository) is not None
 
+    def reads_as_anybody(self, reference: Reference) -> bool:
+        """Whether what is read is read from the registry itself, and without credentials."""
+        return not self.has_credentials(reference) and not any(self._mirrors(reference))
+
     def is_open(self, reference: Reference) -> bool:
         """Whether the reference's registry answers without asking for credentials."""
         endpoint = origin(reference, self._settings(reference))

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
@@ -92,14 +92,12 @@ class Download:
         descriptor: Descriptor,
         path: Path,
         policy: RetryPolicy,
-        progress: Callable[[int], None] | None = None,
         damaged: Damaged | None = None,
     ) -> None:
         self._damaged = damaged or Damaged()
         self.descriptor = descriptor
         self._path = path
         self._policy = policy
-        self._progress = progress
         self._hasher = hashlib.new(descriptor.digest.algorithm)
         self._decode = False
         self._received = 0
@@ -109,7 +107,8 @@ class Download:
         network, from sources asked before as well.
 
         Raises `DigestMismatch` where what comes is not what the descriptor
-        names, also from its beginning, and `RegistryError` as the source does.
+        names, also from its beginning, and `RegistryError` as the source does.  With
+        `NoSpace` nothing is kept, for the part may be what fills the disk.
         """
         part_path = _part_path(self._path)
         try:
@@ -123,11 +122,11 @@ class Download:
                 os.fsync(part.fileno())
                 part_path.rename(self._path)
         except OSError as error:
-            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else DuccmakeError
-            raise kind(
-                f"{self._path} cannot be written: {error.strerror}",
-                hint="make room, or check the permissions, and run again",
-            ) from error
+            found = f"{self._path} cannot be written: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part_path.unlink(missing_ok=True)
+                raise NoSpace(found, hint="make room and run again") from error
+            raise DuccmakeError(found, hint="check the permissions and run again") from error
         return self._received
 
     def _is_done(self) -> bool:
@@ -177,8 +176,6 @@ class Download:
         part.seek(0)
         while piece := part.read(1024**2):
             self._hasher.update(piece)
-        if part.tell() and self._progress:
-            self._progress(part.tell())
         if part.tell() >= self.descriptor.size and not self._fits(part):
             self._restart(part)
 
@@ -187,8 +184,6 @@ class Download:
         return part.tell() == descriptor.size and self._hasher.hexdigest() == descriptor.digest.hex
 
     def _restart(self, part: IO[bytes]) -> None:
-        if part.tell() and self._progress:
-            self._progress(-part.tell())
         part.seek(0)
         part.truncate()
         self._hasher = hashlib.new(self.descriptor.digest.algorithm)
@@ -264,8 +259,6 @@ class Download:
                 raise self._mismatch(f"{coming} bytes" if coming else "more bytes")
             _write(part, piece)
             self._hasher.update(piece)
-            if self._progress:
-                self._progress(len(piece))
             window_bytes += len(piece)
             elapsed = time.monotonic() - window_start
             if elapsed > self._policy.patience.seconds:

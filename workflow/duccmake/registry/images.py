@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import DuccmakeError, UnsupportedImage
+from ..errors import DuccmakeError, NoSuchPlatform, UnsupportedImage
 from ..oci.manifest import Descriptor, ImageConfig, Index, Manifest
 from ..oci.reference import Digest, Platform, Reference
 from .damaged import Damaged
@@ -51,23 +51,15 @@ class Images(Manifests):
     def tags(self, reference: Reference) -> list[str]:
         """All tags of the repository."""
 
-    def fetch_blob(
-        self,
-        reference: Reference,
-        descriptor: Descriptor,
-        path: Path,
-        *,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
+    def fetch_blob(self, reference: Reference, descriptor: Descriptor, path: Path) -> int:
         """Bring a blob to ``path``, verified; returns the bytes that were moved for it.
 
         It grows as ``<path>.part``, from which any later call goes on, and gets
         its name when size and digest are right.  Only one process or thread
         brings a blob to a path at a time; the others wait and find it there.
-        ``progress`` is told of bytes gained (fewer than none at a restart).
         Raises `DigestMismatch` where something else comes.
         """
-        download = Download(descriptor, path, self._policy, progress, self._damaged)
+        download = Download(descriptor, path, self._policy, self._damaged)
         return self._deliver(reference, download)
 
     @abstractmethod
@@ -84,7 +76,7 @@ def select_image(
 ) -> tuple[Digest, Manifest, ImageConfig]:
     """What the reference means for a platform: top digest, manifest, configuration.
 
-    ``digest`` is what a poll found, if there was one.  Raises `UnsupportedImage`
+    ``digest`` is what a poll found, if there was one.  Raises `NoSuchPlatform`
     where there is nothing for the platform, naming what there is, and `DigestMismatch`
     where an index has another size for a manifest than that has.
     """
@@ -139,9 +131,9 @@ def _config(images: Manifests, reference: Reference, manifest: Manifest) -> Imag
         raise error.within(image=reference.name) from None
 
 
-def _no_platform(wanted: Platform, there: Iterable[str]) -> UnsupportedImage:
+def _no_platform(wanted: Platform, there: Iterable[str]) -> NoSuchPlatform:
     names = ", ".join(sorted(set(there))) or "none"
-    return UnsupportedImage(
+    return NoSuchPlatform(
         f"there is no image for {wanted}, only for: {names}",
         hint="wish for one of these platforms, or remove the entry",
     )

@@ -66,7 +66,16 @@ class Part:
         for image in self.images:
             if image.path is not None and Product.FLAT in image.products:
                 wanted.setdefault(image.config, (image, image.path))
-        return [each for each in wanted.values() if flat_tree_of(view, each[0]) is None]
+        return [
+            (image, path)
+            for image, path in wanted.values()
+            if self.standing_tree(view, image) is None
+        ]
+
+    def standing_tree(self, view: View, image: StagedImage) -> FlatTree | None:
+        """The flat tree that is there and serves an image, unless it is converted anew."""
+        again = any(each.anew and each.config == image.config for each in self.images)
+        return None if again else flat_tree_of(view, image)
 
 
 class LayerForm(Protocol):
@@ -256,7 +265,7 @@ class Commit:
         self, writer: Writer, edits: Edits, image: StagedImage, staged: Path
     ) -> Mapping[str, int]:
         """Make a flat tree unless it is there, and note what it was made of; its losses."""
-        tree = flat_tree_of(self.view, image)
+        tree = self.whole.standing_tree(self.view, image)
         if tree is None:
             lost = writer.flat_tree(image, staged)
             tree = FlatTree(

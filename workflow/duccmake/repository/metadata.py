@@ -40,6 +40,7 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         losses=dict(losses),
         source=dict(image.source),
         verified=image.measured is not None,
+        anew=image.anew,
         fix_permissions=image.fix_permissions
         and Product.FLAT in image.products
         and UNMEASURED not in losses,

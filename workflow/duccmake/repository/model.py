@@ -76,7 +76,8 @@ class StagedImage:
     where they are several; ``name`` is then that of this one
     (`duccmake.oci.reference.Reference.name_on`).
     ``keep`` says what becomes of what the name stood for before.  ``fix_permissions``:
-    everybody may read the flat tree (see `FlatTree`).
+    everybody may read the flat tree (see `FlatTree`).  ``anew``: its layers, its trees and
+    its record, which gets this stamp, replace what is there.
     """
 
     name: str
@@ -93,6 +94,7 @@ class StagedImage:
     measured: tuple[Measured, ...] | None = None
     keep: Keep = field(default_factory=Keep)
     fix_permissions: bool = False
+    anew: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class ImageRecord:
     image says, which ``fix_permissions`` has done.
     ``source`` names the wish list (``recipe``) and its ``commit``, where it has one,
     that were in force when the image was published; both may have moved on since.
+    ``anew`` is the stamp of the last run that was asked to convert it again.
     ``verified``: all that the record names was measured and found to be what the image's
     manifest and configuration say; earlier versions believed some of it.
     """
@@ -131,6 +134,7 @@ class ImageRecord:
     source: Mapping[str, str] = field(default_factory=dict)
     verified: bool = False
     fix_permissions: bool = False
+    anew: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON members."""
@@ -146,6 +150,7 @@ class ImageRecord:
             **({"source": dict(self.source)} if self.source else {}),
             **({"verified": True} if self.verified else {}),
             **({"fix_permissions": True} if self.fix_permissions else {}),
+            **({"anew": self.anew} if self.anew else {}),
         }
 
     @classmethod
@@ -178,4 +183,5 @@ class ImageRecord:
             source=dict(members.get("source", {})),
             verified=members.get("verified") is True,
             fix_permissions=members.get("fix_permissions") is True,
+            anew=str(members.get("anew", "")),
         )

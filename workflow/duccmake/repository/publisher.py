@@ -86,7 +86,8 @@ class Publisher(PublishedTree, ABC, Generic[Opened]):
         """The changes without what is published already; each image and each layer once."""
         images = {image.name: image for image in changes.images if not self._is_published(image)}
         layers = {layer.digest: layer for layer in changes.layers}
-        missing = [layer for layer in layers.values() if self._lacks(layer)]
+        anew = {digest for image in images.values() if image.anew for digest in image.layers}
+        missing = [layer for layer in layers.values() if layer.digest in anew or self._lacks(layer)]
         return ChangeSet(tuple(missing), tuple(images.values()))
 
     def _lacks(self, layer: StagedLayer) -> bool:
@@ -100,7 +101,9 @@ class Publisher(PublishedTree, ABC, Generic[Opened]):
         return (
             record is not None
             and UNMEASURED not in record.losses
-            and replace(record, losses={}, source=image.source) == wished_record(image, {})
+            and (not image.anew or record.anew == image.anew)
+            and replace(record, losses={}, source=image.source, anew=image.anew)
+            == wished_record(image, {})
             and all(self.has_layer(layer) for layer in image.layers)
             and (Product.FLAT not in image.products or flat_tree_of(self._view, image) is not None)
             and not self._leads_elsewhere(image)

@@ -18,6 +18,7 @@ from ..repository import adoption
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
 from ..words import counted
+from .lines import say
 
 
 def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
@@ -57,8 +58,7 @@ def adoption_in_words(plan: Plan, config: Config, name: str) -> list[str]:
 def tell(plan: Plan, config: Config, stream: TextIO | None = None) -> None:
     """Say what DUCC left in the repositories, and what is taken over."""
     for name in sorted(plan.missing):
-        for line in adoption_in_words(plan, config, name):
-            print(line, file=stream or sys.stderr)
+        say(*adoption_in_words(plan, config, name), stream=stream or sys.stderr)
 
 
 def _fate(image: PlannedImage | None, unresolved: str, damage: str) -> tuple[str, str]:

@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Collection
 from pathlib import Path
 
+from ..errors import DuccmakeError
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
-from ..workspace.event_log import Action, EventLog
+from ..workspace.event_log import Action, EventLog, EventSettings
 from .status import Outcome, Status
 
 
@@ -40,6 +41,12 @@ def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str]
     for problem in plan.problems:
         log.emit(Action.PROBLEM, image=problem.name, status="error", error=problem.reason)
     log.emit(Action.END_DUCC, pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")
+
+
+def note_failure(settings: EventSettings, error: DuccmakeError, *, pid: int | None = None) -> None:
+    """The run of a process, of this one if none is named, has ended before it said how."""
+    log = EventLog(settings)
+    log.emit(Action.END_DUCC, pid=pid or os.getpid(), status="error", error=error)
 
 
 def _identity(run: str, image: PlannedImage) -> dict[str, str]:

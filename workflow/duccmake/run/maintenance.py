@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
@@ -27,7 +27,7 @@ _LISTED = 20
 """How many images, trees and layers a preview names; more are counted."""
 
 
-TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "unpin"})
+TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "status", "unpin"})
 """Targets of the workflow that convert nothing."""
 
 
@@ -39,13 +39,35 @@ def targets(arguments: Sequence[str]) -> frozenset[str]:
 # --- receipts -----------------------------------------------------------
 
 
-def prunings(plan: Plan) -> list[str]:
-    """Receipts to be made: one for each repository that images leave."""
+def prunings(plan: Plan, without: Collection[str] = ()) -> list[str]:
+    """Receipts to be made: one for each repository that images leave, ``without`` some."""
     return [
         _receipt(name, "pruned", [[item.name, item.manifest, item.why] for item in leaving])
         for name in repositories(plan)
-        if (leaving := departures(plan, name))
+        if name not in without and (leaving := departures(plan, name))
     ]
+
+
+def held_back(plan: Plan, config: Config) -> dict[str, str]:
+    """Repositories that more images would leave than may in one run, and a line for each.
+
+    A run that was not asked to prune says so and goes on.
+    """
+    found = {}
+    for name in repositories(plan) if config.removal.policy != "keep" else ():
+        repository = open_repository(config.repository, name)
+        with repository.reading():
+            total = sum(1 for _ in repository.names())
+        try:
+            _check_share(departures(plan, name), total, config)
+        except DuccmakeError as error:
+            found[name] = str(error)
+    return found
+
+
+def _check_share(leaving: Sequence[Departure], total: int, config: Config) -> None:
+    percent, force = config.removal.max_percent, config.force_removal
+    check_share(leaving, total, max_percent=percent, force=force)
 
 
 def refusals(plan: Plan) -> list[str]:
@@ -90,6 +112,19 @@ def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
 # --- previews -----------------------------------------------------------
 
 
+def preview(plan: Plan, config: Config, only: Collection[str]) -> list[str]:
+    """What a run would remove, in lines; ``only`` are the targets of one that converts nothing."""
+    policy = "" if only else config.removal.policy
+    found = []
+    for name in repositories(plan):
+        if ("prune" in only or policy in ("schedule", "prune")) and departures(plan, name):
+            found.append(f"prune  {name}  {pruning_in_words(plan, config, name)}")
+        garbage = _garbage(plan, config, name)
+        if ("gc" in only or policy == "prune") and (garbage.due or garbage.unlisted):
+            found.append(f"gc     {name}  {collection_in_words(plan, config, name)}")
+    return "\n".join(found).splitlines()
+
+
 def pruning_in_words(plan: Plan, config: Config, name: str) -> str:
     """What pruning a repository would do."""
     leaving, repository = departures(plan, name), open_repository(config.repository, name)
@@ -102,9 +137,7 @@ def _pruning_in_words(
 ) -> str:
     total = sum(1 for _ in repository.names())
     try:
-        check_share(
-            leaving, total, max_percent=config.removal.max_percent, force=config.force_removal
-        )
+        _check_share(leaving, total, config)
     except DuccmakeError as error:
         return "\n".join([str(error), *_listed([f"{item.name}: {item.why}" for item in leaving])])
     things = freed_later(repository, leaving, spoken_for(plan, repository.name))

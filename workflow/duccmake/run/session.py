@@ -8,33 +8,46 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..config.configuration import Config
 from ..config.schema import as_plain
-from ..errors import ConfigError, DuccmakeError
+from ..errors import ConfigError, DuccmakeError, NoSpace
 from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
+from ..repository.failures import FULL
+from ..words import counted
 from ..workspace import run_lock
+from ..workspace.event_log import EventSettings
 from ..workspace.results import GATES, PLANS, RUNS, published, staged
 from ..workspace.results import problem as problem_receipt
+from .events import note_failure
+from .lines import say
 from .status import of_failure
 
 logger = logging.getLogger(__name__)
 
 _KEPT_RUNS = 20
 
+_BOOKS_BYTES = 256 * 1024
+"""So much a run writes at least: its plan, reports, logs, and what Snakemake notes."""
+
 _WITHOUT_POLL = frozenset({"--lint", "--unlock", "--list-rules", "--list", "-l"})
 """Calls of Snakemake that need no image: they ask no registry."""
 
+_GRAPHS = frozenset({"--dag", "--rulegraph", "--filegraph", "--d3dag"})
+
+_DRAWN = 20
+"""Of so many published images a graph is drawn, where nothing is pending."""
+
 _PREVIEWS = frozenset(
     {"--dry-run", "--dryrun", "--summary", "-S", "--detailed-summary", "-D", "--report"}
-    | {"--dag", "--rulegraph", "--filegraph", "--d3dag"}
+    | _GRAPHS
     | {"--list-input-changes", "--list-params-changes", "--list-code-changes"}
 )
 _SHORT_PREVIEW = re.compile(r"-[A-Za-z]*n[A-Za-z]*")
@@ -70,23 +83,73 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
-    try:
+    with nullcontext() if preview else _told(members, workdir):
+        if not preview and is_full(workdir):
+            raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
         config = Config.parse(members, workdir=workdir)
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
         plan = make_plan(config, as_plain(members), poll=poll)
+        is_drawn = _has_option(arguments, _GRAPHS) and not plan.wanted
+        if is_drawn:
+            plan = _drawn(config, as_plain(members))
         if plan.wanted and not preview:
             _check_root(root, by_writing=True)
-    except DuccmakeError as error:
-        if not preview:
-            of_failure(error, time.monotonic() - began).save(workdir)
-        raise
-    # From here on: what cannot be planned leaves nothing behind.
-    lock = run_lock.hold(workdir) if poll else nullcontext()
-    plan_file = plan.save()
-    _remove_stale_receipts(plan)
+        # From here on: what cannot be planned leaves nothing behind.
+        lock = run_lock.hold(workdir) if poll else nullcontext()
+        # What nobody was asked for is no picture of how images stand.
+        plan_file = plan.save(PLANS if poll else RUNS)
+    if not is_drawn:
+        _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
     return Session(plan, plan_file, run, poll, preview, began, lock)
+
+
+def is_full(workdir: Path = Path()) -> bool:
+    """Whether a run could not even keep its books in the working directory."""
+    try:
+        with tempfile.TemporaryFile(dir=workdir) as file:
+            file.write(bytes(_BOOKS_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.errno in FULL
+    return False
+
+
+@contextmanager
+def _told(members: Mapping[str, Any], workdir: Path) -> Iterator[None]:
+    """Have the status and the event log say why the run comes to no images."""
+    began = time.monotonic()
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, DuccmakeError) else _in_words(error)
+        note_failure(_events(members, workdir), known)
+        with suppress(OSError):  # the disk may be full, of which the error tells
+            of_failure(known, time.monotonic() - began).save(workdir)
+        if isinstance(error, OSError):
+            raise known from error
+        raise
+
+
+def _in_words(error: Exception) -> DuccmakeError:
+    """What nobody foresaw, as an error that is told in one line."""
+    if isinstance(error, OSError):
+        name = f": {error.filename}" if error.filename else ""
+        return DuccmakeError(
+            f"{error.strerror}{name}",
+            step="plan",
+            hint="see whether the working directory can be written and has room, and run again",
+        )
+    return DuccmakeError(f"a defect of duccmake, or of its installation: {error!r}", step="plan")
+
+
+def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
+    """Where events go, by default if the configuration does not say so itself any more."""
+    try:
+        return Config.parse(members, workdir=workdir).events
+    except DuccmakeError:
+        return EventSettings()
 
 
 def _check_root(root: Path, *, by_writing: bool = False) -> None:
@@ -106,8 +169,26 @@ def _check_root(root: Path, *, by_writing: bool = False) -> None:
 
 def is_preview(arguments: Sequence[str]) -> bool:
     """Whether a command line has Snakemake show something and run no job."""
-    options = (word.partition("=")[0] for word in arguments)
-    return any(word in _PREVIEWS or _SHORT_PREVIEW.fullmatch(word) for word in options)
+    return _has_option(arguments, _PREVIEWS) or any(map(_SHORT_PREVIEW.fullmatch, arguments))
+
+
+def _has_option(arguments: Sequence[str], options: Collection[str]) -> bool:
+    return any(word.partition("=")[0] in options for word in arguments)
+
+
+def _drawn(config: Config, members: Mapping[str, Any]) -> Plan:
+    """The plan to do what is published once more, for a graph when nothing is pending."""
+    believing = replace(config.resolve, max_age=3600.0)  # all was asked for a moment ago
+    plan = make_plan(replace(config, scope="all", resolve=believing), members)
+    images = plan.images[:_DRAWN]
+    names = {(image.repository, image.reference.name) for image in images}
+    thins = tuple(thin for thin in plan.thins if (thin.repository, thin.name) in names)
+    logger.warning(
+        "nothing is pending: the graph shows how %d of %s were made",
+        len(images),
+        counted(len(plan.images), "published image"),
+    )
+    return replace(plan, images=images, thins=thins)
 
 
 def tidy(plan: Plan, session_plan: Path) -> None:
@@ -159,11 +240,16 @@ def _remove_stale_receipts(plan: Plan) -> None:
         problem_receipt(problem.number).unlink(missing_ok=True)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes what is logged as a line for people."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"duccmake: {record.getMessage()}", stream=self.stream)
+
+
 def _log_to_terminal() -> None:
     # Standard output belongs to Snakemake, which prints graphs there.
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("duccmake: %(message)s"))
     logger = logging.getLogger("duccmake")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [_Lines(sys.stderr)]
     logger.setLevel(logging.WARNING)
     logger.propagate = False

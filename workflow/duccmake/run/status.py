@@ -48,7 +48,7 @@ class Status:
     ``counts`` are all of them by outcome.
     ``stale`` are images that are up to date as far as is known: their registry did not
     answer.  ``in_force`` and ``warnings`` are as the plan has them; ``ended`` is in seconds
-    since the epoch.  ``error`` is why the run ended before it came to its images.
+    since the epoch.  ``error`` is why the run ended before it could say what became of its images.
     """
 
     pid: int
@@ -110,7 +110,7 @@ def of_this_process(run: str, seconds: float, results: Sequence[Result], plan: P
     )
 
 
-def of_failure(error: DuccmakeError, seconds: float) -> Status:
-    """The status of a run that this process is ending before it has a plan."""
+def of_failure(error: DuccmakeError, seconds: float, *, pid: int | None = None) -> Status:
+    """The status of a run that came to no end of its own: of this process, if none is named."""
     ended = round(time.time(), 3)
-    return Status(os.getpid(), "", ended, round(seconds, 3), {}, {}, (), (), (), str(error))
+    return Status(pid or os.getpid(), "", ended, round(seconds, 3), {}, {}, (), (), (), str(error))

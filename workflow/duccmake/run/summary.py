@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from ..oci.reference import Reference
+from ..planning.departures import KEPT
 from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
@@ -18,30 +20,51 @@ from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
 from ..words import counted, in_bytes
 from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
+from ..workspace.results import STATUS
+from .lines import say
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
 
-_SELDOM = (Outcome.REMOVED, Outcome.PUSHED)
-"""What is counted only where it was done."""
+_SELDOM = (Outcome.SKIPPED, Outcome.REMOVED, Outcome.PUSHED)
+"""What is counted only where there is any."""
 
-_COUNTED = (Outcome.CONVERTED, Outcome.UP_TO_DATE, Outcome.FAILED, Outcome.SKIPPED, *_SELDOM)
+_COUNTED = (Outcome.CONVERTED, Outcome.UP_TO_DATE, Outcome.FAILED, *_SELDOM)
 
 _LISTED = 50
 """How many pending or up-to-date images are listed one by one; more are counted."""
 
 
-def announce(plan: Plan, stream: TextIO | None = None) -> None:
-    """Say, before anything runs, what the wish lists amount to."""
-    lines = [
+def announce(
+    plan: Plan,
+    *,
+    only: Collection[str] = (),
+    held_back: Mapping[str, str] | None = None,
+    results: TextIO | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Say, before anything runs, what the wish lists amount to.
+
+    ``only`` are the targets of a run that is to convert nothing.  Of repositories in
+    ``held_back`` nothing leaves, for the reason there.  What is to be done goes to
+    ``results``, where that is what was asked for.
+    """
+    kept = held_back or {}
+    remarks = stream or sys.stderr
+    prunes = "prune" in only
+    say(
         *(f"duccmake: wish list {source}" for source in plan.in_force),
-        *(f"duccmake: {warning}" for warning in plan.warnings),
+        *(f"duccmake: {text}" for text in plan.warnings if not (prunes and text.endswith(KEPT))),
         *_in_the_way(plan),
+        *(f"duccmake: {why}" for why in kept.values()),
+        stream=remarks,
+    )
+    say(
         *_listed("pending", [f"{image.title}  {image.why}" for image in _pending(plan)]),
         *_refused(plan),
-        *_leaving(plan),
-        _amount(plan),
-    ]
-    print(*lines, sep="\n", file=stream or sys.stderr)
+        *_leaving(plan, kept),
+        stream=results or remarks,
+    )
+    say(_amount(plan), stream=remarks)
 
 
 def _pending(plan: Plan) -> list[PlannedImage]:
@@ -50,9 +73,13 @@ def _pending(plan: Plan) -> list[PlannedImage]:
 
 def _in_the_way(plan: Plan) -> Iterator[str]:
     """Why images are not newer, or cannot be had: each reason once."""
-    stale = (image.why for image in plan.images if image.state != State.PENDING and image.why)
-    for why, count in Counter(stale).items():
-        yield f"duccmake: {_many(count)}{why}; what is published stays in force"
+    stale: dict[str, list[str]] = {}
+    for image in plan.images:
+        if image.state != State.PENDING and image.why:
+            stale.setdefault(image.why, []).append(image.title)
+    for why, titles in stale.items():
+        who = _many(len(titles)) or f"{titles[0]}: "
+        yield f"duccmake: {who}{why}; what is published stays in force"
     for reason, count in Counter(problem.reason for problem in plan.problems).items():
         yield f"duccmake: {_many(count)}{reason}"
 
@@ -68,10 +95,11 @@ def _refused(plan: Plan) -> Iterator[str]:
             yield f"duccmake: {name}: {what} are taken out"
 
 
-def _leaving(plan: Plan) -> list[str]:
-    if not plan.departures or plan.config_in(Path.cwd()).removal.policy == "keep":
+def _leaving(plan: Plan, held_back: Collection[str]) -> list[str]:
+    leaving = [item for item in plan.departures if item.repository not in held_back]
+    if not leaving or plan.config_in(Path.cwd()).removal.policy == "keep":
         return []
-    return _listed("leaving", [f"{item.name}  {item.why}" for item in plan.departures])
+    return _listed("leaving", [f"{item.name}  {item.why}" for item in leaving])
 
 
 def _listed(word: str, items: Sequence[str]) -> list[str]:
@@ -81,11 +109,11 @@ def _listed(word: str, items: Sequence[str]) -> list[str]:
 
 
 def _amount(plan: Plan) -> str:
-    pending = _pending(plan)
+    pending, problems = _pending(plan), len(plan.problems)
+    unresolved = f"; {problems} cannot be resolved" if problems else ""
     return (
         f"duccmake: {counted(len(plan.images), 'image')}: {len(pending)} pending, "
-        f"{len(plan.images) - len(pending)} up to date; {len(plan.problems)} cannot be resolved"
-        f"{_to_fetch(plan, pending)}"
+        f"{len(plan.images) - len(pending)} up to date{unresolved}{_to_fetch(plan, pending)}"
     )
 
 
@@ -99,7 +127,7 @@ def _to_fetch(plan: Plan, pending: Sequence[PlannedImage]) -> str:
         for layer in image.layers
         if layer.digest in plan.missing.get(image.repository, frozenset())
     }
-    return f"; {counted(len(sizes), 'new layer')}, {in_bytes(sum(sizes.values()))}"
+    return f"; {counted(len(sizes), 'new layer')}, {in_bytes(sum(sizes.values()))} to fetch"
 
 
 def summarise(
@@ -124,12 +152,15 @@ def summarise(
     status = of_this_process(run.name, time.monotonic() - session.began, results, plan)
     totals = Counter(item.outcome for item in results)
     counts = (
-        _counts_of(totals, only) if only else f"{_counts(totals)}; {_bytes(results, plan, reports)}"
+        _counts_of(totals, only) if only else f"{_counts(totals)}{_bytes(results, plan, reports)}"
     )
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
-    print(*_lines(results), last, sep="\n", file=out)
+    say(*_lines(results), last, stream=out)
     if not (only or session.preview):
-        status.save(workdir)
+        try:
+            status.save(workdir)
+        except OSError as error:
+            say(f"duccmake: {workdir / STATUS} cannot be written: {error.strerror}", stream=out)
     return status
 
 
@@ -171,13 +202,19 @@ def _bytes(results: Sequence[Result], plan: Plan, reports: Sequence[Report]) -> 
         for layer in image.layers
         if (plan.key(layer.digest),) not in fetched
     }
-    return f"{in_bytes(sum(fetched.values()))} fetched, {in_bytes(sum(there.values()))} reused"
+    if not (fetched or converted):
+        return ""
+    return f"; {in_bytes(sum(fetched.values()))} fetched, {in_bytes(sum(there.values()))} reused"
 
 
 def _counts_of(totals: Counter[Outcome], only: Collection[str]) -> str:
     """The counts of a run that was to convert nothing."""
-    adopted = f"{totals[Outcome.CONVERTED]} adopted, " if "adopt" in only else ""
-    return f"{adopted}{totals[Outcome.REMOVED]} removed, {totals[Outcome.FAILED]} failed"
+    words = {Outcome.CONVERTED: "adopted" if "adopt" in only else "converted"}
+    kinds = (Outcome.CONVERTED, Outcome.REMOVED, Outcome.FAILED)
+    return (
+        ", ".join(f"{totals[kind]} {words.get(kind, kind)}" for kind in kinds if totals[kind])
+        or "done"
+    )
 
 
 # --- what became of what ------------------------------------------------
@@ -238,8 +275,12 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
 def _pushes(
     plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
 ) -> Iterator[Result]:
-    """What became of the thin images; nothing is said of one whose image failed before that."""
+    """What became of the thin images; nothing is said of one whose image failed before that.
+
+    Those that one registry does not take are told of in one line.
+    """
     pushed = {report.subject for report in reports if report.kind == Kind.PUSHED}
+    skipped: dict[str, list[Result]] = {}
     for thin in plan.thins:
         reason = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
         if thin.target in pushed:
@@ -247,11 +288,19 @@ def _pushes(
         elif reason is not None:
             # A failure that does not fail the run is handed on in the place of the manifest.
             quietly = thin.output.exists() and manifest_of(thin.output) is None
-            yield Result(thin.target, _failed(quietly), reason)
+            result = Result(thin.target, _failed(quietly), reason)
+            if quietly:
+                skipped.setdefault(Reference.parse(thin.target).host, []).append(result)
+            else:
+                yield result
         elif any(
             JobName(Rule.PUBLISH_IMAGE, (thin.repository, name)) in failures for name in thin.images
         ):
             yield Result(thin.target, _failed(thin.ignorable), "not tried: run again")
+    for host, results in skipped.items():
+        first = results[0]
+        title = first.title if len(results) == 1 else f"{len(results)} thin images for {host}"
+        yield replace(first, title=title)
 
 
 _MAINTENANCE = frozenset(
@@ -267,8 +316,7 @@ def _removals(reports: Sequence[Report]) -> Iterator[Result]:
         elif report.kind in _SAID:
             yield Result(report.subject, _SAID[report.kind], report.words)
         elif report.kind == Kind.FAILED and report.job.rule in _MAINTENANCE:
-            title = "".join(report.job.wildcards) or report.job.rule
-            yield Result(title, Outcome.FAILED, report.words)
+            yield Result(report.title, Outcome.FAILED, report.words)
 
 
 _SAID = {

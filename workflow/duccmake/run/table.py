@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import one_line
 from ..planning.model import PlannedImage
 from ..planning.model import State as Planned
 from ..planning.plan import Plan
@@ -64,10 +65,10 @@ def _rows(plan: Plan, name: str, status: Status | None) -> Iterator[Row]:
     for image in plan.images:
         outcome, remark = became.get(image.title, (None, ""))
         state, reason = _state(image, outcome if has_run or outcome in _FAILURES else None, remark)
-        yield Row(state, image.title, _line(reason), image.repository, str(image.manifest))
+        yield Row(state, image.title, one_line(reason), image.repository, str(image.manifest))
     for problem in plan.problems:
         state = State.SKIPPED if problem.ignorable else State.FAILED
-        yield Row(state, problem.title, _line(problem.reason), problem.repository)
+        yield Row(state, problem.title, one_line(problem.reason), problem.repository)
     gone = became if has_run else {}
     for item in plan.departures:
         if gone.get(item.name, (None, ""))[0] != Outcome.REMOVED:
@@ -85,7 +86,3 @@ def _state(image: PlannedImage, outcome: Outcome | None, remark: str) -> tuple[S
     if outcome == Outcome.CONVERTED:
         return State.PUBLISHED, remark
     return State.PENDING, image.why
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())

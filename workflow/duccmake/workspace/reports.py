@@ -33,6 +33,14 @@ class Rule(StrEnum):
     UNPIN = "unpin"
 
 
+WRITERS = frozenset(
+    {Rule.PUBLISH_IMAGE, Rule.PRUNE_IMAGES, Rule.REFUSE_IMAGES}
+    | {Rule.COLLECT_GARBAGE, Rule.ROLLBACK, Rule.UNPIN}
+)
+"""Rules whose jobs write to a repository: what they have begun is finished.  Others can be cut
+off at any point, and done again lose little."""
+
+
 class JobName(NamedTuple):
     """A job: its rule, and what tells it from the rule's others (repository, image, key)."""
 
@@ -70,6 +78,11 @@ class Report:
     size: int = 0
     images: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def title(self) -> str:
+        """What it is about, for people: a job without a subject goes by what it is for."""
+        return self.subject or "/".join(self.job.wildcards) or self.job.rule
+
 
 def write_report(run: Path, report: Report) -> None:
     """Leave a report in the directory of a run; one that is the same is there once."""
@@ -83,6 +96,21 @@ def read_reports(run: Path) -> list[Report]:
     """All reports of a run, by kind and job."""
     found = [_parse(json.loads(path.read_bytes())) for path in run.glob("*.json")]
     return sorted(found, key=lambda report: (report.kind, report.job, report.subject))
+
+
+class Arrivals:
+    """The reports of a kind that jobs leave while they run: each is handed out once."""
+
+    def __init__(self, run: Path, kind: Kind) -> None:
+        self._run = run
+        self._pattern = f"{kind}-*.json"
+        self._seen: set[Path] = set()
+
+    def new(self) -> list[Report]:
+        """Those that have come since it was asked last."""
+        found = sorted(set(self._run.glob(self._pattern)) - self._seen)
+        self._seen.update(found)
+        return [_parse(json.loads(path.read_bytes())) for path in found]
 
 
 def _parse(members: dict[str, Any]) -> Report:

@@ -46,9 +46,23 @@ def content_store() -> ContentStore:
     return ContentStore(RESULTS / "manifests")
 
 
+def blob(key: str) -> tuple[Path, Path]:
+    """A layer's blob: while `fetch_blob` downloads it, and when it is there."""
+    return RESULTS / "blobs" / f"{key}.part", RESULTS / "blobs" / key
+
+
 def staged_layer(repository: str, key: str) -> Path:
     """A layer that `unpack_layer` made."""
     return RESULTS / repository / "layers" / key / "layer"
+
+
+def partial_layer(repository: str, key: str) -> Path:
+    """A layer as long as it is being unpacked.
+
+    Not in the job's output: that of a job which was cut off Snakemake removes by itself, and
+    does nothing else for seconds.
+    """
+    return RESULTS / repository / "partial" / key
 
 
 def staged_flat_tree(repository: str, key: str) -> Path:
@@ -57,8 +71,8 @@ def staged_flat_tree(repository: str, key: str) -> Path:
 
 
 def staged() -> Iterator[Path]:
-    """All blobs, layers and flat trees that jobs made, by their keys."""
-    for pattern in ("*/layers/*", "*/flat/*", "blobs/*"):
+    """All blobs, layers and flat trees that jobs made or began, by their keys."""
+    for pattern in ("*/partial/*", "*/layers/*", "*/flat/*", "blobs/*"):
         yield from RESULTS.glob(pattern)
 
 

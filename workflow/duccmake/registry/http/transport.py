@@ -326,7 +326,10 @@ class Transport:
             hint = "give credentials that may read it, or check the name"
             return Unauthorized(what, hint=hint)
         if status == 404:
-            missing = NotFound(what, hint="check the repository and the tag, or remove the entry")
+            hint = "check the repository and the tag, or remove the entry"
+            if "/blobs/" in call.url:
+                hint = "the registry has lost a part of the image: have it pushed again"
+            missing = NotFound(what, hint=hint)
             missing.code = code
             return missing
         if status == 400 and host.scheme == "http" and not code:

@@ -59,7 +59,7 @@ def _of_image(
     missing = {
         number: layer.id
         for number, layer in enumerate(chain(config.diff_ids))
-        if not store.has(layer.id)
+        if image.anew or not store.has(layer.id)
     }
     # No link can take the place of a tree that is there.
     stale = {number for number, identity in missing.items() if store.has_tree(identity)}

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from typing import Any
 import psutil
 import yaml
 
-from ...run.status import Status
+from ...errors import DuccmakeError
+from ...run.events import note_failure
+from ...run.status import Status, of_failure
+from ...run.stopping import cut_off, rule_of
 from ...workspace import run_lock
-from ...workspace.reports import Rule
+from ...workspace.event_log import EventSettings
+from ...workspace.reports import WRITERS
 from ..invocation import Invocation
 from .schedule import Ending
 
@@ -31,11 +35,11 @@ _LOCKS = Path(".snakemake/locks")
 _LOGS = Path(".snakemake/log")
 _KEPT_LOGS = 200
 
-_REPEATABLE = frozenset({Rule.OPEN_GATE, Rule.FETCH_BLOB, Rule.UNPACK_LAYER, Rule.FLATTEN_IMAGE})
-"""Rules whose jobs can be done again, and lose little of what was done already."""
-
 _PATIENCE_SECONDS = 10.0
 """So long Snakemake may take to end once no job runs that must not be cut off."""
+
+_ORPHAN_SECONDS = 0.2
+"""So often jobs are looked at whose Snakemake is dead."""
 
 
 def command(invocation: Invocation, only: Sequence[str] = ()) -> list[str]:
@@ -71,71 +75,112 @@ def _values(invocation: Invocation, only: Sequence[str]) -> list[str]:
 class Child:
     """A run of Snakemake under way, in a session of its own: signals reach it through us."""
 
-    def __init__(self, process: asyncio.subprocess.Process, directory: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, directory: Path, events: EventSettings
+    ) -> None:
         self._process = process
         self._directory = directory
+        self._events = events
+        self._began = time.monotonic()
+        self._told = -math.inf
         self._deadline = math.inf
 
     @classmethod
-    async def start(cls, invocation: Invocation, only: Sequence[str] = ()) -> Child:
-        """Start it."""
+    async def start(
+        cls, invocation: Invocation, only: Sequence[str] = (), *, events: EventSettings
+    ) -> Child:
+        """Start it; if it dies, that goes into the event log."""
         process = await asyncio.create_subprocess_exec(
             *command(invocation, only),
             cwd=invocation.directory,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        return cls(process, invocation.directory)
+        return cls(process, invocation.directory, events)
 
     async def outcome(self) -> Ending:
-        """Wait for its end and say how it was."""
+        """Wait for its end, and that of all its jobs, and say how it was."""
         status = await self._process.wait()
+        # Who dies leaves its jobs behind, one of which may be publishing.
+        while cut_off(self._members()):
+            await asyncio.sleep(_ORPHAN_SECONDS)
         _prune(self._directory / _LOGS)
         told = Status.load(self._directory)
         if told is None or told.pid != self._process.pid:
-            return Ending(completed=status == 0)
+            return Ending(completed=True) if status == 0 else self._died(status)
         if told.error:
-            return Ending(completed=False)
+            return Ending(completed=False, error=told.error)
         return Ending(True, told.failed | frozenset(told.stale))
+
+    def _died(self, status: int) -> Ending:
+        """It has ended and said nothing: say that in its place, unless it was told to."""
+        how = f"was killed by {_signal(-status)}" if status < 0 else f"ended with status {status}"
+        error = DuccmakeError(
+            f"Snakemake {how}, and did not say what became of its images",
+            step="run",
+            hint="what it printed stands in the watcher's log",
+        )
+        if self._told == -math.inf:
+            with suppress(OSError):
+                took = time.monotonic() - self._began
+                of_failure(error, took, pid=self._process.pid).save(self._directory)
+            note_failure(self._events, error, pid=self._process.pid)
+        return Ending(completed=False, error=str(error))
 
     def stop(self) -> None:
         """Ask it to end: no new job, what can be repeated is cut off, a transaction is finished.
 
         Call it again until it has ended: Snakemake may be deaf, and is killed then, but
-        never while a job writes to a repository or pushes.
+        never while a job writes to a repository.
         """
-        if self._process.returncode is not None:
-            return
-        try:
-            jobs = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.send_signal(signal.SIGTERM)
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            return
-        writing = False
-        for job in jobs:
-            with suppress(psutil.Error):
-                rule = _rule_of(job.cmdline())
-                if rule in _REPEATABLE:
-                    job.terminate()
-                writing |= rule not in (None, *_REPEATABLE)
         now = time.monotonic()
+        writing = self._writers(cut_off(self._members()))
         self._deadline = math.inf if writing else min(self._deadline, now + _PATIENCE_SECONDS)
         if now >= self._deadline:
             logger.warning("Snakemake does not end, and nothing is being published: killing it")
             self.kill()
+        elif now >= self._told + _PATIENCE_SECONDS / 2:
+            self._told = now
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once, with all that it started; the next run mends what is half done."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End it at once, with all that it started, but for what writes to a repository.
+
+        The next run mends what is half done.
+        """
+        members = list(self._members())
+        spared = set()
+        for writer in self._writers(members):
+            with suppress(psutil.Error):
+                spared |= {writer, *writer.children(recursive=True)}
+        for process in members:
+            if process not in spared:
+                with suppress(psutil.Error):
+                    process.kill()
+
+    def _members(self) -> Iterator[psutil.Process]:
+        """It and all that it started, also where that lost its parent."""
+        for process in psutil.process_iter():
+            with suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self._process.pid:
+                    yield process
+
+    def _writers(self, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """Jobs that write to a repository, or wait for it and have not heeded SIGTERM yet."""
+        found = []
+        for process in processes:
+            with suppress(psutil.Error):
+                if rule_of(process.cmdline()) in WRITERS:
+                    found.append(process)
+        return found
 
 
-def _rule_of(command: Sequence[str]) -> Rule | None:
-    """The rule whose job a process is, by the script that it runs."""
-    for path in map(Path, command):
-        if path.suffix == ".py" and path.parent.name == "scripts" and path.stem in set(Rule):
-            return Rule(path.stem)
-    return None
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _prune(logs: Path) -> None:
@@ -145,7 +190,10 @@ def _prune(logs: Path) -> None:
 
 
 async def clear_stale_lock(invocation: Invocation) -> bool:
-    """Take away Snakemake's lock if whoever had it is dead; False if somebody runs."""
+    """Take away Snakemake's lock if whoever had it is dead; False if somebody runs.
+
+    Can be cancelled.
+    """
     if not any((invocation.directory / _LOCKS).glob("*")):
         return True
     with run_lock.nobody_runs(invocation.directory) as alone:
@@ -160,5 +208,9 @@ async def clear_stale_lock(invocation: Invocation) -> bool:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
-        await unlock.wait()
+        try:
+            await unlock.wait()
+        except asyncio.CancelledError:
+            unlock.kill()
+            raise
     return True

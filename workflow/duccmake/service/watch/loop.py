@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ...config.configuration import Config
 from ...errors import DuccmakeError, RepositoryLocked
@@ -19,10 +20,13 @@ from ..invocation import Invocation
 from ..notices import Notice, NoticeQueue
 from ..systemd import Service
 from .child import Child, clear_stale_lock
+from .options import check
 from .schedule import Ending, Pace
 from .wakers import watch_files
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_CHOSEN = 100
 """A run that is asked for more images than these asks for all."""
@@ -47,15 +51,20 @@ class Watcher:
         self._woken = asyncio.Event()
         self._stopping = False
         self._stop_watching = asyncio.Event()
+        self._step: asyncio.Task[Any] | None = None
         self._child: Child | None = None
         self._last = "no run yet"
 
     async def run(self) -> int:
-        """Watch until SIGTERM or SIGINT; returns the exit status."""
+        """Watch until SIGTERM or SIGINT; returns the exit status.
+
+        Raises `CommandLineError` where Snakemake's options are wrong.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self._unless_stopped(check(self._invocation))
         self._queue.prepare()
         background = [asyncio.create_task(self._watch_files())]
         if self._service.watchdog_seconds:
@@ -90,7 +99,7 @@ class Watcher:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), start - now)
             return
-        if not await clear_stale_lock(self._invocation):
+        if not await self._unless_stopped(clear_stale_lock(self._invocation)):
             self._service.status("waiting for a run that somebody else started")
             await self._pause(_BUSY_SECONDS)
             return
@@ -108,7 +117,9 @@ class Watcher:
         whole = whole or leaving or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
         self._service.status(f"running for {'all images' if whole else ', '.join(chosen)[:200]}")
         with self._told(whole, notices) as outcomes:
-            self._child = await Child.start(self._invocation, () if whole else chosen)
+            self._child = await Child.start(
+                self._invocation, () if whole else chosen, events=self._config.events
+            )
             if self._stopping:
                 self._child.stop()
             ended = asyncio.create_task(self._child.outcome())
@@ -128,7 +139,7 @@ class Watcher:
             self._queue.drop(notices)
         else:
             pause = max(0.0, self._pace.earliest - time.monotonic())
-            logger.error("the run did not get to its images; trying again in %.0f s", pause)
+            logger.error("%s; trying again in %.0f s", outcome.error, pause)
 
     @contextmanager
     def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Ending]]:
@@ -139,18 +150,21 @@ class Watcher:
             yield outcomes
             for outcome in outcomes:
                 span.members["completed"] = outcome.completed
+                span.members["reason"] = outcome.error or None
                 span.members["failed_images"] = len(outcome.failed)
 
     # --- what others ask for --------------------------------------------
 
     def _stop(self) -> None:
         if self._stopping and self._child is not None:
-            logger.warning("told to stop again: ending the run at once")
+            logger.warning("told to stop again: ending at once all but what is being published")
             self._child.kill()
             return
         self._stopping = True
         logger.info("told to stop%s", "; finishing what is in hand" if self._child else "")
         self._service.stopping("stopping", _STOP_EXTENSION)
+        if self._step is not None:
+            self._step.cancel()
         if self._child is not None:
             self._child.stop()
         self._woken.set()
@@ -201,6 +215,12 @@ class Watcher:
             self._service.alive()
             await asyncio.sleep(self._service.watchdog_seconds / 3)
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What some work comes to; None where it was cut off to stop."""
+        self._step = asyncio.create_task(work)
+        await asyncio.wait([self._step])
+        return None if self._step.cancelled() else self._step.result()
+
     async def _pause(self, seconds: float) -> None:
         """Sleep, but not once told to stop."""
         end = time.monotonic() + seconds
@@ -210,7 +230,7 @@ class Watcher:
 
 def _words(outcome: Ending) -> str:
     if not outcome.completed:
-        return "the last run failed as a whole"
+        return f"the last run failed as a whole: {outcome.error}"
     if outcome.failed:
         return f"the last run left {len(outcome.failed)} images for later"
     return "the last run was good"

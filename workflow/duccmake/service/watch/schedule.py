@@ -12,11 +12,13 @@ class Ending:
     """How a run ended.
 
     ``completed`` says that it polled and did what it could.  ``failed`` are images
-    that failed, or whose registry did not answer: they want another try.
+    that failed, or whose registry did not answer: they want another try.  ``error`` is
+    why it did not complete.
     """
 
     completed: bool
     failed: frozenset[str] = field(default_factory=frozenset)
+    error: str = ""
 
 
 class Pace:

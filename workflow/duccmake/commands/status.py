@@ -1,12 +1,11 @@
-"""The program that shows how each image of the wish lists stands."""
+"""``duccmake status``: how each image of the wish lists stands."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from ..planning.plan import Plan
 from ..run.status import Status
 from ..run.table import newest_plan, table
 from ..words import counted
+from .command import Command
 
 if TYPE_CHECKING:
     import pandas
@@ -24,9 +24,8 @@ Show how each image of the wish lists stands, from the newest plan and the last 
 failed and why comes first. No registry is asked; `snakemake -n` brings the plan up to date."""
 
 
-def main(arguments: Sequence[str]) -> int:
+def show(options: argparse.Namespace) -> int:
     """Write the table to standard output; 1 where there has been no run yet."""
-    options = _parse(arguments)
     path = newest_plan(options.directory)
     if path is None:
         where = options.directory.absolute()
@@ -38,12 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     found = table(Plan.load(path), path.stem, status)
     if options.globs:
         pattern = any_of(*options.globs)
-        found = found[[pattern.fullmatch(name) is not None for name in found["image"]]]
-    try:
-        sys.stdout.write(_text(found, options))
-        sys.stdout.flush()
-    except BrokenPipeError:  # as `head` leaves it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        found = found.loc[[pattern.fullmatch(name) is not None for name in found["image"]]]
+    sys.stdout.write(_text(found, options))
     return 0
 
 
@@ -67,8 +62,8 @@ def _lines(found: pandas.DataFrame) -> Iterator[str]:
     yield f"{counted(len(found), 'image')}{': ' if said else ''}{said}"
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("status.py", description=DESCRIPTION, allow_abbrev=False)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command can be told."""
     parser.add_argument(
         "globs",
         nargs="*",
@@ -85,4 +80,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="an array of objects")
     form.add_argument("--tsv", action="store_true", help="a line an image, with a header")
-    return parser.parse_args(arguments)
+
+
+COMMAND = Command("status", "show how each image stands", DESCRIPTION, add_options, show)

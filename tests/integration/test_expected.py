@@ -1,0 +1,144 @@
+"""Whole sessions, as an operator sees them, compared with the texts in ``tests/expected``."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from duccmake.demo.images import Image
+from support import expected
+from support.images import LayerBuilder
+from support.runs import Work, checkout_copy, days_later, fresh_work
+from support.samples import AMD64
+from support.servers import without_proxies
+
+
+def session(work: Work, *commands: str) -> str:
+    """Commands, and all that each prints, in its order."""
+    places = {work.checkout: "CHECKOUT", work.path: "WORKDIR"}
+    return "\n".join(
+        expected.normalised(f"$ {command}\n{_printed(work, command)}", places)
+        for command in commands
+    )
+
+
+def _printed(work: Work, command: str) -> str:
+    options = shlex.split(command)[1:]
+    snakefile = ["--snakefile", f"{work.checkout}/Snakefile"]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *snakefile, *options],
+        cwd=work.path,
+        env=work.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return f"{done.stdout}(status {done.returncode})"
+
+
+def image(text: str) -> Image:
+    """An image that no repository loses anything of, whoever runs this."""
+    mine = {"uid": os.geteuid(), "gid": os.getegid()}
+    builder = LayerBuilder().dir(".", **mine).file("content", text, **mine)
+    return Image((builder.layer(),), {}, platform=AMD64)
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """All sessions of an operator's month, by name."""
+    with fresh_work(tmp_path_factory.mktemp("month")) as work:
+        return dict(_month(work))
+
+
+def _month(work: Work) -> Iterator[tuple[str, str]]:
+    run = "snakemake --cores 2"
+    for name in ("team/app:1", "team/app:2", "team/tools:2024"):
+        work.push(name, image(name))
+    work.wish("{host}/team/app:*", "{host}/team/tools:2024")
+    work.configure(platforms=[str(AMD64)], products=["layers", "flat"])
+    yield "first-run", session(work, "snakemake -n", run)
+    yield "nothing-to-do", session(work, run)
+
+    work.push("team/app:1", image("moved"))
+    yield "moved-tag", session(work, "snakemake -n", run)
+    first = image("team/app:1").digest
+    name = work.named("team/app:1")
+    ask = f"snakemake rollback --cores 1 --config image={name}"
+    yield (
+        "rollback",
+        session(
+            work,
+            ask,
+            f"{ask} digest={first}",
+            run,
+            f"snakemake unpin --cores 1 --config image={name}",
+        ),
+    )
+
+    broken = image("broken")
+    work.push("team/app:3", broken)
+    assert work.registry
+    work.registry.store.blob_path(broken.layers[0].digest).unlink()
+    work.wish("{host}/team/app:*", "{host}/team/tools:2024", "{host}/team/gone:1")
+    yield "failing-run", session(work, run)
+    yield "mistake", session(work, "snakemake --cores 2 --config scope=everything")
+
+    work.wish("{host}/team/app:1", "{host}/team/app:2")
+    yield "prune", session(work, run, "snakemake prune -n", "snakemake prune --cores 1")
+    yield "gc-too-early", session(work, "snakemake gc --cores 1")
+    yield "gc", session(days_later(work, 31), "snakemake gc -n", "snakemake gc --cores 1")
+
+    for number in range(4, 7):
+        work.push(f"team/more:{number}", image(str(number)))
+    work.wish("{host}/team/app:*", "{host}/team/more:*", ignoreErrors=["*/team/app:3"])
+    work.run(check=True)
+    work.wish("{host}/team/app:1")
+    schedule = "--config 'removal={policy: schedule}'"
+    yield "too-many-leave", session(work, f"{run} {schedule}", "snakemake prune --cores 1")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "first-run",
+        "nothing-to-do",
+        "moved-tag",
+        "rollback",
+        "failing-run",
+        "mistake",
+        "prune",
+        "gc-too-early",
+        "gc",
+        "too-many-leave",
+    ],
+)
+def test_a_session_looks_as_it_is_kept(sessions: dict[str, str], name: str) -> None:
+    expected.check(name, sessions[name])
+
+
+def test_every_text_that_is_kept_is_one_of_a_session(sessions: dict[str, str]) -> None:
+    kept = {path.stem for path in expected.EXPECTED.iterdir()}
+    assert kept == {*sessions, "demo"}
+
+
+def test_the_demo_looks_as_it_is_kept(tmp_path: Path) -> None:
+    checkout = checkout_copy(tmp_path / "checkout")
+    done = subprocess.run(
+        [sys.executable, str(checkout / "scripts/demo.py")],
+        cwd=tmp_path,
+        env=without_proxies(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    text = expected.normalised(done.stdout, {checkout: "CHECKOUT"})
+    story, _, program = text.partition("=== Run demo/hello:latest")
+    assert "Hello from 1.1" in program or "It cannot be run here" in program
+    expected.check("demo", story + "=== What next" + program.partition("=== What next")[2])

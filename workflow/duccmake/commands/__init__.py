@@ -1,0 +1,1 @@
+"""The program ``duccmake``: what people ask, beside ``snakemake``, which does the work."""

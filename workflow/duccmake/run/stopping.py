@@ -1,0 +1,70 @@
+"""Being told to stop: no new job, what can be repeated is cut off, what is written is finished."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from ..workspace.reports import Rule
+
+if TYPE_CHECKING:
+    import psutil
+
+_AGAIN_SECONDS = 0.5
+"""So often what has been started meanwhile is looked for."""
+
+
+def exit_on_sigterm() -> None:
+    """Have SIGTERM end this process as an exception does, so that Snakemake takes its lock away."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def stop_on_sigterm(stop: Callable[[], None]) -> None:
+    """Have SIGTERM call ``stop`` and cut off the jobs below this process.
+
+    In a thread: a handler runs within whatever it interrupts, and what that holds, such as
+    the lock of Snakemake's scheduler while something is removed, it would wait for for ever.
+    """
+    told: SimpleQueue[None] = SimpleQueue()  # which may be put to inside of a handler
+
+    def heed() -> None:
+        told.get()
+        stop()
+        import psutil  # slow to import
+
+        while True:
+            cut_off(psutil.Process().children(recursive=True))
+            time.sleep(_AGAIN_SECONDS)
+
+    threading.Thread(target=heed, name="heed SIGTERM", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: told.put(None))
+
+
+def cut_off(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Tell those of the processes that are jobs of the workflow to end; returns them.
+
+    One that writes to a repository finishes that first, as it knows by itself.
+    """
+    import psutil
+
+    jobs = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if rule_of(process.cmdline()) is not None:
+                process.terminate()
+                jobs.append(process)
+    return jobs
+
+
+def rule_of(command: Sequence[str]) -> Rule | None:
+    """The rule whose job a process is, by the script that it runs."""
+    path = Path(command[1]) if command[1:] else Path()
+    is_job = path.suffix == ".py" and path.parent.name == "scripts" and path.stem in set(Rule)
+    return Rule(path.stem) if is_job else None
