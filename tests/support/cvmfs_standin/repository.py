@@ -175,7 +175,8 @@ class Repository:
     def open(self, path=""):
         if self.flag.exists():
             die("CernVM-FS transaction error: another transaction is already open", 17)
-        if self.is_publishing():
+        is_stale = self.rdonly.is_symlink() and self.rdonly.readlink() != self.current()
+        if is_stale and self.is_publishing():  # mounting what is newest takes the lock
             die(self.busy() + "(unexpected termination) cannot establish writable mountpoint")
         try:
             os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -184,7 +185,7 @@ class Repository:
         if self.gateway:
             self.take_lease(path)
             self.catch_up()
-        elif self.rdonly.is_symlink() and self.rdonly.readlink() != self.current():
+        elif is_stale:
             self.show_newest()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
