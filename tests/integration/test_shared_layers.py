@@ -100,7 +100,8 @@ def shared(draw: st.DrawFn) -> list[Images]:
 def stage(repository: Repository, base: Path, images: Images):
     catalogs = not isinstance(repository, DirectoryRepository)
     staged = [
-        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs) for name, image in images.items()
+        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs)
+        for name, image in images.items()
     ]
     return pipeline.change_set(staged, base)
 

@@ -57,7 +57,9 @@ SMALL = Image((BASE, LayerBuilder().file("lib/x").layer()))
 def stage(repository, base, *images):
     """A change set of images by their names, staged below ``base`` for a repository."""
     catalogs = not isinstance(repository, DirectoryRepository)
-    staged = [pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs) for name, image in images]
+    staged = [
+        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs) for name, image in images
+    ]
     return pipeline.change_set(staged, base)
 
 

@@ -169,7 +169,9 @@ class TreeContents:
     def objects(self) -> set[str]:
         """The names of the objects that the files consist of, but for what others store oddly."""
         plain = (
-            content for content in self._found.values() if not content.flags & (HASH_BITS | EXTERNAL)
+            content
+            for content in self._found.values()
+            if not content.flags & (HASH_BITS | EXTERNAL)
         )
         return {name for content in plain for name in names_of(content)}
 
