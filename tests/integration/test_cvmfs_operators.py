@@ -33,10 +33,15 @@ BUSY = (
     "currently being published",
     "cannot establish writable mountpoint",
     "cannot retrieve root hash from read-only mount point",
+    "cannot open tag database",
     "while in a transaction",
     "Failed to acquire gc lock",
 )
 """What is true of a repository that somebody else publishes into."""
+
+
+ASKED = ("Another publish process is active", "Failed to acquire publishing lock")
+"""What is true at the moment at which somebody asks whether anybody publishes."""
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ class Operator:
                 name = f"of-the-operator-{number}"
                 (self.cvmfs.mounts / self.cvmfs.name / name).write_text(name)
                 # The transaction is theirs: nothing may come between.
-                if self._must("publish", self.cvmfs.name):
+                if self._publishes():
                     self.published.append(name)
             if number % 4 == 1:
                 self._may("tag", "-a", f"tag-{number}", self.cvmfs.name)
@@ -81,10 +86,14 @@ class Operator:
         (self.refused if busy else self.wrong).append(f"{arguments[0]}: {done.stdout}")
         return False
 
-    def _must(self, *arguments: str) -> bool:
-        done = self._run(*arguments)
+    def _publishes(self) -> bool:
+        """Publish; again where somebody asks at the very moment whether anybody does."""
+        done = self._run("publish", self.cvmfs.name)
+        while done.returncode and any(words in done.stdout for words in ASKED):
+            self.refused.append(done.stdout)
+            done = self._run("publish", self.cvmfs.name)
         if done.returncode:
-            self.wrong.append(f"{arguments[0]}: {done.stdout}")
+            self.wrong.append(f"publish: {done.stdout}")
         return done.returncode == 0
 
     @staticmethod
@@ -133,9 +142,9 @@ def test_operators_loop_and_ours_publish_side_by_side_and_neither_spoils_the_oth
                         repository.reclaim()
         finally:
             done.set()
-        theirs.result()
+            theirs.result()
+            assert operator.wrong == []
 
-    assert operator.wrong == []
     assert not (cvmfs.spool / "in_transaction.lock").exists()
     assert os.path.ismount(cvmfs.spool / "rdonly")
     assert os.path.ismount(cvmfs.mounts / cvmfs.name)

@@ -39,6 +39,7 @@ REFUSALS = {
     "another remounts": ADVICE + NO_MOUNT,
     "another is about to close its transaction": IN_TRANSACTION + NO_MOUNT,
     "another has just unmounted": "cannot retrieve root hash from read-only mount point\n",
+    "another empties what they share": "cannot open tag database\n",
     "another is faster": "CernVM-FS transaction error: another transaction is already open\n",
 }
 
@@ -119,6 +120,22 @@ def test_transaction_of_ours_that_the_lock_of_others_kept_from_publishing_is_tak
     publish(refusing.open(lock_seconds=60), stage(staging))
     assert refusing.open().verify(NAME) == []
     assert not (refusing.spool / "in_transaction.lock").exists()
+
+
+@pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
+def test_what_is_published_and_could_not_be_mounted_at_once_is_no_failure(
+    refusing, staging, caplog
+):
+    """As where another command looks into the mount at the very moment."""
+    shim = Path(os.environ["PATH"].partition(":")[0]) / "cvmfs_server"
+    shim.write_text(
+        f'#!/bin/sh\n{STAND_IN}/cvmfs_server "$@" || exit\n[ "$1" = ingest ] || exit 0\n'
+        "echo Remounting newly created repository revision\n"
+        "echo umount: rdonly: target is busy.\nexit 32\n"
+    )
+    publish(refusing.open(), stage(staging))
+    assert refusing.open().verify(NAME) == []
+    assert "what was published is there" in caplog.text
 
 
 @pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)

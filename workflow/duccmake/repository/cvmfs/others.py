@@ -28,6 +28,7 @@ _TRANSACTION = (
     "lease path busy",
     "cannot establish writable mountpoint",
     "cannot retrieve root hash from read-only mount point",
+    "cannot open tag database",  # whoever ends a transaction empties the directory it is in
     "Cannot run garbage collection while in a transaction",
 )
 _LOCK = (

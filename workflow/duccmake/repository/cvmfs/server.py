@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RepositoryError
+from .opening import begun
 from .others import PUBLISHING_LOCK, TRANSACTION_FLAG, busy_words, holders, is_flocked, is_left_open
 from .settings import ServerSettings
 from .tar_writer import TarStream
@@ -48,6 +49,11 @@ class ServerFailed(RepositoryError):
     def __init__(self, found: str, *, output: str = "", hint: str = "") -> None:
         super().__init__(found, hint=hint)
         self.output = output
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it had signed its revision, and could only not mount that."""
+        return any(words in self.output for words in _MOUNTING)
 
 
 class ServerBusy(ServerFailed):
@@ -101,6 +107,14 @@ class Server:
 
     def others_work(self) -> str:
         """What somebody does that is to be waited for, for people; empty where there is nothing."""
+        return self._transaction_or_publication() or (
+            f"somebody has begun 'cvmfs_server {command}'"
+            if (command := begun(self.settings.name))
+            # One that has just ended has left its transaction open.
+            else self._transaction_or_publication()
+        )
+
+    def _transaction_or_publication(self) -> str:
         if self.transaction() is not None:
             return f"somebody has {self.describe_transaction()}"
         if is_flocked(self._publishing):
@@ -266,7 +280,7 @@ class Server:
 
     def _is_mounting(self) -> bool:
         output = self._output.read_text(errors="replace")
-        return any(word in output for word in _MOUNTING)
+        return any(words in output for words in _MOUNTING)
 
     def _outcome(self, arguments: Sequence[str], status: int) -> str:
         output = self._output.read_text(errors="backslashreplace")

@@ -22,9 +22,8 @@ from typing import Any
 from ...errors import RepositoryError
 from ...fs.files import write_atomically
 from .mount import Mount
-from .opening import opening
 from .others import Patience
-from .server import Mark, Server, ServerBusy, processes, spoil_archive
+from .server import Mark, Server, ServerBusy, ServerFailed, processes, spoil_archive
 from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
@@ -104,7 +103,7 @@ class Transactions:
             with self.mount.changing():
                 self.server.run("gc", "-f", self.server.settings.name, token=transaction.token)
 
-        self._attempt(work, collecting=True)
+        self._attempt(work)
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
@@ -119,29 +118,20 @@ class Transactions:
             else:
                 return
 
-    def _attempt(self, work: Callable[[Transaction], None], *, collecting: bool = False) -> None:
+    def _attempt(self, work: Callable[[Transaction], None]) -> None:
         """Do ``work``, which opens a transaction; again while somebody else is faster.
 
         A transaction of ours that is left open is aborted.  Raises `RepositoryLocked`
         where somebody else's does not end in time.
         """
-        settings, patience = self.server.settings, self._patience()
-        # Opening one mounts what is newest first, for which cvmfs_server has to have the lock
-        # itself: through a gateway mostly, elsewhere where somebody was killed who published.
-        alone = not settings.gateway
+        patience = self._patience()
         while True:
             while self._is_anybody_at_work(patience):
                 pass
             transaction = Transaction(self.server, self._journal)
             try:
-                with ExitStack() as stack:
-                    if alone and not stack.enter_context(
-                        opening(settings.spool, settings.name, collecting=collecting)
-                    ):
-                        raise ServerBusy("somebody begins to publish")
-                    work(transaction)
+                work(transaction)
             except ServerBusy as error:
-                alone = not (settings.gateway or (alone and error.output))
                 if error.opened:
                     transaction.look()
                 if transaction.mark is not None:
@@ -149,11 +139,18 @@ class Transactions:
                 # What is open now is theirs; a gateway does not even show it here.
                 self._journal.unlink(missing_ok=True)
                 patience.wait(error.found, _HINT)
-            except Exception:
+            except Exception as error:
+                committed = isinstance(error, ServerFailed) and error.is_committed
+                if committed:
+                    transaction.look()
                 # What was killed may have left processes that go on, and hold a lock.
                 mark = self._end(transaction.token) or transaction.mark
                 self._abort_if(mark)
-                raise
+                if not committed:
+                    raise
+                # Somebody had looked into the mount at that moment; the abortion mounts it.
+                log.warning("what was published is there, although %s", error)
+                return
             else:
                 self._journal.unlink(missing_ok=True)
                 return
