@@ -5,6 +5,7 @@ from pathlib import Path
 
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
+from duccmake.products import Product
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
 
@@ -24,6 +25,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             digest=digest,
             diff_algorithms=job.plan.diff_algorithms(key),
             packed=job.config.repository.packs_layers,
+            split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
             progress=progress,
         )

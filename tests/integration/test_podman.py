@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from duccmake.demo.images import Image
+from duccmake.layer.zstd import zstd
 from duccmake.repository.directory.backend import DirectoryRepository
 from duccmake.repository.edits import Edits
 from duccmake.repository.inventory import survey as look_through
@@ -334,6 +337,47 @@ def test_buildah_builds_on_an_image_of_the_store_without_copying_its_layers(
         assert layer["parent"] == chain([one.diff_id for one in images[APP].layers])[-1].id
         assert client.diff("localhost/built:1") >= {"A /added"}
         assert "/added" in client.inside("localhost/built:1", "/bin/busybox", "find", "/added")
+
+
+@pytest.mark.parametrize("name", [APP, REPEATED, EMPTY])
+def test_an_image_of_the_store_is_saved_and_pushed_as_it_was_pushed(
+    client: Podman, published: Published, images: Mapping[str, Image], name: str
+):
+    out = Path(tempfile.mkdtemp(prefix="out", dir=published.base))
+    out.chmod(0o777)
+    image = images[name]
+    client("save", "--format", "oci-dir", "--output", f"{out}/saved", name)
+    client("push", name, f"oci:{out}/pushed:t")
+    for place in (out / "saved", out / "pushed"):
+        blobs = place / "blobs/sha256"
+        [entry] = json.loads((place / "index.json").read_bytes())["manifests"]
+        manifest = json.loads((blobs / entry["digest"].rpartition(":")[2]).read_bytes())
+        assert manifest["config"]["digest"].rpartition(":")[2] == identity(image)
+        for layer, wanted in zip(manifest["layers"], image.layers, strict=True):
+            blob = (blobs / layer["digest"].rpartition(":")[2]).read_bytes()
+            assert uncompressed(blob) == wanted.tar
+
+
+def uncompressed(blob: bytes) -> bytes:
+    if blob.startswith(b"\x28\xb5\x2f\xfd"):
+        return zstd.decompress(blob)
+    return gzip.decompress(blob) if blob.startswith(b"\x1f\x8b") else blob
+
+
+def test_image_that_goes_takes_what_it_was_saved_by_with_it(
+    fresh: Published, images: Mapping[str, Image]
+):
+    """And another one that comes later, with the same layer on others, has it from there."""
+    base, top = images[APP].layers
+    fresh.publish(APP, images[APP])
+    fresh.publish(REPEATED, Image((top, base)))
+    splits = sorted(path.name for path in fresh.store.glob("overlay-layers/*.tar-split.gz"))
+    listed = json.loads((fresh.store / "overlay-layers/layers.json").read_bytes())
+    assert splits == sorted(f"{layer['id']}.tar-split.gz" for layer in listed)
+    assert len(splits) == 4
+    fresh.withdraw(APP, REPEATED)
+    fresh.collect()
+    assert list(fresh.store.glob("overlay-layers/*.tar-split.gz")) == []
 
 
 def test_pulling_takes_the_layers_that_the_store_has_from_there(

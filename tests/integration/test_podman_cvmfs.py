@@ -66,6 +66,8 @@ def look_at(client: Podman) -> None:
     assert sorted(again) == ["/opt", "/opt/a", "/opt/b", "/opt/c"]
     through = client.run(THROUGH, "/bin/busybox", "find", "/opt", "/link").split()
     assert sorted(through) == ["/link", "/opt", "/opt/b", "/opt/d"]
+    # It looks whether what it makes has the digests that are promised.
+    client("save", "--format", "oci-dir", "--output", f"{client.base}/home/saved", APP)
     if not client.rootless:
         assert {"A /etc/new", "D /etc/old", "A /opt/c"} <= client.diff(APP)
 

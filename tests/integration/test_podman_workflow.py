@@ -108,3 +108,8 @@ def test_podman_is_among_what_is_made_unless_told_otherwise(work: Work, tmp_path
     other.wish("{host}/demo/hello:latest")
     _run(other)
     assert _names(other) == {other.named("demo/hello:latest")}
+    layers = _store(other) / "overlay-layers"
+    listed = json.loads((layers / "layers.json").read_bytes())
+    assert {path.name for path in layers.glob("*.gz")} == {
+        f"{layer['id']}.tar-split.gz" for layer in listed
+    }

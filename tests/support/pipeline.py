@@ -36,7 +36,7 @@ def unpack(
     base.mkdir(parents=True, exist_ok=True)
     blob = base / "blob"
     blob.write_bytes(layer.blob)
-    return unpack_layer(blob, base, digest=layer.digest, packed=packed, limits=limits)
+    return unpack_layer(blob, base, digest=layer.digest, packed=packed, split=True, limits=limits)
 
 
 def unpack_blob(blob: bytes, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:

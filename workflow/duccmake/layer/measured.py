@@ -21,6 +21,9 @@ STAGED, PUBLISHED = "layer.json", "layers.json"
 """The files beside a layer's ``tree.mtree`` that have it, in the unpacker's words and in
 those of containers/storage, which DUCC uses too."""
 
+TAR_SPLIT = "tar-split.gz"
+"""The file of a staged layer by which podman makes its archive again (`layer.tar_split`)."""
+
 _COMPRESSIONS = {"bzip2": 1, "gzip": 2, "xz": 3, "zstd": 4}
 """How containers/storage numbers them (pkg/archive); 0 is no compression."""
 

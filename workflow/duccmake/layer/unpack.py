@@ -25,13 +25,14 @@ from .archive import Unpacker
 from .builder import Staging
 from .layer_manifest import write_manifest
 from .limits import UnpackLimits
-from .measured import STAGED
+from .measured import STAGED, TAR_SPLIT
 from .pack import Pack
 from .place import Place
 from .stream import LayerStream, StreamResult
 from .tar import TarReader
 
 if TYPE_CHECKING:
+    from .tar_split import TarSplit
     from .writers import Writers
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def unpack_layer(
     digest: Digest,
     diff_algorithms: Collection[str] = ("sha256",),
     packed: bool = False,
+    split: bool = False,
     limits: UnpackLimits | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> UnpackedLayer:
@@ -64,6 +66,7 @@ def unpack_layer(
 
     The manifest and a summary are in ``.metadata/``, the tree is ``layerfs/``; where
     the layer shall be ``packed``, the content of its files is in a `duccmake.layer.pack`.
+    With ``split``, what podman needs to save or push it is taken down (`duccmake.layer.tar_split`).
     The blob has to have the ``digest``; what it unpacks to is measured, by each of
     ``diff_algorithms``, and noted in the summary (`duccmake.layer.measured`).  The directory
     appears only when everything was right, and nothing remains when it was not.
@@ -83,7 +86,7 @@ def unpack_layer(
             stream = LayerStream(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
-            unpacked = _unpack(stream, partial, made, digest, progress)
+            unpacked = _unpack(stream, partial, made, digest, progress, split=split)
         partial.rename(destination / "layer")
     except OSError as error:
         _discard(partial)
@@ -127,15 +130,20 @@ def _unpack(
     place: Place,
     digest: Digest,
     progress: Callable[[int], None] | None,
+    *,
+    split: bool,
 ) -> UnpackedLayer:
+    taken = _tar_split() if split else None
     with layer as stream:
         account = stream.account
         staging = Staging(place, account)
-        reader = TarReader(_reported(stream, progress), account=account)
+        reader = TarReader(_reported(stream, progress), account=account, split=taken)
         Unpacker(staging, account).apply(reader)
     result = stream.result
     result.verify(digest)
     staging.finish()
+    if taken is not None:
+        taken.write(partial / TAR_SPLIT)
     manifest = partial / ".metadata" / "tree.mtree"
     entries = write_manifest(manifest, staging.root, digest, account)
     lost = staging.losses()
@@ -153,6 +161,12 @@ def _unpack(
     if lost:
         logger.warning("this file system cannot keep all of layer %s: %s", digest, _count(lost))
     return UnpackedLayer(partial.parent / "layer", result, entries, lost)
+
+
+def _tar_split() -> TarSplit:
+    from .tar_split import TarSplit  # what it needs is seldom needed
+
+    return TarSplit()
 
 
 def _reported(stream: LayerStream, progress: Callable[[int], None] | None) -> Iterator[bytes]:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import DuccmakeError, RepositoryError
+from ..layer.measured import TAR_SPLIT
 from ..oci.reference import Digest
 from ..products import Product
 from . import overlay_losses, podman
 from .edits import Edits, Tree
 from .failures import reported
 from .flat_trees import FlatTree, flat_tree_of
-from .json_files import dump
+from .json_files import content, dump
 from .layout import Layout
 from .metadata import check_link, known_losses, publish_metadata
 from .model import ChangeSet, StagedImage, StagedLayer
@@ -40,18 +41,21 @@ Others = Callable[[Iterable[StagedImage]], Mapping[str, str]]
 class Part:
     """What change sets come to: layers and images, none of them published yet.
 
-    ``trees`` are what layers of podman's store need of their own, by their paths there.
+    ``trees`` are what layers of podman's store need of their own, by their paths there, and
+    ``splits`` what podman makes their archives again by.
     """
 
     layers: Mapping[Digest, StagedLayer]
     images: tuple[StagedImage, ...]
     trees: Mapping[Path, Tree]
+    splits: Mapping[Digest, bytes]
 
     def __or__(self, other: Part) -> Part:
         return Part(
             {**self.layers, **other.layers},
             self.images + other.images,
             {**self.trees, **other.trees},
+            {**self.splits, **other.splits},
         )
 
     def flat_trees(self, layout: Layout) -> list[tuple[StagedImage, Path]]:
@@ -110,7 +114,7 @@ class Commit:
 
     def __init__(self, layout: Layout, form: LayerForm, changes: ChangeSet, others: Others) -> None:
         self.layout = layout
-        self.whole = Part({}, (), {})
+        self.whole = Part({}, (), {}, {})
         self._form = form
         self._others = others
         self._lost: dict[str, Counter[str]] = {}
@@ -136,7 +140,7 @@ class Commit:
         trees = podman.own_trees(
             self.layout, changes.images, lambda digest: _manifest(self.layout, staged, digest)
         )
-        return Part(layers, changes.images, trees)
+        return Part(layers, changes.images, trees, _splits(layers, changes.images))
 
     def _check_layer(self, layer: StagedLayer) -> None:
         if not layer.manifest.is_file() or not self._form.is_staged(layer):
@@ -177,7 +181,13 @@ class Commit:
         writer.settle()
         images = self.whole.images
         publish_metadata(
-            edits, self.layout, images, losses, lambda: self._others(images), self.whole.trees
+            edits,
+            self.layout,
+            images,
+            losses,
+            lambda: self._others(images),
+            self.whole.trees,
+            self.whole.splits,
         )
 
     def _put_layers(self, writer: Writer, more: Callable[[], Iterable[ChangeSet]]) -> None:
@@ -240,6 +250,21 @@ class Commit:
         noted = replace(tree, verified=image.measured is not None)
         edits.file(self.layout.flat_record(image.config), dump(noted.to_json(image.config)))
         return tree.losses
+
+
+def _splits(
+    layers: Mapping[Digest, StagedLayer], images: Iterable[StagedImage]
+) -> dict[Digest, bytes]:
+    """What was taken down of the archives of layers that podman's store gets."""
+    wanted = {
+        digest for image in images if Product.PODMAN in image.products for digest in image.layers
+    }
+    found = {
+        digest: content(layer.path / TAR_SPLIT)
+        for digest, layer in layers.items()
+        if digest in wanted
+    }
+    return {digest: split for digest, split in found.items() if split}
 
 
 def _is_published(layout: Layout, image: StagedImage, digest: Digest) -> bool:

@@ -119,11 +119,12 @@ def publish_metadata(
     losses: Mapping[str, Losses],
     others: Callable[[], Mapping[str, str]],
     trees: Mapping[Path, Tree] | None = None,
+    splits: Mapping[Digest, bytes] | None = None,
 ) -> None:
     """Manifests and records of ``images``, DUCC's files, podman's store, and last the public links.
 
     ``losses`` are each image's, by name; ``others`` tells the configurations of
-    the images that stay as they are, by name; ``trees`` are those of podman's store.
+    the images that stay as they are, by name; ``trees`` and ``splits`` are those of podman's store.
     """
     now = time.time()
     superseded = [
@@ -156,7 +157,7 @@ def publish_metadata(
         edits.file(layout.record(image.name), dump(record.to_json()))
     _note_origins(edits, layout, images)
     _schedule(edits, layout, superseded, wished, staying)
-    podman.publish(edits, layout, images, trees)
+    podman.publish(edits, layout, images, trees, splits)
     for image in images:
         link = layout.link(image.name)
         if Product.FLAT in image.products:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from zlib import adler32
 
 from ...errors import CorruptLayer, LimitExceeded
@@ -27,6 +28,9 @@ from .headers import (
     number,
     ustar_prefix,
 )
+
+if TYPE_CHECKING:
+    from ..tar_split import TarSplit
 
 
 @dataclass(slots=True)
@@ -57,7 +61,8 @@ class TarReader(Blocks):
     Content of the current member is taken by `content` and skipped when it is
     not.  The input is always read to its end, also past the end-of-archive
     blocks, so that a digest over it is complete.  Entries and holes go to the
-    ``account``, a new one with ``limits`` where there is none.  Raises `CorruptLayer`
+    ``account``, a new one with ``limits`` where there is none, and all else to ``split``,
+    if there is one.  Raises `CorruptLayer`
     for damage, `LimitExceeded` and `UnsafeLayer` for a type that no image may have.
     """
 
@@ -66,8 +71,10 @@ class TarReader(Blocks):
         pieces: Iterator[bytes],
         limits: UnpackLimits | None = None,
         account: Account | None = None,
+        split: TarSplit | None = None,
     ) -> None:
-        super().__init__(pieces)
+        super().__init__(split.taking(pieces) if split else pieces)
+        self._split = split
         self._account = account or Account(limits or UnpackLimits())
         self._limits = self._account.limits
 
@@ -75,6 +82,8 @@ class TarReader(Blocks):
         extensions: Extensions | None = None
         while True:
             if extensions is None and (plain := self._plain_file()) is not None:
+                if self._split is not None:
+                    self._split.member(self._at, self._left, plain.name)
                 yield plain
                 if self._left or self._padding:
                     self._pass_over_content()
@@ -101,12 +110,19 @@ class TarReader(Blocks):
             if kind == b"\0" and member.name.endswith(b"/"):
                 # V7 has no type for directories but a slash behind the name.
                 member.kind, member.size = DIR, 0
+            if self._split is not None:
+                self._tell(self._split, member)
             yield member
             self._pass_over_content()
         if extensions is not None:
             raise CorruptLayer("the archive ends after an extended header without its member")
         for _ in self._pieces:
             pass
+
+    def _tell(self, split: TarSplit, member: Member) -> None:
+        split.member(self._at, self._left, member.name)
+        if member.extents is not None or (self._left and member.kind is not FILE):
+            split.spoil()
 
     def _header_content(self, extensions: Extensions, size: int) -> bytes:
         self._open_content(size)

@@ -19,13 +19,21 @@ from .standing import VERIFIED, has_own_tree, is_verified
 class LayerEntries:
     """The layers of the store as they are after the edits so far, and the further edits.
 
-    ``trees`` are those that layers get of their own, by path (`own_trees`).
+    ``trees`` are those that layers get of their own, by path (`own_trees`), ``splits`` what
+    their archives are made again by, by the digests of their blobs (`duccmake.layer.tar_split`).
     """
 
-    def __init__(self, edits: Edits, layout: Layout, trees: Mapping[Path, Tree]) -> None:
+    def __init__(
+        self,
+        edits: Edits,
+        layout: Layout,
+        trees: Mapping[Path, Tree],
+        splits: Mapping[Digest, bytes],
+    ) -> None:
         self._edits = edits
         self._layout = layout
         self._trees = trees
+        self._splits = splits
         self._paths = Paths(layout)
         self._index = Index(edits.content(self._paths.layers), self._paths.layers)
 
@@ -66,6 +74,7 @@ class LayerEntries:
             del self._index.entries[identity]
             self._edits.remove(self._paths.layer(identity))
             self._edits.remove(self._paths.link(identity))
+            self._edits.remove(self._paths.tar_split(identity))
 
     def save(self) -> None:
         """Write the index file."""
@@ -90,6 +99,7 @@ class LayerEntries:
         tree = self._trees.get(self._paths.diff(layer.id))
         if tree is not None:
             self._edits.tree(self._paths.diff(layer.id), tree)
+        self._split(layer.id, diff_id, self._splits.get(measured.digest, b""))
         self._point(layer.id, Digest.parse(known["compressed-diff-digest"]))
         self._edits.file(directory / "link", layer.link.encode())
         if layer.lowers:
@@ -101,6 +111,24 @@ class LayerEntries:
         # podman before version 4.4 mounts there, and can make no directory on CernVM-FS.
         self._edits.directory(directory / "merged")
         self._edits.symlink(self._paths.link(layer.id), f"../{layer.id}/diff")
+
+    def _split(self, identity: str, diff_id: Digest, staged: bytes) -> None:
+        """Put beside a layer what its archive is made again by, where any with that archive has it.
+
+        As it is compressed it differs from one time to another: what is there stays.
+        """
+        path = self._paths.tar_split(identity)
+        if path in self._edits.puts or path.is_file():
+            return
+        if not staged:
+            alike = (
+                self._edits.content(self._paths.tar_split(other))
+                for other, layer in self._index.entries.items()
+                if layer.get("diff-digest") == str(diff_id)
+            )
+            staged = next(filter(None, alike), b"")
+        if staged:
+            self._edits.file(path, staged)
 
     def _leads_somewhere(self, layer: Entry) -> bool:
         try:

@@ -30,6 +30,10 @@ class Paths:
         """The directory of a layer's links."""
         return self.overlay / identity
 
+    def tar_split(self, identity: str) -> Path:
+        """By what a layer's archive is made again, for those who save or push it."""
+        return self.layers.with_name(f"{identity}.tar-split.gz")
+
     def diff(self, identity: str) -> Path:
         """What a layer has: a link to a published layer, or a tree of its own."""
         return self.layer(identity) / "diff"

@@ -24,10 +24,12 @@ def publish(
     layout: Layout,
     images: Sequence[StagedImage],
     trees: Mapping[Path, Tree] | None = None,
+    splits: Mapping[Digest, bytes] | None = None,
 ) -> None:
     """Put those of ``images`` into the store that shall be there.
 
-    ``trees`` are those that their layers need there, by path (`own_trees`).
+    ``trees`` are those that their layers need there, by path (`own_trees`), ``splits`` what
+    their archives are made again by, by the digests of their blobs.
     Names that stood for other images move; an image that is left without any is
     found by its digest until it is taken `without`.  Raises `RepositoryError`, or
     `ManifestError` with the image.
@@ -35,7 +37,7 @@ def publish(
     paths = Paths(layout)
     if not any(Product.PODMAN in image.products for image in images) and not paths.images.exists():
         return
-    store = _Store(edits, layout, trees or {})
+    store = _Store(edits, layout, trees or {}, splits or {})
     for image in images:
         try:
             store.release(image.name)
@@ -93,12 +95,16 @@ class _Store:
     """The store as it is after the edits so far, and the further edits."""
 
     def __init__(
-        self, edits: Edits, layout: Layout, trees: Mapping[Path, Tree] | None = None
+        self,
+        edits: Edits,
+        layout: Layout,
+        trees: Mapping[Path, Tree] | None = None,
+        splits: Mapping[Digest, bytes] | None = None,
     ) -> None:
         self._edits = edits
         self._layout = layout
         self._images = ImageEntries(edits, layout)
-        self._layers = LayerEntries(edits, layout, trees or {})
+        self._layers = LayerEntries(edits, layout, trees or {}, splits or {})
         self.release = self._images.release
         self.remove = self._images.remove
 
