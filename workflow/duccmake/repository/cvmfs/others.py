@@ -83,22 +83,24 @@ def holders(settings: ServerSettings) -> list[str]:
     """The processes that keep the repository's mounts in use, for people.
 
     For those with something open there cvmfs_server waits a minute, and without end for
-    those that have a copy of the mount in a mount namespace of their own.
+    those that have a copy of the mount in a mount namespace of their own; of these only
+    the first of each namespace is named.
     """
     mounts = (os.fspath(settings.published), os.fspath(settings.union))
-    own = _link(Path("/proc/self/ns/mnt"))
+    namespaces = {_link(Path("/proc/self/ns/mnt")), ""}
     found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or process.name == str(os.getpid()):
-            continue
+    for number in sorted(int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        process = Path("/proc", str(number))
         with suppress(OSError):
             name = (process / "comm").read_text().strip()
-            if name.startswith("cvmfs2"):
+            if number == os.getpid() or name.startswith("cvmfs2"):
                 continue
-            if _link(process / "ns/mnt") not in ("", own) and _has_mount(process, mounts):
-                found.append(f"process {process.name} ({name}), in a mount namespace of its own")
+            namespace = _link(process / "ns/mnt")
+            if namespace not in namespaces and _has_mount(process, mounts):
+                namespaces.add(namespace)
+                found.append(f"process {number} ({name}), in a mount namespace of its own")
             elif any(_is_below(path, mounts) for path in _opened(process)):
-                found.append(f"process {process.name} ({name})")
+                found.append(f"process {number} ({name})")
     return found
 
 
