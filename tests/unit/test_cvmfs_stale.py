@@ -27,7 +27,7 @@ def test_books_are_made_of_the_newest_revision(cvmfs, staging):
     def publish(name: str) -> None:
         image = Image((LayerBuilder().file("name", name).layer(),))
         products = ("layers", "flat", "podman")
-        staged = pipeline.stage(name, image, staging / name[-5:], products, packed=True)
+        staged = pipeline.stage(name, image, staging / name[-5:], products, catalogs=True)
         with repository.lock():
             repository.publish(pipeline.change_set([staged], staging / name[-5:]))
 

@@ -56,8 +56,10 @@ SMALL = Image((BASE, LayerBuilder().file("lib/x").layer()))
 
 def stage(repository, base, *images):
     """A change set of images by their names, staged below ``base`` for a repository."""
-    packed = not isinstance(repository, DirectoryRepository)
-    staged = [pipeline.stage(name, image, base, PRODUCTS, packed=packed) for name, image in images]
+    catalogs = not isinstance(repository, DirectoryRepository)
+    staged = [
+        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs) for name, image in images
+    ]
     return pipeline.change_set(staged, base)
 
 
