@@ -23,7 +23,8 @@ import pytest
 from duccmake.repository.cvmfs.backend import CvmfsRepository
 
 STAND_IN = Path(__file__).parent / "cvmfs_standin"
-NAME = "unpacked.example.org"
+NAME = f"unpacked-{os.getpid()}.example.org"
+"""Of this process alone: publishers wait for anybody's commands that name their repository."""
 GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
 """The setting of a release manager with a gateway."""
 LARGEST = 16384
