@@ -163,7 +163,9 @@ def test_repository_is_not_mounted_while_another_mounts_it(refusing, staging):
         with publishing_lock(refusing):
             mount.unlink()
             mount.mkdir()
-            done = pool.submit(publish, refusing.open(lock_seconds=60, publisher="ingest"), stage(staging))
+            done = pool.submit(
+                publish, refusing.open(lock_seconds=60, publisher="ingest"), stage(staging)
+            )
             assert waiting.wait(60)
             mount.rmdir()
             mount.symlink_to(shown)
