@@ -16,7 +16,7 @@ import pytest
 from duccmake.cvmfs.codec import decompress
 from duccmake.cvmfs.names import Kind, storage_path
 from duccmake.cvmfs.objects import Objects
-from duccmake.cvmfs.storage import NotThere, Storage
+from duccmake.cvmfs.storage import PUBLISHED, NotThere, Storage
 from duccmake.cvmfs.storage.http import HttpStorage
 from duccmake.cvmfs.storage.local import LocalStorage
 from duccmake.errors import NoSpace, RepositoryError
@@ -82,7 +82,7 @@ def test_what_is_stored_is_read_by_its_name(
     for name, kind in zip(names, Kind, strict=True):
         assert decompress(reading.get(name)) == bytes(kind, "ascii") * 100
     assert reading.has([*names, ABSENT]) == set(names)
-    assert reading.manifest() == b"manifest"
+    assert reading.file(PUBLISHED) == b"manifest"
 
 
 def test_what_is_not_there_is_told(reading: Storage, directory: Path) -> None:
@@ -90,7 +90,7 @@ def test_what_is_not_there_is_told(reading: Storage, directory: Path) -> None:
         reading.get(ABSENT)
     (directory / ".cvmfspublished").unlink()
     with pytest.raises(NotThere, match="cvmfspublished"):
-        reading.manifest()
+        reading.file(PUBLISHED)
 
 
 def test_an_object_that_is_not_what_its_name_says_is_refused(
@@ -114,7 +114,7 @@ def test_a_web_server_takes_nothing(url: str, objects: Objects) -> None:
 
 def test_a_web_server_that_is_away_is_told() -> None:
     with pytest.raises(RepositoryError, match="cannot be read"):
-        HttpStorage("http://127.0.0.1:1").manifest()
+        HttpStorage("http://127.0.0.1:1").file(PUBLISHED)
 
 
 def test_objects_become_one_more_link(
