@@ -154,7 +154,7 @@ def test_the_publishing_step_against_a_bare_ingest(
     tar = _distinct_bytes(layers, tmp_path)
     staging = tmp_path / "staging"
     staged = [
-        stage(f"localhost/team/{name}:1", _image(layers, name), staging, packed=True)
+        stage(f"localhost/team/{name}:1", _image(layers, name), staging, catalogs=True)
         for name in IMAGES
     ]
     ours, bare = [], []
@@ -175,9 +175,9 @@ def test_an_image_that_is_built_anew_against_a_bare_ingest(
 ) -> None:
     """One file was added to each of its layers, which so have other digests."""
     staging, name = tmp_path / "staging", "localhost/team/one:1"
-    before = stage(name, _image(layers, "one"), staging, packed=True)
+    before = stage(name, _image(layers, "one"), staging, catalogs=True)
     anew = {each: _with_one_more(layers[each]) for each in IMAGES["one"]}
-    after = stage(name, _image(anew, "one"), staging, packed=True)
+    after = stage(name, _image(anew, "one"), staging, catalogs=True)
     tar = _distinct_bytes({each: layers[each] for each in IMAGES["one"]}, tmp_path)
     ours, bare = [], []
     for _ in range(ROUNDS):

@@ -28,11 +28,11 @@ from duccmake.layer.unpack import unpack_layer
 from duccmake.oci.reference import Digest
 blob, out, digest, form = sys.argv[1:]
 catalogs = None
-if form != "pack":
+if form != "tree":
     catalogs = CatalogForm(b"/.layers/00/00/layerfs", Keeping(), Codec(Level(form)))
 unpack_layer(
     Path(blob), Path(out), limits=UnpackLimits(ratio=0), digest=Digest("sha256", digest),
-    catalogs=catalogs, packed=catalogs is None,
+    catalogs=catalogs,
 )
 """
 COMPRESS = """
@@ -61,7 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(layer: layers.Layer, form: str) -> Program:
     command = [sys.executable, "-c", STAGE, layer.blob, "{out}", layer.digest, form]
-    return Program("a pack" if form == "pack" else f"catalogs, {form}", command)
+    return Program("a tree" if form == "tree" else f"catalogs, {form}", command)
 
 
 def compress(layer: layers.Layer, how: str) -> Program:
@@ -70,7 +70,7 @@ def compress(layer: layers.Layer, how: str) -> Program:
 
 def test_debian_root_against_zlib_and_libdeflate(data: Path) -> None:
     layer = layers.debian_root(data)
-    peers = [compress(layer, "zlib"), compress(layer, "libdeflate"), ours(layer, "pack")]
+    peers = [compress(layer, "zlib"), compress(layer, "libdeflate"), ours(layer, "tree")]
     alternate("A layer of a Debian root", [ours(layer, "balanced"), *peers], rounds=3)
 
 
@@ -90,7 +90,7 @@ def test_small_files_against_libdeflate(data: Path) -> None:
 
 def test_memory_of_many_files_in_one_directory(data: Path) -> None:
     layer = layers.small_files(data, 300_000, per_directory=300_000)
-    programs = [ours(layer, "balanced"), ours(layer, "pack")]
+    programs = [ours(layer, "balanced"), ours(layer, "tree")]
     alternate("300,000 files in one directory", programs, rounds=1, warm_up=False)
 
 

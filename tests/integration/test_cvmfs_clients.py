@@ -81,7 +81,7 @@ def test_deleted_files_come_back_in_the_mount_that_a_stratum_0_writes_to(cvmfs, 
     podman_client.need_podman()
     image = Image((podman_client.base_layer(), podman_client.top_layer().layer()))
     staging = tmp_path / "staging"
-    staged = pipeline.stage(APP, image, staging, ("layers", "podman"), packed=True)
+    staged = pipeline.stage(APP, image, staging, ("layers", "podman"), catalogs=True)
     repository = cvmfs.open()
     with repository.lock():
         repository.publish(pipeline.change_set([staged], staging))

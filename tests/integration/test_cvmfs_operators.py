@@ -40,6 +40,10 @@ BUSY = (
 """What is true of a repository that somebody else publishes into."""
 
 
+ASKED = ("Another publish process is active", "Failed to acquire publishing lock")
+"""What is true at the moment at which somebody asks whether anybody publishes."""
+
+
 @pytest.fixture
 def cvmfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Real:
     (parameters,) = both("CVMFS_GARBAGE_COLLECTION=true", "CVMFS_AUTO_TAG=false")[1].values
@@ -85,7 +89,7 @@ class Operator:
     def _publishes(self) -> bool:
         """Publish; again where somebody asks at the very moment whether anybody does."""
         done = self._run("publish", self.cvmfs.name)
-        while done.returncode and "Another publish process is active" in done.stdout:
+        while done.returncode and any(words in done.stdout for words in ASKED):
             self.refused.append(done.stdout)
             done = self._run("publish", self.cvmfs.name)
         if done.returncode:

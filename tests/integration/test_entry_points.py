@@ -94,6 +94,7 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         work.run(check=True)
         assert json.loads(status.read_bytes())["counts"] == {"up to date": 1}
         recipe.write_text("- a list\n")
+        work.run("--unlock", check=True)
         assert work.run("-n").status != 0
         assert not json.loads(status.read_bytes())["error"]
         run = work.run()

@@ -85,7 +85,9 @@ def test_podman_uses_the_store_of_a_repository_in_cernvm_fs(
     }
     repository = cvmfs.open(clients_root=clients)
     staged = [
-        pipeline.stage(name, image, tmp_path / "staging", ("layers", "flat", "podman"), packed=True)
+        pipeline.stage(
+            name, image, tmp_path / "staging", ("layers", "flat", "podman"), catalogs=True
+        )
         for name, image in images.items()
     ]
     with repository.lock():

@@ -98,9 +98,10 @@ def shared(draw: st.DrawFn) -> list[Images]:
 
 
 def stage(repository: Repository, base: Path, images: Images):
-    packed = not isinstance(repository, DirectoryRepository)
+    catalogs = not isinstance(repository, DirectoryRepository)
     staged = [
-        pipeline.stage(name, image, base, PRODUCTS, packed=packed) for name, image in images.items()
+        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs)
+        for name, image in images.items()
     ]
     return pipeline.change_set(staged, base)
 

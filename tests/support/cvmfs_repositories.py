@@ -26,7 +26,8 @@ from duccmake.repository.cvmfs.backend import CvmfsRepository
 from support import s3_servers
 
 STAND_IN = Path(__file__).parent / "cvmfs_standin"
-NAME = "unpacked.example.org"
+NAME = f"unpacked-{os.getpid()}.example.org"
+"""Of this process alone: publishers wait for anybody's commands that name their repository."""
 GATEWAY = "CVMFS_UPSTREAM_STORAGE=gw,/srv/cvmfs,http://localhost:4929/api/v1"
 """The setting of a release manager with a gateway."""
 LARGEST = 16384
@@ -49,6 +50,8 @@ class StandIn:
     def make(self, *settings: str) -> StandIn:
         """Make the repository; ``settings`` are lines of its server.conf."""
         self.base.mkdir(parents=True, exist_ok=True)
+        if GATEWAY in settings:
+            settings = (*settings, f"CVMFS_STRATUM0={_served(self.base / 'storage' / self.name)}")
         self.server("mkfs", *settings, self.name)
         return self
 
@@ -111,9 +114,6 @@ class StandIn:
 
     def problems(self) -> str:
         """What a check of the repository finds, its stored objects included."""
-        settings = (self.server_config / self.name / "server.conf").read_text()
-        if GATEWAY in settings.splitlines():
-            return ""  # it has no catalogs
         done = self._run("check", "-i", self.name)
         return done.stdout if done.returncode else ""
 
@@ -206,19 +206,23 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
+def _served(directory: Path) -> str:
+    """The URL of a directory, so long as this process lives."""
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory)))
+    web.daemon_threads = True
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{web.server_port}"
+
+
 class RealRepositories:
-    """A web server with storage for repositories; all that is made is removed at the end.
+    """Storage for repositories, with a web server; all that is made is removed at the end.
 
     Making one takes seconds, so one with the same settings is emptied and used again.
     """
 
     def __init__(self) -> None:
         self._base = Path(tempfile.mkdtemp(prefix="duccmake-cvmfs-"))
-        self._web = ThreadingHTTPServer(
-            ("127.0.0.1", 0), partial(_Quiet, directory=str(self._base))
-        )
-        self._web.daemon_threads = True
-        threading.Thread(target=self._web.serve_forever, daemon=True).start()
+        self._url = _served(self._base)
         self._made: dict[tuple[str, ...], Real] = {}
 
     def get(self, *settings: str) -> Real:
@@ -247,7 +251,7 @@ class RealRepositories:
         name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
         made = Real(self._base, name)
         storage = self._base / name
-        url = f"http://127.0.0.1:{self._web.server_port}/{name}"
+        url = f"{self._url}/{name}"
         upstream = f"local,{storage}/data/txn,{storage}"
         done = _cvmfs_server("mkfs", "-o", "root", "-p", "-w", url, "-u", upstream, name)
         if done.returncode:
@@ -263,8 +267,6 @@ class RealRepositories:
         """Remove all of them."""
         for repository in self._made.values():
             _remove(repository.name)
-        self._web.shutdown()
-        self._web.server_close()
         shutil.rmtree(self._base, ignore_errors=True)
 
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from duccmake.cvmfs.codec import Codec, Level
+from duccmake.cvmfs.keeping import Keeping
+from duccmake.cvmfs.objects import Objects
+from duccmake.cvmfs.rows import Content
 from duccmake.demo.images import Image
+from duccmake.layer.catalogs import (
+    OBJECTS,
+    CatalogForm,
+    StagedCatalogs,
+    TreeContents,
+    write_catalogs,
+)
 from duccmake.layer.flatten import FlatTree, LayerTree, flatten
 from duccmake.layer.limits import UnpackLimits
 from duccmake.layer.measured import Measured
 from duccmake.layer.unpack import UnpackedLayer, unpack_layer
 from duccmake.oci.reference import Digest
 from duccmake.repository.directory.backend import DirectoryRepository
+from duccmake.repository.layout import Layout
 from duccmake.repository.model import ChangeSet, StagedImage, StagedLayer
 from duccmake.repository.podman.layers import chain
 from duccmake.repository.reader import PublishedTree
@@ -24,6 +38,8 @@ from support.on_disk import OnDisk
 from support.trees import Node, Tree
 
 NAME = "registry.example.org/odd/image:1"
+LAYOUT = Layout(Path("/"))
+FAST = Codec(Level.FAST)
 
 
 def digest_of(content: bytes) -> Digest:
@@ -31,13 +47,25 @@ def digest_of(content: bytes) -> Digest:
 
 
 def unpack(
-    layer: Layer, base: Path, limits: UnpackLimits | None = None, *, packed: bool = False
+    layer: Layer, base: Path, limits: UnpackLimits | None = None, *, catalogs: bool = False
 ) -> UnpackedLayer:
-    """Unpack a layer into ``base/layer``."""
+    """Unpack a layer into ``base/layer``, as a tree or as objects and ``catalogs``."""
     base.mkdir(parents=True, exist_ok=True)
     blob = base / "blob"
     blob.write_bytes(layer.blob)
-    return unpack_layer(blob, base, digest=layer.digest, packed=packed, split=True, limits=limits)
+    return unpack_layer(
+        blob,
+        base,
+        digest=layer.digest,
+        catalogs=_form(LAYOUT.layerfs(layer.digest)) if catalogs else None,
+        split=True,
+        limits=limits,
+    )
+
+
+def _form(path: PurePosixPath) -> CatalogForm:
+    """How a tree is staged that will be at ``path`` of a repository."""
+    return CatalogForm(os.fsencode(LAYOUT.seen(path)), Keeping(), FAST, secrets.token_hex(4))
 
 
 def unpack_blob(blob: bytes, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:
@@ -54,13 +82,13 @@ def measured_of(layer: Layer) -> Measured:
     return Measured(layer.digest, len(layer.blob), (layer.diff_id,), len(layer.tar), number)
 
 
-def flattened(layers: Sequence[Layer], base: Path, *, packed: bool = False) -> FlatTree:
+def flattened(layers: Sequence[Layer], base: Path, *, catalogs: bool = False) -> FlatTree:
     """Unpack layers and flatten them, with nothing generated."""
     trees = []
     for layer in layers:
         directory = base / layer.digest.hex
         if not directory.exists():
-            unpack(layer, directory, packed=packed)
+            unpack(layer, directory, catalogs=catalogs)
         manifest = directory / "layer" / ".metadata" / "tree.mtree"
         trees.append(LayerTree(layer.digest, manifest.read_bytes()))
     return flatten(trees)
@@ -88,15 +116,36 @@ def stage(
     staging: Path,
     products: tuple[str, ...] = ("layers", "flat"),
     *,
-    packed: bool = False,
+    catalogs: bool = False,
 ) -> StagedImage:
     """An image of that name that is ready to be published, its layers in ``staging`` too.
 
-    CernVM-FS takes layers that are packed.
+    CernVM-FS takes what is staged with its ``catalogs``.
     """
     path = staging / image.digest.hex
-    flattened(image.layers, staging, packed=packed).write(path)
+    flattened(image.layers, staging, catalogs=catalogs).write(path)
+    if catalogs:
+        _write_flat_catalogs(path, image, staging)
     return staged(name, image, path, products)
+
+
+def _write_flat_catalogs(path: Path, image: Image, staging: Path) -> None:
+    form, layers = flat_form(image, staging)
+
+    def content(layer: int | None, file: bytes) -> Content:
+        assert layer is not None, "nothing is generated"
+        return layers[layer].of(file)
+
+    (path / OBJECTS).mkdir(exist_ok=True)
+    objects = Objects(path / OBJECTS, form.codec)
+    write_catalogs(path, path / "tree.mtree", content, objects, form)
+
+
+def flat_form(image: Image, staging: Path) -> tuple[CatalogForm, list[TreeContents]]:
+    """How an image's flat tree is staged, and what is in its layers, which ``staging`` has."""
+    layers = [StagedCatalogs.read(staging / each.digest.hex / "layer") for each in image.layers]
+    form = _form(LAYOUT.flat(digest_of(image.config_bytes)))
+    return form, [layer.contents() for layer in layers]
 
 
 def staged(name: str, image: Image, path: Path | None, products: tuple[str, ...]) -> StagedImage:

@@ -29,6 +29,7 @@ ROOT = os.geteuid() == 0
 OWNER = (0, 0) if ROOT else (os.geteuid(), os.getegid())
 MTIME = 1_600_000_000_123_456_789
 NAME = "registry.example.org/tools/app:1"
+KEEPING = Keeping()
 
 
 def digest_of(text: str | bytes) -> Digest:
@@ -88,8 +89,13 @@ def split(specs: Sequence[Spec]) -> tuple[list[Entry], dict[bytes, bytes]]:
     return sorted(entries, key=order), contents
 
 
-def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
-    """A layer with these entries, staged below ``base`` under its digest, in every form."""
+def stage_layer(
+    base: Path, name: str, specs: Sequence[Spec], *, prefix: str = "", keeping: Keeping = KEEPING
+) -> StagedLayer:
+    """A layer with these entries, staged below ``base`` under its digest, in every form.
+
+    Its catalogs are for a repository with everything below ``prefix``.
+    """
     digest = digest_of(name)
     path = base / digest.prefix / digest.hex / "layer"
     shutil.rmtree(path, ignore_errors=True)
@@ -102,7 +108,9 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
         if entry.kind == mtree.DIR:
             _finish(path / "layerfs" / os.fsdecode(entry.path), entry)
     mtree.write(path / ".metadata" / "tree.mtree", entries)
-    write_layer_catalogs(path, digest, contents)
+    at = f"{_top(prefix)}/.layers/{digest.prefix}/{digest.hex}/layerfs".encode()
+    manifest = path / ".metadata" / "tree.mtree"
+    write_staged_catalogs(path, manifest, at, lambda _, file: contents[file], keeping)
     summary = {
         "digest": str(digest),
         "diff_ids": [str(digest_of(f"diff {name}"))],
@@ -113,16 +121,16 @@ def stage_layer(base: Path, name: str, specs: Sequence[Spec]) -> StagedLayer:
     return StagedLayer(digest, path)
 
 
-def write_layer_catalogs(path: Path, digest: Digest, contents: Mapping[bytes, bytes]) -> None:
-    """The layer's objects and catalogs."""
-    at = f"/.layers/{digest.prefix}/{digest.hex}/layerfs".encode()
-    write_staged_catalogs(
-        path, path / ".metadata" / "tree.mtree", at, lambda _, file: contents[file]
-    )
+def _top(prefix: str) -> str:
+    return f"/{prefix}" if prefix else ""
 
 
 def write_staged_catalogs(
-    path: Path, manifest: Path, at: bytes, content: Callable[[int | None, bytes], bytes]
+    path: Path,
+    manifest: Path,
+    at: bytes,
+    content: Callable[[int | None, bytes], bytes],
+    keeping: Keeping,
 ) -> None:
     """The objects and catalogs of a tree, whatever staged it."""
     shutil.rmtree(path / "objects", ignore_errors=True)
@@ -133,7 +141,7 @@ def write_staged_catalogs(
         found = content(layer, file)
         return objects.file([found], len(found))
 
-    form = CatalogForm(at, Keeping(), Codec(), secrets.token_hex(4))
+    form = CatalogForm(at, keeping, Codec(), secrets.token_hex(4))
     write_catalogs(path, manifest, stored, objects, form)
 
 
@@ -191,6 +199,8 @@ def stage_image(
     generated: Sequence[tuple[Entry, bytes]] = (),
     notes: Mapping[Digest, Sequence[Entry]] | None = None,
     products: tuple[str, ...] = ("layers", "flat"),
+    prefix: str = "",
+    keeping: Keeping = KEEPING,
 ) -> StagedImage:
     """An image of these layers; ``config`` tells images with the same layers apart."""
     config_digest = digest_of(config or f"config of {name}")
@@ -216,8 +226,9 @@ def stage_image(
     write_staged_catalogs(
         path,
         path / "tree.mtree",
-        f"/.flat/{config_digest.prefix}/{config_digest.hex}".encode(),
+        f"{_top(prefix)}/.flat/{config_digest.prefix}/{config_digest.hex}".encode(),
         lambda layer, file: own[file] if layer is None else contents[layer][file],
+        keeping,
     )
     digests = [layer.digest for layer, _ in layers]
     for digest, noted in (notes or {}).items():
@@ -271,11 +282,12 @@ def open_repository(base: Path, **settings: Any) -> DirectoryRepository:
     return DirectoryRepository(base / "root", "unpacked.example.org", **settings)
 
 
-def stage(staging, name=NAME, top=TOP, **more):
+def stage(staging, name=NAME, top=TOP, *, prefix="", keeping=KEEPING, **more):
     """An image of two layers, of which the lower is the same for all."""
-    layers = [(stage_layer(staging, "base", BASE), BASE)]
-    layers.append((stage_layer(staging, f"top {len(top)} {hash_of(top)}", top), top))
-    image = stage_image(staging / "images", name, layers, **more)
+    form = {"prefix": prefix, "keeping": keeping}
+    layers = [(stage_layer(staging, "base", BASE, **form), BASE)]
+    layers.append((stage_layer(staging, f"top {len(top)} {hash_of(top)}", top, **form), top))
+    image = stage_image(staging / "images", name, layers, **form, **more)
     return ChangeSet(tuple(layer for layer, _ in layers), (image,))
 
 

@@ -58,9 +58,11 @@ UNKNOWN = "before the open transaction is noted"
 
 CHILD = """
     import os, pickle, signal, sys
-    sys.path[:0] = sys.argv[3:]
+    sys.path[:0] = sys.argv[4:]
     from support.cvmfs_repositories import Real, StandIn
     from duccmake.repository.cvmfs import tar_writer
+    from duccmake.repository.cvmfs.next_revision import NextRevision
+    from duccmake.repository.cvmfs.publication import Publication
     from duccmake.repository.cvmfs.server import Server
     from duccmake.repository.cvmfs.tar_writer import TarStream
     from duccmake.repository.cvmfs.transaction import Transaction
@@ -86,14 +88,14 @@ CHILD = """
     tar_writer._PIECE = 1024
     exec(sys.argv[2])
     cvmfs, changes = pickle.loads(open(sys.argv[1], "rb").read())
-    publish(cvmfs.open(), changes)
+    publish(cvmfs.open(publisher=sys.argv[3]), changes)
 """
 
 
-def run_child(tmp_path, cvmfs, changes, patch) -> int:
+def run_child(tmp_path, cvmfs, changes, patch, publisher="ingest") -> int:
     order = tmp_path / "order"
     order.write_bytes(pickle.dumps((cvmfs, changes)))
-    arguments = [str(order), textwrap.dedent(patch), *sys.path]
+    arguments = [str(order), textwrap.dedent(patch), publisher, *sys.path]
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(CHILD), *arguments], capture_output=True, text=True
     )
@@ -101,18 +103,22 @@ def run_child(tmp_path, cvmfs, changes, patch) -> int:
     return done.returncode
 
 
-def kill_rest(cvmfs) -> None:
-    """Kill what the dead publisher started, as a crash of the machine would."""
-    journal = cvmfs.spool / "duccmake" / "transaction.json"
-    for process in processes(json.loads(journal.read_bytes())["token"]):
+def kill_rest(cvmfs) -> bool:
+    """Kill what the dead publisher started, as a crash of the machine would.
+
+    Returns whether it had noted which transaction is its own.
+    """
+    journal = json.loads((cvmfs.spool / "duccmake" / "transaction.json").read_bytes())
+    for process in processes(journal["token"]):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+    return journal["mark"] is not None
 
 
 @pytest.mark.parametrize("rest", ["goes on", "dies too"])
 def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path, rest):
     staging = tmp_path / "staging"
-    repository = cvmfs.open(lock_seconds=1)
+    repository = cvmfs.open(lock_seconds=1, publisher="ingest")
     for number, (place, patch) in enumerate(PLACES.items()):
         if cvmfs.real and rest == "dies too" and place not in HARDEST:
             continue
@@ -121,8 +127,10 @@ def test_the_next_publisher_finds_the_old_or_the_new_and_goes_on(cvmfs, tmp_path
         changes = stage(staging, name, top)
         run_child(tmp_path, cvmfs, changes, patch)
         if rest == "dies too":
-            kill_rest(cvmfs)
-            if place == UNKNOWN:
+            # Part of an archive may be written before the transaction is open, and noted.
+            is_noted = kill_rest(cvmfs)
+            assert not (is_noted and place == UNKNOWN)
+            if not is_noted and (cvmfs.spool / "in_transaction.lock").exists():
                 # Nothing is left that could tell whose transaction it is.
                 with pytest.raises(RepositoryLocked):
                     publish(repository, changes)
@@ -139,10 +147,31 @@ def test_what_a_dead_publisher_left_does_not_cost_the_operator_a_transaction(cvm
     run_child(tmp_path, cvmfs, changes, PLACES["before cvmfs_server is started"])
     cvmfs.server("transaction", cvmfs.name)
     (cvmfs.mounts / cvmfs.name / "of-the-operator").write_text("work")
-    repository = cvmfs.open()
+    repository = cvmfs.open(publisher="ingest")
     with pytest.raises(RepositoryLocked):
         publish(repository, changes)
     assert (cvmfs.mounts / cvmfs.name / "of-the-operator").read_text() == "work"
     cvmfs.server("publish", cvmfs.name)
     publish(repository, changes)
     assert (repository.path / "of-the-operator").read_text() == "work"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "NextRevision.graft = killing(NextRevision.graft)",
+        "NextRevision.finish = killing_after(NextRevision.finish)",
+        "Publication.publish = killing(Publication.publish)",
+    ],
+)
+def test_nothing_is_left_of_a_revision_whose_publisher_died_but_what_is_collected(
+    cvmfs, tmp_path, patch
+):
+    changes = stage(tmp_path / "staging")
+    run_child(tmp_path, cvmfs, changes, patch, "catalogs")
+    repository = cvmfs.open(publisher="catalogs")
+    publish(repository, changes)
+    assert repository.verify(changes.images[0].name) == []
+    assert not (cvmfs.spool / "in_transaction.lock").exists()
+    assert [path for path in (cvmfs.spool / "duccmake").iterdir() if "objects" in path.name] == []
+    assert cvmfs.problems() == ""

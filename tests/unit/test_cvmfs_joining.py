@@ -1,4 +1,4 @@
-"""What gets ready while an archive is written, on the real CernVM-FS and on its stand-in."""
+"""What gets ready while a revision is made, on the real CernVM-FS and on its stand-in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from duccmake.repository.model import ChangeSet
-from support.cvmfs_repositories import CHUNKS, GATEWAY, LARGEST, both, repository_for
+from support.cvmfs_repositories import GATEWAY, both
 from support.on_disk import OnDisk
 from support.staged_trees import (
     BASE,
@@ -27,11 +27,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs ro
 FIRST = "registry.example.org/tools/app:1"
 SECOND = "registry.example.org/tools/app:2"
 THIRD = "registry.example.org/tools/other:1"
-
-
-@pytest.fixture(params=both(*CHUNKS))
-def cvmfs(request, tmp_path, monkeypatch):
-    return repository_for(request.param, tmp_path, monkeypatch)
+PREFIX = "containers"
 
 
 def published_with(repository, first, *later):
@@ -46,8 +42,9 @@ def published_with(repository, first, *later):
         repository.publish(first, more)
 
 
-def test_what_gets_ready_meanwhile_is_taken_along_in_the_same_revision(cvmfs, staging):
-    repository = cvmfs.open()
+@pytest.mark.parametrize("publisher", ["catalogs", "ingest"])
+def test_what_gets_ready_meanwhile_is_taken_along_in_the_same_revision(cvmfs, staging, publisher):
+    repository = cvmfs.open(publisher=publisher)
     before = cvmfs.revision()
     second = stage(staging, SECOND, [directory("."), file("etc2", b"second")])
     third = stage(staging, THIRD, [directory("."), file("etc3", b"third")])
@@ -61,12 +58,11 @@ def test_what_gets_ready_meanwhile_is_taken_along_in_the_same_revision(cvmfs, st
 
 @pytest.mark.parametrize("cvmfs", both(GATEWAY)[:1], indirect=True)
 def test_through_a_gateway_what_gets_ready_meanwhile_is_taken_along_too(cvmfs, staging):
-    repository = cvmfs.open(prefix="containers")
-    with repository.lock():  # makes the directory
-        before = cvmfs.revision()
-    second = stage(staging, SECOND, [directory("."), file("etc2", b"second")])
-    published_with(repository, stage(staging, FIRST), second)
-    assert cvmfs.revision() == before + 1
+    repository = cvmfs.open(prefix=PREFIX)
+    before = cvmfs.revision()
+    second = stage(staging, SECOND, [directory("."), file("etc2", b"second")], prefix=PREFIX)
+    published_with(repository, stage(staging, FIRST, prefix=PREFIX), second)
+    assert cvmfs.revision() == before + 2  # the directory is made first
     assert repository.verify(FIRST) == repository.verify(SECOND) == []
 
 
@@ -90,25 +86,10 @@ def hidden_in_the_base(staging, name):
     return ChangeSet((base, own), (image,))
 
 
-def a_whiteout_in_a_written_layer(staging):
-    return hidden_in_the_base(staging, SECOND)
-
-
-def a_file_that_is_cut_into_chunks(staging):
-    return stage(staging, SECOND, [directory("."), file("large", os.urandom(LARGEST + 1))])
-
-
-@pytest.mark.parametrize(
-    "needs",
-    [
-        a_whiteout_in_a_written_layer,
-        a_file_that_is_cut_into_chunks,
-    ],
-)
-def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, staging, needs, caplog):
+def test_a_whiteout_in_a_layer_that_an_archive_has_waits_for_its_own_commit(cvmfs, staging, caplog):
     caplog.set_level(logging.INFO)
-    repository = cvmfs.open()
-    first, second = stage(staging, FIRST), needs(staging)
+    repository = cvmfs.open(publisher="ingest")
+    first, second = stage(staging, FIRST), hidden_in_the_base(staging, SECOND)
     published_with(repository, first, second)
     assert list(repository.names()) == [FIRST]
     assert repository.verify(FIRST) == []
@@ -119,16 +100,22 @@ def test_what_needs_more_than_the_archive_waits_for_its_own_commit(cvmfs, stagin
     assert cvmfs.problems() == ""
 
 
-def test_the_same_whiteout_as_the_first_image_has_is_none(cvmfs, staging):
-    repository = cvmfs.open()
+@pytest.mark.parametrize("publisher", ["catalogs", "ingest"])
+def test_the_same_whiteout_as_the_first_image_has_is_none(cvmfs, staging, publisher):
+    repository = cvmfs.open(publisher=publisher)
     before = cvmfs.revision()
     published_with(repository, *(hidden_in_the_base(staging, name) for name in (FIRST, SECOND)))
     assert cvmfs.revision() == before + 1
     assert repository.verify(FIRST) == repository.verify(SECOND) == []
 
 
-def test_what_is_in_the_place_of_a_layer_already_is_left_to_a_commit_of_its_own(cvmfs, staging):
-    repository = cvmfs.open()
+@pytest.mark.parametrize(
+    ("publisher", "together"), [("catalogs", [FIRST, SECOND]), ("ingest", [FIRST])]
+)
+def test_what_is_in_the_place_of_a_layer_already_needs_a_commit_of_its_own_for_ingest(
+    cvmfs, staging, publisher, together
+):
+    repository = cvmfs.open(publisher=publisher)
     first = stage(staging, FIRST)
     second = stage(staging, SECOND, [directory("."), file("own", b"own")])
     place = OnDisk(repository.path).layerfs(second.layers[1].digest).relative_to(repository.path)
@@ -136,18 +123,17 @@ def test_what_is_in_the_place_of_a_layer_already_is_left_to_a_commit_of_its_own(
     (cvmfs.mounts / cvmfs.name / place / "surplus").mkdir(parents=True)
     cvmfs.server("publish", cvmfs.name)
     published_with(repository, first, second)
-    assert list(repository.names()) == [FIRST]
+    assert list(repository.names()) == together
     publish(repository, second)
     assert repository.verify(SECOND) == []
 
 
-@pytest.mark.parametrize("lost", ["content", "index", "tree.mtree"])
+@pytest.mark.parametrize("lost", ["catalog.json", ".metadata/tree.mtree"])
 def test_a_damaged_image_that_gets_ready_stands_in_no_others_way(cvmfs, staging, caplog, lost):
     caplog.set_level(logging.INFO)
     repository = cvmfs.open()
     second = stage(staging, SECOND, [directory("."), file("own", b"own")])
-    place = second.images[0].path if lost == "tree.mtree" else second.layers[1].path
-    (place / lost).unlink()
+    (second.layers[1].path / lost).unlink()
     published_with(repository, stage(staging, FIRST), second)
     assert list(repository.names()) == [FIRST]
     assert repository.verify(FIRST) == []

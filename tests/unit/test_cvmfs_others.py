@@ -87,8 +87,8 @@ def publishing_lock(cvmfs: StandIn) -> Iterator[None]:
 @pytest.mark.parametrize("words", REFUSALS.values(), ids=REFUSALS)
 def test_who_is_refused_because_of_others_tries_again_and_says_so(refusing, staging, words, caplog):
     refuse(refusing, "ingest", words + NOT_STARTED)
-    publish(refusing.open(lock_seconds=60), stage(staging))
-    assert refusing.open().verify(NAME) == []
+    publish(refusing.open(lock_seconds=60, publisher="ingest"), stage(staging))
+    assert refusing.open(publisher="ingest").verify(NAME) == []
     assert "waiting: 'cvmfs_server ingest' says: " in caplog.text
     assert "is_publishing.lock" not in caplog.text
     assert "cvmfs_server abort" not in caplog.text
@@ -101,7 +101,7 @@ def test_who_waited_long_enough_says_what_for_without_advice_to_remove_a_lock(
 ):
     refuse(refusing, "ingest", words + NOT_STARTED)
     with pytest.raises(RepositoryLocked, match=r"on unpacked.*wait until it is done") as caught:
-        publish(refusing.open(), stage(staging))
+        publish(refusing.open(publisher="ingest"), stage(staging))
     assert "is_publishing.lock" not in str(caught.value)
     assert "abort" not in str(caught.value)
 
@@ -117,8 +117,8 @@ def test_transaction_of_ours_that_the_lock_of_others_kept_from_publishing_is_tak
     shim.write_text(shim.read_text().replace("exit 1", opening))
     refuse(refusing, "ingest", "Failed to acquire publishing lock\n")
 
-    publish(refusing.open(lock_seconds=60), stage(staging))
-    assert refusing.open().verify(NAME) == []
+    publish(refusing.open(lock_seconds=60, publisher="ingest"), stage(staging))
+    assert refusing.open(publisher="ingest").verify(NAME) == []
     assert not (refusing.spool / "in_transaction.lock").exists()
 
 
@@ -133,8 +133,8 @@ def test_what_is_published_and_could_not_be_mounted_at_once_is_no_failure(
         "echo Remounting newly created repository revision\n"
         "echo umount: rdonly: target is busy.\nexit 32\n"
     )
-    publish(refusing.open(), stage(staging))
-    assert refusing.open().verify(NAME) == []
+    publish(refusing.open(publisher="ingest"), stage(staging))
+    assert refusing.open(publisher="ingest").verify(NAME) == []
     assert "what was published is there" in caplog.text
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_begun_while_another_mounts_what_it_has_published(cvmfs, stag
 
     with ThreadPoolExecutor() as pool, told("waiting: somebody publishes") as waiting:
         with publishing_lock(cvmfs):
-            done = pool.submit(publish, cvmfs.open(lock_seconds=60), changes)
+            done = pool.submit(publish, cvmfs.open(lock_seconds=60, publisher="ingest"), changes)
             assert waiting.wait(60)
         done.result(timeout=60)
     assert cvmfs.open().verify(NAME) == []
@@ -163,13 +163,15 @@ def test_repository_is_not_mounted_while_another_mounts_it(refusing, staging):
         with publishing_lock(refusing):
             mount.unlink()
             mount.mkdir()
-            done = pool.submit(publish, refusing.open(lock_seconds=60), stage(staging))
+            done = pool.submit(
+                publish, refusing.open(lock_seconds=60, publisher="ingest"), stage(staging)
+            )
             assert waiting.wait(60)
             mount.rmdir()
             mount.symlink_to(shown)
         done.result(timeout=60)
     assert (refusing.base / "refusals/mount").exists(), "it was called"
-    assert refusing.open().verify(NAME) == []
+    assert refusing.open(publisher="ingest").verify(NAME) == []
 
 
 @pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)

@@ -15,6 +15,7 @@ from duccmake.repository import removal_schedule
 from duccmake.repository.inventory import Use
 from duccmake.repository.removal import CHAIN, find
 from support.cvmfs_repositories import both, repository_for
+from support.on_disk import OnDisk
 from support.staged_trees import NAME, open_repository, publish, stage
 
 DAY = 86400.0
@@ -32,12 +33,15 @@ def repositories(request, tmp_path, monkeypatch) -> Iterator[tuple]:
         pytest.skip("cvmfs_server needs root")
     cvmfs = repository_for(request.param, tmp_path, monkeypatch)
 
+    repository = cvmfs.open()
+
     def changing(change):
         cvmfs.server("transaction", cvmfs.name)
         change(cvmfs.mounts / cvmfs.name)
         cvmfs.server("publish", cvmfs.name)
+        repository.view.renew()
 
-    yield cvmfs.open(), changing
+    yield repository, changing
 
 
 def chains_of(image) -> list[str]:
@@ -59,7 +63,7 @@ def leave_chains(path: Path, *keys: str) -> None:
 
 
 def garbage(repository, now):
-    return find(repository.layout, Use(), now=now, grace=7 * DAY)
+    return find(repository.view, Use(), now=now, grace=7 * DAY)
 
 
 def gc(repository, now, batch=50):
@@ -80,18 +84,18 @@ def test_what_ducc_left_of_images_that_are_taken_over_goes_after_the_time_of_gra
 
     assert keys_of(garbage(repository, NOW).unlisted) == set(chains)
     assert gc(repository, NOW).chains == 0
-    listed = removal_schedule.parse(repository.layout.remove_schedule.read_bytes())
+    listed = removal_schedule.parse(repository.view.read(repository.view.layout.remove_schedule))
     assert {digest for entry in listed for digest in entry.chains} == {
         f"sha256:{key}" for key in chains
     }
     assert gc(repository, NOW + 6 * DAY).waiting == len(chains)
-    assert repository.layout.chains.is_dir()
+    assert repository.view.is_dir(repository.view.layout.chains)
 
     collected = gc(repository, NOW + 7 * DAY)
     assert (collected.flats, collected.layers, collected.chains) == (0, 0, len(chains))
     assert f"and {len(chains)} chains of DUCC's" in collected_in_words(collected)
-    assert not os.path.lexists(repository.layout.chains)
-    assert json.loads(repository.layout.remove_schedule.read_bytes()) == []
+    assert not repository.view.exists(repository.view.layout.chains)
+    assert json.loads(repository.view.read(repository.view.layout.remove_schedule)) == []
     assert repository.verify(NAME) == []
 
 
@@ -105,7 +109,7 @@ def test_chains_of_an_image_that_ducc_alone_looks_after_stay(repositories, tmp_p
 
     def change(path: Path) -> None:
         leave_chains(path, *{*chains_of(ours), *chains_of(theirs)})
-        record = path / repository.layout.record(NAME).relative_to(repository.path)
+        record = path / repository.view.layout.record(NAME)
         kept = record.read_bytes()
         leave_as_ducc_without_trees(path)
         record.write_bytes(kept)
@@ -113,8 +117,8 @@ def test_chains_of_an_image_that_ducc_alone_looks_after_stay(repositories, tmp_p
     changing(change)
     gc(repository, NOW)
     assert gc(repository, NOW + 7 * DAY).chains == 1
-    left = {path.name for path in repository.layout.chains.glob("*/*") if path.is_dir()}
-    assert left == set(chains_of(theirs))
+    left = OnDisk(repository.path).chains.glob("*/*")
+    assert {path.name for path in left if path.is_dir()} == set(chains_of(theirs))
 
 
 def leave_as_ducc_without_trees(path: Path) -> None:
@@ -135,8 +139,8 @@ def test_chain_that_was_not_finished_goes_with_its_mark(repositories, tmp_path):
     changing(change)
     gc(repository, NOW)
     assert gc(repository, NOW + 7 * DAY).chains == 2
-    assert not os.path.lexists(repository.layout.chains)
-    assert not os.path.lexists(repository.layout.dirty_chains)
+    assert not repository.view.exists(repository.view.layout.chains)
+    assert not repository.view.exists(repository.view.layout.dirty_chains)
 
 
 def test_what_is_no_chain_stays_with_the_directory_it_is_in(repositories, tmp_path):
@@ -151,9 +155,10 @@ def test_what_is_no_chain_stays_with_the_directory_it_is_in(repositories, tmp_pa
     changing(change)
     gc(repository, NOW)
     gc(repository, NOW + 7 * DAY, batch=1)
-    assert (repository.layout.chains / first[:2] / "notes").read_text() == "of somebody"
-    assert not os.path.lexists(repository.layout.chains / first[:2] / first)
-    assert not os.path.lexists(repository.layout.chains / second[:2])
+    chains = OnDisk(repository.path).chains
+    assert (chains / first[:2] / "notes").read_text() == "of somebody"
+    assert not os.path.lexists(chains / first[:2] / first)
+    assert not os.path.lexists(chains / second[:2])
 
 
 def test_time_of_grace_begins_again_where_an_image_has_needed_a_chain_since(repositories, tmp_path):
@@ -162,9 +167,8 @@ def test_time_of_grace_begins_again_where_an_image_has_needed_a_chain_since(repo
     (first, _) = chains_of(image)
     changing(lambda path: leave_chains(path, first))
     gc(repository, NOW)
-    record = repository.layout.record(NAME)
-    kept = record.read_bytes()
-    where = record.relative_to(repository.path)
+    where = repository.view.layout.record(NAME)
+    kept = repository.view.read(where)
     changing(lambda path: (path / where).unlink())
     assert gc(repository, NOW + 8 * DAY).chains == 0
     changing(lambda path: (path / where).write_bytes(kept))

@@ -165,9 +165,9 @@ def test_trees_are_staged_as_the_repository_keeps_them(tmp_path: Path, storage: 
     assert Staging(settings(tmp_path, hard_links=True), NAME).layer(digest).keeping.hard_links
 
 
-def test_only_what_publishes_catalogs_stages_them(tmp_path: Path, storage: Path) -> None:
+def test_catalogs_are_staged_for_cernvm_fs_and_nothing_else(tmp_path: Path, storage: Path) -> None:
     assert open_staging(settings(tmp_path), NAME) is not None
-    assert open_staging(RepositorySettings(backend="cvmfs"), NAME) is None
+    assert open_staging(RepositorySettings(backend="cvmfs", publisher="ingest"), NAME) is not None
     assert open_staging(RepositorySettings(publisher="catalogs"), NAME) is None
 
 

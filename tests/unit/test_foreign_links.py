@@ -47,9 +47,9 @@ def cvmfs(request, tmp_path, monkeypatch):
 
 
 def stage(repository, base, name):
-    packed = not isinstance(repository, DirectoryRepository)
+    catalogs = not isinstance(repository, DirectoryRepository)
     base = base / IMAGES[name].digest.hex
-    staged = pipeline.stage(name, IMAGES[name], base, PRODUCTS, packed=packed)
+    staged = pipeline.stage(name, IMAGES[name], base, PRODUCTS, catalogs=catalogs)
     return pipeline.change_set([staged], base)
 
 

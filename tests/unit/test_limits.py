@@ -13,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus.streams import END, SPARSE_FORMATS, gnu_tar, header, long_name, member
+from duccmake.cvmfs.codec import Codec
+from duccmake.cvmfs.keeping import Keeping
 from duccmake.errors import LimitExceeded
+from duccmake.layer.catalogs import CatalogForm
 from duccmake.layer.limits import Account, UnpackLimits
 from duccmake.layer.unpack import unpack_layer
 from support.pipeline import digest_of
 
 MIB = 1024 * 1024
 GRACE = 100 * MIB
-BOTH = pytest.mark.parametrize("packed", [False, True])
+BOTH = pytest.mark.parametrize("catalogs", [False, True])
 
 
-def unpack(tar: bytes, base: Path, *, packed: bool = False, **limits: float) -> int:
+def unpack(tar: bytes, base: Path, *, catalogs: bool = False, **limits: float) -> int:
     """Unpack an archive; returns the size of its blob."""
     blob = gzip.compress(tar)
     base.mkdir(exist_ok=True)
@@ -32,7 +35,7 @@ def unpack(tar: bytes, base: Path, *, packed: bool = False, **limits: float) -> 
         base / "blob",
         base,
         digest=digest_of(blob),
-        packed=packed,
+        catalogs=CatalogForm(b"/l", Keeping(), Codec()) if catalogs else None,
         limits=UnpackLimits(**limits),  # type: ignore[arg-type]
     )
     return len(blob)
@@ -67,10 +70,10 @@ def long_link(target: bytes) -> bytes:
 
 @BOTH
 @pytest.mark.parametrize("form", SPARSE_FORMATS)
-def test_a_hole_counts_for_the_ratio(form, packed, tmp_path):
+def test_a_hole_counts_for_the_ratio(form, catalogs, tmp_path):
     tar = sparse(tmp_path, form, 20 * 1024**3)
     with pytest.raises(LimitExceeded, match=r"limits\.ratio") as caught:
-        unpack(tar, tmp_path / "out", packed=packed)
+        unpack(tar, tmp_path / "out", catalogs=catalogs)
     assert f"({len(gzip.compress(tar))} bytes)" in str(caught.value)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"blob"}
 
@@ -93,51 +96,51 @@ def test_the_whole_blob_counts_for_the_ratio_wherever_a_hole_is(first, tmp_path)
 
 
 @BOTH
-def test_time_is_limited_while_the_zeros_of_a_hole_are_hashed(packed, tmp_path, monkeypatch):
+def test_time_is_limited_while_the_zeros_of_a_hole_are_hashed(catalogs, tmp_path, monkeypatch):
     tar = sparse(tmp_path, "gnu", 1024 * MIB)
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     with pytest.raises(LimitExceeded, match=r"limits\.seconds"):
-        unpack(tar, tmp_path / "out", packed=packed, ratio=0, seconds=200)
+        unpack(tar, tmp_path / "out", catalogs=catalogs, ratio=0, seconds=200)
 
 
 @BOTH
-def test_directories_that_an_archive_needs_are_entries(packed, tmp_path):
+def test_directories_that_an_archive_needs_are_entries(catalogs, tmp_path):
     tar = b"".join(member(b"d%d/e/f/x" % n) for n in range(5)) + END
-    unpack(tar, tmp_path / "enough", packed=packed, entries=20)
+    unpack(tar, tmp_path / "enough", catalogs=catalogs, entries=20)
     with pytest.raises(LimitExceeded, match=r"limits\.entries"):
-        unpack(tar, tmp_path / "out", packed=packed, entries=19)
+        unpack(tar, tmp_path / "out", catalogs=catalogs, entries=19)
 
 
 @BOTH
 @pytest.mark.parametrize("kind", [b"1", b"2", b"5", b"6"])
-def test_links_and_all_that_has_no_content_are_entries(kind, packed, tmp_path):
+def test_links_and_all_that_has_no_content_are_entries(kind, catalogs, tmp_path):
     links = b"".join(header(b"l%d" % n, kind=kind, target=b"x") for n in range(9))
     tar = member(b"x", b"x") + links + END
-    unpack(tar, tmp_path / "enough", packed=packed, entries=10)
+    unpack(tar, tmp_path / "enough", catalogs=catalogs, entries=10)
     with pytest.raises(LimitExceeded, match=r"limits\.entries"):
-        unpack(tar, tmp_path / "out", packed=packed, entries=9)
+        unpack(tar, tmp_path / "out", catalogs=catalogs, entries=9)
 
 
 @BOTH
-def test_a_path_is_as_long_as_it_is_behind_symlinks(packed, tmp_path):
+def test_a_path_is_as_long_as_it_is_behind_symlinks(catalogs, tmp_path):
     tar = deep(member(b"s/" + b"x" * 20)) + END
-    unpack(tar, tmp_path / "enough", packed=packed, path_bytes=40 * 101 + 20)
+    unpack(tar, tmp_path / "enough", catalogs=catalogs, path_bytes=40 * 101 + 20)
     for short in (40 * 101 + 19, 1000):
         with pytest.raises(LimitExceeded, match=rf"more than {short}; raise limits\.path_bytes"):
-            unpack(tar, tmp_path / "out", packed=packed, path_bytes=short)
+            unpack(tar, tmp_path / "out", catalogs=catalogs, path_bytes=short)
 
 
 @BOTH
-def test_what_a_manifest_says_of_short_names_behind_a_long_path_counts(packed, tmp_path):
+def test_what_a_manifest_says_of_short_names_behind_a_long_path_counts(catalogs, tmp_path):
     links = b"".join(header(b"s/%d" % n, kind=b"1", target=b"s/x") for n in range(1000))
     tar = deep(member(b"s/x", b"x") + links) + END
     assert len(tar) < MIB
-    unpack(tar, tmp_path / "enough", packed=packed, bytes=11 * MIB)
+    unpack(tar, tmp_path / "enough", catalogs=catalogs, bytes=11 * MIB)
     manifest = tmp_path / "enough" / "layer" / ".metadata" / "tree.mtree"
     assert manifest.stat().st_size > 8 * MIB
     with pytest.raises(LimitExceeded, match=r"limits\.bytes"):
-        unpack(tar, tmp_path / "out", packed=packed, bytes=8 * MIB)
+        unpack(tar, tmp_path / "out", catalogs=catalogs, bytes=8 * MIB)
 
 
 def test_headers_of_one_entry_and_of_none_are_limited(tmp_path):

@@ -51,6 +51,7 @@ def test_nor_are_jobs_and_their_numbers(lines: OwnLines, event: LogEvent) -> Non
         (logging.WARNING, "Falling back to greedy scheduler"),
         (logging.CRITICAL, "anything"),
         (logging.INFO, "Terminating processes on user request, this might take some time."),
+        (logging.INFO, "Creating conda environment environment.yml..."),
     ],
 )
 def test_what_snakemake_refuses_or_warns_of_is_shown(

@@ -29,7 +29,7 @@ from support.images import LayerBuilder
 from support.on_disk import OnDisk
 from support.oracles import needs_root
 from support.other_user import run_as
-from support.pipeline import NAME, change_set, digest_of, flattened, stage, staged
+from support.pipeline import NAME, change_set, digest_of, flat_form, flattened, stage, staged
 from support.planned import image, layer, plan
 from support.samples import AMD64
 
@@ -126,11 +126,12 @@ WIDENED = 9
 class Publisher:
     """Publishes the image into a repository, its layers once."""
 
-    def __init__(self, repository: Any, staging: Path, *, packed: bool) -> None:
+    def __init__(self, repository: Any, staging: Path, *, catalogs: bool) -> None:
         self._repository = repository
         self._image = Image(LAYERS, platform=AMD64)
         self._staging = staging
-        flattened(LAYERS, staging, packed=packed)
+        self._catalogs = catalogs
+        flattened(LAYERS, staging, catalogs=catalogs)
         self._layers = tuple(
             StagedLayer(layer.digest, staging / layer.digest.hex / "layer") for layer in LAYERS
         )
@@ -144,7 +145,13 @@ class Publisher:
         base = Path(tempfile.mkdtemp(dir=self._staging))
         config = ImageConfig.parse(self._image.config_bytes)
         flatten_image(
-            self._trees, config, base, name="x", mount_points=[], fix_permissions=fix_permissions
+            self._trees,
+            config,
+            base,
+            name="x",
+            mount_points=[],
+            fix_permissions=fix_permissions,
+            catalogs=flat_form(self._image, self._staging) if self._catalogs else None,
         )
         found = staged(name, self._image, base / "image", ("layers", "flat"))
         return replace(found, fix_permissions=fix_permissions)
@@ -194,7 +201,7 @@ def publish_in_turn(publisher: Publisher) -> None:
 @pytest.mark.parametrize("flat", ["hardlink", "copy", "reflink"])
 def test_a_directory_s_flat_trees_are_made_again_and_its_layers_stay(flat, tmp_path):
     repository = DirectoryRepository(tmp_path / "cvmfs", "x.example.org", flat=flat, durable=False)
-    publish_in_turn(Publisher(repository, tmp_path / "staging", packed=False))
+    publish_in_turn(Publisher(repository, tmp_path / "staging", catalogs=False))
 
 
 @needs_root
@@ -205,7 +212,7 @@ def test_without_root_what_nobody_may_read_is_read_all_the_same():
 
         def publish_it() -> None:
             repository = DirectoryRepository(base / "cvmfs", "x.example.org", durable=False)
-            publisher = Publisher(repository, base / "staging", packed=False)
+            publisher = Publisher(repository, base / "staging", catalogs=False)
             # Verifying would need to read the layers' files.
             assert publisher.publish(fix_permissions=True, verify=False) == FIXED
 
@@ -214,12 +221,12 @@ def test_without_root_what_nobody_may_read_is_read_all_the_same():
 
 @pytest.mark.parametrize("cvmfs", both(*CHUNKS), indirect=True)
 def test_cernvm_fs_has_files_of_another_mode_with_their_content(cvmfs, staging):
-    publish_in_turn(Publisher(cvmfs.open(), staging, packed=True))
+    publish_in_turn(Publisher(cvmfs.open(), staging, catalogs=True))
     assert cvmfs.problems() == ""
 
 
 def test_readable_first_and_its_layers_published_before(cvmfs, staging):
-    publisher = Publisher(cvmfs.open(), staging, packed=True)
+    publisher = Publisher(cvmfs.open(), staging, catalogs=True)
     for fixed in (True, False, True):
         wished = FIXED if fixed else AS_THE_IMAGE_SAYS
         assert publisher.publish(fix_permissions=fixed) == wished
@@ -240,7 +247,7 @@ def repository(tmp_path: Path) -> DirectoryRepository:
 
 
 def test_every_name_of_a_flat_tree_says_how_it_was_made_last(repository, tmp_path):
-    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher = Publisher(repository, tmp_path / "staging", catalogs=False)
     publisher.publish(fix_permissions=False)
     for fixed in (True, False):
         publisher.publish(fix_permissions=fixed, name=f"{NAME}0")
@@ -256,7 +263,7 @@ def move_away(repository: DirectoryRepository, staging: Path, keep: Keep) -> Non
 
 
 def test_a_tag_that_is_pointed_back_says_how_its_flat_tree_was_made_last(repository, tmp_path):
-    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher = Publisher(repository, tmp_path / "staging", catalogs=False)
     publisher.publish(fix_permissions=False)
     first = repository.record(NAME)
     move_away(repository, tmp_path / "staging", Keep())
@@ -266,7 +273,7 @@ def test_a_tag_that_is_pointed_back_says_how_its_flat_tree_was_made_last(reposit
 
 
 def test_what_a_tag_left_says_how_its_flat_tree_was_made_last(repository, tmp_path):
-    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher = Publisher(repository, tmp_path / "staging", catalogs=False)
     publisher.publish(fix_permissions=False)
     manifest = repository.record(NAME).manifest
     move_away(repository, tmp_path / "staging", Keep(1))
@@ -276,7 +283,7 @@ def test_what_a_tag_left_says_how_its_flat_tree_was_made_last(repository, tmp_pa
 
 def test_what_a_tag_leaves_while_the_tree_is_made_otherwise_says_so(repository, tmp_path):
     staging = tmp_path / "staging"
-    publisher = Publisher(repository, staging, packed=False)
+    publisher = Publisher(repository, staging, catalogs=False)
     publisher.publish(fix_permissions=False)
     manifest = repository.record(NAME).manifest
     other = Image((LayerBuilder().file("other", "other", **OWN).layer(),), platform=AMD64)
@@ -289,7 +296,7 @@ def test_what_a_tag_leaves_while_the_tree_is_made_otherwise_says_so(repository, 
 
 
 def test_an_image_without_a_flat_tree_says_nothing_of_that_of_others(repository, tmp_path):
-    publisher = Publisher(repository, tmp_path / "staging", packed=False)
+    publisher = Publisher(repository, tmp_path / "staging", catalogs=False)
     publisher.publish(fix_permissions=False)
     found = publisher.staged(fix_permissions=True, name=f"{NAME}0")
     with repository.lock():
@@ -315,7 +322,7 @@ def test_only_a_flat_tree_that_was_made_here_is_said_to_be_readable(products, lo
 
 def test_an_image_is_pending_when_its_tree_was_made_in_the_other_way(tmp_path):
     repository = DirectoryRepository(tmp_path / "cvmfs", "x.example.org", durable=False)
-    Publisher(repository, tmp_path / "staging", packed=False).publish(fix_permissions=True)
+    Publisher(repository, tmp_path / "staging", catalogs=False).publish(fix_permissions=True)
     record = repository.record(NAME)
     planned = image(NAME, manifest=record.manifest, config=record.config)
     why = why_pending(planned, repository, record)

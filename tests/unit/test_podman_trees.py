@@ -56,8 +56,10 @@ SMALL = Image((BASE, LayerBuilder().file("lib/x").layer()))
 
 def stage(repository, base, *images):
     """A change set of images by their names, staged below ``base`` for a repository."""
-    packed = not isinstance(repository, DirectoryRepository)
-    staged = [pipeline.stage(name, image, base, PRODUCTS, packed=packed) for name, image in images]
+    catalogs = not isinstance(repository, DirectoryRepository)
+    staged = [
+        pipeline.stage(name, image, base, PRODUCTS, catalogs=catalogs) for name, image in images
+    ]
     return pipeline.change_set(staged, base)
 
 
@@ -125,17 +127,15 @@ def test_what_a_layer_does_through_a_symlink_is_where_that_leads(repository, tmp
 
 
 @pytest.mark.parametrize("repository", both(*CHUNKS), indirect=True)
-def test_an_image_that_gets_ready_meanwhile_is_taken_along_with_its_tree_unless_that_is_large(
-    repository, tmp_path
-):
+def test_images_that_get_ready_meanwhile_are_taken_along_with_their_trees(repository, tmp_path):
     later = [
         stage(repository, tmp_path / "staging1", (OTHER, SMALL)),
         stage(repository, tmp_path / "staging2", (APP, IMAGE)),
     ]
     first = "registry.example.org/team/base:1"
     publish(repository, stage(repository, tmp_path / "staging0", (first, Image((BASE,)))), *later)
-    assert list(repository.names()) == [OTHER, first]
-    assert repository.verify(OTHER) == []
+    assert list(repository.names()) == [APP, OTHER, first]
+    assert repository.verify(OTHER) == repository.verify(APP) == []
     assert (diff_of(repository, SMALL) / "usr/lib/x").is_file()
 
 

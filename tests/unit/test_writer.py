@@ -12,13 +12,12 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from duccmake.layer.pack import Packed
 
 from corpus.archives import OWNER, archive, random_archive
 from duccmake.errors import LayerError, NoSpace, UnsafeLayer
@@ -29,7 +28,6 @@ from duccmake.layer.unpack import unpack_layer
 from duccmake.layer.writer_process import Writer
 from duccmake.layer.writers import Writers
 from duccmake.oci.reference import Digest
-from duccmake.tree import mtree
 
 SECOND = 1_000_000_000
 
@@ -176,7 +174,7 @@ def test_name_too_long_comes_back_as_the_same_error(tmp_path: Path) -> None:
     assert caught.value.filename == b"n" * 256
 
 
-@pytest.mark.parametrize("form", ["tree", "packed", "catalogs"])
+@pytest.mark.parametrize("form", ["tree", "catalogs"])
 def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, form: str) -> None:
     content = archive([(f"f{n}", os.urandom(100_000), {}) for n in range(50)])
     (tmp_path / "blob").write_bytes(content)
@@ -197,7 +195,7 @@ def test_real_full_disk_fails_the_layer_and_is_cleared_again(tmp_path: Path, for
         digest = Digest("sha256", hashlib.sha256(blob.read_bytes()).hexdigest())
         try:
             unpack_layer(
-                blob, small / "stage", digest=digest, packed=form == "packed",
+                blob, small / "stage", digest=digest,
                 catalogs=CatalogForm(b"/l", Keeping(), Codec()) if form == "catalogs" else None,
             )
         except NoSpace:
@@ -405,29 +403,11 @@ def test_random_layers_come_out_the_same_as_without_a_process(
     assert facts(here / "layerfs") == facts(there / "layerfs")
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_a_pack_has_what_the_tree_has(tmp_path: Path, seed: int) -> None:
-    blob = random_archive(seed)
-    tree, packed = tmp_path / "tree", tmp_path / "pack"
-    tree.mkdir()
-    packed.mkdir()
-    tree, packed = unpacked(tree, blob), unpacked(packed, blob, packed=True)
-    manifest = (tree / ".metadata/tree.mtree").read_bytes()
-    assert manifest == (packed / ".metadata/tree.mtree").read_bytes()
-    entries = list(mtree.read(tree / ".metadata/tree.mtree"))
-    files = [entry for entry in entries if entry.kind == mtree.FILE and b"lower" not in entry.flags]
-    with closing(Packed(packed)) as pack:
-        for entry in files:
-            path = tree / "layerfs" / os.fsdecode(entry.path)
-            assert b"".join(pack.pieces(entry.path, entry.size)) == path.read_bytes()
-    assert sorted(path.name for path in packed.iterdir()) == [".metadata", "content", "index"]
-
-
-def unpacked(place: Path, content: bytes, *, packed: bool = False) -> Path:
+def unpacked(place: Path, content: bytes) -> Path:
     blob = place / "blob"
     blob.write_bytes(content)
     digest = Digest("sha256", hashlib.sha256(content).hexdigest())
-    return unpack_layer(blob, place / "stage", digest=digest, packed=packed).path
+    return unpack_layer(blob, place / "stage", digest=digest).path
 
 
 def facts(root: Path) -> list[tuple[object, ...]]:

@@ -300,17 +300,14 @@ def get_collection(wildcards):
     return in_words(maintenance.collection_in_words, plan, config, wildcards.repository)
 
 
-def get_image(wildcards):
-    """The image that a command is about."""
-    return plan.config_in(Path.cwd()).image
+def get_unpinning(wildcards):
+    """What lifting a pin does, for people."""
+    return maintenance.unpinning_in_words(plan.config_in(Path.cwd()))
 
 
 def get_rollback(wildcards):
     """What pointing an image back does, for people."""
-    config = plan.config_in(Path.cwd())
-    if not config.digest:
-        return f"What can {config.image} be pointed back to?"
-    return f"Point {config.image} back to {config.digest} and hold it there"
+    return maintenance.rollback_in_words(plan.config_in(Path.cwd()))
 
 
 def get_staged_layers(image):
@@ -390,18 +387,9 @@ def get_manifest_digest(wildcards):
     return str(plan.image(wildcards.repository, wildcards.image).manifest)
 
 
-def get_preview():
-    """What a dry run says beside what is pending."""
-    config = plan.config_in(Path.cwd())
-    lines = in_words(maintenance.preview, plan, config, asked)
-    lines += [get_rollback(None)] if "rollback" in asked else []
-    return lines + (
-        [f"Have {config.image} follow its registry again"] if "unpin" in asked else []
-    )
-
-
 if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
-    say(*get_preview(), stream=results)
+    preview = in_words(maintenance.preview, plan, plan.config_in(Path.cwd()), asked)
+    say(*preview, stream=results)
 
 if workflow.is_main_process and "adopt" in asked:
     in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)

@@ -99,8 +99,8 @@ rule unpin:
     resources:
         **all_publishers,
     params:
-        image=get_image,
+        what=get_unpinning,
     message:
-        "Have {params.image} follow its registry again"
+        "{params.what}"
     shell:
         "job unpin {log:q}"

@@ -65,11 +65,11 @@ class Repository:
         self.gateway = self.settings.get("CVMFS_UPSTREAM_STORAGE", "").startswith("gw,")
         self.lease = self.spool / "lease"
         self.client = self.spool / "client.local"
-        self.directory = BASE / ("objects" if self.gateway else "storage") / name
+        self.directory = BASE / "storage" / name
 
     @cached_property
     def storage(self):
-        """Where objects are; through a gateway nothing but chunks."""
+        """Where objects are; what a gateway takes is there as well."""
         return LocalStorage(self.directory, self.directory / "data/txn")
 
     # --- revisions ------------------------------------------------------
@@ -78,14 +78,10 @@ class Repository:
         return Manifest.parse(self.storage.file(PUBLISHED))
 
     def revision(self):
-        if not self.gateway:
-            return self.manifest().revision
-        return max(int(path.name) for path in self.revisions.iterdir())
+        return self.manifest().revision
 
     def current(self):
         """The directory that shows what is published."""
-        if self.gateway:
-            return self.revisions / str(self.revision())
         return self.tree(self.manifest().get("C"))
 
     def tree(self, root):
@@ -179,7 +175,8 @@ class Repository:
     def open(self, path=""):
         if self.flag.exists():
             die("CernVM-FS transaction error: another transaction is already open", 17)
-        if self.is_publishing():
+        is_stale = self.rdonly.is_symlink() and self.rdonly.readlink() != self.current()
+        if is_stale and self.is_publishing():  # mounting what is newest takes the lock
             die(self.busy() + "(unexpected termination) cannot establish writable mountpoint")
         try:
             os.close(os.open(self.flag, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -188,7 +185,7 @@ class Repository:
         if self.gateway:
             self.take_lease(path)
             self.catch_up()
-        elif self.rdonly.is_symlink() and self.rdonly.readlink() != self.current():
+        elif is_stale:
             self.show_newest()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -215,7 +212,7 @@ class Repository:
         """Mount what another publisher has published, and pin the mount to it."""
         if self.rdonly.readlink() != self.current():
             self.show(self.current())
-            self.pin(self.revision())
+            self.pin(self.manifest().get("C"))
 
     def close(self):
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -244,21 +241,17 @@ class Repository:
 
     def commit(self):
         """Publish what is in the copy."""
-        if self.gateway:
-            new = self.revisions / str(self.revision() + 1)
-            self.scratch.rename(new)
-            # Through a gateway, the mount stays pinned where it was.
-            pinned = self._pinned()
-            self.show(self.revisions / pinned if pinned else new)
-            self.close()
-            return
         manifest = self.manifest()
         with self.opened(manifest.get("C")) as old:
             root, number, ttl = self._write(old, self.tree(manifest.get("C")), self.scratch)
         self.publish(
             manifest.changed(C=root.hash, B=str(root.size), S=str(number), D=ttl), self.new_tag()
         )
-        self.show_newest()
+        pinned = self._pinned()
+        if self.gateway and pinned:
+            self.show(self.tree(pinned))  # the mount stays where it was
+        else:
+            self.show_newest()
         self.close()
 
     def first(self, tree):

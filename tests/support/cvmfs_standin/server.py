@@ -226,11 +226,8 @@ def mkfs(arguments):
         (repository.directory / f"data/{number:02x}").mkdir()
     repository.scratch.mkdir()
     (repository.scratch / "new_repository").write_text("a new repository\n")
-    if repository.gateway:
-        repository.scratch.rename(repository.revisions / "1")
-    else:
-        whitelist(repository.directory, name)
-        repository.first(repository.scratch)
+    whitelist(repository.directory, name)
+    repository.first(repository.scratch)
     repository.client.touch()
     repository.show_newest()
     repository.close()

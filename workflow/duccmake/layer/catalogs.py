@@ -19,7 +19,7 @@ from ..cvmfs.codec import Codec
 from ..cvmfs.keeping import Keeping
 from ..cvmfs.names import Kind, object_name, path_key
 from ..cvmfs.objects import Objects, names_of
-from ..cvmfs.rows import Chunk, Content
+from ..cvmfs.rows import EXTERNAL, HASH_BITS, Chunk, Content
 from ..cvmfs.trees import Contents, Tree, write_tree
 from ..errors import RepositoryError
 
@@ -165,6 +165,15 @@ class TreeContents:
                 hint="remove what is staged and run again; for what is published, have the "
                 "repository checked: cvmfs_server check -i",
             ) from None
+
+    def objects(self) -> set[str]:
+        """The names of the objects that the files consist of, but for what others store oddly."""
+        plain = (
+            content
+            for content in self._found.values()
+            if not content.flags & (HASH_BITS | EXTERNAL)
+        )
+        return {name for content in plain for name in names_of(content)}
 
 
 def contents_below(at: bytes, top: CatalogFile, opened: Callable[[Nested], CatalogFile]) -> ByKey:

@@ -41,24 +41,25 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     """Resolve all wish lists and compare them with the repositories.
 
     Writes only what is remembered of the registries' answers.
-    Without ``poll`` nothing is asked and the plan is empty.  Raises `RecipeError`
+    Without ``poll`` nothing is read or asked, and the plan is empty.  Raises `RecipeError`
     where a wish list is unusable as a whole.
     """
-    loaded = load_sources(config.recipe, SOURCES, fetch=poll and not config.resolve.only)
-    recipes = loaded.recipes if poll else ()
+    loaded = Loaded((), {})
+    if poll:
+        loaded = load_sources(config.recipe, SOURCES, fetch=not config.resolve.only)
     draft = _Draft()
     draft.warnings += loaded.warnings
     draft.warnings += [warning for recipe in loaded.recipes for warning in recipe.warnings]
     if poll and not loaded.problems:
-        draft.warnings += unused_registries(config, recipes)
-    for source, reason in loaded.problems if poll else ():
+        draft.warnings += unused_registries(config, loaded.recipes)
+    for source, reason in loaded.problems:
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
     anew = Anew(config.anew)
-    for reconciliation in _reconciled(draft, config, recipes):
+    for reconciliation in _reconciled(draft, config, loaded.recipes):
         _plan_repository(draft, reconciliation, config, loaded, anew)
     for glob in anew.unmatched if poll else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
-    _plan_thins(draft, recipes, config)
+    _plan_thins(draft, loaded.recipes, config)
     return draft.plan(loaded, config, members)
 
 

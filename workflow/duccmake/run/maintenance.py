@@ -112,8 +112,20 @@ def _receipt(repository: str, kind: str, content: Sequence[object]) -> str:
 # --- previews -----------------------------------------------------------
 
 
+def rollback_in_words(config: Config) -> str:
+    """What pointing an image back does."""
+    if not config.digest:
+        return f"What can {config.image} be pointed back to?"
+    return f"Point {config.image} back to {config.digest} and hold it there"
+
+
+def unpinning_in_words(config: Config) -> str:
+    """What lifting a pin does."""
+    return f"Have {config.image} follow its registry again"
+
+
 def preview(plan: Plan, config: Config, only: Collection[str]) -> list[str]:
-    """What a run would remove, in lines; ``only`` are the targets of one that converts nothing."""
+    """What a run would do besides converting, in lines; ``only`` are the targets it names."""
     policy = "" if only else config.removal.policy
     found = []
     for name in repositories(plan):
@@ -122,6 +134,8 @@ def preview(plan: Plan, config: Config, only: Collection[str]) -> list[str]:
         garbage = _garbage(plan, config, name)
         if ("gc" in only or policy == "prune") and (garbage.due or garbage.unlisted):
             found.append(f"gc     {name}  {collection_in_words(plan, config, name)}")
+    found += [rollback_in_words(config)] if "rollback" in only else []
+    found += [unpinning_in_words(config)] if "unpin" in only else []
     return "\n".join(found).splitlines()
 
 

@@ -31,7 +31,13 @@ _TOLD_ALREADY = (
 _INTERRUPTED = "Terminating processes on user request"
 """How the line begins after which jobs fail because somebody pressed Control-C."""
 
-_WORTH_SAYING = ("Will exit after finishing", "Trying to restart")
+_WORTH_SAYING = (
+    "Will exit after finishing",
+    "Trying to restart",
+    "Waiting at most",
+    "Creating conda environment",
+    "Environment for",
+)
 """How other lines begin that are no errors, and that people want."""
 
 

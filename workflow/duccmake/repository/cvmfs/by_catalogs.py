@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -77,6 +78,8 @@ class ByCatalogs:
     def _carry_out(self, fill: Callable[[NextRevision], None]) -> None:
         """Publish the revision that ``fill`` says; nothing where it changes nothing."""
         self._publication.check_whitelist()
+        for left in self._state.glob(f"{_OBJECTS}*"):  # by a publisher that was killed
+            shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=_OBJECTS, dir=self._state) as directory:
 
             def make() -> tuple[NextRevision, Root | None]:

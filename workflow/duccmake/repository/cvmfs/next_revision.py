@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from ...cvmfs.changes import Changes, Root
 from ...cvmfs.check import check_written
 from ...cvmfs.keeping import OPAQUE, Keeping
-from ...cvmfs.objects import Objects
+from ...cvmfs.objects import Objects, names_of
 from ...cvmfs.rows import Content, unpack_xattrs
 from ...cvmfs.storage import Storage
 from ...cvmfs.trees import Tree as CatalogTree
@@ -153,18 +153,35 @@ class NextRevision:
 
     # --- what its writer says -----------------------------------------------
 
-    def take(self, directory: Path) -> StagedCatalogs:
-        """Have what is staged in a directory stored, and return what it is."""
+    def graft(self, path: PurePosixPath, directory: Path, manifest: PurePosixPath) -> CatalogTree:
+        """Hang the tree that is staged in a directory into the repository, and put its manifest.
+
+        `RepositoryError` where it is not what belongs there, or not all of it is there.
+        """
         staged = StagedCatalogs.read(directory)
+        if staged.tree.at != self.view.at(path):
+            raise RepositoryError(
+                f"what is staged in {directory} is for {os.fsdecode(staged.tree.at)}, not for "
+                f"{os.fsdecode(self.view.at(path))}",
+                hint="remove it and run again",
+            )
         if directory not in self._staged:
             objects = self._staged[directory] = staged.objects
             self.storage.put_all({name: objects.path(name) for name in objects.names})
-        return staged
+            self._check_stored(staged, directory)
+        self._changes.graft(staged.tree)
+        self._changes.put_file(self.view.at(manifest), staged.manifest)
+        return staged.tree
 
-    def graft(self, tree: CatalogTree, manifest: PurePosixPath, content: Content) -> None:
-        """Hang a tree into the repository, and put its manifest elsewhere."""
-        self._changes.graft(tree)
-        self._changes.put_file(self.view.at(manifest), content)
+    def _check_stored(self, staged: StagedCatalogs, directory: Path) -> None:
+        """Every file's content is there: staged with it, or of a layer that is published."""
+        needed = staged.contents().objects() | set(names_of(staged.manifest))
+        if missing := needed - self.storage.has(needed):
+            raise RepositoryError(
+                f"{len(missing)} objects of what is staged in {directory} are neither there nor "
+                f"in the repository, such as {min(missing)}",
+                hint="remove it and run again",
+            )
 
     def file(self, path: PurePosixPath, content: bytes) -> None:
         """Put a small file."""
@@ -195,11 +212,10 @@ class _Writer:
 
     def layer(self, layer: StagedLayer) -> None:
         """A layer: its catalogs, its manifest and what it was found to be."""
-        staged = self._next.take(layer.path)
         digest, layout = layer.digest, self._layout
         self._next.begin_catalog(layout.layer(digest).parent)
         manifest = layout.layer_manifest(digest)
-        self._next.graft(staged.tree, manifest, staged.manifest)
+        self._next.graft(layout.layerfs(digest), layer.path, manifest)
         self._next.file(manifest.with_name(measured.PUBLISHED), layers_json(layer))
 
     def take_along(self, part: Part) -> bool:
@@ -208,10 +224,8 @@ class _Writer:
 
     def flat_tree(self, image: StagedImage, staged: Path) -> Mapping[str, int]:
         """A flat tree: its catalogs and its manifest."""
-        found = self._next.take(staged)
         manifest = self._layout.flat_manifest(image.config)
-        self._next.graft(found.tree, manifest, found.manifest)
-        return found.tree.losses
+        return self._next.graft(self._layout.flat(image.config), staged, manifest).losses
 
     def settle(self) -> None:
         """Mark the opaque directories of published layers that an image needs to be marked."""

@@ -107,11 +107,16 @@ class Server:
 
     def others_work(self) -> str:
         """What somebody does that is to be waited for, for people; empty where there is nothing."""
-        command = begun(self.settings.name)  # before the flag, which it may set meanwhile
+        return self._transaction_or_publication() or (
+            f"somebody has begun 'cvmfs_server {command}'"
+            if (command := begun(self.settings.name))
+            # One that has just ended has left its transaction open.
+            else self._transaction_or_publication()
+        )
+
+    def _transaction_or_publication(self) -> str:
         if self.transaction() is not None:
             return f"somebody has {self.describe_transaction()}"
-        if command:
-            return f"somebody has begun 'cvmfs_server {command}'"
         if is_flocked(self._publishing):
             return "somebody publishes, or mounts what was published,"
         return ""
