@@ -110,12 +110,8 @@ class S3Storage:
 
     def _each(self, do: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """Do something for each item, as many at once as there may be connections."""
-        pool = ThreadPoolExecutor(self._settings.connections)
-        try:
-            return list(pool.map(do, items))
-        finally:
-            # After a failure nothing else begins.
-            pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(self._settings.connections) as pool:
+            return list(pool.map(do, items))  # after a failure no other begins
 
     def _failed(self, method: str, key: str, answer: BaseHTTPResponse) -> DuccmakeError:
         code = code_of(answer)
