@@ -1,24 +1,39 @@
-"""Garbage collection: what neither the newest revision nor a tag leads to is deleted."""
+"""Garbage collection: what neither the newest revision nor a tag leads to is deleted.
 
-import re
+Only what some noted root catalog or history leads to is ever looked at.
+"""
 
+from contextlib import suppress
+
+import reflog
 from reach import catalogs, objects
 
 from duccmake.cvmfs.names import Kind
-
-_NAME = re.compile(r"[0-9a-f]{38}[A-Z]?")
+from duccmake.cvmfs.storage import NotThere
 
 
 def collect(repository):
     manifest = repository.manifest()
     with repository.history(manifest) as history:
         roots = history.roots() | {manifest.get("C")}
-    needed, known = {manifest.get("H") + Kind.HISTORY}, set()
+    histories = {manifest.get("H")}
+    needed, known = {name + Kind.HISTORY for name in histories}, set()
     for root in roots:
-        with repository.opened(root) as revision:
-            for digest, catalog in catalogs(revision, root, known):
-                known.add(digest)
-                needed.update(objects(digest, catalog))
-    for path in repository.directory.glob("data/??/*"):
-        if _NAME.fullmatch(path.name) and path.parent.name + path.name not in needed:
-            path.unlink()
+        needed |= _led_to(repository, root, known)
+    noted, all_histories = reflog.noted(repository.directory)
+    garbage = {name + Kind.HISTORY for name in all_histories}
+    for root in noted - roots:
+        with suppress(NotThere):
+            garbage |= _led_to(repository, root, known)
+    for name in garbage - needed:
+        repository.storage.delete(name)
+    reflog.keep(repository.directory, roots, histories)
+
+
+def _led_to(repository, root, known):
+    found = set()
+    with repository.opened(root) as revision:
+        for digest, catalog in catalogs(revision, root, known):
+            known.add(digest)
+            found.update(objects(digest, catalog))
+    return found

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from history import History
+from reflog import note
 
 from duccmake.cvmfs.manifest import Manifest
 from duccmake.cvmfs.names import Kind
@@ -43,6 +44,7 @@ def sign(storage_directory, manifest):
     new = Path(storage_directory, f".new-{os.getpid()}")
     new.write_bytes(manifest.unsigned() + b"--\nstand-in\n\nsigned")
     new.rename(new.with_name(PUBLISHED))
+    note(storage_directory, manifest)
 
 
 class Repository:
@@ -216,6 +218,11 @@ class Repository:
 
     def close(self):
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for path in (self.spool / "tmp").iterdir():  # whatever it is and whoever needs it
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         (BASE / "leases" / str(self.spool).replace("/", "%")).unlink(missing_ok=True)
         self.flag.unlink(missing_ok=True)
 

@@ -16,6 +16,10 @@ WHITELIST = ".cvmfswhitelist"
 """The file that says until when which certificate may sign."""
 
 
+REFERENCES = ".cvmfsreflog"
+"""The file that says which revisions there are, for garbage collection; a database (SQLite)."""
+
+
 class NotThere(RepositoryError):
     """The storage has no such object."""
 
@@ -45,6 +49,10 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing is fine as well."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what was left half stored by who was killed; nobody may store anything then."""
         ...
 
     def sync(self) -> None:

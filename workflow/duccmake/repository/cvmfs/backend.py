@@ -19,7 +19,7 @@ from ..failures import reported
 from ..layout import Layout
 from ..model import ChangeSet
 from ..publisher import Publisher
-from .by_catalogs import ByCatalogs
+from .by_catalogs import ByCatalogs, clear
 from .by_ingest import ByIngest
 from .catalogs import MARKER
 from .mount import Mount
@@ -30,6 +30,7 @@ from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .staging import open_storage
 from .transaction import Transactions
+from .unsigned import Unsigned
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +203,8 @@ class CvmfsRepository(Publisher[Opened]):
             log.warning(
                 "%s: the transaction of an interrupted publisher was %s", self._name, outcome
             )
+        clear(self._state)
+        open_storage(transactions.server.settings).clear()
         if not self._mount.is_there:
             transactions.mount_again()
 
@@ -216,4 +219,7 @@ class CvmfsRepository(Publisher[Opened]):
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").transactions.collect_garbage()
+            transactions = self._opened("cvmfs_server gc").transactions
+            transactions.collect_garbage()
+            storage = open_storage(transactions.server.settings)
+            Unsigned(self._state).free(storage, transactions.alone)

@@ -14,6 +14,7 @@ from ...cvmfs.keeping import Keeping
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.objects import Objects
 from ...cvmfs.storage import PUBLISHED, Storage
+from ...fs.files import remove_tree
 from ..commit import Commit, Others, Part
 from ..edits import Edits
 from ..model import ChangeSet
@@ -22,10 +23,17 @@ from .publication import Publication
 from .revision_view import RevisionView
 from .tools import Tools
 from .transaction import Transactions
+from .unsigned import Unsigned
 
 log = logging.getLogger(__name__)
 
 _OBJECTS = "objects-"
+
+
+def clear(state: Path) -> None:
+    """Remove what a publisher that was killed has left in the directory ``state``."""
+    for left in state.glob(f"{_OBJECTS}*"):
+        remove_tree(left)
 
 
 class ByCatalogs:
@@ -46,6 +54,7 @@ class ByCatalogs:
         self._storage = storage
         self._view = view
         self._state = state
+        self._unsigned = Unsigned(state)
         self._codec = codec
         self._keeping = Keeping(settings.nanoseconds, hard_links)
         self._publication = Publication(settings, storage, Tools(settings, settings.spool / "tmp"))
@@ -85,7 +94,9 @@ class ByCatalogs:
             def make() -> tuple[NextRevision, Root | None]:
                 self._view.renew()
                 objects = Objects(Path(tempfile.mkdtemp(dir=directory)), self._codec)
-                revision = NextRevision(self._view, self._storage, objects, self._keeping)
+                revision = NextRevision(
+                    self._view, self._storage, objects, self._keeping, self._unsigned
+                )
                 fill(revision)
                 return revision, revision.finish()
 
@@ -101,6 +112,7 @@ class ByCatalogs:
                     made.complete()
                 if root is not None:
                     self._publication.publish(base, root)
+                    made.signed()
                     self._publication.show(root)
 
             if root is not None:

@@ -78,8 +78,15 @@ class Publication:
     def show(self, root: Root) -> None:
         """Have this machine's mount show a revision that was just published.
 
-        It does so as well when it is mounted anew; this only makes that quick.
+        It does so as well when it is mounted anew; this only makes that quick, and nothing
+        is raised, for the revision is published.
         """
+        try:
+            self._show(root)
+        except OSError as error:
+            log.warning("what was published is not shown here yet: %s", error)
+
+    def _show(self, root: Root) -> None:
         path = self._settings.spool / "client.local"
         digest = root.hash.hex().encode()
         content = _PIN.sub(b"", path.read_bytes())
