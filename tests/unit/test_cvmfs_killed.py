@@ -24,10 +24,10 @@ from support.staged_trees import TOP, file, publish, stage
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
-EVERY = int(os.environ.get("DUCCMAKE_TEST_KILLS", "6"))
+EVERY = int(os.environ.get("DUCCMAKE_TEST_KILLS", "12"))
 """On the stand-in, a publisher is killed at one of so many places."""
 
-EVERY_REAL = 6 * EVERY
+EVERY_REAL = 4 * EVERY
 
 CALLS = (
     *((os, name) for name in ("open", "mkdir", "link", "rename", "replace", "unlink", "rmdir")),

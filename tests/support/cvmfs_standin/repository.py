@@ -44,7 +44,6 @@ def sign(storage_directory, manifest):
     new = Path(storage_directory, f".new-{os.getpid()}")
     new.write_bytes(manifest.unsigned() + b"--\nstand-in\n\nsigned")
     new.rename(new.with_name(PUBLISHED))
-    note(storage_directory, manifest)
 
 
 class Repository:
@@ -285,6 +284,7 @@ class Repository:
     def publish(self, manifest, tag):
         """Sign a manifest whose objects are all there, with a tag."""
         manifest = self.tagged(manifest, lambda history: history.publish(manifest, tag))
+        note(self.directory, manifest)
         sign(self.directory, manifest)
 
     def tagged(self, manifest, change):

@@ -73,8 +73,9 @@ def sign_manifest(arguments):
     if rest or not {"-c", "-k", "-n", "-u", "-r", "-t", "-m"} <= given.keys():
         die("sign: parameters are missing")
     manifest = Manifest.parse(Path(given["-m"]).read_bytes())
-    if "-e" in given:
+    if "-R" in given:  # or it is noted nowhere
         note(given["-r"].rpartition(",")[2], manifest)
+    if "-e" in given:
         return
     if not LocalStorage.parse(given["-r"]).has([manifest.get("C") + Kind.CATALOG]):
         die("failed to find the root catalog")

@@ -20,6 +20,10 @@ REFERENCES = ".cvmfsreflog"
 """The file that says which revisions there are, for garbage collection; a database (SQLite)."""
 
 
+STATUS = ".cvmfs_status.json"
+"""The file that says when the repository was checked and its garbage collected."""
+
+
 class NotThere(RepositoryError):
     """The storage has no such object."""
 

@@ -23,14 +23,13 @@ from .by_catalogs import ByCatalogs, clear
 from .by_ingest import ByIngest
 from .catalogs import MARKER
 from .mount import Mount
-from .options import obstacles
+from .options import obstacles, remarks, unknown_format
 from .others import is_at_work
 from .revision_view import RevisionView
 from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .staging import open_storage
 from .transaction import Transactions
-from .unsigned import Unsigned
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +45,10 @@ class Way(Protocol):
 
     def edit(self, edits: Edits) -> None:
         """Carry out edits alone."""
+        ...
+
+    def collect(self) -> None:
+        """Free the storage of what no revision has."""
         ...
 
 
@@ -178,7 +181,7 @@ class CvmfsRepository(Publisher[Opened]):
 
     def _way(self, transactions: Transactions, view: RevisionView) -> Way:
         settings = transactions.server.settings
-        why = next(obstacles(settings), "")
+        why = next(obstacles(settings), "") or unknown_format(view)
         if why and self._publisher == "catalogs":
             raise RepositoryError(
                 f"catalogs of {self._name} cannot be written here: {why}",
@@ -186,8 +189,10 @@ class CvmfsRepository(Publisher[Opened]):
                 hint="set repository.publisher to 'auto'",
             )
         if self._publisher == "ingest" or why:
-            log.info("%s is published by cvmfs_server ingest%s", self._name, why and f": {why}")
+            why = why or "repository.publisher says so"
+            log.info("%s is published by cvmfs_server ingest: %s", self._name, why)
             return ByIngest(transactions, view, self._path, self._prefix)
+        log.info("%s is published by catalogs", self._name)
         return ByCatalogs(
             transactions,
             open_storage(settings),
@@ -196,6 +201,18 @@ class CvmfsRepository(Publisher[Opened]):
             self._codec,
             hard_links=self._hard_links,
         )
+
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know of how the repository is published, for people."""
+        if self._revision is None:
+            return
+        settings = ServerSettings.read(self._name, self._server_config)
+        if settings.gateway:
+            return  # it is published as a gateway has it, and set up elsewhere
+        why = next(obstacles(settings), "") or unknown_format(self._revision)
+        if why and self._publisher == "auto":
+            yield f"{self._name} is published by cvmfs_server ingest: {why}"
+        yield from remarks(settings, self._revision)
 
     def _recover(self, transactions: Transactions) -> None:
         outcome = transactions.recover()
@@ -219,7 +236,4 @@ class CvmfsRepository(Publisher[Opened]):
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            transactions = self._opened("cvmfs_server gc").transactions
-            transactions.collect_garbage()
-            storage = open_storage(transactions.server.settings)
-            Unsigned(self._state).free(storage, transactions.alone)
+            self._opened("cvmfs_server gc").way.collect()

@@ -14,10 +14,12 @@ from ...cvmfs.keeping import Keeping
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.objects import Objects
 from ...cvmfs.storage import PUBLISHED, Storage
+from ...errors import DuccmakeError
 from ...fs.files import remove_tree
 from ..commit import Commit, Others, Part
 from ..edits import Edits
 from ..model import ChangeSet
+from .auto_gc import timespan_if_due
 from .next_revision import CatalogForm, NextRevision
 from .publication import Publication
 from .revision_view import RevisionView
@@ -84,11 +86,15 @@ class ByCatalogs:
         """Carry out edits, in one revision."""
         self._carry_out(lambda revision: revision.edit(edits, {}))
 
+    def collect(self, since: str = "") -> None:
+        """Free the storage of what no revision has, or none since some moment."""
+        self._transactions.collect_garbage(since)
+        self._unsigned.free(self._storage, self._transactions.alone)
+
     def _carry_out(self, fill: Callable[[NextRevision], None]) -> None:
         """Publish the revision that ``fill`` says; nothing where it changes nothing."""
         self._publication.check_whitelist()
-        for left in self._state.glob(f"{_OBJECTS}*"):  # by a publisher that was killed
-            shutil.rmtree(left)
+        self._publication.check_references()
         with tempfile.TemporaryDirectory(prefix=_OBJECTS, dir=self._state) as directory:
 
             def make() -> tuple[NextRevision, Root | None]:
@@ -118,3 +124,13 @@ class ByCatalogs:
             if root is not None:
                 self._transactions.alone(work)
         self._view.renew()
+        if root is not None:
+            self._collect_if_due()
+
+    def _collect_if_due(self) -> None:
+        """Collect garbage where the server would do so now; what was published stays so."""
+        try:
+            if since := timespan_if_due(self._transactions.server.settings, self._storage):
+                self.collect(since)
+        except (DuccmakeError, OSError) as error:
+            log.warning("what was published is there, but garbage was not collected: %s", error)

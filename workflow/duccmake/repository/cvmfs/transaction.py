@@ -131,12 +131,19 @@ class Transactions:
             self._patiently("abort", "-f", self.server.settings.name)
         claim.forget()
 
-    def collect_garbage(self) -> None:
-        """Free the storage of what no revision has any more."""
+    def collect_garbage(self, since: str = "") -> None:
+        """Free the storage of what no revision has any more.
+
+        Revisions since some moment, in words for date(1), are kept; otherwise those that
+        ``cvmfs_server gc`` keeps.
+        """
+        options = ["-t", since] if since else []
 
         def work(transaction: Transaction) -> None:
             with self.mount.changing():
-                self.server.run("gc", "-f", self.server.settings.name, token=transaction.token)
+                self.server.run(
+                    "gc", "-f", *options, self.server.settings.name, token=transaction.token
+                )
 
         self._attempt(work)
 

@@ -142,7 +142,8 @@ def _references(storage: Storage) -> tuple[set[str], set[str]]:
             f"nothing is freed, as nothing tells which revisions there are: {error.found}",
             hint="cvmfs_server gc makes it anew",
         ) from None
-    roots, others = set(), set()
+    roots: set[str] = set()
+    others: set[str] = set()
     for digest, kind in _query(content, "SELECT hash, type FROM refs"):
         (roots if kind == _CATALOG else others).add(str(digest)[:_DIGITS])
     return roots, others
