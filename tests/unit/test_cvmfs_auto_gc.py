@@ -71,12 +71,15 @@ def test_garbage_is_collected_when_the_server_would_do_it(cvmfs, last, since, co
 
 
 @pytest.mark.parametrize(
-    "cvmfs", both("CVMFS_AUTO_GC=true", "CVMFS_AUTO_GC_TIMESPAN=now", *COLLECTING), indirect=True
+    "cvmfs",
+    both("CVMFS_AUTO_GC_LAPSE='1 minute'", "CVMFS_AUTO_GC_TIMESPAN=now", *ON),
+    indirect=True,
 )
 def test_old_revisions_go_and_what_was_published_stays(cvmfs):
     repository = cvmfs.open(lock_seconds=60)
     put(repository, b"first")
     first = manifest_of(cvmfs).get("C") + Kind.CATALOG
+    assert json.loads(storage_of(cvmfs).file(STATUS))["last_gc"]
     for number in range(3):
         put(repository, b"more %d" % number)
     assert not storage_of(cvmfs).has([first])

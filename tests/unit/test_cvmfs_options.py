@@ -7,14 +7,19 @@ import os
 from pathlib import PurePosixPath
 
 import pytest
+import yaml
 
+from duccmake.config.configuration import Config
 from duccmake.cvmfs import edited
 from duccmake.cvmfs.storage import PUBLISHED
 from duccmake.errors import RepositoryError
+from duccmake.planning.planner import make_plan
 from duccmake.repository.cvmfs import options
 from duccmake.repository.edits import Edits
 from support.cvmfs_commits import storage_of
 from support.cvmfs_repositories import both
+from support.images import write_oci_layout
+from support.samples import text_image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 
@@ -141,3 +146,23 @@ def test_nothing_is_signed_that_garbage_collection_would_not_learn_of(cvmfs):
         away.rename(checksum)
     assert storage_of(cvmfs).file(PUBLISHED) == before
     put(repository, b"second")
+
+
+def test_plan_of_a_run_has_what_is_to_be_told_of_a_repository(
+    cvmfs, configured, monkeypatch, tmp_path
+):
+    """It is said at the start of the run."""
+    configured("CVMFS_ENFORCE_LIMITS=true")
+    monkeypatch.chdir(tmp_path)
+    write_oci_layout(tmp_path / "layout", {"1": text_image("one")})
+    recipe = {"version": 1, "cvmfs_repo": cvmfs.name, "input": ["oci:layout:1"]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    repository = {
+        "backend": "cvmfs",
+        "mounts": str(cvmfs.mounts),
+        "server_config": str(cvmfs.server_config),
+    }
+    members = {"recipe": ["recipe.yaml"], "repository": repository, "thin": {"push": "never"}}
+    plan = make_plan(Config.parse(members, workdir=tmp_path), members)
+    assert [text for text in plan.warnings if "published by cvmfs_server ingest" in text]
+    assert len(plan.images) == 1

@@ -3,13 +3,16 @@
 Only what some noted root catalog or history leads to is ever looked at.
 """
 
+import json
+import time
 from contextlib import suppress
+from pathlib import Path
 
 import reflog
 from reach import catalogs, objects
 
 from duccmake.cvmfs.names import Kind
-from duccmake.cvmfs.storage import NotThere
+from duccmake.cvmfs.storage import STATUS, NotThere
 
 
 def collect(repository):
@@ -28,6 +31,8 @@ def collect(repository):
     for name in garbage - needed:
         repository.storage.delete(name)
     reflog.keep(repository.directory, roots, histories)
+    now = time.strftime("%a %b %d %H:%M:%S UTC %Y", time.gmtime())
+    Path(repository.directory, STATUS).write_text(json.dumps({"last_gc": now}))
 
 
 def _led_to(repository, root, known):
