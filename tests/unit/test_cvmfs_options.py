@@ -154,7 +154,7 @@ def test_plan_of_a_run_has_what_is_to_be_told_of_a_repository(
     """It is said at the start of the run."""
     configured("CVMFS_ENFORCE_LIMITS=true")
     monkeypatch.chdir(tmp_path)
-    write_oci_layout(tmp_path / "layout", {"1": text_image("one")})
+    write_oci_layout(text_image("one"), tmp_path / "layout", "1")
     recipe = {"version": 1, "cvmfs_repo": cvmfs.name, "input": ["oci:layout:1"]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     repository = {

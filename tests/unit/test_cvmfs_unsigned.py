@@ -185,7 +185,7 @@ def test_nothing_is_freed_where_not_all_revisions_can_be_read(cvmfs, lost, monke
     put(repository, b"below", "dir/file")
     fail_to_put(repository, b"never published")
     base = Path(settings_of(cvmfs).upstream.rpartition(",")[2])
-    monkeypatch.setattr(Transactions, "collect_garbage", lambda self: None)
+    monkeypatch.setattr(Transactions, "collect_garbage", lambda self, since="": None)
     with newest(cvmfs) as revision:
         name = revision.root.hex() + Kind.CATALOG
     path = base / ".cvmfsreflog" if lost == "references" else base / "data" / name[:2] / name[2:]

@@ -220,8 +220,8 @@ class CvmfsRepository(Publisher[Opened]):
             log.warning(
                 "%s: the transaction of an interrupted publisher was %s", self._name, outcome
             )
-        clear(self._state)
-        open_storage(transactions.server.settings).clear()
+        settings = transactions.server.settings
+        clear(settings, self._state, open_storage(settings))
         if not self._mount.is_there:
             transactions.mount_again()
 

@@ -21,8 +21,9 @@ from ..edits import Edits
 from ..model import ChangeSet
 from .auto_gc import timespan_if_due
 from .next_revision import CatalogForm, NextRevision
-from .publication import Publication
+from .publication import TEMPORARY, Publication
 from .revision_view import RevisionView
+from .settings import ServerSettings
 from .tools import Tools
 from .transaction import Transactions
 from .unsigned import Unsigned
@@ -32,10 +33,12 @@ log = logging.getLogger(__name__)
 _OBJECTS = "objects-"
 
 
-def clear(state: Path) -> None:
-    """Remove what a publisher that was killed has left in the directory ``state``."""
-    for left in state.glob(f"{_OBJECTS}*"):
+def clear(settings: ServerSettings, state: Path, storage: Storage) -> None:
+    """Remove what a publisher that was killed has left, besides what it had stored."""
+    made = (settings.spool / "tmp").glob(f"{TEMPORARY}*")
+    for left in (*state.glob(f"{_OBJECTS}*"), *made):
         remove_tree(left)
+    storage.clear()
 
 
 class ByCatalogs:

@@ -25,6 +25,9 @@ from .tools import Tools
 
 log = logging.getLogger(__name__)
 
+TEMPORARY = "duccmake-"
+"""How directories begin that are made in the spool area for a manifest."""
+
 _EXPIRY = re.compile(rb"^E([0-9]{14})$", re.MULTILINE)
 _PIN = re.compile(rb"^CVMFS_ROOT_HASH=.*\n?", re.MULTILINE)
 
@@ -71,7 +74,7 @@ class Publication:
         manifest = Manifest.parse(base).changed(
             C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
         )
-        with tempfile.TemporaryDirectory(prefix="duccmake-", dir=self._tools.directory) as made:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._tools.directory) as made:
             file = Path(made, "manifest")  # that of spool/tmp is resign's as well
             file.write_bytes(manifest.unsigned())
             self._tools.give_away(made)
