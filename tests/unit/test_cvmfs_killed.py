@@ -18,7 +18,11 @@ from typing import Any
 import pytest
 
 import duccmake
-from support.cvmfs_commits import manifest_of, storage_of
+from duccmake.errors import RepositoryLocked
+from duccmake.repository.cvmfs.claim import Claim
+from duccmake.repository.cvmfs.others import PUBLISHING_LOCK, is_flocked
+from duccmake.repository.cvmfs.server import processes
+from support.cvmfs_commits import manifest_of, settings_of, storage_of
 from support.cvmfs_repositories import both
 from support.staged_trees import TOP, file, publish, stage
 
@@ -75,12 +79,15 @@ def places_of(cvmfs, changes) -> list[Place]:
     """The places that publishing comes to, each once, in their order."""
     found: dict[Place, None] = {}
     with watched(lambda name: found.setdefault(place(name))):
-        publish(cvmfs.open(), changes)
+        publish(cvmfs.open(lock_seconds=60), changes)
     return list(found)
 
 
-def publish_and_die(cvmfs, changes, at: Place) -> bool:
-    """Publish in a process that is killed before the call at a place; whether it was."""
+def publish_and_die(cvmfs, changes, at: Place, *, wait: bool = False) -> bool:
+    """Publish in a process that is killed before the call at a place; whether it was.
+
+    What it had begun, to sign or to end its transaction, is waited for if so wished.
+    """
 
     def before(name: str) -> None:
         if name == at[0] and place(name) == at:
@@ -90,13 +97,17 @@ def publish_and_die(cvmfs, changes, at: Place) -> bool:
     if not child:
         try:
             with watched(before):
-                publish(cvmfs.open(), changes)
+                publish(cvmfs.open(lock_seconds=60), changes)
         except BaseException:  # nothing of the test may go on here
             traceback.print_exc()
             sys.stderr.flush()
             os._exit(2)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
+    if wait:
+        lock = cvmfs.spool / PUBLISHING_LOCK
+        while processes(Claim(settings_of(cvmfs)).token) or is_flocked(lock):
+            os.sched_yield()
     assert status in (0, signal.SIGKILL), at
     return status == signal.SIGKILL
 
@@ -120,7 +131,7 @@ def left_behind(cvmfs) -> list[Path]:
 
 @pytest.mark.parametrize("cvmfs", both("CVMFS_GARBAGE_COLLECTION=true"), indirect=True)
 def test_the_next_run_finds_the_old_revision_or_the_new_and_goes_on(cvmfs, tmp_path):
-    publish(cvmfs.open(), stage_numbered(tmp_path, 0)[1])
+    publish(cvmfs.open(lock_seconds=60), stage_numbered(tmp_path, 0)[1])
     name, changes = stage_numbered(tmp_path, 1)
     places = places_of(cvmfs, changes)
     assert len(places) > 50
@@ -141,4 +152,33 @@ def test_the_next_run_finds_the_old_revision_or_the_new_and_goes_on(cvmfs, tmp_p
         repository.reclaim()
     assert not (cvmfs.spool / "duccmake/unsigned-objects").exists()
     assert killed >= number - 3
+    assert cvmfs.problems() == ""
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["not open", "ended by the operator"])
+def test_operators_transaction_after_the_death_is_theirs(cvmfs, tmp_path, ended):
+    """Where ours was left open, an operator who has ended it has the next one for good."""
+    publish(cvmfs.open(lock_seconds=60), stage_numbered(tmp_path, 0)[1])
+    places = places_of(cvmfs, stage_numbered(tmp_path, 1)[1])
+    flag = cvmfs.spool / "in_transaction.lock"
+    tried = 0
+    for number, at in enumerate(places[:: EVERY_REAL if cvmfs.real else EVERY], 2):
+        name, changes = stage_numbered(tmp_path, number)
+        publish_and_die(cvmfs, changes, at, wait=True)
+        if flag.exists() == ended:
+            if ended:
+                cvmfs.server("abort", "-f", cvmfs.name)
+            tried += 1
+            work = cvmfs.mounts / cvmfs.name / "of-the-operator"
+            cvmfs.server("transaction", cvmfs.name)
+            work.write_text(f"work {number}")
+            with pytest.raises(RepositoryLocked):
+                publish(cvmfs.open(), stage_numbered(tmp_path, -number)[1])
+            assert work.read_text() == f"work {number}", at
+            cvmfs.server("publish", cvmfs.name)
+            assert (cvmfs.spool / "rdonly/of-the-operator").read_text() == f"work {number}", at
+        repository = cvmfs.open(lock_seconds=60)
+        publish(repository, changes)
+        assert repository.verify(name) == [], at
+    assert tried
     assert cvmfs.problems() == ""
