@@ -9,12 +9,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from duccmake.repository.edits import Edits
-from duccmake.repository.layout import Layout
 from support.cvmfs_repositories import Real, both, repository_for
 from support.staged_trees import TOP, file, publish, stage
 
@@ -114,7 +113,7 @@ def test_operators_loop_and_ours_publish_side_by_side_and_neither_spoils_the_oth
     staging = tmp_path / "staging"
     staging.mkdir()
     repository = cvmfs.open(lock_seconds=300)
-    layout = Layout(repository.path)
+    layout = repository.view.layout
     operator, done = Operator(cvmfs), threading.Event()
     names, rounds = [], 0
     with ThreadPoolExecutor() as pool:
@@ -130,8 +129,8 @@ def test_operators_loop_and_ours_publish_side_by_side_and_neither_spoils_the_oth
                 names.append(name)
                 if rounds % 5 == 0:
                     # What edits put goes by an archive, and what they remove by two more ways.
-                    edits = Edits(repository.path)
-                    edits.file(repository.path / ".metadata/note.json", name.encode())
+                    edits = Edits(repository.view)
+                    edits.file(PurePosixPath(".metadata/note.json"), name.encode())
                     edits.remove(layout.link(names[-1]))
                     edits.remove(layout.manifest(names[-1]).parent)
                     with repository.lock():

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from history import History
+from reflog import note
 
 from duccmake.cvmfs.manifest import Manifest
 from duccmake.cvmfs.names import Kind
@@ -216,6 +217,11 @@ class Repository:
 
     def close(self):
         shutil.rmtree(self.scratch, ignore_errors=True)
+        for path in (self.spool / "tmp").iterdir():  # whatever it is and whoever needs it
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         (BASE / "leases" / str(self.spool).replace("/", "%")).unlink(missing_ok=True)
         self.flag.unlink(missing_ok=True)
 
@@ -278,6 +284,7 @@ class Repository:
     def publish(self, manifest, tag):
         """Sign a manifest whose objects are all there, with a tag."""
         manifest = self.tagged(manifest, lambda history: history.publish(manifest, tag))
+        note(self.directory, manifest)
         sign(self.directory, manifest)
 
     def tagged(self, manifest, change):

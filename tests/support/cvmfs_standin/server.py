@@ -161,8 +161,10 @@ def rollback(arguments):
 
 
 def _sign(repository, manifest):
+    from reflog import note
     from repository import sign
 
+    note(repository.directory, manifest)
     sign(repository.directory, manifest)
 
 
@@ -229,6 +231,7 @@ def mkfs(arguments):
     whitelist(repository.directory, name)
     repository.first(repository.scratch)
     repository.client.touch()
+    (spool / "reflog.chksum").touch()
     repository.show_newest()
     repository.close()
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from history import History
+from reflog import note
 from repository import die, sign
 
 from duccmake.cvmfs.manifest import Manifest
@@ -71,9 +72,11 @@ def sign_manifest(arguments):
     given = dict(options)
     if rest or not {"-c", "-k", "-n", "-u", "-r", "-t", "-m"} <= given.keys():
         die("sign: parameters are missing")
+    manifest = Manifest.parse(Path(given["-m"]).read_bytes())
+    if "-R" in given:  # or it is noted nowhere
+        note(given["-r"].rpartition(",")[2], manifest)
     if "-e" in given:
         return
-    manifest = Manifest.parse(Path(given["-m"]).read_bytes())
     if not LocalStorage.parse(given["-r"]).has([manifest.get("C") + Kind.CATALOG]):
         die("failed to find the root catalog")
     collected = "yes" if "-g" in given else "no"

@@ -66,14 +66,11 @@ class Edited:
     ) -> Edited:
         """Take the bytes of a catalog that is there; `UnknownFormat` where it is too old."""
         file = CatalogFile.read(content, what)
-        revision = int(file.properties().get("schema_revision", "0"))
-        if revision < _LEAST_REVISION:
+        try:
+            check_revision(file, what, path)
+        except UnknownFormat:
             file.close()
-            raise UnknownFormat(
-                f"{what} has schema revision {revision}, too old to be changed here",
-                hint=f"change something in {path.decode(errors='replace') or '/'} with "
-                "cvmfs_server transaction and publish, which brings it up to date",
-            )
+            raise
         file.db.execute("PRAGMA journal_mode=OFF")
         if "mtimens" not in file.columns:
             file.db.execute("ALTER TABLE catalog ADD mtimens INTEGER")
@@ -197,3 +194,14 @@ class Edited:
         content = db.serialize()
         db.close()
         return content
+
+
+def check_revision(file: CatalogFile, what: str, path: bytes) -> None:
+    """Raise `UnknownFormat` where a catalog that begins at ``path`` is too old to be changed."""
+    revision = int(file.properties().get("schema_revision", "0"))
+    if revision < _LEAST_REVISION:
+        raise UnknownFormat(
+            f"{what} has schema revision {revision}, too old to be changed here",
+            hint=f"change something in {path.decode(errors='replace') or '/'} with "
+            "cvmfs_server transaction and publish, which brings it up to date",
+        )

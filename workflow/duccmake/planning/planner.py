@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config.configuration import Config
-from ..errors import DuccmakeError
+from ..errors import DuccmakeError, RepositoryError
 from ..oci.reference import Digest
 from ..products import Product
 from ..recipe.coverage import Coverage
@@ -120,6 +121,9 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
         recipe.repository: open_repository(config.repository, recipe.repository)
         for recipe in recipes
     }
+    for repository in repositories.values():
+        with suppress(RepositoryError):  # it is told of where that keeps an image from something
+            draft.warnings += repository.remarks()
     with polling_client(config, {}) as client:
         memory = PollMemory(POLLS)
         resolver = Resolver(

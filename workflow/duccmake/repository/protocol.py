@@ -101,6 +101,13 @@ class Repository(Protocol):
         """
         ...
 
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know of how the repository is published, for people.
+
+        `RepositoryError` where it cannot be read.
+        """
+        ...
+
     def reclaim(self) -> None:
         """Free the storage of what was removed, where removing it does not do so at once.
 

@@ -74,6 +74,10 @@ class PublishedTree:
         """Read files of the repository inside: it stays readable so long."""
         return nullcontext()
 
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know of how the repository is published, for people."""
+        return iter(())
+
     def reclaim(self) -> None:
         """Free the storage of what was removed, where removing it does not do so at once."""
 

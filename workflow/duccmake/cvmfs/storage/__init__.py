@@ -16,6 +16,14 @@ WHITELIST = ".cvmfswhitelist"
 """The file that says until when which certificate may sign."""
 
 
+REFERENCES = ".cvmfsreflog"
+"""The file that says which revisions there are, for garbage collection; a database (SQLite)."""
+
+
+STATUS = ".cvmfs_status.json"
+"""The file that says when the repository was checked and its garbage collected."""
+
+
 class NotThere(RepositoryError):
     """The storage has no such object."""
 
@@ -49,6 +57,10 @@ class Storage(Protocol):
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing is fine as well."""
+        ...
+
+    def clear(self) -> None:
+        """Remove what was left half stored by who was killed; nobody may store anything then."""
         ...
 
     def sync(self) -> None:

@@ -58,6 +58,9 @@ class HttpStorage:
         """Always `RepositoryError`."""
         raise self._read_only()
 
+    def clear(self) -> None:
+        """Nothing was stored."""
+
     def sync(self) -> None:
         """Nothing was stored."""
 

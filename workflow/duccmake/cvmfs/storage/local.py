@@ -16,6 +16,8 @@ from ...tree.content import NO_LINK
 from ..names import storage_path
 from . import NotThere, checked
 
+_NEW = "duccmake-"
+
 _NO_LINK = NO_LINK | {errno.EACCES}
 """Somebody else's file may not be linked where fs.protected_hardlinks is on."""
 
@@ -86,6 +88,12 @@ class LocalStorage:
         with self._described("deleted an object of"):
             self._path(name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove what was left half stored by who was killed; nobody may store anything then."""
+        with self._described("removed what was half stored in"):
+            for left in self._temporary.glob(f"{_NEW}*"):
+                left.unlink(missing_ok=True)
+
     def sync(self) -> None:
         """Return once all that was stored would outlast a loss of power."""
         with self._described("synchronised"):
@@ -115,7 +123,7 @@ class LocalStorage:
             # One of another size is what a crash, or a full disk, has left of it.
             if self._size(target) == size:
                 return
-            new = self._temporary / f"duccmake-{os.getpid()}-{next(self._numbers)}"
+            new = self._temporary / f"{_NEW}{os.getpid()}-{next(self._numbers)}"
             new.unlink(missing_ok=True)
             try:
                 make(new)

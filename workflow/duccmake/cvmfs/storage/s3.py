@@ -81,6 +81,9 @@ class S3Storage:
     def sync(self) -> None:
         """Nothing is left to do: the server has answered for each object."""
 
+    def clear(self) -> None:
+        """Nothing in a bucket is half stored."""
+
     def file(self, name: str) -> bytes:
         """One of the files that are no objects; `NotThere`."""
         key = self._key(name)

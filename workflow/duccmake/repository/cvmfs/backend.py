@@ -19,11 +19,11 @@ from ..failures import reported
 from ..layout import Layout
 from ..model import ChangeSet
 from ..publisher import Publisher
-from .by_catalogs import ByCatalogs
+from .by_catalogs import ByCatalogs, clear
 from .by_ingest import ByIngest
 from .catalogs import MARKER
 from .mount import Mount
-from .options import obstacles
+from .options import obstacles, remarks, unknown_format
 from .others import is_at_work
 from .revision_view import RevisionView
 from .server import Server
@@ -45,6 +45,10 @@ class Way(Protocol):
 
     def edit(self, edits: Edits) -> None:
         """Carry out edits alone."""
+        ...
+
+    def collect(self) -> None:
+        """Free the storage of what no revision has."""
         ...
 
 
@@ -177,7 +181,7 @@ class CvmfsRepository(Publisher[Opened]):
 
     def _way(self, transactions: Transactions, view: RevisionView) -> Way:
         settings = transactions.server.settings
-        why = next(obstacles(settings), "")
+        why = next(obstacles(settings), "") or unknown_format(view)
         if why and self._publisher == "catalogs":
             raise RepositoryError(
                 f"catalogs of {self._name} cannot be written here: {why}",
@@ -185,9 +189,11 @@ class CvmfsRepository(Publisher[Opened]):
                 hint="set repository.publisher to 'auto'",
             )
         if self._publisher == "ingest" or why:
-            log.info("%s is published by cvmfs_server ingest%s", self._name, why and f": {why}")
+            why = why or "repository.publisher says so"
+            log.info("%s is published by cvmfs_server ingest: %s", self._name, why)
             return ByIngest(transactions, view, self._path, self._prefix)
         check_public(settings)
+        log.info("%s is published by catalogs", self._name)
         return ByCatalogs(
             transactions,
             open_storage(settings),
@@ -197,12 +203,26 @@ class CvmfsRepository(Publisher[Opened]):
             hard_links=self._hard_links,
         )
 
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know of how the repository is published, for people."""
+        if self._revision is None:
+            return
+        settings = ServerSettings.read(self._name, self._server_config)
+        if settings.gateway:
+            return  # it is published as a gateway has it, and set up elsewhere
+        why = next(obstacles(settings), "") or unknown_format(self._revision)
+        if why and self._publisher == "auto":
+            yield f"{self._name} is published by cvmfs_server ingest: {why}"
+        yield from remarks(settings, self._revision)
+
     def _recover(self, transactions: Transactions) -> None:
         outcome = transactions.recover()
         if outcome:
             log.warning(
                 "%s: the transaction of an interrupted publisher was %s", self._name, outcome
             )
+        settings = transactions.server.settings
+        clear(settings, self._state, open_storage(settings))
         if not self._mount.is_there:
             transactions.mount_again()
 
@@ -217,4 +237,4 @@ class CvmfsRepository(Publisher[Opened]):
     def reclaim(self) -> None:
         """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
         with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").transactions.collect_garbage()
+            self._opened("cvmfs_server gc").way.collect()

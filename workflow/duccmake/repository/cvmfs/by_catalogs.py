@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,18 +13,31 @@ from ...cvmfs.keeping import Keeping
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.objects import Objects
 from ...cvmfs.storage import PUBLISHED, Storage
+from ...errors import DuccmakeError
+from ...fs.files import remove_tree
 from ..commit import Commit, Others, Part
 from ..edits import Edits
 from ..model import ChangeSet
+from .auto_gc import timespan_if_due
 from .next_revision import CatalogForm, NextRevision
-from .publication import Publication
+from .publication import TEMPORARY, Publication
 from .revision_view import RevisionView
+from .settings import ServerSettings
 from .tools import Tools
 from .transaction import Transactions
+from .unsigned import Unsigned
 
 log = logging.getLogger(__name__)
 
 _OBJECTS = "objects-"
+
+
+def clear(settings: ServerSettings, state: Path, storage: Storage) -> None:
+    """Remove what a publisher that was killed has left, besides what it had stored."""
+    made = (settings.spool / "tmp").glob(f"{TEMPORARY}*")
+    for left in (*state.glob(f"{_OBJECTS}*"), *made):
+        remove_tree(left)
+    storage.clear()
 
 
 class ByCatalogs:
@@ -46,6 +58,7 @@ class ByCatalogs:
         self._storage = storage
         self._view = view
         self._state = state
+        self._unsigned = Unsigned(state)
         self._codec = codec
         self._keeping = Keeping(settings.nanoseconds, hard_links)
         self._publication = Publication(settings, storage, Tools(settings, settings.spool / "tmp"))
@@ -75,17 +88,23 @@ class ByCatalogs:
         """Carry out edits, in one revision."""
         self._carry_out(lambda revision: revision.edit(edits, {}))
 
+    def collect(self, since: str = "") -> None:
+        """Free the storage of what no revision has, or none since some moment."""
+        self._transactions.collect_garbage(since)
+        self._unsigned.free(self._storage, self._transactions.alone)
+
     def _carry_out(self, fill: Callable[[NextRevision], None]) -> None:
         """Publish the revision that ``fill`` says; nothing where it changes nothing."""
         self._publication.check_whitelist()
-        for left in self._state.glob(f"{_OBJECTS}*"):  # by a publisher that was killed
-            shutil.rmtree(left)
+        self._publication.check_references()
         with tempfile.TemporaryDirectory(prefix=_OBJECTS, dir=self._state) as directory:
 
             def make() -> tuple[NextRevision, Root | None]:
                 self._view.renew()
                 objects = Objects(Path(tempfile.mkdtemp(dir=directory)), self._codec)
-                revision = NextRevision(self._view, self._storage, objects, self._keeping)
+                revision = NextRevision(
+                    self._view, self._storage, objects, self._keeping, self._unsigned
+                )
                 fill(revision)
                 return revision, revision.finish()
 
@@ -101,8 +120,19 @@ class ByCatalogs:
                     made.complete()
                 if root is not None:
                     self._publication.publish(base, root)
+                    made.signed()
                     self._publication.show(root)
 
             if root is not None:
                 self._transactions.alone(work)
         self._view.renew()
+        if root is not None:
+            self._collect_if_due()
+
+    def _collect_if_due(self) -> None:
+        """Collect garbage where the server would do so now; what was published stays so."""
+        try:
+            if since := timespan_if_due(self._transactions.server.settings, self._storage):
+                self.collect(since)
+        except (DuccmakeError, OSError) as error:
+            log.warning("what was published is there, but garbage was not collected: %s", error)

@@ -70,6 +70,10 @@ class ByIngest:
         remove(self._transactions, edits)
         self._view.renew()
 
+    def collect(self) -> None:
+        """Free the storage of what no revision has."""
+        self._transactions.collect_garbage()
+
     def _make_prefix(self) -> None:
         """Make the directory that everything is below, with a catalog of its own.
 

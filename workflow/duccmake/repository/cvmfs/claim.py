@@ -15,6 +15,7 @@ flag is another's.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ class Claim:
         """
         self.forget()
         self._claim.touch(mode=0o600, exist_ok=False)
+        self._claim.write_text(secrets.token_hex(16))
         self._give_away(self._claim)
         try:
             self._flag.hardlink_to(self._claim)
@@ -70,6 +72,14 @@ class Claim:
             return self._flag.samefile(self._claim)
         except FileNotFoundError:
             return False
+
+    @property
+    def token(self) -> str:
+        """What marks the processes that end the transaction, also those of who died since."""
+        try:
+            return self._claim.read_text()
+        except FileNotFoundError:
+            return ""
 
     def forget(self) -> None:
         """Give up a claim that is no transaction, or no longer one."""

@@ -10,7 +10,8 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from ...cvmfs.changes import Changes, Root
@@ -34,6 +35,7 @@ from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
 from .revision_view import RevisionView
 from .staging import published_contents
+from .unsigned import Unsigned
 
 _OPAQUE_FLAG = b"opaque"
 
@@ -68,13 +70,19 @@ class NextRevision:
     """
 
     def __init__(
-        self, view: RevisionView, storage: Storage, objects: Objects, keeping: Keeping
+        self,
+        view: RevisionView,
+        storage: Storage,
+        objects: Objects,
+        keeping: Keeping,
+        unsigned: Unsigned,
     ) -> None:
         self.view = view
         self.storage = storage
         self.base = view.revision
         self._objects = objects
         self._keeping = keeping
+        self._unsigned = unsigned
         self._changes = Changes(self.base, objects, int(time.time()))
         self._staged: dict[Path, Objects] = {}
 
@@ -94,8 +102,19 @@ class NextRevision:
     def complete(self) -> None:
         """Store whatever is not there: garbage collection may have taken it for garbage."""
         for each in (*self._staged.values(), self._objects):
-            missing = each.names.keys() - self.storage.has(each.names)
-            self.storage.put_all({name: each.path(name) for name in missing})
+            lacking = each.names.keys() - self.storage.has(each.names)
+            self._store(each, lacking, lacking)
+
+    def signed(self) -> None:
+        """Note that a published revision has all that was stored for this one."""
+        stored = (*self._staged.values(), self._objects)
+        with suppress(OSError):  # what is noted too long does no harm
+            self._unsigned.forget({name for each in stored for name in each.names})
+
+    def _store(self, objects: Objects, names: Iterable[str], lacking: Collection[str]) -> None:
+        """Store objects, of which some are ``lacking``; what is there but cut off is replaced."""
+        self._unsigned.note(lacking)
+        self.storage.put_all({name: objects.path(name) for name in names})
 
     # --- what a commit says -------------------------------------------------
 
@@ -167,7 +186,9 @@ class NextRevision:
             )
         if directory not in self._staged:
             objects = self._staged[directory] = staged.objects
-            self.storage.put_all({name: objects.path(name) for name in objects.names})
+            self._store(
+                objects, objects.names, objects.names.keys() - self.storage.has(objects.names)
+            )
             self._check_stored(staged, directory)
         self._changes.graft(staged.tree)
         self._changes.put_file(self.view.at(manifest), staged.manifest)

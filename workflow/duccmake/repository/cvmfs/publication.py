@@ -17,13 +17,16 @@ from pathlib import Path
 
 from ...cvmfs.changes import Root
 from ...cvmfs.manifest import Manifest
-from ...cvmfs.storage import PUBLISHED, WHITELIST, Storage
+from ...cvmfs.storage import PUBLISHED, REFERENCES, WHITELIST, NotThere, Storage
 from ...errors import RepositoryError
 from .auto_tags import AutoTags
 from .settings import ServerSettings
 from .tools import Tools
 
 log = logging.getLogger(__name__)
+
+TEMPORARY = "duccmake-"
+"""How directories begin that are made in the spool area for a manifest."""
 
 _EXPIRY = re.compile(rb"^E([0-9]{14})$", re.MULTILINE)
 _PIN = re.compile(rb"^CVMFS_ROOT_HASH=.*\n?", re.MULTILINE)
@@ -49,6 +52,18 @@ class Publication:
                 hint=f"sign it again: cvmfs_server resign {name}",
             )
 
+    def check_references(self) -> None:
+        """`RepositoryError` where garbage collection would not learn of what is signed."""
+        checksum = self._settings.spool / "reflog.chksum"
+        if checksum.exists():
+            return
+        with suppress(NotThere):
+            self._storage.file(REFERENCES)
+            raise RepositoryError(
+                f"{checksum} is missing, without which garbage collection learns of no revision",
+                hint=f"have it made anew: cvmfs_server check -r {self._settings.name}",
+            )
+
     def publish(self, base: bytes, root: Root) -> None:
         """Publish a root catalog that was made of the revision with the manifest ``base``.
 
@@ -59,7 +74,7 @@ class Publication:
         manifest = Manifest.parse(base).changed(
             C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
         )
-        with tempfile.TemporaryDirectory(prefix="duccmake-", dir=self._tools.directory) as made:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._tools.directory) as made:
             file = Path(made, "manifest")  # that of spool/tmp is resign's as well
             file.write_bytes(manifest.unsigned())
             self._tools.give_away(made)
@@ -78,8 +93,15 @@ class Publication:
     def show(self, root: Root) -> None:
         """Have this machine's mount show a revision that was just published.
 
-        It does so as well when it is mounted anew; this only makes that quick.
+        It does so as well when it is mounted anew; this only makes that quick, and nothing
+        is raised, for the revision is published.
         """
+        try:
+            self._show(root)
+        except OSError as error:
+            log.warning("what was published is not shown here yet: %s", error)
+
+    def _show(self, root: Root) -> None:
         path = self._settings.spool / "client.local"
         digest = root.hash.hex().encode()
         content = _PIN.sub(b"", path.read_bytes())

@@ -8,19 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import RepositoryError
+from ...errors import NoSpace, RepositoryError
 from .settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 KEYS = Path("/etc/cvmfs/keys")
 _TAGS_A_CALL = 100
+_FULL = re.compile(r"No space left|disk is full|\b(?:code|errno): 28\b")
+"""What the programs say where the disk is full; 28 is the number of that error on Linux."""
 
 
 class Tools:
@@ -113,7 +116,13 @@ class Tools:
         )
         if done.returncode:
             said = " | ".join(line.strip() for line in done.stdout.splitlines() if line.strip())
-            raise RepositoryError(
+            ended = (
                 f"'{program} {arguments[0]}' ended with status {done.returncode}: "
                 f"{said[-1000:] or 'without a word'}"
             )
+            if _FULL.search(said):
+                raise NoSpace(
+                    f"no space left in the repository's storage: {ended}",
+                    hint="make room there and run again",
+                )
+            raise RepositoryError(ended)

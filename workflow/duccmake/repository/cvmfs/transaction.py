@@ -128,15 +128,22 @@ class Transactions:
     def _give_up(self, claim: Claim) -> None:
         """End a transaction that is our claim, and mount what is published."""
         if claim.is_ours():
-            self._patiently("abort", "-f", self.server.settings.name)
+            self._patiently("abort", "-f", self.server.settings.name, token=claim.token)
         claim.forget()
 
-    def collect_garbage(self) -> None:
-        """Free the storage of what no revision has any more."""
+    def collect_garbage(self, since: str = "") -> None:
+        """Free the storage of what no revision has any more.
+
+        Revisions since some moment, in words for date(1), are kept; otherwise those that
+        ``cvmfs_server gc`` keeps.
+        """
+        options = ["-t", since] if since else []
 
         def work(transaction: Transaction) -> None:
             with self.mount.changing():
-                self.server.run("gc", "-f", self.server.settings.name, token=transaction.token)
+                self.server.run(
+                    "gc", "-f", *options, self.server.settings.name, token=transaction.token
+                )
 
         self._attempt(work)
 
@@ -221,6 +228,9 @@ class Transactions:
     def recover(self) -> str:
         """Abort what a publisher that died left open; returns what was done, or nothing."""
         claim = Claim(self.server.settings)
+        if claim.is_ours() and (token := claim.token):
+            # It may be ending, and the next one be somebody else's.
+            self._end(token)
         if claim.is_ours():
             log.warning("aborting the transaction of a publisher that died")
             self._give_up(claim)
