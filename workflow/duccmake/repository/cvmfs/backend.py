@@ -192,7 +192,8 @@ class CvmfsRepository(Publisher[Opened]):
             why = why or "repository.publisher says so"
             log.info("%s is published by cvmfs_server ingest: %s", self._name, why)
             return ByIngest(transactions, view, self._path, self._prefix)
-        check_public(settings)
+        if settings.upstream.startswith("S3,"):
+            check_public(settings)
         log.info("%s is published by catalogs", self._name)
         return ByCatalogs(
             transactions,
