@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -25,7 +22,6 @@ from duccmake.repository.removal import FLAT, LAYER, Thing, remove, withdraw
 from support import oracles, pipeline, podman_client
 from support.images import Layer, LayerBuilder, write_oci_layout
 from support.podman_client import Podman, podman
-from support.runs import CHECKOUT
 
 PRODUCTS = ("layers", "flat", "podman")
 APP, OTHER_TAG, HUB = (
@@ -258,29 +254,6 @@ def test_an_image_without_layers_is_there(client: Podman):
     found = client.inspect(NOTHING)
     assert found["RootFS"]["Layers"] in (None, [])
     assert client("create", "--network", "none", NOTHING, "/nothing")
-
-
-def test_the_configuration_in_the_documentation_is_all_that_podman_needs(
-    published: Published, tmp_path: Path
-):
-    text = (CHECKOUT / "docs" / "using-images.md").read_text()
-    [toml] = re.findall(r"```toml\n(\[storage\].*?)```", text, re.DOTALL)
-    toml = toml.replace("/cvmfs/unpacked.example.org/podmanStore", str(published.store))
-    (tmp_path / "storage.conf").write_text(
-        toml.replace(
-            "[storage]\n",
-            f'[storage]\ngraphroot = "{tmp_path}/root"\nrunroot = "{tmp_path}/run"\n',
-        )
-    )
-    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": f"{tmp_path}/storage.conf"}
-    said = subprocess.run(
-        ["unshare", "--mount", "podman", "images", "--format", "{{.Repository}}:{{.Tag}}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert APP in said.split()
 
 
 # --- what is made of them -------------------------------------------------

@@ -330,7 +330,7 @@ def _fetch(item: Resolved, client: Client, content: ContentStore, blobs: Path) -
     )  # fmt: skip
     for layer in layers:
         with contextlib.suppress(DuccmakeError):
-            fetch_layer([Claim(layer, image)], client, blobs / layer.digest.hex, lambda count: None)
+            fetch_layer([Claim(layer, image)], client, blobs / layer.digest.hex)
 
 
 def _digests(manifests: Iterable[Manifest]) -> set[str]:

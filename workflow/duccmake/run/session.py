@@ -83,9 +83,10 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
     _log_to_terminal()
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
+    if not preview and is_full(workdir):
+        # Nor is there room for what would tell of it.
+        raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
     with nullcontext() if preview else _told(members, workdir):
-        if not preview and is_full(workdir):
-            raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
         config = Config.parse(members, workdir=workdir)
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
