@@ -41,6 +41,7 @@ _LAST_LINES = 12
 _TELL_SECONDS = 5.0
 
 _MOUNTING = ("Remounting newly created", "Forcing remount", "forcefully remounted")
+_DONE = (*_MOUNTING, "done garbage collecting")
 
 
 class ServerFailed(RepositoryError):
@@ -52,8 +53,8 @@ class ServerFailed(RepositoryError):
 
     @property
     def is_committed(self) -> bool:
-        """Whether it had signed its revision, and could only not mount that."""
-        return any(words in self.output for words in _MOUNTING)
+        """Whether it had done all that was asked for, and could only not mount that."""
+        return any(words in self.output for words in _DONE)
 
 
 class ServerBusy(ServerFailed):

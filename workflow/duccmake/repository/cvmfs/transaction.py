@@ -191,7 +191,7 @@ class Transactions:
                 if not committed:
                     raise
                 # Somebody had looked into the mount at that moment; the abortion mounts it.
-                log.warning("what was published is there, although %s", error)
+                log.warning("what was asked for is done, although %s", error)
                 return
             else:
                 self._journal.unlink(missing_ok=True)
