@@ -29,7 +29,7 @@ TOKEN_VARIABLE = "DUCCMAKE_TRANSACTION"
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@%+:,=-]+")
 _POLL_SECONDS = 0.01
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS = 0.02
 _WORKER = "cvmfs_swissknif"  # as the kernel has its name
 _PIN = b"CVMFS_ROOT_HASH="
 _PIPE_BYTES = 1024 * 1024

@@ -142,7 +142,12 @@ class Transactions:
         def work(transaction: Transaction) -> None:
             with self.mount.changing():
                 self.server.run(
-                    "gc", "-f", *options, self.server.settings.name, token=transaction.token
+                    "gc",
+                    "-f",
+                    *options,
+                    self.server.settings.name,
+                    token=transaction.token,
+                    opened=transaction.look,
                 )
 
         self._attempt(work)
@@ -183,15 +188,14 @@ class Transactions:
                 patience.wait(error.found, _HINT)
             except Exception as error:
                 committed = isinstance(error, ServerFailed) and error.is_committed
-                if committed:
-                    transaction.look()
                 # What was killed may have left processes that go on, and hold a lock.
                 mark = self._end(transaction.token) or transaction.mark
                 self._abort_if(mark)
                 if not committed:
                     raise
-                # Somebody had looked into the mount at that moment; the abortion mounts it.
+                # Somebody had looked into the mount at that moment.
                 log.warning("what was asked for is done, although %s", error)
+                self.mount_again()
                 return
             else:
                 self._journal.unlink(missing_ok=True)
