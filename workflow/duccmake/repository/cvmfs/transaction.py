@@ -195,7 +195,10 @@ class Transactions:
                     raise
                 # Somebody had looked into the mount at that moment.
                 log.warning("what was asked for is done, although %s", error)
-                self.mount_again()
+                try:
+                    self.mount_again()
+                except RepositoryError as failure:
+                    log.warning("what is published is not mounted here: %s", failure)
                 return
             else:
                 self._journal.unlink(missing_ok=True)
