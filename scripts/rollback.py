@@ -15,7 +15,10 @@ with running(Rule.ROLLBACK, log=log) as job:
             for manifest, how in choices(repository, image).items():
                 sys.stdout.write(f"{manifest}  {how}, in {repository.name}\n")
             sys.stdout.flush()
-            sys.stderr.write("duccmake: add digest=DIGEST to go back to one: its first digits do\n")
+            sys.stderr.write(
+                "duccmake: nothing is changed; to go back to one, add digest=DIGEST (its first "
+                "digits are enough): the tag is held there until unpin\n"
+            )
             continue
         keep = keeping(job.plan, job.config, repository.name)
         target = roll_back(repository, image, digest, keep)
