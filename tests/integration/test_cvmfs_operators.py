@@ -33,6 +33,7 @@ BUSY = (
     "cannot establish writable mountpoint",
     "cannot retrieve root hash from read-only mount point",
     "cannot open tag database",
+    "cannot open reflog",
     "while in a transaction",
     "Failed to acquire gc lock",
 )

@@ -33,6 +33,10 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 60.0
 _HINT = "wait until it is done, then run again"
 
+_GC_TRIES = 3
+_GC_FAILED = "garbage collection failed"
+_ENDED = "is not in a transaction"
+
 
 class Transactions:
     """Opens transactions of ``server`` one at a time, under the publisher's lock.
@@ -150,7 +154,16 @@ class Transactions:
                     opened=transaction.look,
                 )
 
-        self._attempt(work)
+        for tries in reversed(range(_GC_TRIES)):
+            try:
+                self._attempt(work)
+            except ServerFailed as error:
+                # Who begins something at the same moment can change what it goes through.
+                if _GC_FAILED not in error.output or not tries:
+                    raise
+                log.warning("%s; trying again", error)
+            else:
+                return
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
@@ -257,7 +270,11 @@ class Transactions:
 
     def _abort_if(self, mark: Mark | None) -> None:
         if mark is not None and self.server.transaction() == mark:
-            self._patiently("abort", "-f", self.server.settings.name)
+            try:
+                self._patiently("abort", "-f", self.server.settings.name)
+            except ServerFailed as error:
+                if _ENDED not in error.output:  # by itself, a moment before
+                    raise
         self._journal.unlink(missing_ok=True)
 
     def _end(self, token: str) -> Mark | None:
