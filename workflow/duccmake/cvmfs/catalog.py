@@ -9,10 +9,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from ..errors import RepositoryError
+from ..fs.closing import Closing
 from .names import path_key
 from .rows import CHUNKED, COMPRESSION_BITS, COUNTERS, EXTERNAL, HASH_BITS, Chunk, Content, Row
 
@@ -139,7 +139,7 @@ def set_property(db: sqlite3.Connection, key: str, value: bytes | str | int) -> 
     )
 
 
-class CatalogFile:
+class CatalogFile(Closing):
     """A catalog, for reading; to be closed.
 
     Raises `UnknownFormat` for another schema, `RepositoryError` for what is no catalog.
@@ -284,14 +284,3 @@ class CatalogFile:
     def close(self) -> None:
         """Let go of the file."""
         self.db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,10 +7,9 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from ..errors import RepositoryError
+from ..fs.closing import Closing
 from .catalog import CatalogFile, Nested, UnknownFormat
 from .codec import decompress, decompressed
 from .names import Kind
@@ -26,7 +25,7 @@ _CACHED = 1000
 """So many catalogs are kept in the cache."""
 
 
-class Revision:
+class Revision(Closing):
     """The revision whose root catalog has that hash; to be closed.
 
     Paths are absolute in the repository, ``b"/a/b"``, and ``b""`` is its root.  No
@@ -136,17 +135,6 @@ class Revision:
         for opened in (self._root, *self._open.values()):
             opened.file.close()
         self._open.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _directory(self, path: bytes) -> None:
         if path:
