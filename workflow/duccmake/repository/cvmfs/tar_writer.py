@@ -183,7 +183,6 @@ class TarStream:
         self._parts: list[bytes | memoryview] = []
         self._pending = 0
         self._written = 0
-        self._first: dict[bytes, bytes] = {}
         self.members = 0
 
     @property
@@ -201,16 +200,7 @@ class TarStream:
 
     def add_link(self, name: bytes, target: bytes) -> None:
         """A hard link, to a published file or one of the archive."""
-        self.add(link_header(name, self._first.get(target, target)))
-
-    def add_same(self, name: bytes, target: bytes) -> None:
-        """A hard link that others lead to.
-
-        CernVM-FS makes links in the order of their targets' names: one to a link might
-        come before what it leads to, so it gets that link's target.
-        """
-        self._first[name] = target
-        self.add_link(name, target)
+        self.add(link_header(name, target))
 
     def add_file(self, head: bytes, content: bytes) -> None:
         """A file whose content is at hand."""
