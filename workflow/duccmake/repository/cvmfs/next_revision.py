@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -94,7 +94,7 @@ class NextRevision:
         if not self._changes.changed:
             return None
         root = self._changes.finish()
-        self.complete()
+        self._store(self._objects)
         written = [made.hash.hex() for made in root.written]
         check_written(written, self.base.catalog_content, self.storage.has)
         return root
@@ -102,8 +102,8 @@ class NextRevision:
     def complete(self) -> None:
         """Store whatever is not there: garbage collection may have taken it for garbage."""
         for each in (*self._staged.values(), self._objects):
-            lacking = each.names.keys() - self.storage.has(each.names)
-            self._store(each, lacking, lacking)
+            lacking = self._note_lacking(each)
+            self.storage.put_all({name: each.path(name) for name in lacking})
 
     def signed(self) -> None:
         """Note that a published revision has all that was stored for this one."""
@@ -111,10 +111,16 @@ class NextRevision:
         with suppress(OSError):  # what is noted too long does no harm
             self._unsigned.forget({name for each in stored for name in each.names})
 
-    def _store(self, objects: Objects, names: Iterable[str], lacking: Collection[str]) -> None:
-        """Store objects, of which some are ``lacking``; what is there but cut off is replaced."""
+    def _store(self, objects: Objects) -> None:
+        """Store objects; what is there but cut off is replaced."""
+        self._note_lacking(objects)
+        self.storage.put_all({name: objects.path(name) for name in objects.names})
+
+    def _note_lacking(self, objects: Objects) -> set[str]:
+        """Note which of some objects are about to be stored newly, and return these."""
+        lacking = objects.names.keys() - self.storage.has(objects.names)
         self._unsigned.note(lacking)
-        self.storage.put_all({name: objects.path(name) for name in names})
+        return lacking
 
     # --- what a commit says -------------------------------------------------
 
@@ -185,10 +191,8 @@ class NextRevision:
                 hint="remove it and run again",
             )
         if directory not in self._staged:
-            objects = self._staged[directory] = staged.objects
-            self._store(
-                objects, objects.names, objects.names.keys() - self.storage.has(objects.names)
-            )
+            self._staged[directory] = staged.objects
+            self._store(staged.objects)
             self._check_stored(staged, directory)
         self._changes.graft(staged.tree)
         self._changes.put_file(self.view.at(manifest), staged.manifest)
