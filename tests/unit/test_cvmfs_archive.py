@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from duccmake.cvmfs.split import MOST_ENTRIES
+from duccmake.cvmfs.split import MOST_ENTRIES, nested
 from duccmake.errors import RepositoryError
 from duccmake.repository.cvmfs import tar_writer
-from duccmake.repository.cvmfs.catalogs import nested
 from duccmake.repository.cvmfs.fidelity import Keeping, keeps_name
 from duccmake.repository.cvmfs.settings import ServerSettings
 from duccmake.repository.cvmfs.tar_writer import TarStream, header, link_header

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
+from ...cvmfs.catalog import MARKER
 from ...cvmfs.codec import Codec, Level
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
@@ -21,7 +22,6 @@ from ..model import ChangeSet
 from ..publisher import Publisher
 from .by_catalogs import ByCatalogs, clear
 from .by_ingest import ByIngest
-from .catalogs import MARKER
 from .mount import Mount
 from .options import obstacles, remarks, unknown_format
 from .others import is_at_work

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
+from ...cvmfs.catalog import MARKER
 from ...errors import RepositoryError
 from ..commit import Commit, Others, Part
 from ..edits import Edits, Tree
 from ..model import ChangeSet
 from .archive import Archive
-from .catalogs import MARKER
 from .contents import Contents
 from .fidelity import Keeping
 from .members import Members

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from ...cvmfs.catalog import MARKER
-from ...cvmfs.split import nested
 from ..layout import Layout
-
-__all__ = ["MARKER", "nested", "standing"]
 
 
 def standing(layout: Layout) -> list[PurePosixPath]:

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...cvmfs.catalog import MARKER
 from ...fs.files import remove_tree
 from ...tree import mtree
 from ...tree.attributes import AttributeSetter
 from ...tree.directories import Directories
 from ...tree.mtree import Entry
-from .catalogs import MARKER
 from .fidelity import keeps_name
 from .removal import delete, is_plain
 from .transaction import Transactions

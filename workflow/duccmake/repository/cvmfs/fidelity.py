@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
+from ...cvmfs.catalog import MARKER
 from ...tree import mtree
 from ...tree.attributes import OVERLAY_XATTRS
 from ...tree.mtree import LOST, Entry
-from .catalogs import MARKER
 
 _BUNDLES = b".cvmfsbundles"
 _SECOND = 1_000_000_000

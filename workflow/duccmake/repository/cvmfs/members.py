@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ...cvmfs.catalog import MARKER
+from ...cvmfs.split import nested
 from ...errors import RepositoryError
 from ...tree import mtree
 from ...tree.directories import split
 from ...tree.mtree import LOST, Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
 from . import tar_writer
-from .catalogs import MARKER, nested
 from .contents import Contents, entry_header
 from .fidelity import Keeping, keeps_name, plain
 from .tar_writer import TarStream, header
