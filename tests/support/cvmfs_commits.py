@@ -68,7 +68,7 @@ def staged(repository: Real | StandIn, objects: Objects, change: Change) -> tupl
         change(changes)
         root = changes.finish()
     for name in objects.names:
-        storage.put(name, objects.path(name))
+        storage.put_all(objects.directory, [name])
     return base, root
 
 

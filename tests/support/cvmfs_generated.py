@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -12,7 +12,7 @@ from duccmake.cvmfs.catalog_writer import CatalogWriter
 from duccmake.cvmfs.names import Kind, path_key
 from duccmake.cvmfs.objects import Objects
 from duccmake.cvmfs.rows import DIRECTORY, Content, Row
-from duccmake.cvmfs.storage import NotThere, checked
+from duccmake.cvmfs.storage import Mark, NotThere, checked
 from duccmake.cvmfs.trees import Contents
 from duccmake.tree import mtree
 from duccmake.tree.mtree import BLOCK, CHAR, DIR, FIFO, FILE, LINK, SOCKET, Entry
@@ -162,10 +162,16 @@ class Staged:
     def has(self, names: Collection[str]) -> set[str]:
         return set(names) & self._objects.names.keys()
 
-    def put(self, name: str, file: Path) -> None:
+    def lacking(self, sizes: Mapping[str, int]) -> set[str]:
         raise NotImplementedError
 
-    def put_bytes(self, name: str, stored: bytes) -> None:
+    def lost(self, sizes: Mapping[str, int], since: Mark) -> set[str]:
+        raise NotImplementedError
+
+    def mark(self) -> Mark:
+        raise NotImplementedError
+
+    def put_all(self, directory: Path, names: Iterable[str]) -> None:
         raise NotImplementedError
 
     def delete(self, name: str) -> None:

@@ -93,7 +93,7 @@ def storage(directory: Path, front: Front, **more: str) -> S3Storage:
 def test_objects_are_put_as_cvmfs_puts_them(front: Front, tmp_path: Path, objects: Objects) -> None:
     s3 = storage(tmp_path, front)
     name = staged(objects)
-    s3.put(name, objects.path(name))
+    s3.put_all(objects.directory, s3.lacking(objects.names))
     head, put = front.requests
     assert (head.method, put.method) == ("HEAD", "PUT")
     assert put.path.endswith(f"/{ALIAS}/{storage_path(name)}")
@@ -104,14 +104,17 @@ def test_objects_are_put_as_cvmfs_puts_them(front: Front, tmp_path: Path, object
     assert put.headers["Content-MD5"]
 
 
-@pytest.mark.parametrize(("peek", "methods"), [("on", "HEAD PUT HEAD"), ("off", "PUT PUT")])
+@pytest.mark.parametrize(
+    ("peek", "methods"), [("on", "HEAD PUT HEAD HEAD"), ("off", "PUT PUT HEAD")]
+)
 def test_an_object_is_looked_for_before_it_is_put_where_that_is_wanted(
     front: Front, tmp_path: Path, objects: Objects, peek: str, methods: str
 ) -> None:
     s3 = storage(tmp_path, front, PEEK_BEFORE_PUT=peek, X_AMZ_ACL="")
-    name = staged(objects)
+    staged(objects)
     for _ in range(2):
-        s3.put(name, objects.path(name))
+        s3.put_all(objects.directory, s3.lacking(objects.names))
+    assert s3.lost(objects.names, s3.mark()) == set()
     assert [request.method for request in front.requests] == methods.split()
     assert not any(request.headers["x-amz-acl"] for request in front.requests)
 
@@ -120,7 +123,7 @@ def test_a_thousand_objects_are_put(server: S3Server, tmp_path: Path, objects: O
     upstream = conf(tmp_path, server.bucket(), server.port, PEEK_BEFORE_PUT="off")
     s3 = S3Storage(S3Settings.read(upstream))
     names = [staged(objects, b"%d" % number) for number in range(1000)]
-    s3.put_all({name: objects.path(name) for name in names})
+    s3.put_all(objects.directory, names)
     assert s3.has([*names, ABSENT]) == set(names)
     for number in (0, 999):
         assert decompress(s3.get(names[number])) == b"%d" % number
@@ -132,7 +135,7 @@ def test_objects_are_put_over_few_connections_that_are_kept(
     limit = 4
     s3 = storage(tmp_path, front, MAX_NUMBER_OF_PARALLEL_CONNECTIONS=str(limit))
     names = [staged(objects, b"%d" % number) for number in range(40)]
-    s3.put_all({name: objects.path(name) for name in names})
+    s3.put_all(objects.directory, names)
     assert s3.has(names) == set(names)
     assert 1 < front.busy <= limit
     assert front.connections <= limit
@@ -152,7 +155,7 @@ def test_the_bucket_may_be_part_of_the_hosts_name(
             PROXY=f"http://127.0.0.1:{front.port}",
         )
         name = staged(objects)
-        s3.put(name, objects.path(name))
+        s3.put_all(objects.directory, [name])
         assert s3.has([name]) == {name}
         expected = f".{HOST}:8080" if dns == "true" else f"{HOST}:8080"
         assert front.requests[0].headers["Host"].endswith(expected)
@@ -175,7 +178,7 @@ def test_requests_are_signed_by_v2_where_no_region_is_set(
         assert s3.has([ABSENT]) == set()
         object_name = staged(objects)
         if dns == "false":
-            s3.put(object_name, objects.path(object_name))
+            s3.put_all(objects.directory, [object_name])
             assert s3.has([object_name]) == {object_name}
         answers = front.requests[0].headers["Authorization"]
         assert answers.startswith(f"AWS {ACCESS}:")
@@ -191,7 +194,7 @@ def test_a_wrong_secret_is_told_and_shown_nowhere(
     s3 = storage(tmp_path, front, SECRET_KEY=wrong)
     name = staged(objects)
     with pytest.raises(RepositoryError, match="status 403 SignatureDoesNotMatch") as told:
-        s3.put(name, objects.path(name))
+        s3.put_all(objects.directory, [name])
     shown = f"{told.value} {caplog.text} {s3._settings}"
     for secret in (wrong, SECRET, ACCESS):
         assert secret not in shown
@@ -220,7 +223,7 @@ def test_what_fails_is_tried_again(
     name = staged(objects)
     front.breaks = lambda request: request.method == method
     front.faults = [fault] * 3
-    s3.put(name, objects.path(name))
+    s3.put_all(objects.directory, [name])
     assert decompress(s3.get(name)) == b"content"
     s3.delete(name)
     assert s3.has([name]) == set()
@@ -233,7 +236,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
 ) -> None:
     s3 = storage(tmp_path, front)
     name = staged(objects)
-    s3.put(name, objects.path(name))
+    s3.put_all(objects.directory, [name])
     front.faults = [breaks_off] * 3
     assert decompress(s3.get(name)) == b"content"
 
@@ -247,7 +250,7 @@ def test_what_is_damaged_on_the_way_is_sent_again(
         name = staged(objects)
         front.breaks = lambda request: request.method == "PUT"
         front.faults = [loses_a_byte] * 2
-        s3.put(name, objects.path(name))
+        s3.put_all(objects.directory, [name])
         assert decompress(s3.get(name)) == b"content"
         assert [request.method for request in front.requests].count("PUT") == 3
 
@@ -295,8 +298,7 @@ def test_what_goes_on_failing_is_told(
     front.breaks = lambda request: request.method in ("PUT", "DELETE")
     name = staged(objects)
     for work in (
-        lambda: s3.put(name, objects.path(name)),
-        lambda: s3.put_all({name: objects.path(name)}),
+        lambda: s3.put_all(objects.directory, [name]),
         lambda: s3.delete(name),
     ):
         with pytest.raises(RepositoryError, match=words) as told:
@@ -311,7 +313,7 @@ def test_one_that_fails_ends_the_others_soon(
     names = [staged(objects, b"%d" % number) for number in range(200)]
     front.faults = [says(403, "AccessDenied")] * 1000
     with pytest.raises(RepositoryError, match="AccessDenied"):
-        s3.put_all({name: objects.path(name) for name in names})
+        s3.put_all(objects.directory, names)
     assert len(front.requests) < 200
 
 
@@ -323,7 +325,7 @@ def test_a_full_bucket_is_no_space(
     front.faults = [fault]
     name = staged(objects)
     with pytest.raises(NoSpace, match="make room"):
-        s3.put(name, objects.path(name))
+        s3.put_all(objects.directory, [name])
 
 
 def test_what_is_forbidden_may_be_what_is_not_there(front: Front, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_catalog_that_counts_wrongly_is_found(cvmfs, tmp_path):
     with CatalogFile.read(content) as catalog:
         catalog.db.execute("UPDATE statistics SET value=7 WHERE counter='self_regular'")
         digest = objects.put(catalog.db.serialize(), Kind.CATALOG).hex()
-    storage.put(digest + Kind.CATALOG, objects.path(digest + Kind.CATALOG))
+    storage.put_all(objects.directory, [digest + Kind.CATALOG])
     tools = Tools(ServerSettings.read(cvmfs.name, cvmfs.server_config), cvmfs.spool / "tmp")
     file = tmp_path / "manifest"
     file.write_bytes(manifest.changed(C=digest).unsigned())

@@ -6,17 +6,21 @@ import errno
 import functools
 import http.server
 import os
+import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from duccmake.cvmfs.codec import decompress
 from duccmake.cvmfs.names import Kind, storage_path
 from duccmake.cvmfs.objects import Objects
-from duccmake.cvmfs.storage import PUBLISHED, NotThere, Storage
+from duccmake.cvmfs.storage import NEVER, PUBLISHED, NotThere, Storage
 from duccmake.cvmfs.storage.http import HttpStorage
 from duccmake.cvmfs.storage.local import LocalStorage
 from duccmake.cvmfs.storage.s3 import S3Storage
@@ -106,7 +110,7 @@ def test_what_is_stored_is_read_by_its_name(
 ) -> None:
     names = [staged(objects, bytes(kind, "ascii") * 100, kind) for kind in Kind]
     for name in names:
-        local.put(name, objects.path(name))
+        local.put_all(objects.directory, [name])
     for name, kind in zip(names, Kind, strict=True):
         assert decompress(reading.get(name)) == bytes(kind, "ascii") * 100
     assert reading.has([*names, ABSENT]) == set(names)
@@ -132,14 +136,14 @@ def test_an_object_that_is_not_what_its_name_says_is_refused(
 
 def test_a_web_server_takes_nothing(url: str, objects: Objects) -> None:
     storage, name = HttpStorage(url), staged(objects)
-    with pytest.raises(RepositoryError, match="nothing can be stored"):
-        storage.put(name, objects.path(name))
-    with pytest.raises(RepositoryError, match="nothing can be stored"):
-        storage.put_all({name: objects.path(name)})
-    with pytest.raises(RepositoryError, match="nothing can be stored"):
-        storage.put_bytes(name, b"")
-    with pytest.raises(RepositoryError, match="nothing can be stored"):
-        storage.delete(name)
+    for work in (
+        lambda: storage.put_all(objects.directory, [name]),
+        lambda: storage.lacking(objects.names),
+        lambda: storage.lost(objects.names, NEVER),
+        lambda: storage.delete(name),
+    ):
+        with pytest.raises(RepositoryError, match="nothing can be stored"):
+            work()
 
 
 def test_a_web_server_that_is_away_is_told() -> None:
@@ -147,27 +151,85 @@ def test_a_web_server_that_is_away_is_told() -> None:
         HttpStorage("http://127.0.0.1:1").file(PUBLISHED)
 
 
-def test_what_is_put_in_any_way_is_there_for_all(
+def test_what_is_put_is_there_for_all(
     writing: Storage, local: LocalStorage, s3: S3Storage, url: str, objects: Objects
 ) -> None:
-    one, *several = [staged(objects, bytes([number])) for number in range(5)]
-    stored = objects.path(one).read_bytes()
+    names = {staged(objects, bytes([number])) for number in range(5)}
     for _ in range(2):
-        writing.put_bytes(one, stored)
-        writing.put_all({name: objects.path(name) for name in several})
-        writing.put(several[0], objects.path(several[0]))
+        writing.put_all(objects.directory, names)
     writing.sync()
     for each in (local, s3, HttpStorage(url)):
-        assert each.has([one, *several, ABSENT]) == {one, *several}
-        assert each.get(one) == stored
+        assert each.has([*names, ABSENT]) == names
+        assert {each.get(name) for name in names} == {
+            objects.path(name).read_bytes() for name in names
+        }
+
+
+def test_what_is_not_there_or_cut_off_is_lacking(
+    writing: Storage, directory: Path, objects: Objects
+) -> None:
+    whole, cut, absent = (staged(objects, bytes([number])) for number in range(3))
+    writing.put_all(objects.directory, [whole, cut])
+    (directory / storage_path(cut)).unlink()
+    (directory / storage_path(cut)).write_bytes(b"x")
+    assert writing.lacking(objects.names) == {cut, absent}
+    assert writing.lost(objects.names, NEVER) == {cut, absent}
+
+
+@given(gone=st.sets(st.integers(0, 39)))
+@settings(max_examples=20, deadline=None)
+def test_what_is_gone_since_some_moment_is_lost_and_seldom_is_all_looked_for(
+    tmp_path_factory: pytest.TempPathFactory, gone: set[int]
+) -> None:
+    base = tmp_path_factory.mktemp("storage")
+    (base / "s/data/txn").mkdir(parents=True)
+    (base / "objects").mkdir()
+    objects = Objects(base / "objects")
+    local = LocalStorage(base / "s", base / "s/data/txn")
+    names = [staged(objects, b"%d" % number) for number in range(40)]
+    local.put_all(objects.directory, names)
+    since = local.mark()
+    for number in gone:
+        local.delete(names[number])
+    assert local.lost(objects.names, since) == {names[number] for number in gone}
+    local.put_all(objects.directory, names)
+    assert local.lost(objects.names, since) == set()
+
+
+def test_what_changes_at_that_very_moment_is_looked_for(
+    local: LocalStorage, objects: Objects, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = staged(objects)
+    local.put_all(objects.directory, [name])
+    part = (directory / storage_path(name)).parent
+    waits = time.sleep
+
+    def somebody_else_stores(seconds: float) -> None:
+        waits(seconds)
+        (part / "other").touch()
+
+    monkeypatch.setattr(time, "sleep", somebody_else_stores)
+    since = local.mark()
+    assert part.name not in since
+    assert len(since) == 255
+
+
+def test_nothing_is_looked_for_where_nothing_was_changed(
+    local: LocalStorage, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [staged(objects, b"%d" % number) for number in range(40)]
+    local.put_all(objects.directory, names)
+    since = local.mark()
+    monkeypatch.setattr(LocalStorage, "_size", None)
+    assert local.lost(objects.names, since) == set()
 
 
 def test_objects_become_one_more_link(
     local: LocalStorage, directory: Path, objects: Objects
 ) -> None:
     name = staged(objects)
-    local.put(name, objects.path(name))
-    local.put(name, objects.path(name))
+    local.put_all(objects.directory, [name])
+    local.put_all(objects.directory, [name])
     assert (directory / storage_path(name)).samefile(objects.path(name))
     assert nothing_is_left(directory)
     local.sync()
@@ -186,7 +248,7 @@ def test_objects_are_copied_where_they_cannot_be_linked(
 
     name = staged(objects)
     monkeypatch.setattr(os, "link", fails)
-    local.put(name, objects.path(name))
+    local.put_all(objects.directory, [name])
     stored = directory / storage_path(name)
     assert not stored.samefile(objects.path(name))
     assert stored.read_bytes() == objects.path(name).read_bytes()
@@ -199,17 +261,12 @@ def test_what_a_crash_has_left_of_an_object_is_replaced(
     writing: Storage, directory: Path, objects: Objects, damage: int
 ) -> None:
     name = staged(objects)
-    stored = directory / storage_path(name)
     content = objects.path(name).read_bytes()
-    for put in (
-        lambda: writing.put(name, objects.path(name)),
-        lambda: writing.put_bytes(name, content),
-    ):
-        stored.unlink(missing_ok=True)
-        stored.write_bytes(content[:damage])
-        put()
-        assert writing.get(name) == content
+    (directory / storage_path(name)).write_bytes(content[:damage])
+    writing.put_all(objects.directory, [name])
+    assert writing.get(name) == content
     assert writing.has([name]) == {name}
+    assert nothing_is_left(directory)
 
 
 def test_an_empty_file_is_no_object(writing: Storage, directory: Path) -> None:
@@ -221,13 +278,13 @@ def test_a_directory_that_mkfs_has_not_made_is_made(tmp_path: Path, objects: Obj
     (tmp_path / "s/data/txn").mkdir(parents=True)
     local = LocalStorage(tmp_path / "s", tmp_path / "s/data/txn")
     name = staged(objects)
-    local.put(name, objects.path(name))
+    local.put_all(objects.directory, [name])
     assert local.has([name]) == {name}
 
 
 def test_deleting_what_is_not_there_is_fine(writing: Storage, objects: Objects) -> None:
     name = staged(objects)
-    writing.put(name, objects.path(name))
+    writing.put_all(objects.directory, [name])
     writing.delete(name)
     writing.delete(name)
     assert writing.has([name]) == set()
@@ -237,23 +294,30 @@ def test_deleting_what_is_not_there_is_fine(writing: Storage, objects: Objects) 
 @pytest.mark.parametrize(
     ("code", "error"), [(errno.ENOSPC, NoSpace), (errno.EDQUOT, NoSpace), (errno.EIO, None)]
 )
-@pytest.mark.parametrize("call", ["link", "chmod", "replace"])
+@pytest.mark.parametrize("calls", [["link"], ["chmod"], ["link", "replace"]])
 def test_what_fails_is_told_and_leaves_no_name(
     local: LocalStorage,
     directory: Path,
     objects: Objects,
     monkeypatch: pytest.MonkeyPatch,
-    call: str,
+    calls: list[str],
     code: int,
     error: type[Exception] | None,
 ) -> None:
-    def fails(*args: object, **more: object) -> None:
-        raise OSError(code, os.strerror(code), "somewhere")
+    def failing(code: int) -> Callable[..., None]:
+        def fails(*args: object, **more: object) -> None:
+            raise OSError(code, os.strerror(code), "somewhere")
+
+        return fails
 
     name = staged(objects)
-    monkeypatch.setattr(os, call, fails)
+    objects.path(name).chmod(0o600)
+    *before, last = calls
+    for call in before:
+        monkeypatch.setattr(os, call, failing(errno.EXDEV))
+    monkeypatch.setattr(os, last, failing(code))
     with pytest.raises(error or RepositoryError, match=str(directory)):
-        local.put(name, objects.path(name))
+        local.put_all(objects.directory, [name])
     monkeypatch.undo()
     assert local.has([name]) == set()
     assert nothing_is_left(directory)
@@ -261,18 +325,16 @@ def test_what_fails_is_told_and_leaves_no_name(
 
 def test_a_staged_object_that_is_gone_is_told(writing: Storage, objects: Objects) -> None:
     with pytest.raises(RepositoryError, match="No such file"):
-        writing.put(ABSENT, objects.directory / ABSENT)
-    with pytest.raises(RepositoryError, match="No such file"):
-        writing.put_all({ABSENT: objects.directory / ABSENT})
+        writing.put_all(objects.directory, [ABSENT])
 
 
 def test_a_storage_that_is_gone_is_told(
     local: LocalStorage, directory: Path, objects: Objects
 ) -> None:
     name = staged(objects)
-    (directory / "data/txn").rmdir()
+    shutil.rmtree(directory)
     with pytest.raises(RepositoryError, match="No such file"):
-        local.put(name, objects.path(name))
+        local.put_all(objects.directory, [name])
 
 
 @needs_root
@@ -281,7 +343,7 @@ def test_what_root_stores_belongs_to_the_owner_of_the_storage(
 ) -> None:
     os.chown(directory, 1234, 1235)
     name = staged(objects)
-    local.put(name, objects.path(name))
+    local.put_all(objects.directory, [name])
     found = (directory / storage_path(name)).stat()
     assert (found.st_uid, found.st_gid) == (1234, 1235)
 

@@ -184,7 +184,7 @@ def test_published_layers_are_read_from_the_storage(tmp_path: Path, storage: Pat
     staged = StagedCatalogs.read(layer)
     local = LocalStorage(storage, storage / "data/txn")
     for name in staged.objects.names:
-        local.put(name, staged.objects.path(name))
+        local.put_all(staged.objects.directory, [name])
     # A revision of which this layer is all that there is.
     root = f"C{staged.tree.hash.hex()}\nB{staged.tree.size}\nS1\n"
     (storage / ".cvmfspublished").write_text(root)

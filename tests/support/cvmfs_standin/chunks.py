@@ -2,10 +2,12 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
-from duccmake.cvmfs.codec import Codec, decompress
-from duccmake.cvmfs.names import Kind, hash_of, object_name
+from duccmake.cvmfs.codec import decompress
+from duccmake.cvmfs.names import Kind
+from duccmake.cvmfs.objects import Objects
 
 _LARGEST = 16 * 1024 * 1024
 
@@ -55,10 +57,11 @@ def chunk_and_graft(tree, settings, storage):
 
 
 def _store(piece, storage):
-    stored = bytes(Codec().compress(piece))
-    digest = hash_of(stored)
-    storage.put_bytes(object_name(digest, Kind.CHUNK), stored)
-    return digest.hex()
+    with tempfile.TemporaryDirectory() as directory:
+        objects = Objects(Path(directory))
+        digest = objects.put(piece, Kind.CHUNK).hex()
+        storage.put_all(objects.directory, objects.names)
+    return digest
 
 
 def _graft(marker, storage):

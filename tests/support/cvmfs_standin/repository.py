@@ -276,7 +276,7 @@ class Repository:
             objects = Objects(Path(made))
             written = Snapshot(old, before, tree, objects, self.settings, now).write()
             for name in objects.names:
-                self.storage.put(name, objects.path(name))
+                self.storage.put_all(objects.directory, [name])
         with self.opened(written.hash) as revision:
             properties = revision.catalog(b"").properties()
         return written, int(properties["revision"]), properties.get("TTL", "240")
@@ -295,7 +295,7 @@ class Repository:
         with tempfile.TemporaryDirectory(dir=self.spool / "tmp") as made:
             objects = Objects(Path(made))
             digest = objects.put(content, Kind.HISTORY).hex()
-            self.storage.put(digest + Kind.HISTORY, objects.path(digest + Kind.HISTORY))
+            self.storage.put_all(objects.directory, [digest + Kind.HISTORY])
         return manifest.changed(H=digest)
 
     def new_tag(self):

@@ -23,5 +23,5 @@ def root_again(repository, root, revision):
     with tempfile.TemporaryDirectory(dir=repository.spool / "tmp") as made:
         objects = Objects(Path(made))
         digest = objects.put(content, Kind.CATALOG).hex()
-        repository.storage.put(digest + Kind.CATALOG, objects.path(digest + Kind.CATALOG))
+        repository.storage.put_all(objects.directory, [digest + Kind.CATALOG])
     return Nested(digest, len(content))

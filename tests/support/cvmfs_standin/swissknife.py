@@ -56,7 +56,7 @@ def tag_edit(arguments):
     with tempfile.TemporaryDirectory(dir=given["-t"]) as made:
         objects = Objects(Path(made))
         stored = objects.put(content, Kind.HISTORY).hex() + Kind.HISTORY
-        storage.put(stored, objects.path(stored))
+        storage.put_all(objects.directory, [stored])
     file.write_bytes(manifest.changed(H=stored.removesuffix(Kind.HISTORY)).unsigned())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,15 @@ STATUS = ".cvmfs_status.json"
 """The file that says when the repository was checked and its garbage collected."""
 
 
+Mark = Mapping[str, int]
+"""When each part of a storage was changed last (ns), by what the names of its objects begin with.
+
+What is not in it may have been changed at that very moment."""
+
+NEVER: Mark = {}
+"""Nothing is known of any part."""
+
+
 class NotThere(RepositoryError):
     """The storage has no such object."""
 
@@ -43,16 +52,26 @@ class Storage(Protocol):
         """Those of the objects that are there, whole as far as their sizes tell."""
         ...
 
-    def put(self, name: str, file: Path) -> None:
-        """Store a staged object, unless it is there; it lasts after `sync`."""
+    def lacking(self, sizes: Mapping[str, int]) -> set[str]:
+        """Those of some objects that are to be stored: not there, or not in the size said."""
         ...
 
-    def put_all(self, files: Mapping[str, Path]) -> None:
-        """The same for several, by their names, and at once where that is faster."""
+    def lost(self, sizes: Mapping[str, int], since: Mark) -> set[str]:
+        """Those of the objects, all of which were there after ``since``, that are not any more.
+
+        Only what may be gone is looked for.
+        """
         ...
 
-    def put_bytes(self, name: str, stored: bytes) -> None:
-        """Store an object as it is, unless it is there; it lasts after `sync`."""
+    def mark(self) -> Mark:
+        """This moment, for `lost`; `NEVER` where nothing tells but asking for each object."""
+        ...
+
+    def put_all(self, directory: Path, names: Iterable[str]) -> None:
+        """Store objects that are staged in a directory; they last after `sync`.
+
+        What is there in another size, which a crash has left, is replaced.
+        """
         ...
 
     def delete(self, name: str) -> None:

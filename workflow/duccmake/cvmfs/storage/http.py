@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RepositoryError
 from ..names import storage_path
-from . import PUBLISHED, NotThere, checked
+from . import NEVER, PUBLISHED, Mark, NotThere, checked
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -42,15 +42,19 @@ class HttpStorage:
             there.add(name)
         return there
 
-    def put(self, name: str, file: Path) -> None:
+    def lacking(self, sizes: Mapping[str, int]) -> set[str]:
         """Always `RepositoryError`: nothing can be stored through a web server."""
         raise self._read_only()
 
-    def put_all(self, files: Mapping[str, Path]) -> None:
+    def lost(self, sizes: Mapping[str, int], since: Mark) -> set[str]:
         """Always `RepositoryError`."""
         raise self._read_only()
 
-    def put_bytes(self, name: str, stored: bytes) -> None:
+    def mark(self) -> Mark:
+        """Always `NEVER`."""
+        return NEVER
+
+    def put_all(self, directory: Path, names: Iterable[str]) -> None:
         """Always `RepositoryError`."""
         raise self._read_only()
 

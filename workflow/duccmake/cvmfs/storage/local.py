@@ -6,17 +6,22 @@ import errno
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+import stat
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...errors import NoSpace, RepositoryError
 from ...fs.syscalls import sync_filesystem
 from ...tree.content import NO_LINK
 from ..names import storage_path
-from . import NotThere, checked
+from . import NEVER, Mark, NotThere, checked
 
 _NEW = "duccmake-"
+
+_TICK = 0.02
+"""Longer than a tick of the kernel's clock, in seconds."""
 
 _NO_LINK = NO_LINK | {errno.EACCES}
 """Somebody else's file may not be linked where fs.protected_hardlinks is on."""
@@ -52,41 +57,42 @@ class LocalStorage:
     def has(self, names: Collection[str]) -> set[str]:
         """Those of the objects that are there, and not empty."""
         with self._described("looked for objects in"):
-            return {name for name in names if self._size(self._path(name))}
+            return {name for name in names if self._size(name)}
 
-    def put(self, name: str, file: Path) -> None:
-        """Store a staged object as one more link, or a copy; it lasts after `sync`."""
+    def lacking(self, sizes: Mapping[str, int]) -> set[str]:
+        """Those that are not there in the size that is said of them."""
+        return self.lost(sizes, NEVER)
 
-        def link(new: Path) -> None:
-            try:
-                new.hardlink_to(file)
-            except OSError as error:
-                if error.errno not in _NO_LINK:
-                    raise
-                shutil.copyfile(file, new)
+    def lost(self, sizes: Mapping[str, int], since: Mark) -> set[str]:
+        """Those that are not there any more; directories tell where nothing was changed."""
+        with self._described("looked for objects in"):
+            same = {part for part, ns in since.items() if self._changed(part) == ns}
+            return {
+                name
+                for name, size in sizes.items()
+                if name[:2] not in same and self._size(name) != size
+            }
 
+    def mark(self) -> Mark:
+        """This moment: when each of the directories was changed last."""
+        begin = time.time_ns()
+        # The kernel's clock ticks: what is changed within the same tick cannot be told apart.
+        time.sleep(_TICK)
+        with self._described("looked for objects in"):
+            changed = {f"{number:02x}": self._changed(f"{number:02x}") for number in range(256)}
+        return {part: ns for part, ns in changed.items() if ns < begin}
+
+    def put_all(self, directory: Path, names: Iterable[str]) -> None:
+        """Store objects that are staged in a directory as more links, or copies."""
         with self._described("stored an object in"):
-            size = file.stat().st_size
-        self._store(name, size, link)
-
-    def put_all(self, files: Mapping[str, Path]) -> None:
-        """Store staged objects by their names, one after the other."""
-        for name, file in files.items():
-            self.put(name, file)
-
-    def put_bytes(self, name: str, stored: bytes) -> None:
-        """Store an object as it is, unless it is there; it lasts after `sync`."""
-
-        def write(new: Path) -> None:
-            with new.open("xb") as out:
-                out.write(stored)
-
-        self._store(name, len(stored), write)
+            like = self._directory.stat()
+            for name in names:
+                self._put(f"{directory}/{name}", name, like)
 
     def delete(self, name: str) -> None:
         """Delete an object; nothing is fine as well."""
-        with self._described("deleted an object of"):
-            self._path(name).unlink(missing_ok=True)
+        with self._described("deleted an object of"), suppress(FileNotFoundError):
+            os.unlink(self._path(name))
 
     def clear(self) -> None:
         """Remove what was left half stored by who was killed; nobody may store anything then."""
@@ -103,8 +109,8 @@ class LocalStorage:
         """One of the files that are no objects; `NotThere`."""
         return self._read(name)
 
-    def _path(self, name: str) -> Path:
-        return self._directory / storage_path(name)
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{storage_path(name)}"
 
     def _read(self, path: str) -> bytes:
         with self._described("read"):
@@ -116,32 +122,47 @@ class LocalStorage:
                     hint="have the storage checked: cvmfs_server check -i",
                 ) from None
 
-    def _store(self, name: str, size: int, make: Callable[[Path], None]) -> None:
-        """Have an object made elsewhere, unless it is there, and give it its name last."""
+    def _put(self, file: str, name: str, like: os.stat_result) -> None:
+        """Give a staged object, which is whole, its name in the storage as well."""
+        _give(file, like, 0o644)
         target = self._path(name)
-        with self._described("stored an object in"):
-            # One of another size is what a crash, or a full disk, has left of it.
-            if self._size(target) == size:
-                return
-            new = self._temporary / f"{_NEW}{os.getpid()}-{next(self._numbers)}"
-            new.unlink(missing_ok=True)
-            try:
-                make(new)
-                _give(new, self._directory)
-                try:
-                    new.replace(target)
-                except FileNotFoundError:
-                    target.parent.mkdir()
-                    _give(target.parent, self._directory, 0o755)
-                    new.replace(target)
-            finally:
-                # A rename between two names of one file leaves both.
-                new.unlink(missing_ok=True)
-
-    @staticmethod
-    def _size(path: Path) -> int:
         try:
-            return path.stat().st_size
+            os.link(file, target)
+            return
+        except FileExistsError:
+            # One of another size is what a crash, or a full disk, has left of it.
+            if os.stat(target).st_size == os.stat(file).st_size:
+                return
+        except FileNotFoundError:
+            parent = os.path.dirname(target)
+            os.mkdir(parent)
+            _give(parent, like, 0o755)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+        self._copy(file, target, like)
+
+    def _copy(self, file: str, target: str, like: os.stat_result) -> None:
+        """Have a copy made elsewhere, and give it its name last."""
+        new = f"{self._temporary}/{_NEW}{os.getpid()}-{next(self._numbers)}"
+        try:
+            shutil.copyfile(file, new)
+            _give(new, like, 0o644)
+            os.replace(new, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(new)
+            raise
+
+    def _size(self, name: str) -> int:
+        try:
+            return os.stat(self._path(name)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _changed(self, part: str) -> int:
+        try:
+            return os.stat(f"{self._directory}/data/{part}").st_mtime_ns
         except FileNotFoundError:
             return 0
 
@@ -161,9 +182,10 @@ class LocalStorage:
             ) from error
 
 
-def _give(made: Path, like: Path, mode: int = 0o644) -> None:
-    """Have what was made belong to whom another file belongs to, and readable for all."""
-    made.chmod(mode)
-    owner = like.stat()
-    if os.geteuid() == 0:
-        os.chown(made, owner.st_uid, owner.st_gid)
+def _give(made: str, like: os.stat_result, mode: int) -> None:
+    """Have what was made belong to whom the storage belongs to, and readable for all."""
+    found = os.stat(made)
+    if stat.S_IMODE(found.st_mode) != mode:
+        os.chmod(made, mode)
+    if os.geteuid() == 0 and (found.st_uid, found.st_gid) != (like.st_uid, like.st_gid):
+        os.chown(made, like.st_uid, like.st_gid)

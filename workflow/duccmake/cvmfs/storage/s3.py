@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ...errors import DuccmakeError, NoSpace, RepositoryError
 from ..names import storage_path
-from . import NotThere, checked
+from . import NEVER, Mark, NotThere, checked
 from .bucket import Bucket, code_of
 from .s3_settings import S3Settings
 
@@ -47,8 +47,27 @@ class S3Storage:
         sizes = self._each(lambda name: (name, self._size(name)), names)
         return {name for name, size in sizes if size}
 
-    def put(self, name: str, file: Path) -> None:
-        """Store a staged object, unless it is there."""
+    def lacking(self, sizes: Mapping[str, int]) -> set[str]:
+        """Those that are not there in the size that is said of them; one request for each.
+
+        All of them where CVMFS_S3_PEEK_BEFORE_PUT is off.
+        """
+        return self.lost(sizes, NEVER) if self._settings.peek else set(sizes)
+
+    def lost(self, sizes: Mapping[str, int], since: Mark) -> set[str]:
+        """Those that are not there in the size that is said of them; one request for each."""
+        found = self._each(lambda item: (item[0], self._size(item[0]) == item[1]), sizes.items())
+        return {name for name, is_there in found if not is_there}
+
+    def mark(self) -> Mark:
+        """Always `NEVER`: a bucket tells nothing but by asking for each object."""
+        return NEVER
+
+    def put_all(self, directory: Path, names: Iterable[str]) -> None:
+        """Store objects that are staged in a directory, several at once."""
+        self._each(lambda name: self._put(directory / name, name), names)
+
+    def _put(self, file: Path, name: str) -> None:
         try:
             stored = file.read_bytes()
         except OSError as error:
@@ -56,16 +75,6 @@ class S3Storage:
                 f"while duccmake stored {file} in {self._settings.url}: {error.strerror}",
                 hint="run again",
             ) from error
-        self.put_bytes(name, stored)
-
-    def put_all(self, files: Mapping[str, Path]) -> None:
-        """Store staged objects by their names, several at once."""
-        self._each(lambda item: self.put(*item), files.items())
-
-    def put_bytes(self, name: str, stored: bytes) -> None:
-        """Store an object as it is, unless it is there."""
-        if self._settings.peek and self._size(name) == len(stored):
-            return
         key = self._key(storage_path(name))
         answer = self._bucket.answer("PUT", key, stored, self._headers)
         if answer.status not in (200, 201):

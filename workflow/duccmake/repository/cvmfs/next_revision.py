@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +19,7 @@ from ...cvmfs.check import check_written
 from ...cvmfs.keeping import OPAQUE, Keeping
 from ...cvmfs.objects import Objects, names_of
 from ...cvmfs.rows import Content, unpack_xattrs
-from ...cvmfs.storage import Storage
+from ...cvmfs.storage import NEVER, Storage
 from ...cvmfs.trees import Tree as CatalogTree
 from ...cvmfs.trees import write_tree
 from ...errors import RepositoryError
@@ -85,6 +85,7 @@ class NextRevision:
         self._unsigned = unsigned
         self._changes = Changes(self.base, objects, int(time.time()))
         self._staged: dict[Path, Objects] = {}
+        self._stored = NEVER
 
     def finish(self) -> Root | None:
         """Write the catalogs, store them, and hold them to the rules; None if nothing changes.
@@ -97,13 +98,15 @@ class NextRevision:
         self._store(self._objects)
         written = [made.hash.hex() for made in root.written]
         check_written(written, self.base.catalog_content, self.storage.has)
+        if moment := self.storage.mark():
+            self.complete()  # something may have gone before that moment
+            self._stored = moment
         return root
 
     def complete(self) -> None:
-        """Store whatever is not there: garbage collection may have taken it for garbage."""
+        """Store what is not there any more: garbage collection may have taken it for garbage."""
         for each in (*self._staged.values(), self._objects):
-            lacking = self._note_lacking(each)
-            self.storage.put_all({name: each.path(name) for name in lacking})
+            self._put(each, self.storage.lost(each.names, self._stored))
 
     def signed(self) -> None:
         """Note that a published revision has all that was stored for this one."""
@@ -113,14 +116,12 @@ class NextRevision:
 
     def _store(self, objects: Objects) -> None:
         """Store objects; what is there but cut off is replaced."""
-        self._note_lacking(objects)
-        self.storage.put_all({name: objects.path(name) for name in objects.names})
+        self._put(objects, self.storage.lacking(objects.names))
 
-    def _note_lacking(self, objects: Objects) -> set[str]:
-        """Note which of some objects are about to be stored newly, and return these."""
-        lacking = objects.names.keys() - self.storage.has(objects.names)
-        self._unsigned.note(lacking)
-        return lacking
+    def _put(self, objects: Objects, names: Collection[str]) -> None:
+        """Note what is about to be stored newly, and store it."""
+        self._unsigned.note(names)
+        self.storage.put_all(objects.directory, names)
 
     # --- what a commit says -------------------------------------------------
 
@@ -201,6 +202,7 @@ class NextRevision:
     def _check_stored(self, staged: StagedCatalogs, directory: Path) -> None:
         """Every file's content is there: staged with it, or of a layer that is published."""
         needed = staged.contents().objects() | set(names_of(staged.manifest))
+        needed.difference_update(*(each.names for each in self._staged.values()))
         if missing := needed - self.storage.has(needed):
             raise RepositoryError(
                 f"{len(missing)} objects of what is staged in {directory} are neither there nor "
