@@ -90,7 +90,8 @@ class NextRevision:
     def finish(self) -> Root | None:
         """Write the catalogs, store them, and hold them to the rules; None if nothing changes.
 
-        `RepositoryError` where a rule is broken.
+        All objects are there then, and outlast a loss of power.  `RepositoryError` where a rule
+        is broken.
         """
         if not self._changes.changed:
             return None
@@ -98,6 +99,7 @@ class NextRevision:
         self._store(self._objects)
         written = [made.hash.hex() for made in root.written]
         check_written(written, self.base.catalog_content, self.storage.has)
+        self.storage.sync()
         if moment := self.storage.mark():
             self.complete()  # something may have gone before that moment
             self._stored = moment
@@ -105,8 +107,12 @@ class NextRevision:
 
     def complete(self) -> None:
         """Store what is not there any more: garbage collection may have taken it for garbage."""
-        for each in (*self._staged.values(), self._objects):
-            self._put(each, self.storage.lost(each.names, self._stored))
+        stored = (*self._staged.values(), self._objects)
+        lost = [self.storage.lost(each.names, self._stored) for each in stored]
+        if any(lost):
+            for each, names in zip(stored, lost, strict=True):
+                self._put(each, names)
+            self.storage.sync()
 
     def signed(self) -> None:
         """Note that a published revision has all that was stored for this one."""

@@ -1,8 +1,8 @@
 """Publishing a new root catalog, as ``cvmfs_server publish`` does once it has one.
 
-In this order: what the revision consists of is durable; old tags go and the new one comes
-(``cvmfs_swissknife tag_edit``); the manifest is signed, by which the revision is published
-(``cvmfs_swissknife sign``); the mount of this machine is told.  Nobody else may publish meanwhile
+In this order: old tags go and the new one comes (``cvmfs_swissknife tag_edit``); the manifest is
+signed, by which the revision is published (``cvmfs_swissknife sign``); the mount of this machine is
+told.  What the revision consists of is durable before that.  Nobody else may publish meanwhile
 (`duccmake.repository.cvmfs.claim`).
 """
 
@@ -67,10 +67,9 @@ class Publication:
     def publish(self, base: bytes, root: Root) -> None:
         """Publish a root catalog that was made of the revision with the manifest ``base``.
 
-        All objects are in the storage.  Raises `RepositoryError` where something has been
+        All objects are in the storage, for good.  Raises `RepositoryError` where something has been
         published meanwhile, and where signing fails; nothing is published then.
         """
-        self._storage.sync()
         manifest = Manifest.parse(base).changed(
             C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
         )
