@@ -7,6 +7,7 @@ anything.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_other_levels_against_zlib(data: Path, level: str) -> None:
     layer = layers.debian_root(data)
     programs = [ours(layer, level), compress(layer, "zlib")]
     alternate("A layer of a Debian root", programs, rounds=3)
+
+
+def test_two_cores_against_one(data: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two cores need two cores")
+    both = ours(layers.debian_root(data), "balanced")
+    one = Program("the same on one core", ["taskset", "--cpu-list", "0", *both.command])
+    alternate("A layer of a Debian root", [both, one], rounds=3)
 
 
 def test_small_files_against_libdeflate(data: Path) -> None:
