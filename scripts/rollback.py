@@ -12,7 +12,8 @@ with running(Rule.ROLLBACK, log=log) as job:
     image, digest = job.config.image, job.config.digest
     for repository in repositories_with(job.plan, job.config, image):
         if not digest:
-            for manifest, how in choices(repository, image).items():
+            found = choices(repository, image, job.config.removal.grace)
+            for manifest, how in found.items():
                 sys.stdout.write(f"{manifest}  {how}, in {repository.name}\n")
             sys.stdout.flush()
             sys.stderr.write(

@@ -147,7 +147,7 @@ def test_the_target_status_shows_the_table_also_while_a_run_is_under_way(tmp_pat
         lock.parent.mkdir(parents=True, exist_ok=True)
         lock.write_text(f"{work.path}/results/anything\n")
         assert work.run("status").stdout.splitlines() == [
-            f"pending  {work.named('team/app:1')}  new: not in the repository, or not wholly",
+            f"pending  {work.named('team/app:1')}  new",
             "1 image: 1 pending",
         ]
         assert work.run("status").requests == ()

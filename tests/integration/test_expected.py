@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from duccmake.demo.images import Image
 from support import expected
+from support.cvmfs_repositories import StandIn
+from support.faulty_registry import Answer, FaultyHandler, FaultyRegistry, Held
 from support.images import LayerBuilder
-from support.runs import Work, checkout_copy, days_later, fresh_work
+from support.private_registry import PrivateRegistry
+from support.runs import Work, checkout_copy, days_later, fresh_work, hear_interrupts
 from support.samples import AMD64
-from support.servers import without_proxies
+from support.servers import add_image, without_proxies
 
 
 def session(work: Work, *commands: str) -> str:
@@ -103,6 +109,114 @@ def _month(work: Work) -> Iterator[tuple[str, str]]:
     yield "too-many-leave", session(work, f"{run} {schedule}", "snakemake prune --cores 1")
 
 
+TROUBLES = (
+    "registry-down",
+    "no-credentials",
+    "second-run",
+    "control-c",
+    "transaction-open",
+    "push-refused",
+)
+
+
+@contextmanager
+def _held_run(work: Work, held: Held) -> Iterator[subprocess.Popen[str]]:
+    """A run that is in the middle of a download as long as the block takes."""
+    assert isinstance(work.registry, FaultyRegistry)
+    [layer] = image("team/app:1").layers
+    work.registry.break_next(f"^GET .*/blobs/{layer.digest}", held)
+    process = subprocess.Popen(
+        work.command(),
+        cwd=work.path,
+        env=work.env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+    )
+    try:
+        assert held.reached.wait(60)
+        yield process
+    finally:
+        held.released.set()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Work]:
+    """One image that is wished for, and a registry that answers as one says."""
+    with fresh_work(tmp_path, FaultyRegistry) as work:
+        work.push("team/app:1", image("team/app:1"))
+        work.wish("{host}/team/app:1")
+        work.configure(platforms=[str(AMD64)], products=["layers", "flat"])
+        yield work
+
+
+def test_a_registry_that_is_down(one: Work) -> None:
+    run = "snakemake --cores 2"
+    one.run(check=True)
+    one.wish("{host}/team/app:1", "{host}/team/app:2")
+    one.configure(
+        platforms=[str(AMD64)],
+        products=["layers", "flat"],
+    )
+    with one.deserted():
+        expected.check("registry-down", session(one, run))
+
+
+def test_an_image_that_needs_credentials(tmp_path: Path) -> None:
+    with fresh_work(tmp_path, PrivateRegistry) as work:
+        assert work.registry
+        add_image(work.registry.store, "private/app", "1")
+        work.wish("{host}/private/app:1")
+        work.configure(platforms=[str(AMD64)], products=["layers", "flat"])
+        expected.check("no-credentials", session(work, "snakemake --cores 2"))
+
+
+def test_a_second_run_while_one_runs(one: Work) -> None:
+    with _held_run(one, Held()):
+        expected.check("second-run", session(one, "snakemake --cores 2", "snakemake -n"))
+
+
+def test_control_c(one: Work) -> None:
+    with _held_run(one, Held()) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        text = f"$ snakemake --cores 2  # and Control-C while a layer is fetched\n{said}(status {process.returncode})"
+    places = {one.checkout: "CHECKOUT", one.path: "WORKDIR"}
+    expected.check("control-c", expected.normalised(text, places))
+
+
+def test_a_transaction_of_somebody_else(one: Work) -> None:
+    cvmfs = StandIn(one.path / "standin").make()
+    cvmfs.server("transaction", cvmfs.name)
+    one.wish("{host}/team/app:1", cvmfs_repo=cvmfs.name)
+    backend = {"mounts": str(cvmfs.mounts), "server_config": str(cvmfs.server_config)}
+    one.configure(
+        platforms=[str(AMD64)],
+        products=["layers", "flat"],
+        repository={"backend": "cvmfs", "lock_seconds": 1, **backend},
+    )
+    work = replace(one, environment=cvmfs.environment)
+    expected.check("transaction-open", session(work, "snakemake --cores 2"))
+
+
+def _deny(handler: FaultyHandler, answer: Answer) -> None:
+    handler.refuse(403, "DENIED", "requested access to the resource is denied")
+
+
+def test_a_thin_image_that_the_registry_refuses(one: Work) -> None:
+    assert isinstance(one.registry, FaultyRegistry)
+    one.configure(
+        platforms=[str(AMD64)], products=["layers", "flat", "thin"], thin={"push": "always"}
+    )
+    one.registry.break_next("^POST .*/blobs/uploads/", _deny, times=9)
+    expected.check("push-refused", session(one, "snakemake --cores 2"))
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -124,7 +238,7 @@ def test_a_session_looks_as_it_is_kept(sessions: dict[str, str], name: str) -> N
 
 def test_every_text_that_is_kept_is_one_of_a_session(sessions: dict[str, str]) -> None:
     kept = {path.stem for path in expected.EXPECTED.iterdir()}
-    assert kept == {*sessions, "demo"}
+    assert kept == {*sessions, "demo", *TROUBLES}
 
 
 def test_the_demo_looks_as_it_is_kept(tmp_path: Path) -> None:

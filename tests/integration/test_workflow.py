@@ -114,8 +114,7 @@ def test_a_dry_run_lists_exactly_the_pending_conversions_with_reasons(preview: R
     layers = _layers(*samples.values())
     configs = {digest_of(image.config_bytes).short for image in samples.values()}
     wished = [
-        f"Publish {work.named(name)} ({image.digest.short}) in {REPOSITORY}: "
-        "new: not in the repository, or not wholly"
+        f"Publish {work.named(name)} ({image.digest.short}) in {REPOSITORY}: new"
         for name, image in samples.items()
     ]
     for verb in ("Fetch", "Unpack"):

@@ -14,6 +14,7 @@ EXPECTED = Path(__file__).resolve().parents[1] / "expected"
 
 _CHANGING = (
     (re.compile(r"localhost:\d+"), "REGISTRY"),
+    (re.compile(r"unpacked-\d+\.example\.org"), "unpacked.example.org"),
     (re.compile(r"\.flat/[0-9a-f]{2}/"), ".flat/XX/"),
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "DIGEST"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:B|kB|MB|GB|bytes)\b"), "SIZE"),

@@ -156,7 +156,7 @@ class Work:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=hear_interrupts,
         )
         started = Started(process)
         try:
@@ -249,7 +249,7 @@ def sample_work(base: Path, **settings: Any) -> Iterator[Work]:
         yield work
 
 
-def _hear_interrupts() -> None:
+def hear_interrupts() -> None:
     """As in a terminal: a shell's background job, and all below it, would ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

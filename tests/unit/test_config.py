@@ -336,6 +336,18 @@ def test_mistake_names_its_key_and_the_mend(members: dict[str, Any], key: str, w
     assert words in found[key]
 
 
+def test_a_mistake_on_the_command_line_is_told_from_one_in_a_file() -> None:
+    members = {"scope": "x", "removal": {"policy": "y", "grace_days": "z"}}
+    with pytest.raises(InvalidConfig) as caught:
+        parse(**members)
+    told = caught.value.told_of({"scope": "x", "removal": {"policy": "y"}})
+    assert sorted(mistake.key for mistake in told.mistakes) == [
+        "removal.grace_days",
+        "removal.policy, from --config",
+        "scope, from --config",
+    ]
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     found = mistakes(
         recipe=5,

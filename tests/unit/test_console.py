@@ -58,10 +58,11 @@ def test_each_image_has_one_line_with_what_became_of_it(tmp_path):
     assert lines[:-1] == [
         "up to date  r.example.org/done:1",
         "up to date  r.example.org/stale:1  registry not reached",
-        "failed      r.example.org/broken:1  damaged",
-        "skipped     r.example.org/quiet:1  no such blob",
-        "failed      r.example.org/untried:1  interrupted, or not tried",
-        "failed      r.example.org/gone:1  404",
+        "failed      r.example.org/broken:1  damaged; nothing is published of it",
+        "skipped     r.example.org/quiet:1  no such blob; nothing is published of it",
+        "failed      r.example.org/untried:1  interrupted, or not tried: run again; "
+        "nothing is published of it",
+        "failed      r.example.org/gone:1  404; nothing is published of it",
     ]
     assert lines[-1].startswith("duccmake: 0 converted, 2 up to date, 3 failed, 1 skipped, in ")
 
@@ -89,7 +90,8 @@ def test_what_is_lost_of_the_tree_and_what_its_layers_alone_lack_are_told_apart(
     made = plan([image(manifest=staged.manifest, config=staged.config, layers=layers)])
     assert summary(tmp_path, made)[0] == (
         f"converted  {NAME}  not kept here: 2 owners, 1 xattrs; "
-        "an overlay of its layers alone lacks: 3 covered, 11 directories"
+        "no failure, a remark: whoever stacks its layers by themselves misses 3 covered, "
+        "11 directories"
     )
 
 
@@ -98,9 +100,34 @@ def test_a_failure_that_images_share_is_each_ones_own(tmp_path):
     shared = NotFound("no such blob", image=f"{names[0]} (and 1 more)", step="fetch")
     job = JobName(Rule.FETCH_BLOB, (layer().digest.short,))
     lines = summary(
-        tmp_path, plan(map(image, names)), Report(job, Kind.FAILED, shared.image, str(shared))
+        tmp_path,
+        plan(map(image, names)),
+        Report(job, Kind.FAILED, shared.image, str(shared), log="logs/fetch_blob/abc.log"),
     )
-    assert lines[:2] == [f"failed  {name}  fetch: no such blob" for name in names]
+    more = "nothing is published of it; see logs/fetch_blob/abc.log"
+    assert lines[:2] == [f"failed  {name}  fetch: no such blob; {more}" for name in names]
+
+
+def test_a_failure_says_what_stays_published(tmp_path):
+    changes = stage(tmp_path / "staging", NAME)
+    publish(open_repository(tmp_path), changes)
+    gone = Problem(REPOSITORY, NAME, f"{NAME}: 404", False, 1)
+    [staged] = changes.images
+    lines = summary(tmp_path, plan([image(layers=(layer("moved"),))], [gone]))
+    stays = f"{staged.manifest.short} stays published"
+    assert [line.rpartition("; ")[2] for line in lines[:-1]] == [stays, stays]
+
+
+def test_a_refusal_to_remove_stands_at_the_end_and_in_the_status_too(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    out = io.StringIO()
+    made = plan([image(state=State.PUBLISHED, why="")])
+    session = Session(made, Path("plan"), run, True, False, time.monotonic(), nullcontext())
+    held_back = {REPOSITORY: "prune: too many"}
+    status = summarise(session, workdir=tmp_path, held_back=held_back, stream=out)
+    assert out.getvalue().splitlines()[-2] == "duccmake: prune: too many"
+    assert status.warnings == ("prune: too many",)
 
 
 def test_bytes_are_counted_once_a_layer_and_reused_are_those_of_what_was_converted(tmp_path):
@@ -137,10 +164,9 @@ def test_the_start_of_a_run_says_what_lies_ahead():
     assert out.getvalue().splitlines() == [
         "duccmake: wish.yaml:7: twice",
         "duccmake: 3 images: registry r not reached; what is published stays in force",
-        "duccmake: no such tag",
+        "duccmake: x: no such tag",
         f"pending  {NAME}  new",
-        "duccmake: 4 images: 1 pending, 3 up to date; 1 cannot be resolved; "
-        "1 new layer, 1.0 kB to fetch",
+        "duccmake: 5 images: 1 pending, 3 up to date, 1 not resolved; 1 new layer, 1.0 kB to fetch",
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from duccmake.errors import DuccmakeError
 from duccmake.run.lines import say
 
 
@@ -99,6 +100,20 @@ def closed_pipe() -> Iterator[io.TextIOWrapper]:
 def test_who_has_heard_enough_is_no_failure(closed_pipe: io.TextIOWrapper) -> None:
     say("pending  a:1", stream=closed_pipe)
     say("pending  b:1", stream=closed_pipe)
+
+
+def test_a_full_disk_behind_standard_output_is_one_line_and_the_buffer_goes() -> None:
+    full = pytest.raises(DuccmakeError, match="No space left on device")
+    with open("/dev/full", "w") as stream, full:
+        say("pending  a:1", stream=stream)
+
+
+def test_a_full_disk_behind_standard_error_is_told_to_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with open("/dev/full", "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        say("pending  a:1", stream=stream)
 
 
 def test_who_gave_no_stream_at_all_gets_nothing() -> None:

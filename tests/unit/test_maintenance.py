@@ -8,6 +8,7 @@ import pytest
 
 from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError
+from duccmake.jobs.prune_images import prune
 from duccmake.jobs.rollback import repositories_with
 from duccmake.planning.model import Departure
 from duccmake.planning.removal import spoken_for
@@ -64,6 +65,18 @@ def test_pruning_in_words_says_that_it_will_be_refused(repository, config):
     both = (*made.departures, replace(made.departures[0], name=NAME))
     words = pruning_in_words(replace(made, departures=both), config(max_percent=10), REPOSITORY)
     assert "2 of 2 images (100 %) would leave" in words
+    assert f"among them {OTHER}, {NAME}: nothing is removed" in words
+    assert words.index("a wish list is cut short") < words.index("force_removal")
+
+
+def test_collecting_in_words_names_the_images_that_had_what_goes(repository, config):
+    [departure] = leaving(repository).departures
+    prune(repository, [departure], max_percent=100, force=False)
+    empty = plan([], missing={REPOSITORY: frozenset()})
+    words = collection_in_words(empty, config(grace_days=0), REPOSITORY)
+    _, flat, layer = words.splitlines()
+    assert flat.endswith(f"  was of {OTHER}")
+    assert layer.endswith(f"  was of {OTHER}")
 
 
 def test_previews_write_nothing_into_the_repository(repository, config):

@@ -19,8 +19,15 @@ def shows(lines: OwnLines, text: str | None, level: int = logging.INFO, **member
 
 def fails(lines: OwnLines, name: JobName) -> bool:
     """Whether Snakemake shows its own words for a job that failed."""
-    log = "/".join(("logs", name.rule, *name.wildcards, "m.log"))
-    return shows(lines, "Error", logging.ERROR, event=LogEvent.JOB_ERROR, log=[log])
+    return shows(lines, "Error", logging.ERROR, event=LogEvent.JOB_ERROR, log=[log_of(name)])
+
+
+def log_of(name: JobName) -> str:
+    return "/".join(("logs", name.rule, *name.wildcards, "m.log"))
+
+
+def leave_word(run: Path, name: JobName, title: str, words: str) -> None:
+    write_report(run, Report(name, Kind.FAILED, title, words, log=log_of(name)))
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def test_that_something_failed_is_said_once_and_by_us(lines: OwnLines, text: str
 def test_a_failure_is_said_in_the_words_of_its_job_and_once(
     lines: OwnLines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_report(tmp_path, Report(FETCH, Kind.FAILED, "r.io/a:1", "r.io/a:1: fetch: no such blob"))
+    leave_word(tmp_path, FETCH, "r.io/a:1", "r.io/a:1: fetch: no such blob")
     assert not fails(lines, FETCH)
     assert not fails(lines, FETCH)
     assert capsys.readouterr().err == "failed  r.io/a:1  fetch: no such blob\n"
@@ -84,7 +91,7 @@ def test_a_failure_is_said_in_the_words_of_its_job_and_once(
 def test_a_job_that_died_without_a_word_is_told_of_by_snakemake(
     lines: OwnLines, tmp_path: Path
 ) -> None:
-    write_report(tmp_path, Report(FETCH, Kind.FAILED, "r.io/a:1", "no such blob"))
+    leave_word(tmp_path, FETCH, "r.io/a:1", "no such blob")
     assert fails(lines, JobName(Rule.UNPACK_LAYER, ("r", "abc")))
 
 
@@ -101,7 +108,7 @@ def test_wishes_that_cannot_be_followed_were_told_before(
     lines: OwnLines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = JobName(Rule.REPORT_PROBLEM, ("1",))
-    write_report(tmp_path, Report(name, Kind.FAILED, "", "no such tag"))
+    leave_word(tmp_path, name, "", "no such tag")
     assert not fails(lines, name)
     assert capsys.readouterr().err == ""
 

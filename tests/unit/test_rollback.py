@@ -151,7 +151,7 @@ def test_what_was_collected_cannot_be_gone_back_to_and_what_can_is_named(reposit
     move("third")
     with pytest.raises(DuccmakeError, match="still in the repository are") as caught:
         roll_back(repository, TAG, str(first.manifest), Keep())
-    assert f"{second.manifest} (left 20" in str(caught.value)
+    assert f"{second.manifest} (this tag's until 20" in str(caught.value)
     assert str(first.manifest) not in str(caught.value).partition("still in")[2]
     assert reads(repository, TAG) == "third"
     assert pins_of(repository) == {}

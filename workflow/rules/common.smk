@@ -42,6 +42,9 @@ def in_words(function, *arguments, **more):
     except DuccmakeError as error:
         say(f"duccmake: {error}", stream=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        say("duccmake: interrupted before any job began", stream=sys.stderr)
+        raise SystemExit(130) from None
 
 
 own_lines = OwnLines()
@@ -105,7 +108,9 @@ results = sys.stdout if workflow.output_settings.dryrun else sys.stderr
 
 # Only the main process asks registries; jobs, here or on a cluster, read what it found.
 if workflow.is_main_process:
-    session = in_words(begin, config, workdir=Path.cwd(), arguments=sys.argv[1:])
+    given = workflow.config_settings.config
+    about = {"workdir": Path.cwd(), "arguments": sys.argv[1:], "given": given}
+    session = in_words(begin, config, **about)
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
@@ -114,7 +119,7 @@ if workflow.is_main_process:
     config_of_plan = plan.config_in(Path.cwd())
     held_back = {} if asked else in_words(maintenance.held_back, plan, config_of_plan)
     if session.polled:
-        announce(plan, only=asked, held_back=held_back, results=results)
+        in_words(announce, plan, only=asked, held_back=held_back, results=results)
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
@@ -214,7 +219,7 @@ def end_run():
     """Say what became of the run, once, to people and to what reads the event log."""
     if progress:
         progress.stop()
-    status = summarise(session, workdir=Path.cwd(), only=asked)
+    status = summarise(session, workdir=Path.cwd(), only=asked, held_back=held_back)
     note_end(plan, status, workdir=Path.cwd(), only=asked)
     return status
 
@@ -389,7 +394,7 @@ def get_manifest_digest(wildcards):
 
 if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
     preview = in_words(maintenance.preview, plan, plan.config_in(Path.cwd()), asked)
-    say(*preview, stream=results)
+    in_words(say, *preview, stream=results)
 
 if workflow.is_main_process and "adopt" in asked:
     in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
@@ -398,7 +403,10 @@ if workflow.is_main_process and "adopt" in asked:
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and session.polled and not asked:
     if get_targets() == or_nothing([]):
-        summarise(session, workdir=Path.cwd())
+        summarise(session, workdir=Path.cwd(), held_back=held_back)
+
+if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
+    say("duccmake: a dry run: no repository was changed", stream=sys.stderr)
 
 
 # From here on Snakemake has its lock, and until jobs start nothing ends it in order.

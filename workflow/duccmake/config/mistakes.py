@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -32,6 +33,24 @@ class InvalidConfig(ConfigError):
         super().__init__(
             " | ".join(str(mistake) for mistake in self.mistakes), step="configuration"
         )
+
+    def told_of(self, given: Mapping[str, Any]) -> InvalidConfig:
+        """The same, that says which of the mistakes are in what ``--config`` has ``given``."""
+        return InvalidConfig(
+            replace(mistake, key=f"{mistake.key}, from --config")
+            if _is_in(given, mistake.key)
+            else mistake
+            for mistake in self.mistakes
+        )
+
+
+def _is_in(members: Any, key: str) -> bool:
+    """Whether there is such a key; of quoted names and places in lists that is not asked."""
+    for name in key.partition("[")[0].split("."):
+        if not isinstance(members, Mapping) or name not in members:
+            return False
+        members = members[name]
+    return True
 
 
 def dotted(key: Key) -> str:

@@ -45,8 +45,9 @@ logger = logging.getLogger(__name__)
 class Job:
     """One job: the plan and configuration it works by, and what it reports."""
 
-    def __init__(self, name: JobName, workdir: Path) -> None:
+    def __init__(self, name: JobName, workdir: Path, log: str) -> None:
         self.name = name
+        self._log = log
         self._workdir = workdir
         self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
         self._run = Path(os.environ[RUN_VARIABLE])
@@ -99,7 +100,7 @@ class Job:
 
     def fail(self, title: str, words: str) -> None:
         """Leave word of a failure; where the disk has no room for it, on the terminal."""
-        report = Report(self.name, Kind.FAILED, title, words)
+        report = Report(self.name, Kind.FAILED, title, words, log=self._log)
         try:
             self.report(report)
         except OSError:
@@ -135,7 +136,7 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
         signal.signal(signal.SIGTERM, _end_unless_writing)
     name, workdir = JobName(rule, wildcards), Path.cwd()
     with run_lock.hold(workdir):
-        job = Job(name, workdir)
+        job = Job(name, workdir, log)
         try:
             yield job
         except DuccmakeError as error:

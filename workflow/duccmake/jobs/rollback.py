@@ -15,6 +15,7 @@ from ..repository.model import ImageRecord, Keep
 from ..repository.open import open_repository
 from ..repository.pins import Past, pasts, pin, pins_of, point, unpin
 from ..repository.protocol import Repository
+from ..repository.removal_schedule import timestamp
 
 _FEWEST_DIGITS = 6
 
@@ -50,10 +51,13 @@ def roll_back(
     return target
 
 
-def choices(repository: Repository, name: str) -> dict[Digest, str]:
-    """What a tag can be pointed back to, and how each is known."""
+def choices(repository: Repository, name: str, grace: float) -> dict[Digest, str]:
+    """What a tag can be pointed back to, in words: first what it was, the latest first.
+
+    ``grace`` is for how many seconds what nothing uses is kept.
+    """
     with repository.reading():
-        return _known(list(pasts(repository.view, name, lambda: _records(repository))))
+        return _known(list(pasts(repository.view, name, lambda: _records(repository))), grace)
 
 
 def lift(repository: Repository, name: str) -> None:
@@ -79,11 +83,21 @@ def _chosen(found: Sequence[Past], name: str, digest: str) -> Past:
     )
 
 
-def _known(found: Sequence[Past]) -> dict[Digest, str]:
+def _known(found: Sequence[Past], grace: float = 0) -> dict[Digest, str]:
     known: dict[Digest, str] = {}
-    for past in found:
-        known.setdefault(past.record.manifest, past.known)
+    for past in sorted(found, key=lambda past: past.left, reverse=True):
+        known.setdefault(past.record.manifest, _in_words(past, grace))
     return known
+
+
+def _in_words(past: Past, grace: float) -> str:
+    if not past.left:
+        return f"another name's: {past.shown}"
+    left = f"this tag's until {timestamp(past.left)}"
+    if past.shown:
+        return f"{left}, kept by history.keep"
+    until = f", kept for certain until {timestamp(past.left + grace)}" if grace else ""
+    return f"{left}{until}"
 
 
 def _matches(manifest: Digest, digest: str) -> bool:

@@ -14,7 +14,8 @@ def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord
     ``record`` is what the repository says of it.
     """
     if record is None:
-        return "new: not in the repository, or not wholly"
+        known = repository.description(image.name)
+        return "new" if known is None else "damaged: a part of what is published is missing"
     if image.fault and not record.verified:
         return f"published wrong by an earlier version: {image.fault}"
     if record.manifest != image.manifest:

@@ -11,6 +11,9 @@ from ..repository.removal import Thing, used_only_by
 from .model import Departure
 from .plan import Plan
 
+_NAMED = 3
+"""How many of too many images that would leave are named."""
+
 
 def published(repository: Repository, name: str) -> str:
     """The digest of the manifest that duccmake published under a name, or ""."""
@@ -37,11 +40,12 @@ def check_share(
         return
     raise DuccmakeError(
         f"{count} of {total} images ({100 * count / total:.0f} %) would leave "
-        f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}): "
-        "nothing is removed",
+        f"{departures[0].repository}, more than removal.max_percent ({max_percent:g}), "
+        f"among them {', '.join(item.name for item in departures[:_NAMED])}: nothing is removed",
         step="prune",
-        hint="look at 'snakemake prune -n', and if that is meant run "
-        "'snakemake prune --cores 1 --config force_removal=true'",
+        hint="mostly a wish list is cut short or broken then: mend it, and nothing leaves; "
+        "'snakemake prune -n' lists what would; if all of that is meant, "
+        "'snakemake prune --cores 1 --config force_removal=true' takes it away",
     )
 
 

@@ -17,10 +17,9 @@ from ..layer.measured import Measured, check_diff_ids
 from ..oci.manifest import ImageConfig
 from ..oci.reference import Digest
 from ..products import Product
-from . import podman, removal_schedule
+from . import history, podman, removal_schedule
 from .edits import Edits
 from .flat_trees import flat_tree, measured_layer
-from .history import name_of
 from .json_files import dump
 from .metadata import publish_metadata
 from .model import ImageRecord, Keep, StagedImage
@@ -40,11 +39,17 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a name can be pointed back to: its record, its manifest, and how it is known."""
+    """What a name can be pointed back to: its record and its manifest.
+
+    ``left`` is when the name left it, in seconds since the epoch: 0 where it never stood
+    for it as far as is known.  ``shown`` is by which name readers have it; none where it
+    waits to be freed.
+    """
 
     record: ImageRecord
     manifest_bytes: bytes
-    known: str
+    left: float
+    shown: str = ""
 
 
 def read_pins(written: bytes) -> dict[str, Pin]:
@@ -81,23 +86,23 @@ def unpin(edits: Edits, name: str) -> bool:
 
 
 def pasts(view: View, name: str, records: Callable[[], Iterator[ImageRecord]]) -> Iterator[Past]:
-    """All that a name can be pointed back to, those first that it left by itself.
+    """All that a name can be pointed back to, what it left itself in any order.
 
     ``records`` are those of the images that are wholly published.
     """
-    entries = removal_schedule.parse(view.content(view.layout.remove_schedule))
-    for entry in sorted(entries, key=lambda entry: entry.since, reverse=True):
+    for entry in removal_schedule.parse(view.content(view.layout.remove_schedule)):
         record = ImageRecord.from_json(entry.record)
         if record is not None and record.name == name and _is_whole(view, record):
-            yield Past(
-                record, entry.text.encode(), f"left {removal_schedule.timestamp(entry.since)}"
-            )
-    repository = name_of(name, "").removesuffix("@")
+            yield Past(record, entry.text.encode(), entry.since)
+    repository = history.name_of(name, "").removesuffix("@")
+    moves = dict(history.read(view.content(view.layout.history)).get(name, ()))
     for record in records():
         same = record.name.startswith((f"{repository}@", f"{repository}:"))
         if same and record.name != name and _is_whole(view, record):
             manifest = view.read(view.layout.manifest(record.name))
-            yield Past(record, manifest, f"as {record.name}")
+            own = record.name == history.name_of(name, record.manifest)
+            left = moves.get(str(record.manifest), 0.0) if own else 0.0
+            yield Past(record, manifest, left, record.name)
 
 
 def point(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from ..errors import RepositoryError
@@ -51,7 +51,7 @@ class Garbage:
 
     ``unlisted`` are those that no entry of the schedule names yet; they are among
     the others.  ``used`` is what stays because somebody uses it, ``strange`` what
-    stays because no image accounts for it.
+    stays because no image accounts for it.  ``images`` had the things, as far as is known.
     """
 
     due: tuple[Thing, ...]
@@ -59,6 +59,7 @@ class Garbage:
     unlisted: tuple[Thing, ...]
     used: Use
     strange: tuple[str, ...] = ()
+    images: Mapping[Thing, str] = field(default_factory=dict)
 
 
 def find(view: View, spoken_for: Use, *, now: float, grace: float) -> Garbage:
@@ -72,7 +73,8 @@ def find(view: View, spoken_for: Use, *, now: float, grace: float) -> Garbage:
     used = found.used | spoken_for
     unused = _unused(found.present, used)
     unused += [Thing(CHAIN, key) for key in sorted(chains.unused(view))]
-    since = _since(removal_schedule.parse(view.content(view.layout.remove_schedule)))
+    entries = removal_schedule.parse(view.content(view.layout.remove_schedule))
+    since = _since(entries)
     unlisted = tuple(thing for thing in unused if not since.get(thing))
     until = {thing: (since.get(thing) or now) + grace for thing in unused}
     return Garbage(
@@ -81,6 +83,7 @@ def find(view: View, spoken_for: Use, *, now: float, grace: float) -> Garbage:
         unlisted,
         used,
         found.strange,
+        {thing: entry.image for entry in entries if entry.image for thing in _things(entry)},
     )
 
 

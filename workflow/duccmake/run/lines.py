@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import TextIO
+
+from ..errors import DuccmakeError
 
 _RED, _GREEN, _YELLOW, _BLUE = 31, 32, 33, 34
 
@@ -46,7 +49,8 @@ def without_colour() -> None:
 def say(*lines: str, stream: TextIO | None) -> None:
     """Write lines.  Who has closed the stream, as ``head`` does, wants no more of them.
 
-    Nor does who gave none, as with ``2>&-``.
+    Nor does who gave none, as with ``2>&-``.  Raises `DuccmakeError` where standard output
+    cannot be written otherwise: of standard error nobody can be told.
     """
     if stream is None:
         return
@@ -55,8 +59,11 @@ def say(*lines: str, stream: TextIO | None) -> None:
     try:
         stream.write(_encodable(text, stream))
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        # What is left in the stream's buffer has to go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
+            raise DuccmakeError(f"the output cannot be written: {error.strerror}") from None
 
 
 def printable(line: str) -> str:

@@ -173,7 +173,7 @@ def collection_in_words(plan: Plan, config: Config, name: str) -> str:
 def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
     lines = [
         f"{_amount(repository, garbage.due)} to free",
-        *_listed([f"{thing.kind} {thing.key}" for thing in garbage.due]),
+        *_listed([_named(thing, garbage) for thing in garbage.due]),
     ]
     if garbage.unlisted:
         lines.append(f"{len(garbage.unlisted)} are found unused now: their time of grace begins")
@@ -187,6 +187,11 @@ def _collection_in_words(garbage: Garbage, repository: Repository) -> str:
         lines.append(f"{len(garbage.strange)} paths that no image accounts for stay")
         lines += _listed(garbage.strange)
     return "\n".join(lines)
+
+
+def _named(thing: Thing, garbage: Garbage) -> str:
+    image = garbage.images.get(thing)
+    return f"{thing.kind} {thing.key}{f'  was of {image}' if image else ''}"
 
 
 def _garbage(plan: Plan, config: Config, name: str) -> Garbage:

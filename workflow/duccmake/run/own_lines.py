@@ -85,15 +85,10 @@ class OwnLines(logging.Filter):
         arrived = self._failures.new() if self._failures else []
         with self._progress.aside() if self._progress else nullcontext():
             say(*filter(None, map(_in_words, arrived)), stream=sys.stderr)
-        self._told.update(_log_prefix(report) for report in arrived)
-        logs = [str(path) for path in getattr(record, "log", ())]
-        told = any(log.startswith(prefix) for log in logs for prefix in self._told)
+        self._told.update(report.log for report in arrived)
+        told = not self._told.isdisjoint(map(str, getattr(record, "log", ())))
         # Where there is no room for a report, the job says its line itself.
         return told or self._interrupted or is_full()
-
-
-def _log_prefix(report: Report) -> str:
-    return "/".join(("logs", report.job.rule, *report.job.wildcards))
 
 
 def _in_words(report: Report) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..config.configuration import Config
+from ..config.mistakes import InvalidConfig
 from ..config.schema import as_plain
 from ..errors import ConfigError, DuccmakeError, NoSpace
 from ..fs.files import remove_tree
@@ -72,8 +73,14 @@ class Session:
     lock: AbstractContextManager[object]
 
 
-def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]) -> Session:
-    """Parse the configuration, make the plan and save it.
+def begin(
+    members: Mapping[str, Any],
+    *,
+    workdir: Path,
+    arguments: Sequence[str],
+    given: Mapping[str, Any] | None = None,
+) -> Session:
+    """Parse the configuration, make the plan and save it; ``--config`` has ``given`` some of it.
 
     Runs for a dry run as well, and so changes nothing that counts: it writes the
     plan and what is remembered of registries, and takes away receipts of what a
@@ -87,7 +94,10 @@ def begin(members: Mapping[str, Any], *, workdir: Path, arguments: Sequence[str]
         # Nor is there room for what would tell of it.
         raise NoSpace(f"no space is left in {workdir}", hint="make room and run again")
     with nullcontext() if preview else _told(members, workdir):
-        config = Config.parse(members, workdir=workdir)
+        try:
+            config = Config.parse(members, workdir=workdir)
+        except InvalidConfig as error:
+            raise error.told_of(given or {}) from None
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
         plan = make_plan(config, as_plain(members), poll=poll)

@@ -33,11 +33,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of what is called ``title``, and what is to be said of it."""
+    """The outcome of what is called ``title``, and what is to be said of it.
+
+    ``more`` is for people at a terminal alone: what is in force, and where to read on.
+    """
 
     title: str
     outcome: Outcome
     remark: str = ""
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True)

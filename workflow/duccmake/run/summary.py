@@ -51,10 +51,11 @@ def announce(
     kept = held_back or {}
     remarks = stream or sys.stderr
     prunes = "prune" in only
+    freed = plan.config_in(Path.cwd()).image if "unpin" in only else ""
     say(
         *(f"duccmake: wish list {source}" for source in plan.in_force),
         *(f"duccmake: {text}" for text in plan.warnings if not (prunes and text.endswith(KEPT))),
-        *_in_the_way(plan),
+        *_in_the_way(plan, freed),
         *(f"duccmake: {why}" for why in kept.values()),
         stream=remarks,
     )
@@ -71,17 +72,20 @@ def _pending(plan: Plan) -> list[PlannedImage]:
     return [image for image in plan.images if image.state == State.PENDING]
 
 
-def _in_the_way(plan: Plan) -> Iterator[str]:
-    """Why images are not newer, or cannot be had: each reason once."""
+def _in_the_way(plan: Plan, freed: str) -> Iterator[str]:
+    """Why images are not newer, or cannot be had: each reason once, and of ``freed`` none."""
     stale: dict[str, list[str]] = {}
     for image in plan.images:
-        if image.state != State.PENDING and image.why:
+        if image.state != State.PENDING and image.why and image.name != freed:
             stale.setdefault(image.why, []).append(image.title)
     for why, titles in stale.items():
         who = _many(len(titles)) or f"{titles[0]}: "
         yield f"duccmake: {who}{why}; what is published stays in force"
+    titles = {problem.reason: problem.title for problem in plan.problems}
     for reason, count in Counter(problem.reason for problem in plan.problems).items():
-        yield f"duccmake: {_many(count)}{reason}"
+        title = titles[reason]
+        one = "" if reason.startswith(title) else f"{title}: "
+        yield f"duccmake: {_many(count) or one}{reason}"
 
 
 def _refused(plan: Plan) -> Iterator[str]:
@@ -110,9 +114,9 @@ def _listed(word: str, items: Sequence[str]) -> list[str]:
 
 def _amount(plan: Plan) -> str:
     pending, problems = _pending(plan), len(plan.problems)
-    unresolved = f"; {problems} cannot be resolved" if problems else ""
+    unresolved = f", {problems} not resolved" if problems else ""
     return (
-        f"duccmake: {counted(len(plan.images), 'image')}: {len(pending)} pending, "
+        f"duccmake: {counted(len(plan.images) + problems, 'image')}: {len(pending)} pending, "
         f"{len(plan.images) - len(pending)} up to date{unresolved}{_to_fetch(plan, pending)}"
     )
 
@@ -135,14 +139,18 @@ def summarise(
     *,
     workdir: Path,
     only: Collection[str] = (),
+    held_back: Mapping[str, str] | None = None,
     stream: TextIO | None = None,
 ) -> Status:
     """Say what became of each image: the repository is asked, not the jobs.
 
     ``only`` are the targets of a run that was to convert nothing.  The status of any
-    other is kept for who started it, unless that was to see something only.
+    other is kept for who started it, unless that was to see something only.  ``held_back``
+    is what `announce` said of repositories that nothing leaves, for who sees the end alone.
     """
-    plan, run = session.plan, session.run
+    kept = list((held_back or {}).values())
+    run = session.run
+    plan = replace(session.plan, warnings=(*session.plan.warnings, *kept))
     out = stream or sys.stderr
     reports = read_reports(run)
     if "adopt" in only:
@@ -155,7 +163,7 @@ def summarise(
         _counts_of(totals, only) if only else f"{_counts(totals)}{_bytes(results, plan, reports)}"
     )
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
-    say(*_lines(results), last, stream=out)
+    say(*_lines(results), *(f"duccmake: {why}" for why in kept), last, stream=out)
     if not (only or session.preview):
         try:
             status.save(workdir)
@@ -180,7 +188,8 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
     for item in results:
         if not (unsaid and item.outcome == Outcome.UP_TO_DATE):
             remark = item.remark.removeprefix(f"{item.title}: ")
-            yield f"{item.outcome:{width}}  {item.title}{f'  {remark}' if remark else ''}"
+            words = "; ".join(filter(None, (remark, item.more)))
+            yield f"{item.outcome:{width}}  {item.title}{f'  {words}' if words else ''}"
 
 
 def _counts(totals: Counter[Outcome]) -> str:
@@ -228,7 +237,7 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
     }
     failures = {
         # Without the image: others may fail of the same.
-        report.job: report.words.removeprefix(f"{report.subject}: ")
+        report.job: replace(report, words=report.words.removeprefix(f"{report.subject}: "))
         for report in reports
         if report.kind == Kind.FAILED
     }
@@ -241,16 +250,32 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
         if record and not why_pending(image, repository, record):
             yield Result(image.title, Outcome.CONVERTED, _done(image, record))
             continue
-        reason = next(_reasons(plan, image, failures), "interrupted, or not tried")
-        yield Result(image.title, _failed(image.ignorable), reason)
+        failure = next(_failures_of(plan, image, failures), None)
+        reason = failure.words if failure else "interrupted, or not tried: run again"
+        more = "; ".join((_in_force(repository.description(image.name)), *_see(failure)))
+        yield Result(image.title, _failed(image.ignorable), reason, more)
     for problem in plan.problems:
-        yield Result(problem.title, _failed(problem.ignorable), problem.reason)
+        known = open_repository(config.repository, problem.repository).description(problem.name)
+        yield Result(problem.title, _failed(problem.ignorable), problem.reason, _in_force(known))
     yield from _pushes(plan, reports, failures)
     yield from _removals(reports)
 
 
 def _failed(quietly: bool) -> Outcome:
     return Outcome.SKIPPED if quietly else Outcome.FAILED
+
+
+def _see(failure: Report | None) -> Iterator[str]:
+    """Where a failure is told at length."""
+    if failure and failure.log:
+        yield f"see {failure.log}"
+
+
+def _in_force(known: ImageRecord | None) -> str:
+    """What readers have of an image that failed."""
+    if known is None:
+        return "nothing is published of it"
+    return f"{known.manifest.short} stays published"
 
 
 def _done(image: PlannedImage, record: ImageRecord) -> str:
@@ -266,14 +291,16 @@ def _done(image: PlannedImage, record: ImageRecord) -> str:
     )
     remarks = [
         f"not kept here: {kept}" if kept else "",
-        f"an overlay of its layers alone lacks: {shown}" if shown else "",
+        f"no failure, a remark: whoever stacks its layers by themselves misses {shown}"
+        if shown
+        else "",
         f"readable for all though the image says otherwise: {widened}" if widened else "",
     ]
     return "; ".join(filter(None, remarks))
 
 
 def _pushes(
-    plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, str]
+    plan: Plan, reports: Sequence[Report], failures: Mapping[JobName, Report]
 ) -> Iterator[Result]:
     """What became of the thin images; nothing is said of one whose image failed before that.
 
@@ -282,13 +309,15 @@ def _pushes(
     pushed = {report.subject for report in reports if report.kind == Kind.PUSHED}
     skipped: dict[str, list[Result]] = {}
     for thin in plan.thins:
-        reason = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
+        failure = failures.get(JobName(Rule.PUSH_THIN_IMAGE, (thin.repository, thin.name)))
         if thin.target in pushed:
             yield Result(thin.target, Outcome.PUSHED, f"the thin image of {thin.name}")
-        elif reason is not None:
+        elif failure is not None:
             # A failure that does not fail the run is handed on in the place of the manifest.
             quietly = thin.output.exists() and manifest_of(thin.output) is None
-            result = Result(thin.target, _failed(quietly), reason)
+            more = ("" if quietly else f"{thin.name} itself is published", *_see(failure))
+            words = "; ".join(filter(None, more))
+            result = Result(thin.target, _failed(quietly), failure.words, words)
             if quietly:
                 skipped.setdefault(Reference.parse(thin.target).host, []).append(result)
             else:
@@ -316,7 +345,8 @@ def _removals(reports: Sequence[Report]) -> Iterator[Result]:
         elif report.kind in _SAID:
             yield Result(report.subject, _SAID[report.kind], report.words)
         elif report.kind == Kind.FAILED and report.job.rule in _MAINTENANCE:
-            yield Result(report.title, Outcome.FAILED, report.words)
+            words = report.words.removeprefix(f"{report.title}: ")
+            yield Result(report.title, Outcome.FAILED, words, "; ".join(_see(report)))
 
 
 _SAID = {
@@ -326,8 +356,10 @@ _SAID = {
 }
 
 
-def _reasons(plan: Plan, image: PlannedImage, failures: Mapping[JobName, str]) -> Iterator[str]:
-    """Why an image could not be converted, the last step's reason first."""
+def _failures_of(
+    plan: Plan, image: PlannedImage, failures: Mapping[JobName, Report]
+) -> Iterator[Report]:
+    """Why an image could not be converted, the last step's failure first."""
     repository, layers = image.repository, plan.staged_layers(image)
     jobs = [
         JobName(Rule.PUBLISH_IMAGE, (repository, image.name)),

@@ -68,7 +68,8 @@ class Report:
     """What a job has done, or that it failed.
 
     ``subject`` is the image, thin image or repository that it is about, ``words`` are for
-    people, ``size`` is in bytes, and ``images`` are names, each with a reason.
+    people, ``size`` is in bytes, and ``images`` are names, each with a reason.  ``log`` is
+    where a failure is told at length.
     """
 
     job: JobName
@@ -77,6 +78,7 @@ class Report:
     words: str = ""
     size: int = 0
     images: tuple[tuple[str, str], ...] = ()
+    log: str = ""
 
     @property
     def title(self) -> str:
