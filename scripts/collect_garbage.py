@@ -5,6 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.collect_garbage import collect, collected_in_words
 from duccmake.jobs.job import running
 from duccmake.planning.removal import spoken_for

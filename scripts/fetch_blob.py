@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.fetch_blob import fetch_layer
 from duccmake.jobs.job import running
 from duccmake.registry.client import Client

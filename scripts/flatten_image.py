@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
 from duccmake.repository.open import open_repository, open_staging

@@ -2,6 +2,7 @@
 
 import sys
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
 from duccmake.jobs.open_gate import wait_for_space
 from duccmake.repository.open import open_repository

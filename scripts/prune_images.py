@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
 from duccmake.jobs.prune_images import prune
 from duccmake.planning.removal import departures

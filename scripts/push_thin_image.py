@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.errors import RegistryError
 from duccmake.fs.files import write_atomically
 from duccmake.jobs.job import running

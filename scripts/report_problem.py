@@ -2,6 +2,7 @@
 
 import sys
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.job import running
 from duccmake.workspace.reports import Rule

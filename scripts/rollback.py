@@ -2,6 +2,7 @@
 
 import sys
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
 from duccmake.jobs.rollback import choices, repositories_with, roll_back
 from duccmake.planning.plan import keeping

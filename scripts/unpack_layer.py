@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
 from duccmake.products import Product

@@ -2,6 +2,7 @@
 
 import sys
 
+import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
 from duccmake.jobs.rollback import lift, repositories_with
 from duccmake.workspace.reports import Kind, Report, Rule

@@ -185,7 +185,8 @@ def test_control_c(one: Work) -> None:
     with _held_run(one, Held()) as process:
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-        text = f"$ snakemake --cores 2  # and Control-C while a layer is fetched\n{said}(status {process.returncode})"
+        command = "$ snakemake --cores 2  # and Control-C while a layer is fetched"
+        text = f"{command}\n{said}(status {process.returncode})"
     places = {one.checkout: "CHECKOUT", one.path: "WORKDIR"}
     expected.check("control-c", expected.normalised(text, places))
 

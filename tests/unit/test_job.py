@@ -25,6 +25,7 @@ from duccmake.workspace.reports import (
     write_report,
 )
 from support.planned import NAME, image, plan
+from support.runs import CHECKOUT, hear_interrupts
 
 FAILURE = NotFound("no such blob", step="fetch", hint="push it again")
 
@@ -208,3 +209,16 @@ def test_told_to_stop_a_job_ends_unless_it_has_the_repository(tmp_path, rule: Ru
             Path("go").write_bytes(b"")
         assert job.wait(60) == (-signal.SIGTERM if told == "waiting" else 0)
     assert Path("receipt").exists() == (told != "waiting")
+
+
+@pytest.mark.parametrize("rule", list(Rule))
+def test_control_c_while_a_job_is_loaded_prints_nothing(tmp_path: Path, rule: Rule) -> None:
+    interrupting = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "logging.py").write_text(interrupting)
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "scripts" / f"{rule}.py", "log"],
+        env={"PYTHONPATH": f"{tmp_path}:{CHECKOUT / 'workflow'}"},
+        capture_output=True,
+        preexec_fn=hear_interrupts,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")

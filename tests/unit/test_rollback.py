@@ -10,7 +10,7 @@ import pytest
 from duccmake.config.configuration import Config
 from duccmake.errors import DuccmakeError, RepositoryError
 from duccmake.jobs.collect_garbage import collect
-from duccmake.jobs.rollback import lift, roll_back
+from duccmake.jobs.rollback import choices, lift, roll_back
 from duccmake.planning.departures import Listings
 from duccmake.planning.poll_memory import PollMemory
 from duccmake.planning.reconcile import Reconciliation, pin_in_words
@@ -142,6 +142,37 @@ def test_a_tag_is_pointed_back_within_the_time_of_grace_without_any_history(repo
     assert OnDisk(repository.path).manifest(TAG).read_bytes() == good.manifest_bytes
     assert gc(repository).flats == 1
     assert repository.verify(TAG) == []
+
+
+def test_what_a_tag_was_is_told_from_other_images_the_latest_first(repository, move):
+    first = move("first", keep=2)
+    second = move("second", keep=2)
+    move("third", keep=2)
+    other = move("other", name="r.example.org/team/app:2")
+    path = repository.path / ".metadata/history.json"
+    moves = [
+        {"manifest": str(one.manifest), "until": removal_schedule.timestamp(NOW + hours * 3600)}
+        for one, hours in ((second, 2), (first, 1))
+    ]
+    path.write_text(json.dumps({TAG: moves}))
+    found = choices(repository, TAG, 86400)
+    assert list(found.items()) == [
+        (second.manifest, "this tag's until 2027-01-15T10:00:00Z, kept by history.keep"),
+        (first.manifest, "this tag's until 2027-01-15T09:00:00Z, kept by history.keep"),
+        (other.manifest, "another name's: r.example.org/team/app:2"),
+    ]
+
+
+def test_what_waits_to_be_freed_says_until_when_it_is_kept(repository, move):
+    first = move("first")
+    move("second")
+    [entry] = removal_schedule.parse(
+        (repository.path / ".metadata/remove-schedule.json").read_bytes()
+    )
+    words = choices(repository, TAG, 86400)[first.manifest]
+    assert words.endswith(
+        f"kept for certain until {removal_schedule.timestamp(entry.since + 86400)}"
+    )
 
 
 def test_what_was_collected_cannot_be_gone_back_to_and_what_can_is_named(repository, move):

@@ -132,6 +132,8 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
     once it has got a repository's lock.
     """
     _log_to(Path(log))
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `start` leaves it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if rule in WRITERS:
         signal.signal(signal.SIGTERM, _end_unless_writing)
     name, workdir = JobName(rule, wildcards), Path.cwd()

@@ -81,10 +81,9 @@ def _in_the_way(plan: Plan, freed: str) -> Iterator[str]:
     for why, titles in stale.items():
         who = _many(len(titles)) or f"{titles[0]}: "
         yield f"duccmake: {who}{why}; what is published stays in force"
-    titles = {problem.reason: problem.title for problem in plan.problems}
+    last = {problem.reason: problem.title for problem in plan.problems}
     for reason, count in Counter(problem.reason for problem in plan.problems).items():
-        title = titles[reason]
-        one = "" if reason.startswith(title) else f"{title}: "
+        one = "" if reason.startswith(last[reason]) else f"{last[reason]}: "
         yield f"duccmake: {_many(count) or one}{reason}"
 
 
@@ -256,7 +255,9 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
         yield Result(image.title, _failed(image.ignorable), reason, more)
     for problem in plan.problems:
         known = open_repository(config.repository, problem.repository).description(problem.name)
-        yield Result(problem.title, _failed(problem.ignorable), problem.reason, _in_force(known))
+        # Of a glob, tags may be published that it matched before.
+        more = _in_force(known) if known else ""
+        yield Result(problem.title, _failed(problem.ignorable), problem.reason, more)
     yield from _pushes(plan, reports, failures)
     yield from _removals(reports)
 

@@ -323,7 +323,8 @@ class Transport:
             hint = "the registry redirects there, and it refuses: ask the registry's operator"
             return TryAgain(RegistryUnavailable(f"{what} after a redirect", hint=hint))
         if status in (401, 403):
-            hint = "give credentials that may read it, or check the name"
+            verb = "read" if call.method in ("GET", "HEAD") else "push"
+            hint = f"give credentials that may {verb} it, or check the name"
             return Unauthorized(what, hint=hint)
         if status == 404:
             hint = "check the repository and the tag, or remove the entry"
