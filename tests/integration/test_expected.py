@@ -114,17 +114,20 @@ TROUBLES = (
     "no-credentials",
     "second-run",
     "control-c",
+    "control-c-early",
+    "output-full",
     "transaction-open",
     "push-refused",
 )
 
 
 @contextmanager
-def _held_run(work: Work, held: Held) -> Iterator[subprocess.Popen[str]]:
-    """A run that is in the middle of a download as long as the block takes."""
+def _held_run(work: Work, pattern: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A run that waits for an answer, to what downloads a layer by default, while in the block."""
+    held = Held()
     assert isinstance(work.registry, FaultyRegistry)
     [layer] = image("team/app:1").layers
-    work.registry.break_next(f"^GET .*/blobs/{layer.digest}", held)
+    work.registry.break_next(pattern or f"^GET .*/blobs/{layer.digest}", held)
     process = subprocess.Popen(
         work.command(),
         cwd=work.path,
@@ -177,18 +180,38 @@ def test_an_image_that_needs_credentials(tmp_path: Path) -> None:
 
 
 def test_a_second_run_while_one_runs(one: Work) -> None:
-    with _held_run(one, Held()):
+    with _held_run(one):
         expected.check("second-run", session(one, "snakemake --cores 2", "snakemake -n"))
 
 
-def test_control_c(one: Work) -> None:
-    with _held_run(one, Held()) as process:
+@pytest.mark.parametrize(
+    ("name", "pattern", "when"),
+    [
+        ("control-c", "", "while a layer is fetched"),
+        ("control-c-early", "^GET .*/manifests/", "while registries are asked"),
+    ],
+)
+def test_control_c(one: Work, name: str, pattern: str, when: str) -> None:
+    with _held_run(one, pattern) as process:
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=60)
-        command = "$ snakemake --cores 2  # and Control-C while a layer is fetched"
-        text = f"{command}\n{said}(status {process.returncode})"
-    places = {one.checkout: "CHECKOUT", one.path: "WORKDIR"}
-    expected.check("control-c", expected.normalised(text, places))
+    command = f"$ snakemake --cores 2  # and Control-C {when}"
+    text = f"{command}\n{said}(status {process.returncode})"
+    expected.check(name, expected.normalised(text, {one.checkout: "CHECKOUT"}))
+
+
+def test_an_output_that_is_full(one: Work) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            one.command("-n"),
+            cwd=one.path,
+            env=one.env(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    text = f"$ snakemake -n >/dev/full\n{done.stderr}(status {done.returncode})"
+    expected.check("output-full", expected.normalised(text, {one.checkout: "CHECKOUT"}))
 
 
 def test_a_transaction_of_somebody_else(one: Work) -> None:
