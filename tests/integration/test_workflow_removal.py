@@ -80,7 +80,7 @@ def test_a_run_that_would_remove_too_much_says_what_to_do_and_is_no_failure(refu
     assert refused.run.jobs == []
     assert refused.unchanged
     said = [line for line in refused.run.stderr.splitlines() if "1 of 3 images (33 %)" in line]
-    assert len(said) == 1 and "force_removal=true" in said[0]
+    assert len(said) == 2 and "force_removal=true" in said[1]
 
 
 def test_who_asks_to_prune_too_much_hears_so_as_a_failure(refused: Stage, work: Work):

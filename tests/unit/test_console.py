@@ -118,6 +118,13 @@ def test_a_failure_says_what_stays_published(tmp_path):
     assert [line.rpartition("; ")[2] for line in lines[:-1]] == [stays, stays]
 
 
+@pytest.mark.parametrize("repository", ["", REPOSITORY])
+@pytest.mark.parametrize("name", ["git+https://h/p.git//wish.yaml@main", "../../x", "", "a:*"])
+def test_a_problem_need_not_be_an_image_of_any_repository(tmp_path, repository, name):
+    lines = summary(tmp_path, plan([], [Problem(repository, name, "why", False, 1)]))
+    assert lines[0] == f"failed  {name}  why"
+
+
 def test_a_refusal_to_remove_stands_at_the_end_and_in_the_status_too(tmp_path):
     run = tmp_path / "run"
     run.mkdir()

@@ -6,10 +6,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
+from ..errors import DuccmakeError
 from ..oci.reference import Reference
 from ..planning.departures import KEPT
 from ..planning.model import PlannedImage, State
@@ -254,7 +256,10 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
         more = "; ".join((_in_force(repository.description(image.name)), *_see(failure)))
         yield Result(image.title, _failed(image.ignorable), reason, more)
     for problem in plan.problems:
-        known = open_repository(config.repository, problem.repository).description(problem.name)
+        known = None
+        with suppress(DuccmakeError):  # it need not be an image, nor of a repository that is there
+            repository = open_repository(config.repository, problem.repository)
+            known = repository.description(problem.name)
         # Of a glob, tags may be published that it matched before.
         more = _in_force(known) if known else ""
         yield Result(problem.title, _failed(problem.ignorable), problem.reason, more)
