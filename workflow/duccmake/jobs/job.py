@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -26,9 +26,10 @@ from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..products import Product
 from ..repository.failures import FULL
+from ..words import printable
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
-from ..workspace.reports import WRITERS, JobName, Kind, Report, Rule, write_report
+from ..workspace.reports import WAITING, WRITERS, JobName, Kind, Report, Rule, write_report
 
 PLAN_VARIABLE = "DUCCMAKE_PLAN"
 """The environment variable that names the plan's file to jobs."""
@@ -174,7 +175,20 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.getLogger(WAITING).addHandler(_AtOnce())
     logging.raiseExceptions = False  # a full disk is told of once, by who needs it
+
+
+class _AtOnce(logging.Handler):
+    """Says something on the terminal, where a line of progress may stand."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None:
+            return
+        has_progress = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        over = "\r\x1b[K" if has_progress else ""
+        with suppress(OSError):
+            sys.stderr.write(f"{over}duccmake: {printable(record.getMessage())}\n")
 
 
 # --- failures that do not fail the run ----------------------------------

@@ -41,6 +41,10 @@ WRITERS = frozenset(
 off at any point, and done again lose little."""
 
 
+WAITING = "duccmake.waiting"
+"""The logger of what people are told at once: that a job waits, and for whom."""
+
+
 class JobName(NamedTuple):
     """A job: its rule, and what tells it from the rule's others (repository, image, key)."""
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...errors import RepositoryLocked
+from ...workspace.reports import WAITING
 from .settings import ServerSettings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger(WAITING)
 
 TRANSACTION_FLAG = "in_transaction.lock"
 """The file of the spool area that is there while a transaction is open."""
