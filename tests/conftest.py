@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 from support import skips
 
+# What differs from a text that is kept is shown.
+pytest.register_assert_rewrite("support.expected")
+
 # Where it is set, every process compiles our modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
