@@ -236,6 +236,6 @@ class CvmfsRepository(Publisher[Opened]):
         opened.way.edit(edits)
 
     def reclaim(self) -> None:
-        """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
-        with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").way.collect()
+        """Free the storage of what no revision has, as ``cvmfs_server gc``; only under `lock`."""
+        with reported("collect garbage"):
+            self._opened("collect garbage").way.collect()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...cvmfs.changes import Root
 from ...cvmfs.manifest import Manifest
-from ...cvmfs.storage import PUBLISHED, REFERENCES, WHITELIST, NotThere, Storage
+from ...cvmfs.storage import PUBLISHED, WHITELIST, Storage
 from ...errors import RepositoryError
 from .auto_tags import AutoTags
 from .settings import ServerSettings
@@ -50,18 +50,6 @@ class Publication:
             raise RepositoryError(
                 f"the whitelist of {name} {when}, and clients refuse what is signed now",
                 hint=f"sign it again: cvmfs_server resign {name}",
-            )
-
-    def check_references(self) -> None:
-        """`RepositoryError` where garbage collection would not learn of what is signed."""
-        checksum = self._settings.spool / "reflog.chksum"
-        if checksum.exists():
-            return
-        with suppress(NotThere):
-            self._storage.file(REFERENCES)
-            raise RepositoryError(
-                f"{checksum} is missing, without which garbage collection learns of no revision",
-                hint=f"have it made anew: cvmfs_server check -r {self._settings.name}",
             )
 
     def publish(self, base: bytes, root: Root) -> None:

@@ -18,7 +18,16 @@ from pathlib import Path
 
 from ...errors import RepositoryError
 from .opening import begun
-from .others import PUBLISHING_LOCK, TRANSACTION_FLAG, busy_words, holders, is_flocked, is_left_open
+from .others import (
+    COLLECTING_LOCK,
+    OTHERS_COLLECT,
+    PUBLISHING_LOCK,
+    TRANSACTION_FLAG,
+    busy_words,
+    holders,
+    is_flocked,
+    is_left_open,
+)
 from .settings import ServerSettings
 from .tar_writer import TarStream
 
@@ -41,7 +50,6 @@ _LAST_LINES = 12
 _TELL_SECONDS = 5.0
 
 _MOUNTING = ("Remounting newly created", "Forcing remount", "forcefully remounted")
-_DONE = (*_MOUNTING, "done garbage collecting")
 
 
 class ServerFailed(RepositoryError):
@@ -54,7 +62,7 @@ class ServerFailed(RepositoryError):
     @property
     def is_committed(self) -> bool:
         """Whether it had done all that was asked for, and could only not mount that."""
-        return any(words in self.output for words in _DONE)
+        return any(words in self.output for words in _MOUNTING)
 
 
 class ServerBusy(ServerFailed):
@@ -114,6 +122,11 @@ class Server:
             # One that has just ended has left its transaction open.
             else self._transaction_or_publication()
         )
+
+    def others_collect(self) -> str:
+        """The same of who checks what is stored, or deletes of it."""
+        is_locked = is_flocked(self.settings.spool / COLLECTING_LOCK)
+        return OTHERS_COLLECT if is_locked else ""
 
     def _transaction_or_publication(self) -> str:
         if self.transaction() is not None:

@@ -33,8 +33,6 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 60.0
 _HINT = "wait until it is done, then run again"
 
-_GC_TRIES = 3
-_GC_FAILED = "garbage collection failed"
 _ENDED = "is not in a transaction"
 
 
@@ -101,19 +99,20 @@ class Transactions:
 
         self._attempt(work)
 
-    def alone(self, work: Callable[[], None]) -> None:
+    def alone(self, work: Callable[[], None], *, collecting: bool = False) -> None:
         """Do ``work`` while nobody else publishes, or does anything with the repository.
 
-        What it has published is mounted then.  Raises what it raises, and
-        `RepositoryLocked` where somebody else is at work for too long.
+        What it has published is mounted then; who is ``collecting`` garbage publishes
+        nothing.  Raises what it raises, and `RepositoryLocked` where somebody else is at
+        work for too long.
         """
         patience = self._patience()
         claim = Claim(self.server.settings)
         while True:
-            while self._is_anybody_at_work(patience):
+            while self._is_anybody_at_work(patience, collecting=collecting):
                 pass
             try:
-                with claim.held():
+                with claim.collecting() if collecting else claim.held():
                     work()
             except ServerBusy as error:
                 self._give_up(claim)
@@ -134,36 +133,6 @@ class Transactions:
         if claim.is_ours():
             self._patiently("abort", "-f", self.server.settings.name, token=claim.token)
         claim.forget()
-
-    def collect_garbage(self, since: str = "") -> None:
-        """Free the storage of what no revision has any more.
-
-        Revisions since some moment, in words for date(1), are kept; otherwise those that
-        ``cvmfs_server gc`` keeps.
-        """
-        options = ["-t", since] if since else []
-
-        def work(transaction: Transaction) -> None:
-            with self.mount.changing():
-                self.server.run(
-                    "gc",
-                    "-f",
-                    *options,
-                    self.server.settings.name,
-                    token=transaction.token,
-                    opened=transaction.look,
-                )
-
-        for tries in reversed(range(_GC_TRIES)):
-            try:
-                self._attempt(work)
-            except ServerFailed as error:
-                # Who begins something at the same moment can change what it goes through.
-                if _GC_FAILED not in error.output or not tries:
-                    raise
-                log.warning("%s; trying again", error)
-            else:
-                return
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
@@ -220,9 +189,12 @@ class Transactions:
     def _patience(self, least: float = 0.0) -> Patience:
         return Patience(self.server.settings, max(self._seconds, least))
 
-    def _is_anybody_at_work(self, patience: Patience) -> bool:
-        """Whether somebody else publishes, who was waited for for a moment then."""
-        at_work = self.server.others_work()
+    def _is_anybody_at_work(self, patience: Patience, *, collecting: bool = False) -> bool:
+        """Whether somebody else publishes, who was waited for for a moment then.
+
+        Who is ``collecting`` garbage waits for who reads all that is stored as well.
+        """
+        at_work = self.server.others_work() or (collecting and self.server.others_collect())
         if at_work:
             name = self.server.settings.name
             patience.wait(
