@@ -164,7 +164,7 @@ class CvmfsRepository(Publisher[Opened]):
             # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
             self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
             (self._state / "catalogs").mkdir(mode=0o755, exist_ok=True)
-        with held(self._state / "lock", self._lock_seconds):
+        with held(self._state / "lock", self._lock_seconds, writes=False):
             server = Server(settings, self._state)
             transactions = Transactions(
                 server, self._state, self._lock_seconds, self._mount, self._prefix

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RepositoryError
+from ...fs.locks import finishing
 from .opening import begun
 from .others import (
     COLLECTING_LOCK,
@@ -261,10 +262,11 @@ class Server:
             finally:
                 os.close(answers)
                 os.close(ours)
-        try:
-            yield process
-        finally:
-            process.wait()
+        with finishing():
+            try:
+                yield process
+            finally:
+                process.wait()
 
     def _end_of(self, process: subprocess.Popen[bytes], command: str) -> int:
         """Wait for a command's end, and say who keeps it from mounting what it published."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ...fs.files import write_atomically
+from ...fs.locks import finishing, note_written
 from .claim import Claim
 from .mount import Mount
 from .others import Patience
@@ -112,21 +113,27 @@ class Transactions:
             while self._is_anybody_at_work(patience, collecting=collecting):
                 pass
             try:
-                with claim.collecting() if collecting else claim.held():
-                    work()
+                with finishing():
+                    self._claimed(claim, work, collecting=collecting)
+                    note_written()
             except ServerBusy as error:
-                self._give_up(claim)
                 patience.wait(error.found, _HINT)
-            except BaseException:
-                self._give_up(claim)
-                raise
             else:
-                try:
-                    self._give_up(claim)
-                except RepositoryError as error:
-                    # It is published; the next run mounts it.
-                    log.warning("what was published is not mounted here: %s", error)
                 return
+
+    def _claimed(self, claim: Claim, work: Callable[[], None], *, collecting: bool) -> None:
+        """Do ``work`` in a transaction that is our claim, and end that."""
+        try:
+            with claim.collecting() if collecting else claim.held():
+                work()
+        except BaseException:
+            self._give_up(claim)
+            raise
+        try:
+            self._give_up(claim)
+        except RepositoryError as error:
+            # It is published; the next run mounts it.
+            log.warning("what was published is not mounted here: %s", error)
 
     def _give_up(self, claim: Claim) -> None:
         """End a transaction that is our claim, and mount what is published."""
@@ -157,34 +164,42 @@ class Transactions:
         while True:
             while self._is_anybody_at_work(patience):
                 pass
-            transaction = Transaction(self.server, self._journal)
+            with finishing():
+                busy = self._tried(work)
+            if busy is None:
+                return
+            patience.wait(busy.found, _HINT)
+
+    def _tried(self, work: Callable[[Transaction], None]) -> ServerBusy | None:
+        """Do ``work`` unless somebody else is faster; what that one does."""
+        transaction = Transaction(self.server, self._journal)
+        try:
+            work(transaction)
+        except ServerBusy as error:
+            if error.opened:
+                transaction.look()
+            if transaction.mark is not None:
+                self._abort_if(transaction.mark)
+            # What is open now is theirs; a gateway does not even show it here.
+            self._journal.unlink(missing_ok=True)
+            return error
+        except Exception as error:
+            committed = isinstance(error, ServerFailed) and error.is_committed
+            # What was killed may have left processes that go on, and hold a lock.
+            mark = self._end(transaction.token) or transaction.mark
+            self._abort_if(mark)
+            if not committed:
+                raise
+            # Somebody had looked into the mount at that moment.
+            log.warning("what was asked for is done, although %s", error)
             try:
-                work(transaction)
-            except ServerBusy as error:
-                if error.opened:
-                    transaction.look()
-                if transaction.mark is not None:
-                    self._abort_if(transaction.mark)
-                # What is open now is theirs; a gateway does not even show it here.
-                self._journal.unlink(missing_ok=True)
-                patience.wait(error.found, _HINT)
-            except Exception as error:
-                committed = isinstance(error, ServerFailed) and error.is_committed
-                # What was killed may have left processes that go on, and hold a lock.
-                mark = self._end(transaction.token) or transaction.mark
-                self._abort_if(mark)
-                if not committed:
-                    raise
-                # Somebody had looked into the mount at that moment.
-                log.warning("what was asked for is done, although %s", error)
-                try:
-                    self.mount_again()
-                except RepositoryError as failure:
-                    log.warning("what is published is not mounted here: %s", failure)
-                return
-            else:
-                self._journal.unlink(missing_ok=True)
-                return
+                self.mount_again()
+            except RepositoryError as failure:
+                log.warning("what is published is not mounted here: %s", failure)
+        else:
+            self._journal.unlink(missing_ok=True)
+        note_written()
+        return None
 
     def _patience(self, least: float = 0.0) -> Patience:
         return Patience(self.server.settings, max(self._seconds, least))
