@@ -23,9 +23,10 @@ from ...errors import RepositoryError
 from ...fs.files import write_atomically
 from ...fs.locks import finishing, note_written
 from .claim import Claim
+from .feed import spoil_archive
 from .mount import Mount
 from .others import Patience
-from .server import Mark, Server, ServerBusy, ServerFailed, processes, spoil_archive
+from .server import Mark, Server, ServerBusy, ServerFailed, processes
 from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
@@ -138,12 +139,14 @@ class Transactions:
     def _give_up(self, claim: Claim) -> None:
         """End a transaction that is our claim, and mount what is published."""
         if claim.is_ours():
-            self._patiently("abort", "-f", self.server.settings.name, token=claim.token)
+            self._abort(claim.token)
         claim.forget()
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
         patience = self._patience()
+        if self.mount.is_dead:
+            log.warning("%s, and it is mounted again", self.mount.death)
         while not self.mount.is_there:
             if self._is_anybody_at_work(patience):
                 continue
@@ -220,6 +223,12 @@ class Transactions:
             )
         return bool(at_work)
 
+    def _abort(self, token: str = "") -> None:
+        """Abort a transaction of ours, which mounts what is published."""
+        if self.mount.is_dead:
+            self.server.unmount_dead()
+        self._patiently("abort", "-f", self.server.settings.name, token=token)
+
     def _patiently(self, *arguments: str, token: str = "") -> None:
         """End a transaction of ours, once nobody else holds what that takes."""
         patience = self._patience(_GRACE_SECONDS)
@@ -258,7 +267,7 @@ class Transactions:
     def _abort_if(self, mark: Mark | None) -> None:
         if mark is not None and self.server.transaction() == mark:
             try:
-                self._patiently("abort", "-f", self.server.settings.name)
+                self._abort()
             except ServerFailed as error:
                 if _ENDED not in error.output:  # by itself, a moment before
                     raise
