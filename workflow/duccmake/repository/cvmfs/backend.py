@@ -224,8 +224,7 @@ class CvmfsRepository(Publisher[Opened]):
             )
         settings = transactions.server.settings
         clear(settings, self._state, open_storage(settings))
-        if not self._mount.is_there:
-            transactions.mount_again()
+        transactions.mount_again()
 
     def _publish(
         self, opened: Opened, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]

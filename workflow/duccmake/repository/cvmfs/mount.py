@@ -61,17 +61,26 @@ class Mount:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is mounted by a process that has ended."""
+        """Whether a process has ended that had mounted it, be it mounted upon that again.
+
+        ``cvmfs_server`` does so, and fails once it is to unmount and to mount (2.12).
+        """
         try:
             os.scandir(self._path).close()
         except OSError as error:
             return error.errno == errno.ENOTCONN
-        return False
+        return self.count > 1
+
+    @property
+    def count(self) -> int:
+        """How often something is mounted there."""
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        return [line.split()[4] for line in lines].count(str(self._path))
 
     @property
     def death(self) -> str:
         """What is said where it `is_dead`, for people."""
-        return f"the mount of {self._name} on {self._path} is dead, as its cvmfs2 has ended"
+        return f"a dead mount of {self._name} is on {self._path}: its cvmfs2 has ended"
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -150,9 +150,9 @@ class Server:
         except OSError as error:
             log.warning("the mount may show an old revision: %s", error)
 
-    def unmount_dead(self) -> None:
-        """Take away mounts whose cvmfs2 was killed: ``cvmfs_server`` may mount upon them."""
-        for mount in ("rw_lazy_umount", "rdonly_lazy_umount"):
+    def unmount(self, times: int) -> None:
+        """Take away the mounts, of which there may be several upon one another."""
+        for mount in ("rw_lazy_umount", *["rdonly_lazy_umount"] * times):
             with suppress(OSError):
                 subprocess.run(
                     ["cvmfs_suid_helper", mount, self.settings.name],

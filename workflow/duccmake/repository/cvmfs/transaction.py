@@ -122,7 +122,7 @@ class Transactions:
             else:
                 return
 
-    def _claimed(self, claim: Claim, work: Callable[[], None], *, collecting: bool) -> None:
+    def _claimed(self, claim: Claim, work: Callable[[], None], *, collecting: bool = False) -> None:
         """Do ``work`` in a transaction that is our claim, and end that."""
         try:
             with claim.collecting() if collecting else claim.held():
@@ -145,13 +145,18 @@ class Transactions:
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
         patience = self._patience()
-        if self.mount.is_dead:
-            log.warning("%s, and it is mounted again", self.mount.death)
-        while not self.mount.is_there:
+        dead = self.mount.is_dead
+        if dead:
+            log.warning("%s, and is mounted again", self.mount.death)
+        while dead or not self.mount.is_there:
             if self._is_anybody_at_work(patience):
                 continue
             try:
-                self.server.run("mount", self.server.settings.name)
+                if dead:
+                    with finishing():
+                        self._claimed(Claim(self.server.settings), lambda: None)
+                else:
+                    self.server.run("mount", self.server.settings.name)
             except ServerBusy as error:
                 patience.wait(error.found, _HINT)
             else:
@@ -226,7 +231,7 @@ class Transactions:
     def _abort(self, token: str = "") -> None:
         """Abort a transaction of ours, which mounts what is published."""
         if self.mount.is_dead:
-            self.server.unmount_dead()
+            self.server.unmount(self.mount.count)
         self._patiently("abort", "-f", self.server.settings.name, token=token)
 
     def _patiently(self, *arguments: str, token: str = "") -> None:
