@@ -50,6 +50,7 @@ def running(
         ("check", "-ai"),
         ("rollback", "-t", "v1", REPOSITORY),
         ("mount", REPOSITORY),
+        ("resign", "-p", REPOSITORY),
     ],
 )
 def test_command_that_sets_the_flag_a_while_after_it_has_looked_is_seen(tmp_path, words):

@@ -21,10 +21,13 @@ from typing import NamedTuple
 _SLOW = frozenset(
     {
         *("catalog-chown", "check", "checkout", "eliminate-bulk-hashes", "eliminate-hardlinks"),
-        *("gc", "migrate", "mount", "rollback", "tag", "update-repoinfo"),
+        *("gc", "migrate", "mount", "resign", "rollback", "tag", "update-repoinfo"),
     }
 )
-"""The commands that look and set the flag, or mount, in a shell; the others do so at once."""
+"""The commands that look and set the flag, or mount, in a shell; the others do so at once.
+
+``resign`` signs what was newest as it began, whoever has published since.
+"""
 
 _CHECKING = frozenset({"check", "scrub"})
 """What ``check`` has ``cvmfs_swissknife`` do, which may take hours, and mounts nothing more."""
