@@ -12,7 +12,7 @@ import pytest
 from duccmake.cvmfs.names import Kind
 from duccmake.cvmfs.storage import STATUS
 from duccmake.errors import RepositoryError
-from duccmake.repository.cvmfs.transaction import Transactions
+from duccmake.repository.cvmfs.garbage import Garbage
 from duccmake.repository.edits import Edits
 from support.cvmfs_commits import manifest_of, settings_of, storage_of
 from support.cvmfs_repositories import both
@@ -34,7 +34,7 @@ def put(repository, content: bytes) -> None:
 def collected(monkeypatch):
     """The moments since which revisions were to be kept."""
     found: list[str] = []
-    monkeypatch.setattr(Transactions, "collect_garbage", lambda self, since="": found.append(since))
+    monkeypatch.setattr(Garbage, "collect", lambda self, since: found.append(since))
     return found
 
 
@@ -91,10 +91,10 @@ def test_old_revisions_go_and_what_was_published_stays(cvmfs):
 def test_collection_that_fails_is_a_warning_and_no_failure_of_what_was_published(
     cvmfs, monkeypatch, caplog
 ):
-    def fail(self, since=""):
+    def fail(self, since):
         raise RepositoryError("no more")
 
-    monkeypatch.setattr(Transactions, "collect_garbage", fail)
+    monkeypatch.setattr(Garbage, "collect", fail)
     repository = cvmfs.open()
     put(repository, b"content")
     assert repository.view.read(PurePosixPath("note.json")) == b"content"

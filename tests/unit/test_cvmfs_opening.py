@@ -21,11 +21,13 @@ REPOSITORY = "opening.example.org"
 
 
 @contextmanager
-def running(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command that has begun, and ends when it is killed."""
+def running(
+    tmp_path: Path, *words: str, work: str = "echo; read -r line"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that has begun, and ends when it hears of it or is killed."""
     program = tmp_path / "bin/cvmfs_server"
     program.parent.mkdir(exist_ok=True)
-    program.write_text("#!/bin/sh\necho\nread -r line\n")
+    program.write_text(f"#!/bin/sh\n{work}\n")
     program.chmod(0o755)
     pipe = subprocess.PIPE
     with subprocess.Popen([program, *words], stdin=pipe, stdout=pipe) as process:
@@ -43,8 +45,12 @@ def running(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         ("tag", "-a", "v1", REPOSITORY),
         ("gc", "-f", REPOSITORY),
         ("gc", "-a"),
+        ("gc", "-af"),
+        ("check", REPOSITORY),
+        ("check", "-ai"),
         ("rollback", "-t", "v1", REPOSITORY),
         ("mount", REPOSITORY),
+        ("resign", "-p", REPOSITORY),
     ],
 )
 def test_command_that_sets_the_flag_a_while_after_it_has_looked_is_seen(tmp_path, words):
@@ -59,11 +65,26 @@ def test_command_that_sets_the_flag_a_while_after_it_has_looked_is_seen(tmp_path
         ("tag", "-a", "v1", "other.example.org"),
         ("transaction", REPOSITORY),
         ("publish", REPOSITORY),
-        ("check", REPOSITORY),
+        ("check", "-i", "other.example.org"),
     ],
 )
 def test_others_cannot_come_in_between(tmp_path, words):
     with running(tmp_path, *words):
+        assert begun(REPOSITORY) == ""
+
+
+@pytest.mark.parametrize("command", ["check", "scrub"])
+def test_check_that_has_begun_to_read_what_is_stored_is_waited_for_no_longer(tmp_path, command):
+    reader = tmp_path / "bin/cvmfs_swissknife"
+    reader.parent.mkdir()
+    reader.write_text("#!/bin/sh\necho\nread -r line\n")
+    reader.chmod(0o755)
+    # The shell that has the command waits for another shell, as with a repository's owner.
+    called = f"sh -c '{reader} {command} -r url; true'; true"
+    with running(tmp_path, "check", "-i", REPOSITORY, work=called):
+        assert begun(REPOSITORY) == ""
+        with running(tmp_path, "check", REPOSITORY):
+            assert begun(REPOSITORY) == "check"
         assert begun(REPOSITORY) == ""
 
 

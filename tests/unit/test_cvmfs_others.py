@@ -139,22 +139,6 @@ def test_what_is_published_and_could_not_be_mounted_at_once_is_no_failure(
 
 
 @pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
-def test_garbage_that_was_collected_counts_though_it_was_not_mounted_at_once(
-    refusing, staging, caplog
-):
-    shim = Path(os.environ["PATH"].partition(":")[0]) / "cvmfs_server"
-    shim.write_text(
-        f'#!/bin/sh\n[ "$1" = gc ] || exec {STAND_IN}/cvmfs_server "$@"\n'
-        "echo '  --> done garbage collecting'\n"
-        "echo umount: rdonly: target is busy.\nexit 32\n"
-    )
-    repository = refusing.open()
-    with repository.lock():
-        repository.reclaim()
-    assert "what was asked for is done" in caplog.text
-
-
-@pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
 def test_nothing_is_begun_while_another_mounts_what_it_has_published(cvmfs, staging):
     changes = stage(staging)
     before = cvmfs.revision()

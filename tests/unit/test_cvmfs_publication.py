@@ -219,6 +219,23 @@ def test_nothing_is_published_over_what_somebody_published_meanwhile(cvmfs, tmp_
     assert cvmfs.problems() == ""
 
 
+def test_who_signs_anew_past_all_locks_is_waited_for(cvmfs, tmp_path):
+    """As ``cvmfs_server resign`` does, which looks at no lock."""
+    (tmp_path / "objects").mkdir()
+    objects = Objects(tmp_path / "objects")
+    _, root = staged(cvmfs, objects, lambda changes: changes.put_file(b"/ours", b"ours"))
+    bases = iter((b"older", b""))
+
+    def work() -> None:
+        base = storage_of(cvmfs).file(PUBLISHED) + next(bases)
+        publication_of(cvmfs).publish(base, root)
+
+    transactions_of(cvmfs, 60).alone(work)
+    assert list(bases) == []
+    assert shown(cvmfs, "ours") == "ours"
+    assert cvmfs.problems() == ""
+
+
 def test_nothing_is_published_that_the_storage_has_not(cvmfs, tmp_path):
     (tmp_path / "objects").mkdir()
     objects = Objects(tmp_path / "objects")

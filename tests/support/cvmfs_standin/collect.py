@@ -31,6 +31,10 @@ def collect(repository):
     for name in garbage - needed:
         repository.storage.delete(name)
     reflog.keep(repository.directory, roots, histories)
+
+
+def note_when(repository):
+    """What ``cvmfs_server`` notes when it has collected garbage."""
     now = time.strftime("%a %b %d %H:%M:%S UTC %Y", time.gmtime())
     Path(repository.directory, STATUS).write_text(json.dumps({"last_gc": now}))
 

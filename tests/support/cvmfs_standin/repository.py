@@ -73,6 +73,11 @@ class Repository:
         """Where objects are; what a gateway takes is there as well."""
         return LocalStorage(self.directory, self.directory / "data/txn")
 
+    @property
+    def collects(self):
+        """Whether it is one whose garbage may be collected."""
+        return self.settings.get("CVMFS_GARBAGE_COLLECTION") == "true"
+
     # --- revisions ------------------------------------------------------
 
     def manifest(self):
@@ -283,6 +288,7 @@ class Repository:
 
     def publish(self, manifest, tag):
         """Sign a manifest whose objects are all there, with a tag."""
+        manifest = manifest.changed(G="yes" if self.collects else "no")
         manifest = self.tagged(manifest, lambda history: history.publish(manifest, tag))
         note(self.directory, manifest)
         sign(self.directory, manifest)

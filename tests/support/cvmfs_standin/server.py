@@ -179,14 +179,15 @@ def _between(repository, work):
 
 
 def gc(arguments):
-    from collect import collect
+    from collect import collect, note_when
 
     repository = _named(arguments)
-    if repository.settings.get("CVMFS_GARBAGE_COLLECTION") != "true":
+    if not repository.collects:
         die(f"Garbage Collection is not enabled for {repository.name}")
     if repository.flag.exists():
         die("Cannot run garbage collection while in a transaction")
     _between(repository, lambda: collect(repository))
+    note_when(repository)
 
 
 def check(arguments):

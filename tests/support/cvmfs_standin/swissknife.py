@@ -1,13 +1,15 @@
-"""``cvmfs_swissknife tag_edit`` and ``sign``, which are given a storage and a manifest."""
+"""``cvmfs_swissknife``: what is given a storage and a manifest, and garbage collection."""
 
 import getopt
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from collect import collect
 from history import History
 from reflog import note
-from repository import die, sign
+from repository import Repository, die, sign
 
 from duccmake.cvmfs.manifest import Manifest
 from duccmake.cvmfs.names import Kind
@@ -23,12 +25,9 @@ def main(arguments):
         print(_VERSION)
         return
     command, *options = arguments
-    if command == "tag_edit":
-        tag_edit(options)
-    elif command == "sign":
-        sign_manifest(options)
-    else:
+    if command not in _COMMANDS:
         die(f"unknown command: {command}")
+    _COMMANDS[command](options)
 
 
 def tag_edit(arguments):
@@ -82,3 +81,27 @@ def sign_manifest(arguments):
     collected = "yes" if "-g" in given else "no"
     sign(given["-r"].rpartition(",")[2], manifest.changed(G=collected))
     Path(given["-m"]).unlink()
+
+
+def gc(arguments):
+    options, rest = getopt.getopt(arguments, "r:u:n:R:h:z:k:t:L:N:@:dlI")
+    given = dict(options)
+    if rest or not {"-r", "-u", "-n", "-R", "-z"} <= given.keys():
+        die("gc: parameters are missing")
+    if not Path(given["-R"]).exists():
+        die("Could not read reflog checksum")
+    repository = Repository(given["-n"])
+    if repository.manifest().get("G") != "yes":
+        die("repository does not allow garbage collection")
+    collect(repository)
+    if "-L" in given:
+        with open(given["-L"], "a") as log:
+            log.write("# Garbage Collection finished\n")
+
+
+def upload(arguments):
+    given = dict(getopt.getopt(arguments, "r:i:o:a:")[0])
+    shutil.copyfile(given["-i"], Path(given["-r"].rpartition(",")[2], given["-o"]))
+
+
+_COMMANDS = {"tag_edit": tag_edit, "sign": sign_manifest, "gc": gc, "upload": upload}

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.2
 
-_has_held = False
+_unfinished = 0
+_has_written = False
 
 
 def acquire(descriptor: int, *, shared: bool = False, wait: bool = True) -> bool:
@@ -52,24 +53,42 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def held(path: Path, seconds: float) -> Iterator[None]:
+def held(path: Path, seconds: float, *, writes: bool = True) -> Iterator[None]:
     """Hold the lock on the file ``path``, which names its holder.
 
-    Waits for up to ``seconds``, then raises `RepositoryLocked`.
+    Waits for up to ``seconds``, then raises `RepositoryLocked`.  Who does not write at once
+    says when by `finishing` and `note_written`.
     """
-    global _has_held
     descriptor = open_file(path, 0o600)
     try:
         _acquire(descriptor, path, seconds)
-        _has_held = True
+        if writes:
+            note_written()
         yield
     finally:
         os.close(descriptor)
 
 
-def has_held() -> bool:
-    """Whether this process has got a lock by `held`, now or before."""
-    return _has_held
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Do what is to be finished before this process may end by a signal."""
+    global _unfinished
+    _unfinished += 1
+    try:
+        yield
+    finally:
+        _unfinished -= 1
+
+
+def note_written() -> None:
+    """Have this process note what it has written before it may end by a signal: for good."""
+    global _has_written
+    _has_written = True
+
+
+def must_finish() -> bool:
+    """Whether this process has begun what is to be finished, or has something to note."""
+    return _has_written or _unfinished > 0
 
 
 def is_held(path: Path) -> bool:

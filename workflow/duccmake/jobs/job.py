@@ -130,7 +130,7 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
     """Run the work of a rule's job; ``output`` is what carries a quiet failure.
 
     Ends the process with status 1 when the work raises.  SIGTERM ends it as well, but not
-    once it has got a repository's lock.
+    once it has begun to write to a repository.
     """
     _log_to(Path(log))
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `start` leaves it
@@ -164,7 +164,7 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
 
 def _end_unless_writing(number: int, frame: object) -> None:
     """End by a signal; what writes is finished, and what was written noted, before that counts."""
-    if not locks.has_held():
+    if not locks.must_finish():
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 

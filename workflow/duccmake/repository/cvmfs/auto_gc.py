@@ -7,6 +7,7 @@ import json
 from ...cvmfs.storage import STATUS, NotThere, Storage
 from ...errors import RepositoryError
 from .auto_tags import moment_of
+from .others import COLLECTING_LOCK, is_flocked
 from .settings import ServerSettings
 
 _LAPSE = "1 day ago"
@@ -21,6 +22,8 @@ def timespan_if_due(settings: ServerSettings, storage: Storage) -> str:
     if not (settings.is_on("CVMFS_GARBAGE_COLLECTION") and settings.is_on("CVMFS_AUTO_GC")):
         return ""
     lapse = settings.values.get("CVMFS_AUTO_GC_LAPSE") or _LAPSE
+    if is_flocked(settings.spool / COLLECTING_LOCK):
+        return ""  # a check takes its time, and there will be another publication
     timespan = settings.values.get("CVMFS_AUTO_GC_TIMESPAN") or _TIMESPAN
     moment_of(timespan, "CVMFS_AUTO_GC_TIMESPAN")
     deadline = moment_of(lapse, "CVMFS_AUTO_GC_LAPSE")

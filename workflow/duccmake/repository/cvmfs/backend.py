@@ -164,7 +164,7 @@ class CvmfsRepository(Publisher[Opened]):
             # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
             self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
             (self._state / "catalogs").mkdir(mode=0o755, exist_ok=True)
-        with held(self._state / "lock", self._lock_seconds):
+        with held(self._state / "lock", self._lock_seconds, writes=False):
             server = Server(settings, self._state)
             transactions = Transactions(
                 server, self._state, self._lock_seconds, self._mount, self._prefix
@@ -224,8 +224,7 @@ class CvmfsRepository(Publisher[Opened]):
             )
         settings = transactions.server.settings
         clear(settings, self._state, open_storage(settings))
-        if not self._mount.is_there:
-            transactions.mount_again()
+        transactions.mount_again()
 
     def _publish(
         self, opened: Opened, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
@@ -236,6 +235,6 @@ class CvmfsRepository(Publisher[Opened]):
         opened.way.edit(edits)
 
     def reclaim(self) -> None:
-        """Free the storage of what no revision has: ``cvmfs_server gc``; only under `lock`."""
-        with reported("cvmfs_server gc"):
-            self._opened("cvmfs_server gc").way.collect()
+        """Free the storage of what no revision has, as ``cvmfs_server gc``; only under `lock`."""
+        with reported("collect garbage"):
+            self._opened("collect garbage").way.collect()

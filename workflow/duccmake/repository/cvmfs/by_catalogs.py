@@ -19,6 +19,7 @@ from ..commit import Commit, Others, Part
 from ..edits import Edits
 from ..model import ChangeSet
 from .auto_gc import timespan_if_due
+from .garbage import Garbage, check_references
 from .next_revision import CatalogForm, NextRevision
 from .publication import TEMPORARY, Publication
 from .revision_view import RevisionView
@@ -59,6 +60,7 @@ class ByCatalogs:
         self._view = view
         self._state = state
         self._unsigned = Unsigned(state)
+        self._garbage = Garbage(transactions, storage)
         self._codec = codec
         self._keeping = Keeping(settings.nanoseconds, hard_links)
         self._publication = Publication(settings, storage, Tools(settings, settings.spool / "tmp"))
@@ -88,15 +90,15 @@ class ByCatalogs:
         """Carry out edits, in one revision."""
         self._carry_out(lambda revision: revision.edit(edits, {}))
 
-    def collect(self, since: str = "") -> None:
-        """Free the storage of what no revision has, or none since some moment."""
-        self._transactions.collect_garbage(since)
-        self._unsigned.free(self._storage, self._transactions.alone)
+    def collect(self) -> None:
+        """Free the storage of what no revision has."""
+        self._garbage.collect()
+        self._unsigned.free(self._storage, self._transactions)
 
     def _carry_out(self, fill: Callable[[NextRevision], None]) -> None:
         """Publish the revision that ``fill`` says; nothing where it changes nothing."""
         self._publication.check_whitelist()
-        self._publication.check_references()
+        check_references(self._transactions.server.settings, self._storage)
         with tempfile.TemporaryDirectory(prefix=_OBJECTS, dir=self._state) as directory:
 
             def make() -> tuple[NextRevision, Root | None]:
@@ -133,6 +135,7 @@ class ByCatalogs:
         """Collect garbage where the server would do so now; what was published stays so."""
         try:
             if since := timespan_if_due(self._transactions.server.settings, self._storage):
-                self.collect(since)
+                self._garbage.collect(since)
+                self._unsigned.free(self._storage, self._transactions)
         except (DuccmakeError, OSError) as error:
             log.warning("what was published is there, but garbage was not collected: %s", error)

@@ -14,10 +14,12 @@ from ..model import ChangeSet
 from .archive import Archive
 from .contents import Contents
 from .fidelity import Keeping
+from .garbage import Garbage
 from .members import Members
 from .opaque import SpelledForm
 from .removal import remove
 from .revision_view import RevisionView
+from .staging import open_storage
 from .tar_writer import TarStream
 from .transaction import Transactions
 
@@ -72,7 +74,8 @@ class ByIngest:
 
     def collect(self) -> None:
         """Free the storage of what no revision has."""
-        self._transactions.collect_garbage()
+        storage = open_storage(self._transactions.server.settings)
+        Garbage(self._transactions, storage).collect()
 
     def _make_prefix(self) -> None:
         """Make the directory that everything is below, with a catalog of its own.

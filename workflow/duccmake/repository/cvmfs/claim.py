@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...fs.locks import acquire, open_file
-from .others import PUBLISHING_LOCK, TRANSACTION_FLAG
+from .others import COLLECTING_LOCK, OTHERS_COLLECT, PUBLISHING_LOCK, TRANSACTION_FLAG
 from .server import ServerBusy
 from .settings import ServerSettings
 
@@ -37,6 +37,7 @@ class Claim:
         self._claim = settings.spool / _CLAIM
         self._flag = settings.spool / TRANSACTION_FLAG
         self._lock = settings.spool / PUBLISHING_LOCK
+        self._collecting = settings.spool / COLLECTING_LOCK
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -60,11 +61,22 @@ class Claim:
             self._flag.unlink()
             self.forget()
             raise
-        try:
+        with _ending(self._lock, descriptor):
             yield
-        finally:
-            self._lock.unlink(missing_ok=True)
-            os.close(descriptor)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """The same for who deletes garbage, while nobody else does so or checks what is stored.
+
+        Nothing that is mounted changes, so that the transaction just ends.
+        """
+        with self.held():
+            try:
+                descriptor = self._locked(self._collecting, OTHERS_COLLECT)
+                with _ending(self._collecting, descriptor):
+                    yield
+            finally:
+                self._flag.unlink(missing_ok=True)
 
     def is_ours(self) -> bool:
         """Whether the transaction that is open is one that was opened here."""
@@ -86,14 +98,17 @@ class Claim:
         self._claim.unlink(missing_ok=True)
 
     def _publishing(self) -> int:
-        """Lock the file of who publishes, which its holders remove."""
+        return self._locked(self._lock, "somebody publishes, or mounts what was published,")
+
+    def _locked(self, path: Path, others: str) -> int:
+        """Lock a file that its holders remove."""
         while True:
-            descriptor = open_file(self._lock, 0o600)
+            descriptor = open_file(path, 0o600)
             if not acquire(descriptor, wait=False):
                 os.close(descriptor)
-                raise _busy("somebody publishes, or mounts what was published,")
-            if _is_at(self._lock, descriptor):
-                self._give_away(self._lock)
+                raise _busy(others)
+            if _is_at(path, descriptor):
+                self._give_away(path)
                 os.set_inheritable(descriptor, True)
                 return descriptor
             os.close(descriptor)
@@ -102,6 +117,16 @@ class Claim:
         """Let the repository's owner, whom cvmfs_server may run as, have what we left."""
         if os.geteuid() == 0 and self._settings.owner != "root":
             shutil.chown(path, user=self._settings.owner)
+
+
+@contextmanager
+def _ending(path: Path, descriptor: int) -> Iterator[None]:
+    """Give a lock back at the end."""
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -8,6 +8,7 @@ exclude one another.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -52,12 +53,34 @@ class Mount:
     def is_there(self) -> bool:
         """Whether something is mounted; what has content without being a mount counts too."""
         try:
-            if os.path.ismount(self._path):
-                return True
+            # The directory of a mount can be looked up a while after its process has ended.
             with os.scandir(self._path) as entries:
-                return next(entries, None) is not None
+                return os.path.ismount(self._path) or next(entries, None) is not None
         except OSError:
             return False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether a process has ended that had mounted it, be it mounted upon that again.
+
+        ``cvmfs_server`` does so, and fails once it is to unmount and to mount (2.12).
+        """
+        try:
+            os.scandir(self._path).close()
+        except OSError as error:
+            return error.errno == errno.ENOTCONN
+        return self.count > 1
+
+    @property
+    def count(self) -> int:
+        """How often something is mounted there."""
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        return [line.split()[4] for line in lines].count(str(self._path))
+
+    @property
+    def death(self) -> str:
+        """What is said where it `is_dead`, for people."""
+        return f"a dead mount of {self._name} is on {self._path}: its cvmfs2 has ended"
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -87,9 +110,10 @@ class Mount:
             waited = time.monotonic() - began
             # Somebody else's publication may be about to mount it again.
             busy = self._is_busy() and waited < self._seconds
-            if not self._path.is_dir() or (waited >= _PATIENCE_SECONDS and not busy):
+            dead = self.is_dead
+            if not (dead or self._path.is_dir()) or (waited >= _PATIENCE_SECONDS and not busy):
                 raise RepositoryError(
-                    f"the repository is not mounted on {self._path}",
+                    self.death if dead else f"the repository is not mounted on {self._path}",
                     hint=f"unless somebody publishes, mount it: cvmfs_server mount {self._name}",
                 )
             if waited >= 1 and not told:

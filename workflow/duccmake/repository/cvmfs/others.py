@@ -21,6 +21,12 @@ TRANSACTION_FLAG = "in_transaction.lock"
 PUBLISHING_LOCK = "is_publishing.lock"
 """The file of the spool area that who publishes or mounts has locked (flock(2))."""
 
+COLLECTING_LOCK = "is_collecting.lock"
+"""The file of the spool area that who checks or collects garbage has locked (flock(2))."""
+
+OTHERS_COLLECT = "somebody checks it, or collects garbage,"
+"""What is said of who has it locked."""
+
 _POLL_SECONDS = 0.05
 _AGAIN_SECONDS = 60.0
 
@@ -30,14 +36,12 @@ _TRANSACTION = (
     "cannot establish writable mountpoint",
     "cannot retrieve root hash from read-only mount point",
     "cannot open tag database",  # whoever ends a transaction empties the directory it is in
-    "Cannot run garbage collection while in a transaction",
 )
 _LOCK = (
     "currently publishing",
     "Another publish process is active",
     "Failed to acquire publishing lock",
     "Could not acquire lock",
-    "Failed to acquire gc lock",
 )
 _NOT_OPENED = "Impossible to start a transaction"
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from ...cvmfs.changes import Root
 from ...cvmfs.manifest import Manifest
-from ...cvmfs.storage import PUBLISHED, REFERENCES, WHITELIST, NotThere, Storage
+from ...cvmfs.storage import PUBLISHED, WHITELIST, Storage
 from ...errors import RepositoryError
 from .auto_tags import AutoTags
+from .server import ServerBusy
 from .settings import ServerSettings
 from .tools import Tools
 
@@ -52,23 +53,11 @@ class Publication:
                 hint=f"sign it again: cvmfs_server resign {name}",
             )
 
-    def check_references(self) -> None:
-        """`RepositoryError` where garbage collection would not learn of what is signed."""
-        checksum = self._settings.spool / "reflog.chksum"
-        if checksum.exists():
-            return
-        with suppress(NotThere):
-            self._storage.file(REFERENCES)
-            raise RepositoryError(
-                f"{checksum} is missing, without which garbage collection learns of no revision",
-                hint=f"have it made anew: cvmfs_server check -r {self._settings.name}",
-            )
-
     def publish(self, base: bytes, root: Root) -> None:
         """Publish a root catalog that was made of the revision with the manifest ``base``.
 
-        All objects are in the storage, for good.  Raises `RepositoryError` where something has been
-        published meanwhile, and where signing fails; nothing is published then.
+        All objects are in the storage, for good.  Raises `ServerBusy` where something has been
+        published meanwhile, and `RepositoryError` where signing fails; nothing is published then.
         """
         manifest = Manifest.parse(base).changed(
             C=root.hash.hex(), B=str(root.size), S=str(root.revision), D=str(root.ttl)
@@ -83,10 +72,8 @@ class Publication:
                 self._tools.remove_tags(file, outdated)
             self._tools.add_tag(file, tags.new())
             if self._storage.file(PUBLISHED) != base:
-                raise RepositoryError(
-                    "somebody else has published meanwhile, past all locks",
-                    hint="see who writes to the repository without cvmfs_server, and run again",
-                )
+                # "cvmfs_server resign" asks nobody.
+                raise ServerBusy("somebody else has published meanwhile, past all locks,")
             self._tools.sign(file)
 
     def show(self, root: Root) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import re
@@ -17,8 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RepositoryError
+from ...fs.locks import finishing
+from .feed import Feed
 from .opening import begun
-from .others import PUBLISHING_LOCK, TRANSACTION_FLAG, busy_words, holders, is_flocked, is_left_open
+from .others import (
+    COLLECTING_LOCK,
+    OTHERS_COLLECT,
+    PUBLISHING_LOCK,
+    TRANSACTION_FLAG,
+    busy_words,
+    holders,
+    is_flocked,
+    is_left_open,
+)
 from .settings import ServerSettings
 from .tar_writer import TarStream
 
@@ -28,20 +37,15 @@ TOKEN_VARIABLE = "DUCCMAKE_TRANSACTION"
 """Marks every process that a transaction of ours has started, in its environment."""
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./@%+:,=-]+")
-_POLL_SECONDS = 0.01
 _WATCH_SECONDS = 0.02
 _WORKER = "cvmfs_swissknif"  # as the kernel has its name
 _PIN = b"CVMFS_ROOT_HASH="
-_PIPE_BYTES = 1024 * 1024
 _AHEAD_BYTES = 64 * 1024 * 1024
-_JUNK = b"\xff" * 100
-"""Less than a block, and nothing that is read as one."""
 
 _LAST_LINES = 12
 _TELL_SECONDS = 5.0
 
 _MOUNTING = ("Remounting newly created", "Forcing remount", "forcefully remounted")
-_DONE = (*_MOUNTING, "done garbage collecting")
 
 
 class ServerFailed(RepositoryError):
@@ -54,7 +58,7 @@ class ServerFailed(RepositoryError):
     @property
     def is_committed(self) -> bool:
         """Whether it had done all that was asked for, and could only not mount that."""
-        return any(words in self.output for words in _DONE)
+        return any(words in self.output for words in _MOUNTING)
 
 
 class ServerBusy(ServerFailed):
@@ -115,6 +119,11 @@ class Server:
             else self._transaction_or_publication()
         )
 
+    def others_collect(self) -> str:
+        """The same of who checks what is stored, or deletes of it."""
+        is_locked = is_flocked(self.settings.spool / COLLECTING_LOCK)
+        return OTHERS_COLLECT if is_locked else ""
+
     def _transaction_or_publication(self) -> str:
         if self.transaction() is not None:
             return f"somebody has {self.describe_transaction()}"
@@ -140,6 +149,17 @@ class Server:
                 path.write_bytes(b"".join(kept))
         except OSError as error:
             log.warning("the mount may show an old revision: %s", error)
+
+    def unmount(self, times: int) -> None:
+        """Take away the mounts, of which there may be several upon one another."""
+        for mount in ("rw_lazy_umount", *["rdonly_lazy_umount"] * times):
+            with suppress(OSError):
+                subprocess.run(
+                    ["cvmfs_suid_helper", mount, self.settings.name],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    check=False,
+                )
 
     # --- calls ----------------------------------------------------------
 
@@ -248,10 +268,11 @@ class Server:
             finally:
                 os.close(answers)
                 os.close(ours)
-        try:
-            yield process
-        finally:
-            process.wait()
+        with finishing():
+            try:
+                yield process
+            finally:
+                process.wait()
 
     def _end_of(self, process: subprocess.Popen[bytes], command: str) -> int:
         """Wait for a command's end, and say who keeps it from mounting what it published."""
@@ -332,94 +353,3 @@ def processes(token: str) -> dict[int, str]:
                 if not name.startswith("cvmfs2") and state != "Z":
                     found[int(entry.name)] = name
     return found
-
-
-class Feed:
-    """The writing end of a FIFO that ``process`` is going to read.
-
-    cvmfs_server takes its time to open a transaction.  Up to ``ahead`` bytes are
-    kept until it reads; so long the rest need not wait.  ``opened`` is called then.
-    `BrokenPipeError` where the process has ended, or reads no more.
-    """
-
-    def __init__(
-        self,
-        fifo: Path,
-        process: subprocess.Popen[bytes],
-        opened: Callable[[], None],
-        *,
-        ahead: int = 0,
-    ) -> None:
-        self._fifo = fifo
-        self._process = process
-        self._opened = opened
-        self._ahead = ahead
-        self._kept: list[bytes | memoryview] = []
-        self._size = 0
-        self._descriptor = -1
-
-    def write(self, content: bytes | memoryview) -> None:
-        """Hand content over, or keep it until that is possible."""
-        if self._size + len(content) > self._ahead:
-            self.connect()
-        if self._try_to_connect():
-            self._write(content)
-        else:
-            self._kept.append(content)
-            self._size += len(content)
-
-    def connect(self) -> None:
-        """Wait until the process reads, and hand over what was kept."""
-        while not self._try_to_connect():
-            if self._process.poll() is not None:
-                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE), str(self._fifo))
-            time.sleep(_POLL_SECONDS)
-
-    def spoil(self) -> None:
-        """Leave the archive ending within a header, whatever it ended with: it cannot pass then."""
-        self._kept.clear()
-        with suppress(OSError):
-            self.connect()
-            self._write(_JUNK)
-
-    def close(self) -> None:
-        """Leave the FIFO; the process sees its end."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _try_to_connect(self) -> bool:
-        if self._descriptor >= 0:
-            return True
-        try:
-            self._descriptor = os.open(self._fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return False
-        os.set_blocking(self._descriptor, True)
-        with suppress(OSError):  # beyond what an unprivileged user may have
-            fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        # Who reads the archive has opened its transaction.
-        self._opened()
-        for content in self._kept:
-            self._write(content)
-        self._kept.clear()
-        return True
-
-    def _write(self, content: bytes | memoryview) -> None:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
-
-
-def spoil_archive(fifo: Path) -> bool:
-    """Have an ingest fail that waits for the rest of its archive; whether there is one."""
-    try:
-        descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    with suppress(OSError):
-        os.write(descriptor, _JUNK)
-    os.close(descriptor)
-    return True

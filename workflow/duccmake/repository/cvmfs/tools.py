@@ -21,6 +21,7 @@ from .settings import ServerSettings
 log = logging.getLogger(__name__)
 
 KEYS = Path("/etc/cvmfs/keys")
+_SWISSKNIFE = "cvmfs_swissknife"
 _TAGS_A_CALL = 100
 _FULL = re.compile(r"No space left|disk is full|\b(?:code|errno): 28\b")
 """What the programs say where the disk is full; 28 is the number of that error on Linux."""
@@ -73,6 +74,24 @@ class Tools:
         where = ["-u", settings.url, "-r", settings.upstream, "-t", str(self.directory)]
         self._swissknife("sign", *keys, "-n", name, *where, "-m", str(manifest), *options)
 
+    def collect_garbage(self, since: int) -> None:
+        """Delete what only revisions need from before some moment, in seconds since the epoch."""
+        settings = self._settings
+        whose = ["-n", settings.name, "-k", str(KEYS / f"{settings.name}.pub")]
+        where = ["-r", settings.url, "-u", settings.upstream, "-t", str(self.directory)]
+        options = settings.values.get("CVMFS_SERVER_FLAGS", "").split()
+        if log_file := settings.values.get("CVMFS_GC_DELETION_LOG"):
+            options += ["-L", log_file]
+        if settings.is_on("CVMFS_UPLOAD_STATS_DB"):
+            options.append("-I")
+        checksum = ["-R", str(settings.spool / "reflog.chksum")]
+        self._swissknife("gc", *whose, *where, *checksum, "-z", str(since), *options)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Store one of the files that are no objects."""
+        self.give_away(file)
+        self._run(_SWISSKNIFE, "upload", "-r", self._settings.upstream, "-i", str(file), "-o", name)
+
     def chroot(self, root: str) -> None:
         """Have this machine's mount show the revision of a root catalog, in hex."""
         self._run("cvmfs_talk", "-p", str(self._settings.spool / "cvmfs_io"), "chroot", root)
@@ -86,7 +105,7 @@ class Tools:
 
     def _swissknife(self, *arguments: str) -> None:
         proxy = self._settings.values.get("CVMFS_SERVER_PROXY", "")
-        self._run("cvmfs_swissknife", *arguments, *(("-@", proxy) if proxy else ()))
+        self._run(_SWISSKNIFE, *arguments, *(("-@", proxy) if proxy else ()))
 
     def _run(self, program: str, *arguments: str) -> None:
         path = shutil.which(program)

@@ -21,10 +21,12 @@ from typing import Any
 
 from ...errors import RepositoryError
 from ...fs.files import write_atomically
+from ...fs.locks import finishing, note_written
 from .claim import Claim
+from .feed import spoil_archive
 from .mount import Mount
 from .others import Patience
-from .server import Mark, Server, ServerBusy, ServerFailed, processes, spoil_archive
+from .server import Mark, Server, ServerBusy, ServerFailed, processes
 from .tar_writer import TarStream
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,6 @@ _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 60.0
 _HINT = "wait until it is done, then run again"
 
-_GC_TRIES = 3
-_GC_FAILED = "garbage collection failed"
 _ENDED = "is not in a transaction"
 
 
@@ -101,78 +101,62 @@ class Transactions:
 
         self._attempt(work)
 
-    def alone(self, work: Callable[[], None]) -> None:
+    def alone(self, work: Callable[[], None], *, collecting: bool = False) -> None:
         """Do ``work`` while nobody else publishes, or does anything with the repository.
 
-        What it has published is mounted then.  Raises what it raises, and
-        `RepositoryLocked` where somebody else is at work for too long.
+        What it has published is mounted then; who is ``collecting`` garbage publishes
+        nothing.  Raises what it raises, and `RepositoryLocked` where somebody else is at
+        work for too long.
         """
         patience = self._patience()
         claim = Claim(self.server.settings)
         while True:
-            while self._is_anybody_at_work(patience):
+            while self._is_anybody_at_work(patience, collecting=collecting):
                 pass
             try:
-                with claim.held():
-                    work()
+                with finishing():
+                    self._claimed(claim, work, collecting=collecting)
+                    note_written()
             except ServerBusy as error:
-                self._give_up(claim)
                 patience.wait(error.found, _HINT)
-            except BaseException:
-                self._give_up(claim)
-                raise
             else:
-                try:
-                    self._give_up(claim)
-                except RepositoryError as error:
-                    # It is published; the next run mounts it.
-                    log.warning("what was published is not mounted here: %s", error)
                 return
+
+    def _claimed(self, claim: Claim, work: Callable[[], None], *, collecting: bool = False) -> None:
+        """Do ``work`` in a transaction that is our claim, and end that."""
+        try:
+            with claim.collecting() if collecting else claim.held():
+                work()
+        except BaseException:
+            self._give_up(claim)
+            raise
+        try:
+            self._give_up(claim)
+        except RepositoryError as error:
+            # It is published; the next run mounts it.
+            log.warning("what was published is not mounted here: %s", error)
 
     def _give_up(self, claim: Claim) -> None:
         """End a transaction that is our claim, and mount what is published."""
         if claim.is_ours():
-            self._patiently("abort", "-f", self.server.settings.name, token=claim.token)
+            self._abort(claim.token)
         claim.forget()
-
-    def collect_garbage(self, since: str = "") -> None:
-        """Free the storage of what no revision has any more.
-
-        Revisions since some moment, in words for date(1), are kept; otherwise those that
-        ``cvmfs_server gc`` keeps.
-        """
-        options = ["-t", since] if since else []
-
-        def work(transaction: Transaction) -> None:
-            with self.mount.changing():
-                self.server.run(
-                    "gc",
-                    "-f",
-                    *options,
-                    self.server.settings.name,
-                    token=transaction.token,
-                    opened=transaction.look,
-                )
-
-        for tries in reversed(range(_GC_TRIES)):
-            try:
-                self._attempt(work)
-            except ServerFailed as error:
-                # Who begins something at the same moment can change what it goes through.
-                if _GC_FAILED not in error.output or not tries:
-                    raise
-                log.warning("%s; trying again", error)
-            else:
-                return
 
     def mount_again(self) -> None:
         """Mount the repository where it is not: whoever publishes does so at the end."""
         patience = self._patience()
-        while not self.mount.is_there:
+        dead = self.mount.is_dead
+        if dead:
+            log.warning("%s, and is mounted again", self.mount.death)
+        while dead or not self.mount.is_there:
             if self._is_anybody_at_work(patience):
                 continue
             try:
-                self.server.run("mount", self.server.settings.name)
+                if dead:
+                    with finishing():
+                        self._claimed(Claim(self.server.settings), lambda: None)
+                else:
+                    self.server.run("mount", self.server.settings.name)
             except ServerBusy as error:
                 patience.wait(error.found, _HINT)
             else:
@@ -188,41 +172,52 @@ class Transactions:
         while True:
             while self._is_anybody_at_work(patience):
                 pass
-            transaction = Transaction(self.server, self._journal)
+            with finishing():
+                busy = self._tried(work)
+            if busy is None:
+                return
+            patience.wait(busy.found, _HINT)
+
+    def _tried(self, work: Callable[[Transaction], None]) -> ServerBusy | None:
+        """Do ``work`` unless somebody else is faster; what that one does."""
+        transaction = Transaction(self.server, self._journal)
+        try:
+            work(transaction)
+        except ServerBusy as error:
+            if error.opened:
+                transaction.look()
+            if transaction.mark is not None:
+                self._abort_if(transaction.mark)
+            # What is open now is theirs; a gateway does not even show it here.
+            self._journal.unlink(missing_ok=True)
+            return error
+        except Exception as error:
+            committed = isinstance(error, ServerFailed) and error.is_committed
+            # What was killed may have left processes that go on, and hold a lock.
+            mark = self._end(transaction.token) or transaction.mark
+            self._abort_if(mark)
+            if not committed:
+                raise
+            # Somebody had looked into the mount at that moment.
+            log.warning("what was asked for is done, although %s", error)
             try:
-                work(transaction)
-            except ServerBusy as error:
-                if error.opened:
-                    transaction.look()
-                if transaction.mark is not None:
-                    self._abort_if(transaction.mark)
-                # What is open now is theirs; a gateway does not even show it here.
-                self._journal.unlink(missing_ok=True)
-                patience.wait(error.found, _HINT)
-            except Exception as error:
-                committed = isinstance(error, ServerFailed) and error.is_committed
-                # What was killed may have left processes that go on, and hold a lock.
-                mark = self._end(transaction.token) or transaction.mark
-                self._abort_if(mark)
-                if not committed:
-                    raise
-                # Somebody had looked into the mount at that moment.
-                log.warning("what was asked for is done, although %s", error)
-                try:
-                    self.mount_again()
-                except RepositoryError as failure:
-                    log.warning("what is published is not mounted here: %s", failure)
-                return
-            else:
-                self._journal.unlink(missing_ok=True)
-                return
+                self.mount_again()
+            except RepositoryError as failure:
+                log.warning("what is published is not mounted here: %s", failure)
+        else:
+            self._journal.unlink(missing_ok=True)
+        note_written()
+        return None
 
     def _patience(self, least: float = 0.0) -> Patience:
         return Patience(self.server.settings, max(self._seconds, least))
 
-    def _is_anybody_at_work(self, patience: Patience) -> bool:
-        """Whether somebody else publishes, who was waited for for a moment then."""
-        at_work = self.server.others_work()
+    def _is_anybody_at_work(self, patience: Patience, *, collecting: bool = False) -> bool:
+        """Whether somebody else publishes, who was waited for for a moment then.
+
+        Who is ``collecting`` garbage waits for who reads all that is stored as well.
+        """
+        at_work = self.server.others_work() or (collecting and self.server.others_collect())
         if at_work:
             name = self.server.settings.name
             patience.wait(
@@ -232,6 +227,12 @@ class Transactions:
                 else _HINT,
             )
         return bool(at_work)
+
+    def _abort(self, token: str = "") -> None:
+        """Abort a transaction of ours, which mounts what is published."""
+        if self.mount.is_dead:
+            self.server.unmount(self.mount.count)
+        self._patiently("abort", "-f", self.server.settings.name, token=token)
 
     def _patiently(self, *arguments: str, token: str = "") -> None:
         """End a transaction of ours, once nobody else holds what that takes."""
@@ -271,7 +272,7 @@ class Transactions:
     def _abort_if(self, mark: Mark | None) -> None:
         if mark is not None and self.server.transaction() == mark:
             try:
-                self._patiently("abort", "-f", self.server.settings.name)
+                self._abort()
             except ServerFailed as error:
                 if _ENDED not in error.output:  # by itself, a moment before
                     raise

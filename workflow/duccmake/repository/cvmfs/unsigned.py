@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ...cvmfs.names import HASH_BYTES, Kind
 from ...cvmfs.storage import PUBLISHED, REFERENCES, NotThere, Storage
 from ...errors import RepositoryError
 from ...fs.files import write_atomically
+from .transaction import Transactions
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ class Unsigned:
         elif left != noted:
             write_atomically(self._file, "".join(f"{name}\n" for name in sorted(left)).encode())
 
-    def free(self, storage: Storage, alone: Callable[[Callable[[], None]], None]) -> None:
-        """Delete those that no revision has; ``alone`` does work while nobody else publishes.
+    def free(self, storage: Storage, transactions: Transactions) -> None:
+        """Delete those that no revision has, while nobody else publishes.
 
         `RepositoryError` where not all revisions can be read; nothing is deleted then.
         """
@@ -90,7 +91,7 @@ class Unsigned:
             self.forget(names)
             log.info("freed %d objects of revisions that were never published", len(left))
 
-        alone(work)
+        transactions.alone(work, collecting=True)
 
 
 class _Needed:
