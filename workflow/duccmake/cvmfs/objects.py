@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from ..errors import RepositoryError
@@ -54,6 +55,20 @@ class Objects:
             self._write(name, stored)
             self.names[name] = len(stored)
         return digest
+
+    def take(self, name: str, file: Path) -> None:
+        """Add an object that is stored in a file elsewhere: as one more link, or as a copy."""
+        if name in self.names:
+            return
+        try:
+            self.path(name).hardlink_to(file)
+        except FileExistsError:  # another process has made it
+            pass
+        except OSError:  # it is on another file system, or somebody else's
+            with file.open("rb") as source, mmap(source.fileno(), 0, access=ACCESS_READ) as stored:
+                with memoryview(stored) as view:
+                    self._write(name, view)
+        self.names[name] = self.path(name).stat().st_size
 
     def file(self, pieces: Iterable[Bytes], size: int) -> Content:
         """Add the objects of a file of ``size`` bytes.
