@@ -26,10 +26,10 @@ CREATE TABLE entered (place BLOB PRIMARY KEY, catalog TEXT NOT NULL) WITHOUT ROW
 """
 
 _SECONDS = 10.0
-"""So long others' changes are waited for."""
+"""So long somebody else who enters something is waited for."""
 
 _ROWS = 10_000
-"""So many are entered before others can look again."""
+"""So many are entered at once."""
 
 _DAMAGED = frozenset(
     {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
@@ -39,14 +39,15 @@ _DAMAGED = frozenset(
 class KnownContent(Closing):
     """The index in a file, for looking something up; to be closed.
 
-    A file that is not there, or damaged, knows nothing.
+    A file that is not there, or damaged, knows nothing.  Nor does it wait for who enters
+    something meanwhile: what it finds then may be wrong, as all may be.
     """
 
     def __init__(self, path: Path) -> None:
         self._db: sqlite3.Connection | None = None
         with suppress(sqlite3.Error):
-            uri = f"{path.resolve().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_SECONDS)
+            uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
 
     def objects(self, sha256: str) -> tuple[bytes, ...]:
         """The hashes of the objects that may be content of that digest, in hex, in order."""
@@ -107,7 +108,9 @@ class KnownContentWriter(Closing):
             waiting = iter(contents)
             while some := list(islice(waiting, _ROWS)):
                 self._enter(some)
-            self._db.execute("REPLACE INTO entered (place, catalog) VALUES (?, ?)", (place, catalog))
+            self._db.execute(
+                "REPLACE INTO entered (place, catalog) VALUES (?, ?)", (place, catalog)
+            )
         except sqlite3.Error as error:
             if _is_damaged(error):
                 self._discard()
@@ -126,7 +129,7 @@ class KnownContentWriter(Closing):
             if not db.execute("SELECT 1 FROM sqlite_schema").fetchone():
                 db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             for table in ("known", "large", "entered"):
-                db.execute(f"SELECT * FROM {table} LIMIT 1")  # noqa: S608
+                db.execute(f"SELECT * FROM {table} LIMIT 1")
         except sqlite3.Error:
             db.close()
             raise
@@ -141,7 +144,9 @@ class KnownContentWriter(Closing):
                     sizes.add((content.size,))
         self._db.execute("BEGIN IMMEDIATE")
         with self._db:
-            self._db.executemany("REPLACE INTO known (content, objects) VALUES (?, ?)", sorted(rows))
+            self._db.executemany(
+                "REPLACE INTO known (content, objects) VALUES (?, ?)", sorted(rows)
+            )
             self._db.executemany("INSERT OR IGNORE INTO large (size) VALUES (?)", sizes)
 
     def _discard(self) -> None:

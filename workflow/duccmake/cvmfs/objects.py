@@ -56,18 +56,22 @@ class Objects:
             self.names[name] = len(stored)
         return digest
 
-    def take(self, name: str, file: Path) -> None:
+    def take(self, name: str, file: str) -> None:
         """Add an object that is stored in a file elsewhere: as one more link, or as a copy."""
         if name in self.names:
             return
+        target = f"{self.directory}/{name}"
         try:
-            self.path(name).hardlink_to(file)
+            os.link(file, target)
         except FileExistsError:  # another process has made it
             pass
         except OSError:  # it is on another file system, or somebody else's
-            with file.open("rb") as source, mmap(source.fileno(), 0, access=ACCESS_READ) as stored:
-                with memoryview(stored) as view:
-                    self._write(name, view)
+            with (
+                open(file, "rb") as source,
+                mmap(source.fileno(), 0, access=ACCESS_READ) as stored,
+                memoryview(stored) as view,
+            ):
+                self._write(name, view)
         self.names[name] = self.path(name).stat().st_size
 
     def file(self, pieces: Iterable[Bytes], size: int) -> Content:

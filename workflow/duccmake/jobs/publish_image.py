@@ -17,8 +17,8 @@ from ..planning.model import PlannedImage, PlannedLayer
 from ..planning.pending import why_pending
 from ..products import IN_REPOSITORY, Product
 from ..repository.model import ChangeSet, ImageRecord, Keep, StagedImage, StagedLayer
-from ..repository.protocol import Repository
 from ..repository.open import open_staging
+from ..repository.protocol import Repository
 from ..repository.settings import BatchSettings, RepositorySettings
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,11 @@ compressed."""
 
 _SPOOL = ".new-spool"
 
+NO_FILE = -1
+"""In the place of a file's number: nothing needs the object."""
+
 Made = tuple[int, int, int, str, bytes]
-"""A file's number, offset and size of what was compressed, the kind, and the hash."""
+"""A file's number, offset and size of what an object has of it, the kind, and the hash."""
 
 
 class Compressor:
@@ -40,7 +43,7 @@ class Compressor:
         self, directory: Path, codec: Codec, known: Known | None, memory: memoryview
     ) -> None:
         self._objects = Objects(directory, codec)
-        self._known = known and KnownObjects(known)
+        self._known = KnownObjects(known) if known else None
         self._memory = memory
         self._waiting = bytearray()
         self._made: list[Made] = []
@@ -60,9 +63,12 @@ class Compressor:
 
     def take(self, file: int, spooled: str, sha256: str) -> bool:
         """Take the objects of a file whose content is in another one; whether they are known."""
-        with open(spooled, "rb") as source, mmap(source.fileno(), 0, access=ACCESS_READ) as content:
-            with memoryview(content) as view:
-                return self._take(file, view, sha256)
+        with (
+            open(spooled, "rb") as source,
+            mmap(source.fileno(), 0, access=ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
+            return self._take(file, view, sha256)
 
     def made(self) -> list[Made]:
         """All objects that were made."""
@@ -77,9 +83,10 @@ class Compressor:
     def _take(self, file: int, content: Bytes, sha256: str) -> bool:
         if self._known is None:
             return False
-        taken = self._known.take(sha256, content, self._objects)
-        self._made += [(file, at, size, str(kind), digest) for at, size, kind, digest in taken]
-        return bool(taken)
+        taken, is_whole = self._known.take(sha256, content, self._objects)
+        number = file if is_whole else NO_FILE
+        self._made += [(number, at, size, str(kind), digest) for at, size, kind, digest in taken]
+        return is_whole
 
 
 class Compressors(Closing):
@@ -95,7 +102,7 @@ class Compressors(Closing):
         make = partial(Compressor, directory, codec, known)
         self._writers = [Writer(make) for _ in range(count)]
         self._spool = directory / _SPOOL
-        self._known = known and KnownContent(known.index)
+        self._known = KnownContent(known.index) if known else None
         self._given = [0] * count
         self._stack = ExitStack()
         self._open = self._writers[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
@@ -39,56 +40,62 @@ class KnownObjects(Closing):
         """Let go of the index."""
         self._index.close()
 
-    def take(self, sha256: str, content: Bytes, objects: Objects) -> list[Taken]:
-        """Add the objects of content to ``objects``; empty where these are not all there.
+    def take(self, sha256: str, content: Bytes, objects: Objects) -> tuple[list[Taken], bool]:
+        """Add the objects of content to ``objects``; those that were, and whether that is all.
 
         Each is read, and has to be what its name says and to have its part of the content.
         """
         taken: list[Taken] = []
         try:
             with memoryview(content) as view:
-                taken = self._compared(self._index.objects(sha256), view)
-            for _, _, kind, digest in taken:
-                name = object_name(digest, kind)
-                objects.take(name, self._storage / storage_path(name))
+                found = self._compared(self._index.objects(sha256), view)
+            for each in found:
+                _, _, kind, digest = each
+                objects.take(object_name(digest, kind), self._path(digest, kind))
+                taken.append(each)
         except (OSError, RepositoryError, _Other):
             # Garbage collection was there, or somebody else, or it never was true.
-            return []
-        return taken
+            return taken, False
+        return taken, bool(taken)
 
     def _compared(self, hashes: Sequence[bytes], content: memoryview) -> list[Taken]:
         kind = Kind.CHUNK if len(hashes) > 1 else Kind.FILE
         found, at = [], 0
         for digest in hashes:
-            file = self._storage / storage_path(object_name(digest, kind))
-            with content[at:] as rest:
-                size = _compared(file, digest, rest)
+            size = _compared(self._path(digest, kind), digest, content, at)
             found.append((at, size, kind, digest))
             at += size
         if at != len(content):
             raise _Other
         return found
 
+    def _path(self, digest: bytes, kind: Kind) -> str:
+        return f"{self._storage}/{storage_path(object_name(digest, kind))}"
+
 
 class _Other(Exception):
     """An object that has something else in it."""
 
 
-def _compared(file: Path, digest: bytes, content: memoryview) -> int:
-    """How many bytes an object has of what content begins with; `_Other` where not so."""
+def _compared(file: str, digest: bytes, content: memoryview, begin: int) -> int:
+    """How many bytes an object has of content, from ``begin`` on; `_Other` where not so."""
     hashed = sha1(usedforsecurity=False)
-
-    def stored() -> Iterator[bytes]:
-        with file.open("rb", buffering=0) as source:
-            while piece := source.read(_PIECE):
-                hashed.update(piece)
-                yield piece
-
-    at = 0
-    for piece in decompressed(stored()):
-        if content[at : at + len(piece)] != piece:
-            raise _Other
-        at += len(piece)
-    if not at or hashed.digest() != digest:
+    at = begin
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for piece in decompressed(_stored(descriptor, hashed.update)):
+            # Views would be compared byte by byte.
+            if bytes(content[at : at + len(piece)]) != piece:
+                raise _Other
+            at += len(piece)
+    finally:
+        os.close(descriptor)
+    if at == begin or hashed.digest() != digest:
         raise _Other
-    return at
+    return at - begin
+
+
+def _stored(descriptor: int, seen: Callable[[bytes], object]) -> Iterator[bytes]:
+    while piece := os.read(descriptor, _PIECE):
+        seen(piece)
+        yield piece

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..cvmfs.names import HASH_BYTES, Kind, object_name
 from ..cvmfs.objects import CHUNK, CHUNK_ABOVE, names_of
 from ..cvmfs.rows import Chunk, Content
-from .compressors import Compressors
+from .compressors import NO_FILE, Compressors
 from .place import PIECE, ROOT, Attributes, Lost
 from .tar import Member
 
@@ -51,6 +51,8 @@ class ObjectPlace:
         chunks: dict[int, list[Chunk]] = {}
         for file, offset, size, kind, digest in self._compressors.made():
             self._unused.add(object_name(digest, Kind(kind)))
+            if file == NO_FILE:
+                continue
             if kind == Kind.CHUNK:
                 chunks.setdefault(file, []).append(Chunk(offset, size, digest))
             else:
