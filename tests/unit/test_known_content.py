@@ -94,7 +94,8 @@ def content_of(layer: Path) -> dict[bytes, bytes]:
     staged = StagedCatalogs.read(layer)
     contents = staged.contents()
     needed = contents.objects() | {object_name(hash_of(Codec().compress(b"")), Kind.FILE)}
-    there = {name for name in os.listdir(layer / OBJECTS) if not name.endswith(Kind.CATALOG)}
+    there = {path.name for path in (layer / OBJECTS).iterdir()}
+    there = {name for name in there if not name.endswith(Kind.CATALOG)}
     manifest = object_name(staged.manifest.hash or b"", Kind.FILE)
     assert there == needed | {manifest}
     return {
