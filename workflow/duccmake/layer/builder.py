@@ -279,6 +279,11 @@ class Staging:
                 (node, False) for node in directory.entries.values() if isinstance(node, Directory)
             ]
 
+    def forget(self) -> None:
+        """Let go of the tree, which its directories would keep in memory for longer."""
+        self.root.entries.clear()
+        self.spelled.clear()
+
     def _finish_directory(self, directory: Directory) -> None:
         hidden = _missing(directory.whiteouts or (), directory.entries)
         directory.lost = self._place.finish_directory(

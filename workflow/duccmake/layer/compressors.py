@@ -27,6 +27,9 @@ _MOST = 3
 """More than that wait for the one that reads, and each holds an object twice, as it is and
 compressed."""
 
+_SOME = 10_000
+"""Of so many objects it is told at once what they are."""
+
 _SPOOL = ".new-spool"
 
 NO_FILE = -1
@@ -71,8 +74,10 @@ class Compressor:
             return self._take(file, view, sha256)
 
     def made(self) -> list[Made]:
-        """All objects that were made."""
-        return self._made
+        """Some of the objects that were made, each once; empty when those were all."""
+        some = self._made[-_SOME:]
+        del self._made[-_SOME:]
+        return some
 
     def _make(self, file: int, offset: int, kind: Kind, content: Bytes, sha256: str) -> None:
         if sha256 and self._take(file, content, sha256):
@@ -166,7 +171,8 @@ class Compressors(Closing):
         for writer in self._writers:
             writer.flush()
         for writer in self._writers:
-            yield from writer.ask(Compressor.made)
+            while some := writer.ask(Compressor.made):
+                yield from some
 
     def _least_busy(self, size: int) -> Writer[Compressor]:
         index = self._given.index(min(self._given))

@@ -165,6 +165,7 @@ def _unpack(
     manifest = partial / ".metadata" / "tree.mtree"
     entries = write_manifest(manifest, staging.root, digest, account)
     lost = staging.losses()
+    staging.forget()
     summary = {
         "format": LAYER_FORMAT,
         "digest": str(digest),
