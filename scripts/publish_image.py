@@ -6,12 +6,12 @@ from pathlib import Path
 
 import duccmake.jobs.start  # noqa: F401
 from duccmake.jobs.job import running
-from duccmake.jobs.publish_image import publish_ready
+from duccmake.jobs.publish_image import learn, publish_ready
 from duccmake.planning.plan import keeping
 from duccmake.repository.open import open_repository
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
-from duccmake.workspace.results import content_store
+from duccmake.workspace.results import content_store, known_content
 
 log, output, repository, name, *inputs = sys.argv[1:]
 with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as job:
@@ -31,3 +31,4 @@ with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as jo
         )
     job.published(image)
     Path(output).write_text(json.dumps(record.to_json(), indent=1) + "\n")
+    learn(job.config.repository, repository, known_content(repository))

@@ -10,7 +10,7 @@ from duccmake.products import Product
 from duccmake.repository.open import open_staging
 from duccmake.workspace.event_log import Action
 from duccmake.workspace.reports import Rule
-from duccmake.workspace.results import partial_layer
+from duccmake.workspace.results import known_content, partial_layer
 
 log, output, repository, key, blob = sys.argv[1:]
 with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
@@ -26,7 +26,7 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             digest=digest,
             partial=partial_layer(repository, key),
             diff_algorithms=job.plan.diff_algorithms(key),
-            catalogs=staging.layer(digest) if staging else None,
+            catalogs=staging.layer(digest, known_content(repository)) if staging else None,
             split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
         )

@@ -21,7 +21,11 @@ import pytest
 import yaml
 
 from duccmake.demo.images import Image
-from duccmake.repository.cvmfs.backend import CvmfsRepository
+from duccmake.jobs.publish_image import learn
+from duccmake.layer.known_objects import Known
+from duccmake.repository.cvmfs.staging import Staging
+from duccmake.repository.model import StagedImage
+from duccmake.repository.settings import RepositorySettings
 from support.cvmfs_repositories import Real, real_repositories, why_not_real
 from support.images import Layer, LayerBuilder, push
 from support.pipeline import change_set, stage
@@ -177,20 +181,36 @@ def test_an_image_that_is_built_anew_against_a_bare_ingest(
     staging, name = tmp_path / "staging", "localhost/team/one:1"
     before = stage(name, _image(layers, "one"), staging, catalogs=True)
     anew = {each: _with_one_more(layers[each]) for each in IMAGES["one"]}
-    after = stage(name, _image(anew, "one"), staging, catalogs=True)
     tar = _distinct_bytes({each: layers[each] for each in IMAGES["one"]}, tmp_path)
-    ours, bare = [], []
-    for _ in range(ROUNDS):
+    ours, published, entered, unknown, bare = [], [], [], [], []
+    for turn in range(ROUNDS):
         bare.append(_bare_ingest(tar))
-        repository = _repository().open()
+        real = _repository()
+        repository, index = real.open(), tmp_path / f"known-{turn}.sqlite"
         with repository.lock():
             repository.publish(change_set([before], staging))
+        settings = RepositorySettings("cvmfs")
+        entered.append(_timed(lambda s=settings, r=real, i=index: learn(s, r.name, i)))
+        known = Staging(settings, real.name).layer(before.layers[0], index).known
+        place = tmp_path / f"anew-{turn}"
 
-            def publish(repository: CvmfsRepository = repository) -> None:
-                repository.publish(change_set([after], staging))
+        def staged(place: Path, known: Known | None) -> StagedImage:
+            return stage(name, _image(anew, "one"), place, catalogs=True, known=known)
 
-            ours.append(_timed(publish))
-    _told("Publishing an image that was built anew", ours, {"bare ingest": bare})
+        unknown.append(_timed(lambda p=place: staged(p / "unknown", None)))
+        after: list[StagedImage] = []
+        taken = _timed(lambda p=place, k=known, a=after: a.append(staged(p / "known", k)))
+
+        def publish(repository=repository, after=after, place=place) -> None:
+            with repository.lock():
+                repository.publish(change_set(after, place / "known"))
+
+        published.append(_timed(publish))
+        ours.append(taken + published[-1])
+        shutil.rmtree(place)
+    peers = {"bare ingest": bare, "publishing alone": published}
+    peers |= {"staging without the index": unknown, "filling the index": entered}
+    _told("Staging, layer by layer, and publishing an image built anew", ours, peers)
 
 
 def test_whole_runs_against_ducc_and_a_bare_ingest(

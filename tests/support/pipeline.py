@@ -23,6 +23,7 @@ from duccmake.layer.catalogs import (
     write_catalogs,
 )
 from duccmake.layer.flatten import FlatTree, LayerTree, flatten
+from duccmake.layer.known_objects import Known
 from duccmake.layer.limits import UnpackLimits
 from duccmake.layer.measured import Measured
 from duccmake.layer.unpack import UnpackedLayer, unpack_layer
@@ -47,7 +48,12 @@ def digest_of(content: bytes) -> Digest:
 
 
 def unpack(
-    layer: Layer, base: Path, limits: UnpackLimits | None = None, *, catalogs: bool = False
+    layer: Layer,
+    base: Path,
+    limits: UnpackLimits | None = None,
+    *,
+    catalogs: bool = False,
+    known: Known | None = None,
 ) -> UnpackedLayer:
     """Unpack a layer into ``base/layer``, as a tree or as objects and ``catalogs``."""
     base.mkdir(parents=True, exist_ok=True)
@@ -57,15 +63,16 @@ def unpack(
         blob,
         base,
         digest=layer.digest,
-        catalogs=_form(LAYOUT.layerfs(layer.digest)) if catalogs else None,
+        catalogs=_form(LAYOUT.layerfs(layer.digest), known) if catalogs else None,
         split=True,
         limits=limits,
     )
 
 
-def _form(path: PurePosixPath) -> CatalogForm:
+def _form(path: PurePosixPath, known: Known | None = None) -> CatalogForm:
     """How a tree is staged that will be at ``path`` of a repository."""
-    return CatalogForm(os.fsencode(LAYOUT.seen(path)), Keeping(), FAST, secrets.token_hex(4))
+    at, salt = os.fsencode(LAYOUT.seen(path)), secrets.token_hex(4)
+    return CatalogForm(at, Keeping(), FAST, salt, known)
 
 
 def unpack_blob(blob: bytes, base: Path, limits: UnpackLimits | None = None) -> UnpackedLayer:
@@ -82,13 +89,15 @@ def measured_of(layer: Layer) -> Measured:
     return Measured(layer.digest, len(layer.blob), (layer.diff_id,), len(layer.tar), number)
 
 
-def flattened(layers: Sequence[Layer], base: Path, *, catalogs: bool = False) -> FlatTree:
+def flattened(
+    layers: Sequence[Layer], base: Path, *, catalogs: bool = False, known: Known | None = None
+) -> FlatTree:
     """Unpack layers and flatten them, with nothing generated."""
     trees = []
     for layer in layers:
         directory = base / layer.digest.hex
         if not directory.exists():
-            unpack(layer, directory, catalogs=catalogs)
+            unpack(layer, directory, catalogs=catalogs, known=known)
         manifest = directory / "layer" / ".metadata" / "tree.mtree"
         trees.append(LayerTree(layer.digest, manifest.read_bytes()))
     return flatten(trees)
@@ -117,13 +126,14 @@ def stage(
     products: tuple[str, ...] = ("layers", "flat"),
     *,
     catalogs: bool = False,
+    known: Known | None = None,
 ) -> StagedImage:
     """An image of that name that is ready to be published, its layers in ``staging`` too.
 
-    CernVM-FS takes what is staged with its ``catalogs``.
+    CernVM-FS takes what is staged with its ``catalogs``; it has what is ``known`` already.
     """
     path = staging / image.digest.hex
-    flattened(image.layers, staging, catalogs=catalogs).write(path)
+    flattened(image.layers, staging, catalogs=catalogs, known=known).write(path)
     if catalogs:
         _write_flat_catalogs(path, image, staging)
     return staged(name, image, path, products)

@@ -9,6 +9,8 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from ..errors import RepositoryError
@@ -31,29 +33,49 @@ _PIECE = 1024 * 1024
 class Objects:
     """The objects in ``directory``, which is there; more than one thread may `put`.
 
-    ``names`` says of each how many bytes are stored.  What has an object's name is
-    that object, whole: it gets the name last.  Raises `OSError`.
+    What has an object's name is that object, whole: it gets the name last.  Raises `OSError`.
     """
 
     def __init__(self, directory: Path, codec: Codec | None = None) -> None:
         self.directory = directory
         self._codec = codec or Codec()
         self._numbers = itertools.count()
-        self.names: dict[str, int] = {}
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if _NAME.fullmatch(entry.name):
-                    self.names[entry.name] = entry.stat(follow_symlinks=False).st_size
+
+    @cached_property
+    def names(self) -> dict[str, int]:
+        """How many bytes are stored of each object, by name."""
+        with os.scandir(self.directory) as entries:
+            return {
+                entry.name: entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+                if _NAME.fullmatch(entry.name)
+            }
 
     def put(self, content: Bytes, kind: Kind = Kind.FILE) -> bytes:
         """Add the object with that content; its hash."""
         stored = self._codec.compress(content)
         digest = hash_of(stored)
         name = object_name(digest, kind)
-        if name not in self.names:
+        if not self.path(name).exists():
             self._write(name, stored)
-            self.names[name] = len(stored)
+        self._note(name, len(stored))
         return digest
+
+    def take(self, name: str, file: str) -> None:
+        """Add an object that is stored in a file elsewhere: as one more link, or as a copy."""
+        target = f"{self.directory}/{name}"
+        try:
+            os.link(file, target)
+        except FileExistsError:  # another process has made it
+            pass
+        except OSError:  # it is on another file system, or somebody else's
+            with (
+                open(file, "rb") as source,
+                mmap(source.fileno(), 0, access=ACCESS_READ) as stored,
+                memoryview(stored) as view,
+            ):
+                self._write(name, view)
+        self._note(name, self.path(name).stat().st_size)
 
     def file(self, pieces: Iterable[Bytes], size: int) -> Content:
         """Add the objects of a file of ``size`` bytes.
@@ -95,7 +117,13 @@ class Objects:
     def remove(self, name: str) -> None:
         """Remove an object that nothing needs."""
         self.path(name).unlink()
-        del self.names[name]
+        if "names" in self.__dict__:
+            del self.names[name]
+
+    def _note(self, name: str, size: int) -> None:
+        # Who makes hundreds of thousands of objects need not remember them all.
+        if "names" in self.__dict__:
+            self.names[name] = size
 
     def _pieces(self, name: str) -> Iterator[bytes]:
         try:

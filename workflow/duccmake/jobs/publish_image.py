@@ -17,10 +17,14 @@ from ..planning.model import PlannedImage, PlannedLayer
 from ..planning.pending import why_pending
 from ..products import IN_REPOSITORY, Product
 from ..repository.model import ChangeSet, ImageRecord, Keep, StagedImage, StagedLayer
+from ..repository.open import open_staging
 from ..repository.protocol import Repository
-from ..repository.settings import BatchSettings
+from ..repository.settings import BatchSettings, RepositorySettings
 
 logger = logging.getLogger(__name__)
+
+_LEARNING_SECONDS = 10.0
+"""A new index of a large repository takes minutes, which those who wait for a run are spared."""
 
 
 def publish_ready(
@@ -64,6 +68,17 @@ def publish_ready(
             hint="see whether somebody else writes to it",
         )
     return record
+
+
+def learn(settings: RepositorySettings, repository: str, index: Path) -> None:
+    """Have layers that are staged later know by ``index`` what content is published."""
+    staging = open_staging(settings, repository)
+    if staging is None:
+        return
+    try:
+        staging.learn(index, _LEARNING_SECONDS)
+    except (DuccmakeError, OSError) as error:
+        logger.warning("what was published is there, but will be compressed again: %s", error)
 
 
 @dataclass(slots=True)

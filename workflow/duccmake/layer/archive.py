@@ -170,23 +170,19 @@ class Unpacker:
         if member.size <= PIECE and member.extents is None and not may_lose(member):
             content = reader.small_content()
             if content is not None:
-                staging.make_file(parent, name, member, content)
                 sha256 = _SHA256.copy()
                 sha256.update(content)
+                digest = sha256.hexdigest()
+                staging.make_file(parent, name, member, content, digest)
                 return plain_file_rest(
-                    member.mode,
-                    member.uid,
-                    member.gid,
-                    member.mtime_ns,
-                    member.size,
-                    sha256.hexdigest(),
+                    member.mode, member.uid, member.gid, member.mtime_ns, member.size, digest
                 )
         staging.open_file(parent, name, member)
         if member.extents is None:
             digest = _write_pieces(staging, reader)
         else:
             digest = _write_sparse(staging, member, member.extents, reader, self._account)
-        lost = staging.close_file(member)
+        lost = staging.close_file(member, digest)
         return _rest(member, lost, sha256=digest)
 
 

@@ -177,12 +177,17 @@ class Staging:
         return directory
 
     def make_file(
-        self, parent: Directory, name: bytes, member: Member, content: bytes | memoryview
+        self,
+        parent: Directory,
+        name: bytes,
+        member: Member,
+        content: bytes | memoryview,
+        sha256: str,
     ) -> None:
-        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `PIECE` bytes, without holes and xattrs; its digest is known."""
         if name in parent.entries:
             self.remove(parent, name)
-        self._place.make_file(parent.number, name, member, content)
+        self._place.make_file(parent.number, name, member, content, sha256)
 
     def open_file(self, parent: Directory, name: bytes, member: Member) -> None:
         """Make an empty file for `write` and `seek`, up to `close_file`."""
@@ -273,6 +278,11 @@ class Staging:
             stack += [
                 (node, False) for node in directory.entries.values() if isinstance(node, Directory)
             ]
+
+    def forget(self) -> None:
+        """Let go of the tree, which its directories would keep in memory for longer."""
+        self.root.entries.clear()
+        self.spelled.clear()
 
     def _finish_directory(self, directory: Directory) -> None:
         hidden = _missing(directory.whiteouts or (), directory.entries)

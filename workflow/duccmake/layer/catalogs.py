@@ -22,6 +22,7 @@ from ..cvmfs.objects import Objects, names_of
 from ..cvmfs.rows import EXTERNAL, HASH_BITS, Chunk, Content
 from ..cvmfs.trees import Contents, Tree, write_tree
 from ..errors import RepositoryError
+from .known_objects import Known
 
 CATALOG = "catalog.json"
 OBJECTS = "objects"
@@ -47,6 +48,7 @@ class CatalogForm:
     keeping: Keeping
     codec: Codec
     salt: str = ""
+    known: Known | None = None
 
 
 def write_catalogs(

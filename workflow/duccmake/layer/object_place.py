@@ -10,12 +10,13 @@ import errno
 import os
 from array import array
 from collections.abc import Set
+from typing import BinaryIO
 
 from ..cvmfs.names import HASH_BYTES, Kind, object_name
 from ..cvmfs.objects import CHUNK, CHUNK_ABOVE, names_of
 from ..cvmfs.rows import Chunk, Content
-from .compressors import Compressors
-from .place import ROOT, Attributes, Lost
+from .compressors import NO_FILE, Compressors
+from .place import PIECE, ROOT, Attributes, Lost
 from .tar import Member
 
 _NAME_BYTES = 255
@@ -41,6 +42,7 @@ class ObjectPlace:
         self._unused: set[str] = set()
         # Of the open file, the last: what was written, and the object under way.
         self._at = self._start = self._end = 0
+        self._spool: BinaryIO | None = None
 
     def finish(self) -> None:
         """Wait for all objects; nothing can be ordered any more."""
@@ -49,6 +51,8 @@ class ObjectPlace:
         chunks: dict[int, list[Chunk]] = {}
         for file, offset, size, kind, digest in self._compressors.made():
             self._unused.add(object_name(digest, Kind(kind)))
+            if file == NO_FILE:
+                continue
             if kind == Kind.CHUNK:
                 chunks.setdefault(file, []).append(Chunk(offset, size, digest))
             else:
@@ -81,6 +85,10 @@ class ObjectPlace:
         """
         return self._unused
 
+    @property
+    def _last(self) -> int:
+        return len(self._sizes) - 1
+
     def _path(self, number: int) -> bytes:
         names = []
         while number != ROOT:
@@ -100,9 +108,8 @@ class ObjectPlace:
         self._end = min(self._at + CHUNK, size) if size > CHUNK_ABOVE else size
         self._compressors.begin(self._end - self._start)
 
-    def _end_object(self) -> None:
-        kind = Kind.CHUNK if self._sizes[-1] > CHUNK_ABOVE else Kind.FILE
-        self._compressors.end(len(self._sizes) - 1, self._start, kind)
+    def _end_chunk(self) -> None:
+        self._compressors.end(self._last, self._start, Kind.CHUNK)
 
     # --- duccmake.layer.place.Place -------------------------------------------
 
@@ -130,27 +137,34 @@ class ObjectPlace:
         return ()
 
     def make_file(
-        self, parent: int, name: bytes, member: Member, content: bytes | memoryview
+        self, parent: int, name: bytes, member: Member, content: bytes | memoryview, sha256: str
     ) -> None:
         """Have an object made of a file's content."""
-        self._compressors.whole(self._new_file(parent, name, len(content)), content)
+        self._compressors.whole(self._new_file(parent, name, len(content)), content, sha256)
 
     def open_file(self, parent: int, name: bytes, member: Member) -> None:
         """Begin the content of a file."""
         self._new_file(parent, name, member.size)
         self._at = 0
-        self._begin_object()
+        # Of large content the digest is wanted before anything is made of it.
+        if member.size > CHUNK_ABOVE:
+            self._spool = self._compressors.spool(member.size)
+        if self._spool is None:
+            self._begin_object()
 
     def write(self, content: memoryview) -> None:
         """Append to the open file."""
         assert self._at + len(content) <= self._sizes[-1], "more than the archive says"
+        if self._spool is not None:
+            self._at += self._spool.write(content)
+            return
         while content:
             part = content[: self._end - self._at]
             self._compressors.add(part)
             self._at += len(part)
             content = content[len(part) :]
-            if self._at == self._end:
-                self._end_object()
+            if self._at == self._end and self._sizes[-1] > CHUNK_ABOVE:
+                self._end_chunk()
                 self._begin_object()
 
     def seek(self, offset: int) -> None:
@@ -158,12 +172,26 @@ class ObjectPlace:
         while self._at < offset:
             self.write(memoryview(_ZEROS)[: offset - self._at])
 
-    def close_file(self, member: Member) -> Lost:
+    def close_file(self, member: Member, sha256: str) -> Lost:
         """Fill the open file up, where it ends in a hole."""
         self.seek(member.size)
-        if not member.size:
-            self._end_object()
+        if self._spool is not None:
+            self._close_spooled(self._spool, sha256)
+        elif member.size <= CHUNK_ABOVE:
+            self._compressors.end(self._last, 0, Kind.FILE, sha256)
         return ()
+
+    def _close_spooled(self, spool: BinaryIO, sha256: str) -> None:
+        self._spool = None
+        with spool:
+            spool.flush()
+            if self._compressors.take(self._last, sha256):
+                return
+            self._at = 0
+            self._begin_object()
+            spool.seek(0)
+            while piece := spool.read(PIECE):
+                self.write(memoryview(piece))
 
     def make_symlink(self, parent: int, name: bytes, member: Member) -> Lost:
         """The manifest has it."""

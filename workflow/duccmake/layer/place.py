@@ -60,9 +60,12 @@ class Place(Protocol):
         ...
 
     def make_file(
-        self, parent: int, name: bytes, member: Member, content: bytes | memoryview
+        self, parent: int, name: bytes, member: Member, content: bytes | memoryview, sha256: str
     ) -> None:
-        """Make a file of at most `PIECE` bytes, without holes and xattrs."""
+        """Make a file of at most `PIECE` bytes, without holes and xattrs.
+
+        ``sha256`` is the digest of its content, in hex, here and in `close_file`.
+        """
         ...
 
     def open_file(self, parent: int, name: bytes, member: Member) -> None:
@@ -77,7 +80,7 @@ class Place(Protocol):
         """Leave a hole in the open file."""
         ...
 
-    def close_file(self, member: Member) -> Lost:
+    def close_file(self, member: Member, sha256: str) -> Lost:
         """Give the open file its size and attributes."""
         ...
 

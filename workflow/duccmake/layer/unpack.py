@@ -116,7 +116,7 @@ def _objects(directory: Path, form: CatalogForm) -> Iterator[Place]:
     from .object_place import ObjectPlace
 
     (directory / OBJECTS).mkdir(mode=0o755)
-    with Compressors(directory / OBJECTS, form.codec) as compressors:
+    with Compressors(directory / OBJECTS, form.codec, form.known) as compressors:
         place = ObjectPlace(compressors)
         yield place
         place.finish()
@@ -165,6 +165,7 @@ def _unpack(
     manifest = partial / ".metadata" / "tree.mtree"
     entries = write_manifest(manifest, staging.root, digest, account)
     lost = staging.losses()
+    staging.forget()
     summary = {
         "format": LAYER_FORMAT,
         "digest": str(digest),

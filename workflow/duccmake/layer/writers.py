@@ -98,7 +98,7 @@ class Writers(Closing):
     # --- files ----------------------------------------------------------
 
     def make_file(
-        self, parent: int, name: bytes, member: Member, content: bytes | memoryview
+        self, parent: int, name: bytes, member: Member, content: bytes | memoryview, sha256: str
     ) -> None:
         """Make a file of at most `PIECE` bytes, without holes and xattrs."""
         writer = self._writers[parent % len(self._writers)]
@@ -131,7 +131,7 @@ class Writers(Closing):
         """Leave a hole in the open file."""
         self._open.do(Disk.seek, offset)
 
-    def close_file(self, member: Member) -> Lost:
+    def close_file(self, member: Member, sha256: str) -> Lost:
         """Give the open file its size and attributes."""
         if member.extents is not None:
             self._open.do(Disk.truncate, member.size)

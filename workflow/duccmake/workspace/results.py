@@ -76,6 +76,11 @@ def staged() -> Iterator[Path]:
         yield from RESULTS.glob(pattern)
 
 
+def known_content(repository: str) -> Path:
+    """What content the repository is known to have (`duccmake.cvmfs.known`)."""
+    return RESULTS / repository / "known.sqlite"
+
+
 def published(repository: str, image: str, key: str) -> Path:
     """The receipt of an image that was published."""
     return RESULTS / repository / "published" / image / f"{key}.json"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from ...cvmfs.catalog import CatalogFile, Nested
 from ...cvmfs.codec import Codec, Level
 from ...cvmfs.keeping import Keeping
+from ...cvmfs.known import KnownContentWriter
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
 from ...cvmfs.storage import PUBLISHED, Storage
@@ -21,10 +24,14 @@ from ...cvmfs.storage.s3 import S3Storage
 from ...cvmfs.storage.s3_settings import S3Settings, is_readable
 from ...errors import RepositoryError
 from ...layer.catalogs import CatalogForm, TreeContents, contents_below
+from ...layer.known_objects import Known
 from ...oci.reference import Digest
 from ..layout import Layout
 from ..settings import RepositorySettings
+from .revision_view import RevisionView
 from .settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 class Staging:
@@ -38,9 +45,26 @@ class Staging:
         self._name = name
         self._layout = Layout(Path("/") / settings.prefix)
 
-    def layer(self, digest: Digest) -> CatalogForm:
-        """How a layer is staged."""
-        return self._form(self._layout.seen(self._layout.layerfs(digest)))
+    def layer(self, digest: Digest, index: Path | None = None) -> CatalogForm:
+        """How a layer is staged; what the file ``index`` knows need not be compressed."""
+        form = self._form(self._layout.seen(self._layout.layerfs(digest)))
+        storage = storage_directory(self._server)
+        # From elsewhere an object is fetched no faster than content is compressed again.
+        if index is None or storage is None:
+            return form
+        return replace(form, known=Known(index, storage))
+
+    def learn(self, index: Path, seconds: float) -> None:
+        """Enter into ``index`` what published layers have, for about so long."""
+        if storage_directory(self._server) is None:
+            return
+        from .known_layers import enter_layers
+
+        storage = open_storage(self._server)
+        view = RevisionView(storage, self._layout, self._settings.prefix.strip("/"))
+        with KnownContentWriter(index) as writer, view.revision:
+            if not enter_layers(writer, view, seconds):
+                log.info("not all that is published is known yet: more is looked at next time")
 
     def flat(self, config: Digest) -> CatalogForm:
         """How a flat tree is staged."""
@@ -68,6 +92,13 @@ class Staging:
         manifest = Manifest.parse(storage.file(PUBLISHED))
         with Revision(storage, manifest.root, size=manifest.root_size) as revision:
             yield revision
+
+
+def storage_directory(settings: ServerSettings) -> Path | None:
+    """Where the objects of a repository are, if they are in a directory of this machine."""
+    kind, _, rest = settings.upstream.partition(",")
+    directory = rest.partition(",")[2]
+    return Path(directory) if kind == "local" and directory else None
 
 
 def open_storage(settings: ServerSettings) -> Storage:
