@@ -8,7 +8,6 @@ second phase (`find`, `remove`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -149,18 +148,8 @@ def remove(edits: Edits, things: Sequence[Thing], used: Use) -> None:
 
 
 def freed_bytes(view: View, things: Iterable[Thing]) -> int:
-    """What removing things frees: files with a name elsewhere, as in a layer, do not count."""
-    paths = (view.path(path) for thing in things for path in thing.paths(view.layout))
-    sizes: dict[tuple[int, int], int] = {}
-    unseen: dict[tuple[int, int], int] = {}
-    for path in filter(None, paths):
-        for directory, _, files in os.walk(path):
-            for name in files:
-                status = os.lstat(f"{directory}/{name}")
-                key = (status.st_dev, status.st_ino)
-                sizes[key] = status.st_size
-                unseen[key] = unseen.get(key, status.st_nlink) - 1
-    return sum(size for key, size in sizes.items() if unseen[key] <= 0)
+    """What removing things frees, as `View.freed` counts it."""
+    return view.freed(path for thing in things for path in thing.paths(view.layout))
 
 
 def _is_left(view: View, thing: Thing, used: Use, idle: Collection[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -64,8 +64,11 @@ class View(Protocol):
         """The time of what is at ``path``, in nanoseconds; `FileNotFoundError` for nothing."""
         ...
 
-    def path(self, path: PurePosixPath) -> Path | None:
-        """Where a file system has it; None where none has."""
+    def freed(self, paths: Iterable[PurePosixPath]) -> int:
+        """How many bytes of files go with what is at these paths, without what others share.
+
+        Bytes are those that readers see.
+        """
         ...
 
     def is_dir(self, path: PurePosixPath) -> bool:
@@ -177,6 +180,19 @@ class DirectoryView(View):
                 return {entry.name: _kind_of(entry) for entry in entries}
         finally:
             os.close(descriptor)
+
+    def freed(self, paths: Iterable[PurePosixPath]) -> int:
+        """How many bytes go; files with a name elsewhere, as in a layer, do not count."""
+        sizes: dict[tuple[int, int], int] = {}
+        unseen: dict[tuple[int, int], int] = {}
+        for path in paths:
+            for directory, _, files in os.walk(self._root / path):
+                for name in files:
+                    status = os.lstat(f"{directory}/{name}")
+                    key = (status.st_dev, status.st_ino)
+                    sizes[key] = status.st_size
+                    unseen[key] = unseen.get(key, status.st_nlink) - 1
+        return sum(size for key, size in sizes.items() if unseen[key] <= 0)
 
     def path(self, path: PurePosixPath) -> Path:
         """Where the file system has it."""

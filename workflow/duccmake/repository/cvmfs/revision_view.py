@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
-from ...cvmfs.rows import Row
+from ...cvmfs.rows import COUNTERS, MOUNTPOINT, Row
 from ...cvmfs.storage import PUBLISHED, Storage
 from ..layout import Layout
 from ..view import Kind, View
 
+_FILE_SIZE = COUNTERS.index("file_size")
 _KINDS = {stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFREG: Kind.FILE, stat.S_IFLNK: Kind.LINK}
 
 
@@ -83,9 +84,22 @@ class RevisionView(View):
             raise FileNotFoundError(f"{path} is not in the revision")
         return row.mtime * 1_000_000_000 + (row.mtimens or 0)
 
-    def path(self, path: PurePosixPath) -> Path | None:
-        """None: no file system has a revision."""
-        return None
+    def freed(self, paths: Iterable[PurePosixPath]) -> int:
+        """How many bytes the files of layers have; those of all other trees are theirs.
+
+        It is what catalogs count, so that none has to be gone through: a file counts as often
+        as layers have it.
+        """
+        layers = self.layout.layers
+        return sum(self._bytes(self.at(path)) for path in paths if layers in path.parents)
+
+    def _bytes(self, path: bytes) -> int:
+        row = self.revision.row(path)
+        if row is None or not row.is_directory:
+            return row.size if row is not None and row.is_file else 0
+        if row.flags & MOUNTPOINT:
+            return sum(counters[_FILE_SIZE] for counters in self.revision.catalog(path).counters())
+        return sum(self._bytes(path + b"/" + below.name) for below in self.revision.entries(path))
 
 
 def _kind(row: Row) -> Kind:
