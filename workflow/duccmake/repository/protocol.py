@@ -115,6 +115,9 @@ class Repository(Protocol):
         """
         ...
 
-    def verify(self, name: str) -> list[str]:
-        """Compare a published image with its manifests: one line a difference."""
+    def verify(self, name: str, *, content: bool = True) -> list[str]:
+        """Compare a published image with its manifests: one line a difference.
+
+        Without ``content`` files are not read; that their content is there is seen all the same.
+        """
         ...

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
 from ..layer.measured import Measured
 from ..oci.reference import MULTIARCH, Digest
 from ..products import Product
-from ..tree.verify import Digests, differences
+from ..tree.file_tree import FileTree
+from ..tree.verify import Compared, Digests, Tree, differences
 from . import podman
 from .failures import reported
 from .flat_trees import flat_tree, measured_layer
@@ -138,25 +141,22 @@ class PublishedTree:
             ]
         return iter(sorted(found))
 
-    def verify(self, name: str) -> list[str]:
-        """Compare a published image with its manifests: one line a difference."""
+    def verify(self, name: str, *, content: bool = True) -> list[str]:
+        """Compare a published image with its manifests: one line a difference.
+
+        Without ``content`` files are not read; that their content is there is seen all the same.
+        """
         with reported("verify", name):
             record = self.record(name)
             if record is None:
                 return [f"{name} is not published, or not wholly"]
-            digests: Digests = {}
+            compare = partial(self._differences, digests={}, content=content)
             layout = self._layout
             lines: list[str] = []
             if Product.FLAT in record.products:
-                tree, manifest = layout.flat(record.config), layout.flat_manifest(record.config)
-                lines += self._differences(tree, manifest, digests)
+                lines += compare(layout.flat(record.config), layout.flat_manifest(record.config))
             for digest in dict.fromkeys(record.layers):
-                tree, manifest = layout.layerfs(digest), layout.layer_manifest(digest)
-                lines += self._differences(tree, manifest, digests)
-
-            def compare(tree: PurePosixPath, manifest: PurePosixPath) -> Iterator[str]:
-                return self._differences(tree, manifest, digests)
-
+                lines += compare(layout.layerfs(digest), layout.layer_manifest(digest))
             return lines + list(podman.differences(self._view, record, compare))
 
     def _read_record(self, name: str) -> ImageRecord | None:
@@ -185,14 +185,22 @@ class PublishedTree:
         return target == wished and self._view.is_dir(self._layout.flat(record.config))
 
     def _differences(
-        self, tree: PurePosixPath, manifest: PurePosixPath, digests: Digests
+        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, content: bool
     ) -> Iterator[str]:
         if not self._view.is_file(manifest):
-            yield f"{tree}: has no manifest"
+            yield f"{path}: has no manifest"
             return
-        for line in self._compare(self._path / tree, self._path / manifest, digests):
-            yield f"{tree}: {line}"
+        with self._shown_tree(path) as tree:
+            compared = self._compared(path, content)
+            for line in differences(tree, self._view.lines(manifest), digests, compared):
+                yield f"{path}: {line}"
 
-    def _compare(self, tree: Path, manifest: Path, digests: Digests) -> Iterator[str]:
-        unprivileged = tree.parent.stat().st_uid != 0
-        return differences(tree, manifest, digests, unprivileged=unprivileged)
+    @contextmanager
+    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+        """A tree of the repository, to be compared."""
+        with FileTree(os.fsencode(self._path / path)) as tree:
+            yield tree
+
+    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
+        """What of a tree is compared."""
+        return Compared(owners=(self._path / path).parent.stat().st_uid == 0, content=content)

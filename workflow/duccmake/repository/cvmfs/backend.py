@@ -13,7 +13,7 @@ from ...cvmfs.catalog import MARKER
 from ...cvmfs.codec import Codec, Level
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
-from ...tree.verify import Digests, differences
+from ...tree.verify import Compared, Tree
 from ..commit import Others, Part
 from ..edits import Edits
 from ..failures import reported
@@ -25,6 +25,7 @@ from .by_ingest import ByIngest
 from .mount import Mount
 from .options import obstacles, remarks, unknown_format
 from .others import is_at_work
+from .revision_tree import RevisionTree
 from .revision_view import RevisionView
 from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
@@ -128,16 +129,16 @@ class CvmfsRepository(Publisher[Opened]):
         with self._mount.reading():
             yield
 
-    def _differences(
-        self, tree: PurePosixPath, manifest: PurePosixPath, digests: Digests
-    ) -> Iterator[str]:
-        with self._mount.reading():
-            if not (self._path / manifest).is_file():
-                yield f"{tree}: has no manifest"
-                return
-            where = self._path / tree, self._path / manifest
-            for line in differences(*where, digests, ignored=frozenset({MARKER})):
-                yield f"{tree}: {line}"
+    @contextmanager
+    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+        if self._revision is not None:
+            yield RevisionTree(self._revision.revision, self._revision.at(path))
+            return
+        with self._mount.reading(), super()._shown_tree(path) as tree:
+            yield tree
+
+    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
+        return Compared(content=content, ignored=frozenset({MARKER}))
 
     # --- publishing -----------------------------------------------------
 
