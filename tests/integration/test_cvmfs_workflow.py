@@ -115,6 +115,27 @@ def test_without_a_mount_a_run_says_so_before_it_starts(work, cvmfs):
     assert "is not mounted" in run.said
 
 
+def test_a_machine_without_cvmfs_sees_over_http_what_a_run_would_do(work, cvmfs, monkeypatch):
+    work.run(check=True)
+    backend = {
+        "backend": "cvmfs",
+        "mounts": str(work.path / "nowhere"),
+        "server_config": str(work.path / "nowhere"),
+        "url": cvmfs.url,
+    }
+    if cvmfs.real:
+        backend["public_key"] = f"/etc/cvmfs/keys/{cvmfs.name}.pub"
+    work.configure(repository=backend)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert work.run("--dry-run", check=True).counts == (0, 3, 0, 0)
+    images.move_tag(work.host)
+    run = work.run("--dry-run", check=True)
+    assert "1 pending, 2 up to date" in run.said
+    run = work.run()
+    assert run.status != 0
+    assert "this machine does not publish" in run.said
+
+
 def test_jobs_stage_catalogs_of_all_that_is_to_be_published_by_them(work, cvmfs):
     work.configure(
         platforms=[str(host_platform())],

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from duccmake.repository.cvmfs.backend import CvmfsRepository
+from duccmake.repository.cvmfs.settings import ServerSettings
 from support import s3_servers
 
 STAND_IN = Path(__file__).parent / "cvmfs_standin"
@@ -51,7 +52,7 @@ class StandIn:
         """Make the repository; ``settings`` are lines of its server.conf."""
         self.base.mkdir(parents=True, exist_ok=True)
         if GATEWAY in settings:
-            settings = (*settings, f"CVMFS_STRATUM0={_served(self.base / 'storage' / self.name)}")
+            settings = (*settings, f"CVMFS_STRATUM0={self.url}")
         self.server("mkfs", *settings, self.name)
         return self
 
@@ -108,6 +109,11 @@ class StandIn:
             text=True,
         )
 
+    @functools.cached_property
+    def url(self) -> str:
+        """Where its storage can be read over HTTP."""
+        return served(self.base / "storage" / self.name)
+
     def revision(self) -> int:
         """The number of the revision that readers see."""
         return int((self.spool / "rdonly").readlink().name)
@@ -156,6 +162,11 @@ class Real:
         done = _cvmfs_server(*arguments)
         assert done.returncode, done.stdout
         return done.stdout
+
+    @property
+    def url(self) -> str:
+        """Where its storage can be read over HTTP."""
+        return ServerSettings.read(self.name).url
 
     def revision(self) -> int:
         """The number of the revision that readers see."""
@@ -206,8 +217,8 @@ class _Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def _served(directory: Path) -> str:
-    """The URL of a directory, so long as this process lives."""
+def served(directory: Path) -> str:
+    """The URL of a directory, which is served so long as this process lives."""
     web = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(directory)))
     web.daemon_threads = True
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -222,7 +233,7 @@ class RealRepositories:
 
     def __init__(self) -> None:
         self._base = Path(tempfile.mkdtemp(prefix="duccmake-cvmfs-"))
-        self._url = _served(self._base)
+        self._url = served(self._base)
         self._made: dict[tuple[str, ...], Real] = {}
 
     def get(self, *settings: str) -> Real:

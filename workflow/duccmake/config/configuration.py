@@ -143,7 +143,7 @@ def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings
     given = {"root": default.root, **members}
     paths = {
         name: _path(given[name], workdir)
-        for name in ("root", "clients_root", "mounts", "server_config", "state")
+        for name in ("root", "clients_root", "mounts", "server_config", "state", "public_key")
         if given.get(name) is not None
     }
     batch = BatchSettings(**members.get("batch", {}))

@@ -28,6 +28,8 @@ def open_repository(settings: RepositorySettings, name: str) -> Repository:
             publisher=settings.publisher,
             compression=settings.compression,
             hard_links=settings.hard_links,
+            url=settings.url,
+            public_key=settings.public_key,
         )
     from .directory.backend import DirectoryRepository
 

@@ -26,7 +26,8 @@ class RepositorySettings:
     their settings (backend ``cvmfs``); a ``state`` of None stands for the
     repository's spool area, and everything is put below the directory ``prefix``.
     ``publisher`` says who makes objects and catalogs, ``compression`` and ``hard_links``
-    how jobs make them.
+    how jobs make them.  ``url`` is where a machine that does not publish reads, and
+    ``public_key`` the file of the key that it trusts.
     """
 
     backend: str = "directory"
@@ -41,6 +42,8 @@ class RepositorySettings:
     publisher: Literal["auto", "catalogs", "ingest"] = "auto"
     compression: Literal["fast", "balanced", "small"] = "balanced"
     hard_links: bool = False
+    url: str = ""
+    public_key: Path | None = None
     batch: BatchSettings = field(default_factory=BatchSettings)
 
     @property

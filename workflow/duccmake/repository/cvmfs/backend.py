@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from ...cvmfs.catalog import MARKER
 from ...cvmfs.codec import Codec, Level
+from ...cvmfs.storage import Storage
+from ...cvmfs.storage.http import HttpStorage
+from ...cvmfs.trust import Trust
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
 from ...tree.verify import Compared, Tree
@@ -65,12 +68,15 @@ class CvmfsRepository(Publisher[Opened]):
     """The repository ``name``; keeps to `Repository`.
 
     Where this machine publishes it, ``server_config`` has a directory with its settings, and
-    it is read from its storage, one revision at a time.  Elsewhere it can only be read,
-    from a client's mount below ``mounts`` (``clients_root`` where clients mount it
-    elsewhere).  ``state`` is a private directory for the lock and the journal (by
-    default in the spool area), ``lock_seconds`` how long another publisher, and then
-    somebody's open transaction, is waited for.  ``prefix`` is the directory of the
-    repository that everything is put below; a gateway's lease is on it alone.
+    it is read from its storage, one revision at a time.  Elsewhere it can only be read: so as
+    well where ``url`` is that of its stratum 0 or of a replica, whose manifest is held to the
+    master key in the file ``public_key`` if that is given, and without a URL from a client's
+    mount below ``mounts`` (``clients_root`` where clients mount it elsewhere).
+
+    ``state`` is a private directory for the lock and the journal (by default in the spool
+    area), ``lock_seconds`` how long another publisher, and then somebody's open transaction,
+    is waited for.  ``prefix`` is the directory of the repository that everything is put
+    below; a gateway's lease is on it alone.
 
     ``publisher`` says whether catalogs are written here, as ``compression`` and
     ``hard_links`` have it, or by ``cvmfs_server ingest``.
@@ -89,6 +95,8 @@ class CvmfsRepository(Publisher[Opened]):
         publisher: Literal["auto", "catalogs", "ingest"] = "auto",
         compression: str = Level.BALANCED,
         hard_links: bool = False,
+        url: str = "",
+        public_key: Path | None = None,
     ) -> None:
         super().__init__(mounts, name, clients_root=clients_root or mounts, variant_links=True)
         self._prefix = prefix.strip("/")
@@ -99,10 +107,9 @@ class CvmfsRepository(Publisher[Opened]):
         self._codec = Codec(Level(compression))
         self._hard_links = hard_links
         self._revision: RevisionView | None = None
-        mounted, spool = self._path, SPOOL / name
-        with suppress(RepositoryError):
-            settings = ServerSettings.read(name, server_config)
-            mounted, spool = settings.published, settings.spool
+        settings = _settings(name, server_config)
+        mounted = settings.published if settings else self._path
+        spool = settings.spool if settings else SPOOL / name
         self._state = state or spool / "duccmake"
         self._mount = Mount(
             mounted,
@@ -112,11 +119,16 @@ class CvmfsRepository(Publisher[Opened]):
             seconds=lock_seconds,
         )
         self._read_from(mounted / self._prefix)
-        if mounted != mounts / name:
+        storage: Storage | None = open_storage(settings) if settings else None
+        trust = None
+        if storage is None and url:
+            storage = HttpStorage(url)
+            trust = Trust(name, public_key) if public_key else None
+        if storage is not None:
             layout = Layout(self._clients, variant_links=True)
             cache = self._state / "catalogs"
-            storage = open_storage(settings)
-            self._view = self._revision = RevisionView(storage, layout, self._prefix, cache)
+            self._revision = RevisionView(storage, layout, self._prefix, cache, trust)
+            self._view = self._revision
 
     # --- reading --------------------------------------------------------
 
@@ -209,8 +221,8 @@ class CvmfsRepository(Publisher[Opened]):
         """What an operator should know of how the repository is published, for people."""
         if self._revision is None:
             return
-        settings = ServerSettings.read(self._name, self._server_config)
-        if settings.gateway:
+        settings = _settings(self._name, self._server_config)
+        if settings is None or settings.gateway:
             return  # it is published as a gateway has it, and set up elsewhere
         why = next(obstacles(settings), "") or unknown_format(self._revision)
         if why and self._publisher == "auto":
@@ -239,3 +251,11 @@ class CvmfsRepository(Publisher[Opened]):
         """Free the storage of what no revision has, as ``cvmfs_server gc``; only under `lock`."""
         with reported("collect garbage"):
             self._opened("collect garbage").way.collect()
+
+
+def _settings(name: str, directory: Path) -> ServerSettings | None:
+    """What its server is told of a repository; None where this machine does not publish it."""
+    try:
+        return ServerSettings.read(name, directory)
+    except RepositoryError:
+        return None

@@ -12,6 +12,7 @@ from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
 from ...cvmfs.rows import COUNTERS, MOUNTPOINT, Row
 from ...cvmfs.storage import PUBLISHED, Storage
+from ...cvmfs.trust import Trust
 from ..layout import Layout
 from ..view import Kind, View
 
@@ -24,20 +25,30 @@ class RevisionView(View):
 
     It is the newest when something is read first: whatever is published meanwhile, it shows
     the same, until it is told to `renew`.  ``cache`` is a directory for catalogs' files.
+    ``trust`` has it that nothing is read before the manifest was found to be the repository's.
     """
 
     def __init__(
-        self, storage: Storage, layout: Layout, prefix: str = "", cache: Path | None = None
+        self,
+        storage: Storage,
+        layout: Layout,
+        prefix: str = "",
+        cache: Path | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self.layout = layout
         self._storage = storage
         self._base = f"/{prefix}" if prefix else ""
         self._cache = cache
+        self._trust = trust
 
     @cached_property
     def revision(self) -> Revision:
         """The revision that is shown."""
-        manifest = Manifest.parse(self._storage.file(PUBLISHED))
+        published = self._storage.file(PUBLISHED)
+        if self._trust is not None:
+            self._trust.check(self._storage, published)
+        manifest = Manifest.parse(published)
         cache = self._cache if self._cache and os.access(self._cache, os.W_OK) else None
         return Revision(self._storage, manifest.root, cache, size=manifest.root_size)
 
