@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from duccmake.demo.images import Image
 from support import pipeline, podman_client
-from support.cvmfs_repositories import Real, both, repository_for
+from support.cvmfs_repositories import Real, both, client, repository_for
 from support.logs import told
 from support.podman_client import podman
 from support.staged_trees import TOP, file, flat_of, publish, stage
@@ -30,38 +27,6 @@ def cvmfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Real:
     found = repository_for(parameters, tmp_path, monkeypatch)
     assert isinstance(found, Real)
     return found
-
-
-@contextmanager
-def client(cvmfs: Real, *settings: str) -> Iterator[Path]:
-    """The repository as another machine mounts it."""
-    base = Path(tempfile.mkdtemp(prefix="client"))
-    mount = base / "mount"
-    mount.mkdir()
-    server = (Path("/etc/cvmfs/repositories.d") / cvmfs.name / "server.conf").read_text()
-    url = next(
-        line.partition("=")[2] for line in server.splitlines() if line.startswith("CVMFS_STRATUM0=")
-    )
-    config = base / "client.conf"
-    lines = (
-        f"CVMFS_SERVER_URL={url}",
-        f"CVMFS_PUBLIC_KEY=/etc/cvmfs/keys/{cvmfs.name}.pub",
-        f"CVMFS_CACHE_BASE={base}/cache",
-        "CVMFS_RELOAD_SOCKETS=" + str(base),
-        "CVMFS_HTTP_PROXY=DIRECT",
-        "CVMFS_USER=root",
-        *settings,
-    )
-    config.write_text("\n".join(lines) + "\n")
-    options = f"config={config},allow_other"
-    done = subprocess.run(
-        ["cvmfs2", "-o", options, cvmfs.name, mount], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "--lazy", mount], check=True)
 
 
 @pytest.mark.parametrize("claim", ["yes", "no"])

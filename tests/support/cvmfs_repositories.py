@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +124,10 @@ class StandIn:
         return done.stdout if done.returncode else ""
 
 
+_GEOGRAPHY = Path("/var/lib/cvmfs-server/geo")
+"""A directory without which no replica is made, though it has nothing in it."""
+
+_KEYS = Path("/etc/cvmfs/keys")
 _REPOSITORIES = Path("/etc/cvmfs/repositories.d")
 _ONE_AT_A_TIME = Path("/run/lock/duccmake-test-cvmfs")
 _SECONDS = 120
@@ -153,20 +157,21 @@ class Real:
 
     def server(self, *arguments: str, status: int = 0) -> str:
         """Run ``cvmfs_server`` as an operator does; returns what it said."""
-        done = _cvmfs_server(*arguments)
+        done = self._run(*arguments)
         assert done.returncode == status, done.stdout
         return done.stdout
 
     def refused(self, *arguments: str) -> str:
         """The same, for what fails."""
-        done = _cvmfs_server(*arguments)
+        done = self._run(*arguments)
         assert done.returncode, done.stdout
         return done.stdout
 
     @property
     def url(self) -> str:
         """Where its storage can be read over HTTP."""
-        return ServerSettings.read(self.name).url
+        values = ServerSettings.read(self.name).values
+        return values.get("CVMFS_STRATUM1") or values["CVMFS_STRATUM0"]
 
     def revision(self) -> int:
         """The number of the revision that readers see."""
@@ -188,14 +193,28 @@ class Real:
         elif names:
             self.server("ingest", *(word for name in names for word in ("-d", name)), self.name)
 
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return _cvmfs_server(*arguments)
+
     def problems(self) -> str:
         """What a check of the repository finds, its stored objects included."""
         done = _cvmfs_server("check", self.name)
         return done.stdout if done.returncode else ""
 
 
-def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["timeout", "--kill-after=10", str(_SECONDS), "cvmfs_server", *arguments]
+@dataclass
+class Replica(Real):
+    """A replica that another web server serves: its commands see no Apache, and want no module."""
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        hidden = 'mount --bind /bin/false "$(command -v service)" && exec "$@"'
+        return _cvmfs_server(*arguments, within=("unshare", "--mount", "sh", "-c", hidden, "sh"))
+
+
+def _cvmfs_server(
+    *arguments: str, within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str].CompletedProcess[str]:
+    command = [*within, "timeout", "--kill-after=10", str(_SECONDS), "cvmfs_server", *arguments]
     if arguments[0] in ("mkfs", "rmfs"):
         # Both edit /etc/fstab, and side by side each loses the other's lines.
         command = ["flock", "--close", "--timeout", str(_SECONDS), str(_ONE_AT_A_TIME), *command]
@@ -205,6 +224,7 @@ def _cvmfs_server(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd="/",
+        env={**os.environ, "CVMFS_GEO_DB_FILE": "NONE"},
         errors="backslashreplace",
     )
 
@@ -302,6 +322,53 @@ def real_in_a_bucket(base: Path) -> Iterator[Real]:
             finally:
                 _remove(name)
                 web.shutdown()
+
+
+@contextmanager
+def client(cvmfs: Real, *settings: str) -> Iterator[Path]:
+    """The repository as another machine mounts it."""
+    base = Path(tempfile.mkdtemp(prefix="client"))
+    mount = base / "mount"
+    mount.mkdir()
+    config = base / "client.conf"
+    lines = (
+        f"CVMFS_SERVER_URL={cvmfs.url}",
+        f"CVMFS_PUBLIC_KEY=/etc/cvmfs/keys/{cvmfs.name}.pub",
+        f"CVMFS_CACHE_BASE={base}/cache",
+        "CVMFS_RELOAD_SOCKETS=" + str(base),
+        "CVMFS_HTTP_PROXY=DIRECT",
+        "CVMFS_USER=root",
+        *settings,
+    )
+    config.write_text("\n".join(lines) + "\n")
+    options = f"config={config},allow_other"
+    done = subprocess.run(
+        ["cvmfs2", "-o", options, cvmfs.name, mount], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+@contextmanager
+def replica_of(original: Real) -> Iterator[Replica]:
+    """A replica of a repository, with nothing in it yet, under a name of its own."""
+    name = f"duccmake-test-{os.getpid()}-{next(_numbers)}.example.org"
+    storage = original.base / name
+    url = f"{original.url.rpartition('/')[0]}/{name}"
+    upstream = f"local,{storage}/data/txn,{storage}"
+    where = ("-n", name, "-u", upstream, "-w", url, original.url)
+    _GEOGRAPHY.mkdir(parents=True, exist_ok=True)
+    try:
+        done = _cvmfs_server(
+            "add-replica", "-o", "root", "-p", "-a", "-z", *where, f"{_KEYS}/{original.name}.pub"
+        )
+        assert done.returncode == 0, done.stdout
+        yield Replica(original.base, name)
+    finally:
+        _remove(name)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import pytest
 
 from duccmake.cvmfs.catalog import MARKER
 from duccmake.cvmfs.changes import Changes
+from duccmake.cvmfs.keeping import Keeping
 from duccmake.cvmfs.objects import Objects, names_of
 from duccmake.cvmfs.rows import Row
 from duccmake.oci.reference import Digest
@@ -53,7 +54,9 @@ LAYER_OF_ALL = [
 def published(cvmfs, staging):
     """A repository with an image, and the path of its topmost layer's files there."""
     repository = cvmfs.open(publisher="catalogs", hard_links=True)
-    (image,) = publish(repository, stage(staging, top=LAYER_OF_ALL))
+    (image,) = publish(
+        repository, stage(staging, top=LAYER_OF_ALL, keeping=Keeping(hard_links=True))
+    )
     assert repository.verify(NAME) == repository.verify(NAME, content=False) == []
     return repository, image
 
@@ -70,7 +73,7 @@ def damage(random: Random, changes: Changes, at: bytes, rows: dict[bytes, Row]) 
             continue
         chosen.append(path)
         where, what = at + path, random.randrange(6)
-        if what == 0 and (row.is_file or row.is_directory):
+        if what == 0 and (row.is_directory or (row.is_file and row.hardlinks == 1)):
             changes.set_xattrs(where, [(b"user.one", b"3")])
             continue
         changes.remove(where)
