@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from duccmake.cvmfs.names import storage_path
+from duccmake.cvmfs.manifest import Manifest
+from duccmake.cvmfs.names import Kind, storage_path
 from duccmake.cvmfs.storage.local import LocalStorage
 from duccmake.repository.cvmfs.claim import Claim
 from duccmake.repository.cvmfs.tools import Tools
@@ -81,3 +82,23 @@ def test_what_was_collected_meanwhile_is_on_the_disk_again_before_it_is_signed(
         "the manifest is signed",
     ]
     assert cvmfs.problems() == ""
+
+
+def test_the_tags_that_are_signed_are_on_the_disk(cvmfs, staging, monkeypatch):
+    base = Path(settings_of(cvmfs).upstream.rpartition(",")[2])
+    durable, signed = set(), []
+    fsync, sign = os.fsync, Tools.sign
+
+    def noted_fsync(file: int) -> None:
+        fsync(file)
+        durable.add(Path(f"/proc/self/fd/{file}").readlink())
+
+    def noted_sign(tools: Tools, manifest: Path, **more: bool) -> None:
+        tags = base / storage_path(Manifest.parse(manifest.read_bytes()).get("H") + Kind.HISTORY)
+        signed.append({tags, tags.parent} <= durable)
+        sign(tools, manifest, **more)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Tools, "sign", noted_sign)
+    publish(cvmfs, staging)
+    assert signed == [True]

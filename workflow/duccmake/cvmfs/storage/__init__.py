@@ -86,6 +86,10 @@ class Storage(Protocol):
         """Return once all that was stored would outlast a loss of power."""
         ...
 
+    def sync_object(self, name: str) -> None:
+        """The same for one object, which another program has stored."""
+        ...
+
     def file(self, name: str) -> bytes:
         """One of the files that are no objects, such as `PUBLISHED`; `NotThere`."""
         ...

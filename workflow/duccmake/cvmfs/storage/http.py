@@ -68,6 +68,9 @@ class HttpStorage:
     def sync(self) -> None:
         """Nothing was stored."""
 
+    def sync_object(self, name: str) -> None:
+        """Nothing was stored."""
+
     def file(self, name: str) -> bytes:
         """One of the files that are no objects; `NotThere`."""
         return self._answer("GET", name).data

@@ -105,6 +105,17 @@ class LocalStorage:
         with self._described("synchronised"):
             sync_filesystem(self._directory)
 
+    def sync_object(self, name: str) -> None:
+        """Return once one object, and its name, would outlast a loss of power."""
+        path = self._path(name)
+        with self._described("synchronised"):
+            for each in (path, os.path.dirname(path)):
+                descriptor = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
     def file(self, name: str) -> bytes:
         """One of the files that are no objects; `NotThere`."""
         return self._read(name)

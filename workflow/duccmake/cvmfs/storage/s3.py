@@ -90,6 +90,9 @@ class S3Storage:
     def sync(self) -> None:
         """Nothing is left to do: the server has answered for each object."""
 
+    def sync_object(self, name: str) -> None:
+        """A bucket has what it has said it has."""
+
     def clear(self) -> None:
         """Nothing in a bucket is half stored."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...cvmfs.changes import Root
 from ...cvmfs.manifest import Manifest
+from ...cvmfs.names import Kind
 from ...cvmfs.storage import PUBLISHED, WHITELIST, Storage
 from ...errors import RepositoryError
 from .auto_tags import AutoTags
@@ -71,6 +72,7 @@ class Publication:
             if outdated := tags.outdated():
                 self._tools.remove_tags(file, outdated)
             self._tools.add_tag(file, tags.new())
+            self._storage.sync_object(Manifest.parse(file.read_bytes()).get("H") + Kind.HISTORY)
             if self._storage.file(PUBLISHED) != base:
                 # "cvmfs_server resign" asks nobody.
                 raise ServerBusy("somebody else has published meanwhile, past all locks,")
