@@ -185,6 +185,31 @@ def test_a_diff_names_what_was_published_and_a_rollback_takes_it_back(cvmfs, sta
     check(cvmfs)
 
 
+def test_operators_put_catalogs_above_ours_and_take_ours_away(cvmfs, staging_of):
+    repository = published(cvmfs, staging_of, NAME, "1")
+    record, layout = repository.record(NAME), repository.view.layout
+    assert record is not None
+    tree = layout.layerfs(record.layers[-1])
+    above = cvmfs.mounts / cvmfs.name / tree.parent.parent / ".cvmfscatalog"
+    own = cvmfs.mounts / cvmfs.name / tree / ".cvmfscatalog"
+    changes = (lambda: above.touch(), lambda: above.unlink(), lambda: own.unlink())
+    for version, change in enumerate(changes, 1):
+        cvmfs.server("transaction", cvmfs.name)
+        change()
+        cvmfs.server("publish", cvmfs.name)
+        check(cvmfs)
+        assert [
+            line for line in cvmfs.open().verify(NAME) if "layerfs: .: has the time" not in line
+        ] == []
+        published(cvmfs, staging_of, OTHER, str(version))
+        check(cvmfs)
+        found = cvmfs.open()
+        assert found.verify(OTHER) == []
+    removed(cvmfs.open(), OTHER)
+    check(cvmfs)
+    assert cvmfs.open().record(NAME) is not None
+
+
 COPIES = [b"/a", b"/b/nested", b"/b/nested/below", b"/c"]
 
 
@@ -203,6 +228,11 @@ def test_clients_that_follow_see_each_revision_whole(cvmfs, tmp_path):
                     changes.begin_catalog(path)
             for path in COPIES:
                 changes.put_file(path + b"/version", content(number), mtime=number + 1)
+            if number:
+                changes.remove(b"/c/of-%d" % (number - 1))
+                changes.remove(b"/a/link")
+            changes.put_file(b"/c/of-%d" % number, b"")
+            changes.put_link(b"/a/link", b"%d" % number)
 
         commit(cvmfs, Objects(objects), change, seconds=60)
 
@@ -219,6 +249,8 @@ def test_clients_that_follow_see_each_revision_whole(cvmfs, tmp_path):
     write(0)
     with client(cvmfs) as mount:
         base = os.fsencode(mount)
+        follow(mount, cvmfs.name)
+        opened = (mount / "a/version").open("rb", buffering=0)  # and read at the end
         publisher = threading.Thread(target=publish_all)
         publisher.start()
         last = False
@@ -230,8 +262,13 @@ def test_clients_that_follow_see_each_revision_whole(cvmfs, tmp_path):
             (found,) = read
             number = int(found.partition(b"\n")[0])
             assert found == content(number)
+            assert os.readlink(base + b"/a/link") == b"%d" % number
+            names = {b".cvmfscatalog", b"version", b"of-%d" % number}
+            assert set(os.listdir(base + b"/c")) == names  # noqa: PTH208
             seen.append(number)
         publisher.join()
+        with opened:
+            assert opened.read() == content(0)
     assert seen == sorted(seen)
     assert seen[-1] == commits - 1
     assert len(set(seen)) > 3
