@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from duccmake.cvmfs.keeping import Keeping, keeps_name
 from duccmake.cvmfs.split import MOST_ENTRIES, nested
 from duccmake.errors import RepositoryError
 from duccmake.repository.cvmfs import tar_writer
-from duccmake.repository.cvmfs.fidelity import Keeping, keeps_name
 from duccmake.repository.cvmfs.settings import ServerSettings
 from duccmake.repository.cvmfs.tar_writer import TarStream, header, link_header
 from duccmake.tree.mtree import Entry
@@ -170,7 +170,7 @@ def test_directories_of_few_entries_never_begin_catalogs():
 @pytest.mark.parametrize(
     ("path", "kind", "kept"),
     [
-        (b"usr/.cvmfscatalog", b"file", True),
+        (b"usr/.cvmfscatalog", b"file", False),
         (b"usr/.cvmfscatalog", b"link", False),
         (b"usr/.cvmfscatalog", b"dir", False),
         (b"usr/.cvmfscatalog/below", b"file", False),
@@ -180,10 +180,10 @@ def test_directories_of_few_entries_never_begin_catalogs():
         (b"usr/.wh.x", b"file", True),
     ],
 )
-def test_names_that_are_cernvmfs_own_are_left_out_where_it_could_not_bear_them(path, kind, kept):
+def test_names_that_are_cernvmfs_own_are_left_out(path, kind, kept):
     entry = Entry(path, kind)
-    assert keeps_name(entry) == kept
-    assert (b"lost:names" in Keeping().relabelled(entry).flags) == (not kept)
+    assert keeps_name(path) == kept
+    assert (b"lost:names" in Keeping.ingested().relabelled(entry).flags) == (not kept)
 
 
 def test_what_is_lost_is_what_cernvmfs_loses_and_not_what_staging_lost():
@@ -195,9 +195,9 @@ def test_what_is_lost_is_what_cernvmfs_loses_and_not_what_staging_lost():
         xattrs=((b"security.capability", b"x"),),
         flags=frozenset({b"lost:owners"}),
     )
-    flags = Keeping().relabelled(entry).flags
+    flags = Keeping.ingested().relabelled(entry).flags
     assert flags == {b"lost:xattrs", b"lost:hardlinks", b"lost:mtimes"}
-    assert b"lost:mtimes" not in Keeping(nanoseconds=True).relabelled(entry).flags
+    assert b"lost:mtimes" not in Keeping.ingested(nanoseconds=True).relabelled(entry).flags
 
 
 def test_settings_are_read_as_the_shell_has_them(tmp_path: Path):

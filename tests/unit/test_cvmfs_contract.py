@@ -87,6 +87,17 @@ def test_the_flat_tree_is_the_directory_backends_entry_by_entry(
 
 
 @PUBLISHERS
+def test_an_images_own_markers_of_catalogs_are_left_out(cvmfs, staging, publisher):
+    top = [directory("."), directory("opt"), file("opt/.cvmfscatalog", b"its own"), file("opt/f")]
+    repository = cvmfs.open(publisher=publisher)
+    (image,) = publish(repository, stage(staging, top=top))
+    assert repository.verify(NAME) == []
+    assert set(make.names(make.flat_of(repository, image) / "opt")) == {"f"}
+    assert repository.record(NAME).losses["names"] == 1
+    assert cvmfs.problems() == ""
+
+
+@PUBLISHERS
 def test_an_image_is_published_in_one_revision_and_nothing_in_none(cvmfs, staging, publisher):
     repository = cvmfs.open(publisher=publisher)
     before = cvmfs.revision()

@@ -50,11 +50,17 @@ def keeps_name(path: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How a repository keeps entries: times in nanoseconds, hard links, extended attributes."""
+    """What a repository keeps: times in nanoseconds, hard links, extended attributes, sockets."""
 
     nanoseconds: bool = False
     hard_links: bool = False
     xattrs: bool = True
+    sockets: bool = True
+
+    @classmethod
+    def ingested(cls, nanoseconds: bool = False) -> Keeping:
+        """What ``cvmfs_server ingest`` keeps of an archive."""
+        return cls(nanoseconds, hard_links=False, xattrs=False, sockets=False)
 
     def relabelled(self, entry: Entry) -> Entry:
         """The entry with what catalogs lose of it, and nothing else, noted as lost."""
@@ -101,6 +107,8 @@ class Keeping:
             lost.add(b"hardlinks")
         if b"whiteout" not in entry.flags and self._time_kept(entry) != entry.mtime_ns:
             lost.add(b"mtimes")
+        if entry.kind == mtree.SOCKET and not self.sockets:
+            lost.add(b"devices")
         if entry.kind == mtree.LINK and _VARIABLE.search(entry.target):
             lost.add(b"targets")
         return lost

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
+from ...cvmfs.keeping import Keeping
 from ...layer import measured
 from ...oci.reference import Digest
 from ...tree import mtree
@@ -24,7 +25,6 @@ from ..model import ChangeSet, StagedImage, StagedLayer
 from .catalogs import standing
 from .cleanup import Overlaid
 from .contents import Clones, Layer, LayerFiles, PublishedFiles, Source, StagedFiles
-from .fidelity import Keeping
 from .members import Members
 from .opaque import Spelled, SpelledForm, hidden
 from .revision_view import RevisionView

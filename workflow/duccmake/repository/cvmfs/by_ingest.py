@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from ...cvmfs.catalog import MARKER
+from ...cvmfs.keeping import Keeping
 from ...errors import RepositoryError
 from ..commit import Commit, Others, Part
 from ..edits import Edits, Tree
 from ..model import ChangeSet
 from .archive import Archive
 from .contents import Contents
-from .fidelity import Keeping
 from .garbage import Garbage
 from .members import Members
 from .opaque import SpelledForm
@@ -37,7 +37,7 @@ class ByIngest:
         self._view = view
         self._path = path
         self._prefix = prefix
-        self._keeping = Keeping(nanoseconds=transactions.server.settings.nanoseconds)
+        self._keeping = Keeping.ingested(transactions.server.settings.nanoseconds)
 
     def publish(
         self,

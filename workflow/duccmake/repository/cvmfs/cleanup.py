@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...cvmfs.catalog import MARKER
+from ...cvmfs.keeping import keeps_name
 from ...fs.files import remove_tree
 from ...tree import mtree
 from ...tree.attributes import AttributeSetter
 from ...tree.directories import Directories
 from ...tree.mtree import Entry
-from .fidelity import keeps_name
 from .removal import delete, is_plain
 from .transaction import Transactions
 
@@ -60,7 +60,7 @@ class Overlaid:
             entry.path: entry
             for entry in map(Entry.parse, (line for line in lines if not line.startswith(b"#")))
             # A hard link to a lower layer is there once a chain has put its file there.
-            if keeps_name(entry) and (b"lower" not in entry.flags or entry.sha256)
+            if keeps_name(entry.path) and (b"lower" not in entry.flags or entry.sha256)
         }
         self._directory(base, tree, wanted[b"."])
         pending = [b""]

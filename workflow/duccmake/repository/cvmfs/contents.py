@@ -24,7 +24,7 @@ class Contents(Protocol):
     def add_plain(
         self, stream: TarStream, name: bytes, path: bytes, match: re.Match[bytes]
     ) -> None:
-        """Add the file of a plain line (`fidelity.plain`) as the member ``name``."""
+        """Add the file of a plain line (`keeping.plain`) as the member ``name``."""
         ...
 
     def add(self, stream: TarStream, name: bytes, entry: Entry) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...cvmfs.catalog import MARKER
+from ...cvmfs.keeping import Keeping, keeps_name, plain
 from ...cvmfs.split import nested
 from ...errors import RepositoryError
 from ...tree import mtree
@@ -24,7 +25,6 @@ from ...tree.mtree import LOST, Entry
 from ..edits import Directory, Edits, File, Symlink, Tree
 from . import tar_writer
 from .contents import Contents, entry_header
-from .fidelity import Keeping, keeps_name, plain
 from .tar_writer import TarStream, header
 
 _KINDS = {
@@ -162,7 +162,7 @@ class Members:
                     sizes[entry.path] = 1
                 elif entry.path != b".":
                     sizes[split(entry.path)[0]] += 1
-                if keeps_name(entry):
+                if keeps_name(entry.path):
                     self._entry(base, entry, contents)
             for directory in [b".", *nested(sizes.items())]:
                 self._tree_catalog(base, directory)
@@ -174,8 +174,9 @@ class Members:
 
     def whiteouts(self, base: bytes, entries: Iterable[Entry]) -> None:
         """Whiteouts for a tree that is published."""
-        for entry in filter(keeps_name, entries):
-            self._stream.add(entry_header(self._name(base, entry.path), tar_writer.CHAR, entry))
+        for entry in entries:
+            if keeps_name(entry.path):
+                self._stream.add(entry_header(self._name(base, entry.path), tar_writer.CHAR, entry))
 
     def _tree_catalog(self, base: bytes, directory: bytes) -> None:
         path = base if directory == b"." else b"%b/%b" % (base, directory)
