@@ -1,0 +1,172 @@
+"""The document of a run: how each image stands, for programs and for the page made of it.
+
+``status.schema.yaml`` beside this module has its members with their meaning; they are called
+as here.  Times are in seconds since the epoch, sizes in bytes; None is what nobody knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FORMAT = 1
+"""Version of the document; raised where a member goes or means something else."""
+
+
+class Sync(StrEnum):
+    """Whether an image is as it is wished for, or will be."""
+
+    UP_TO_DATE = "up to date"
+    PENDING = "pending"
+    HELD = "held"
+    LEAVING = "leaving"
+
+
+class Health(StrEnum):
+    """Whether something is wrong with an image."""
+
+    OK = "ok"
+    FAILING = "failing"
+    STALE = "stale"
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A digest that the image's name stood for, and when that was seen first."""
+
+    digest: str
+    seen: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Tries that failed one after another; ``next`` is when it is tried again, if that waits.
+
+    ``ended`` is when it came right, or when something else was tried.
+    """
+
+    kind: str
+    reason: str
+    first: float
+    last: float
+    count: int
+    next: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large an image is; ``own`` is what no other image of the repository shares.
+
+    ``compressed`` and ``own`` are of blobs, ``unpacked`` of what they unpack to, and ``files``
+    counts the entries of the flat tree.
+    """
+
+    compressed: int | None = None
+    unpacked: int | None = None
+    files: int | None = None
+    own: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a wish list, or one that leaves; ``layers`` are places in those of all."""
+
+    name: str
+    title: str
+    repository: str
+    platform: str
+    platforms: tuple[str, ...]
+    wish: Mapping[str, str]
+    sync: Sync
+    health: Health
+    verdict: str
+    reason: str
+    next_try: float | None
+    wanted: str
+    current: str
+    history: tuple[Move, ...]
+    first_seen: float | None
+    published: float | None
+    revision: int | None
+    failure: Failed | None
+    failures: tuple[Failed, ...]
+    sizes: Sizes
+    losses: Mapping[str, int]
+    layers: tuple[int, ...]
+    paths: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of published images, and how many of them have it."""
+
+    repository: str
+    digest: str
+    bytes: int | None
+    unpacked: int | None
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What happened in a day (UTC), and what there was at the end of its last run."""
+
+    day: str
+    converted: int
+    failed: int
+    removed: int
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All images together; ``bytes`` counts each layer once, ``shared`` those of several images."""
+
+    images: int
+    sync: Mapping[str, int]
+    health: Mapping[str, int]
+    layers: int
+    bytes: int
+    shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """All of it; ``run`` is the last run (`duccmake.run.status.Status`)."""
+
+    made: float
+    version: str
+    run: Mapping[str, Any] | None
+    totals: Totals
+    days: tuple[Day, ...]
+    push_to_visible: tuple[float, ...]
+    layers: tuple[Layer, ...]
+    images: tuple[Image, ...]
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> bytes:
+        """The document as a file has it."""
+        return json.dumps(self, default=_members, ensure_ascii=False).encode() + b"\n"
+
+
+def _members(value: object) -> object:
+    """A value's members as they are: `dataclasses.asdict` copies all that is below them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: getattr(value, one.name) for one in fields(value)}
+    raise TypeError(f"{value!r} is no JSON")
+
+
+def schema() -> Mapping[str, Any]:
+    """The JSON schema of the document."""
+    text = Path(__file__).with_name("status.schema.yaml").read_text()
+    found: Mapping[str, Any] = yaml.safe_load(text)
+    return found
