@@ -34,14 +34,24 @@ class RevisionView(View):
         self._cache = cache
 
     @cached_property
+    def _manifest(self) -> Manifest:
+        return Manifest.parse(self._storage.file(PUBLISHED))
+
+    @property
+    def number(self) -> int:
+        """The number of the revision that is shown."""
+        return self._manifest.revision
+
+    @cached_property
     def revision(self) -> Revision:
         """The revision that is shown."""
-        manifest = Manifest.parse(self._storage.file(PUBLISHED))
+        manifest = self._manifest
         cache = self._cache if self._cache and os.access(self._cache, os.W_OK) else None
         return Revision(self._storage, manifest.root, cache, size=manifest.root_size)
 
     def renew(self) -> None:
         """Show what is newest from now on."""
+        self.__dict__.pop("_manifest", None)
         if (shown := self.__dict__.pop("revision", None)) is not None:
             shown.close()
 
