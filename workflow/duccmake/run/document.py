@@ -7,13 +7,14 @@ as here.  Times are in seconds since the epoch, sizes in bytes; None is what nob
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import yaml
+from .. import __version__
 
 FORMAT = 1
 """Version of the document; raised where a member goes or means something else."""
@@ -131,42 +132,47 @@ class Day:
 class Totals:
     """All images together; ``bytes`` counts each layer once, ``shared`` those of several images."""
 
-    images: int
-    sync: Mapping[str, int]
-    health: Mapping[str, int]
-    layers: int
-    bytes: int
-    shared: int
+    images: int = 0
+    sync: Mapping[str, int] = field(default_factory=dict)
+    health: Mapping[str, int] = field(default_factory=dict)
+    layers: int = 0
+    bytes: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """All of it; ``run`` is the last run (`duccmake.run.status.Status`)."""
 
-    made: float
-    version: str
-    run: Mapping[str, Any] | None
-    totals: Totals
-    days: tuple[Day, ...]
-    push_to_visible: tuple[float, ...]
-    layers: tuple[Layer, ...]
-    images: tuple[Image, ...]
-    format: int = field(default=FORMAT)
+    made: float = 0.0
+    version: str = __version__
+    run: Mapping[str, Any] | None = None
+    totals: Totals = field(default_factory=Totals)
+    days: tuple[Day, ...] = ()
+    push_to_visible: tuple[float, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    images: tuple[Image, ...] = ()
+    format: int = FORMAT
 
     def to_json(self) -> bytes:
         """The document as a file has it."""
         return json.dumps(self, default=_members, ensure_ascii=False).encode() + b"\n"
 
 
-def _members(value: object) -> object:
+def _members(value: Any) -> Mapping[str, Any]:
     """A value's members as they are: `dataclasses.asdict` copies all that is below them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {one.name: getattr(value, one.name) for one in fields(value)}
-    raise TypeError(f"{value!r} is no JSON")
+    return {name: getattr(value, name) for name in type(value).__slots__}
+
+
+def timestamp(moment: float | None) -> str:
+    """A time as tables have it (RFC 3339, UTC); empty where it is not known."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)) if moment else ""
 
 
 def schema() -> Mapping[str, Any]:
     """The JSON schema of the document."""
+    import yaml
+
     text = Path(__file__).with_name("status.schema.yaml").read_text()
     found: Mapping[str, Any] = yaml.safe_load(text)
     return found

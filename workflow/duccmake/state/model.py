@@ -117,9 +117,15 @@ class State:
     """All that is kept of a repository's images, by title; layers by digest, days by name.
 
     ``waits`` are seconds from when a manifest was seen until it was published, oldest first.
+    ``counts`` are numbers that only grow, by what they count.
     """
 
     lives: dict[str, Life] = field(default_factory=dict)
     layers: dict[str, LayerSizes] = field(default_factory=dict)
     days: dict[str, Day] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def count(self, what: str, number: float = 1) -> None:
+        """Add to a number."""
+        self.counts[what] = self.counts.get(what, 0) + number

@@ -7,6 +7,7 @@ main process alone writes it, in one short transaction, and no job waits for it.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from urllib.parse import quote
 
 from ..errors import DuccmakeError
 from .model import Day, Failure, LayerSizes, Life, Move, State
+
+logger = logging.getLogger(__name__)
 
 FILE = "images.sqlite"
 """The file's name in the directory that a repository has for what is its own."""
@@ -56,6 +59,7 @@ CREATE TABLE days (
     day TEXT PRIMARY KEY, converted INTEGER NOT NULL, failed INTEGER NOT NULL,
     removed INTEGER NOT NULL, images INTEGER NOT NULL, compressed INTEGER NOT NULL
 );
+CREATE TABLE counts (what TEXT PRIMARY KEY, number REAL NOT NULL);
 CREATE TABLE waits (number INTEGER PRIMARY KEY, seconds REAL NOT NULL);
 """
 
@@ -90,30 +94,45 @@ def load(directory: Path | None) -> State:
 def changing(directory: Path) -> Iterator[State]:
     """Change what is kept: what the block leaves in the state is written when it ends well.
 
-    Nobody else changes it meanwhile.  Raises `UnreadableState` before or after the block.
+    Nobody else changes it meanwhile.  A file that is damaged, or of a later version, is put
+    aside.  Raises `UnreadableState` before or after the block.
     """
     path = directory / FILE
-    with _told(path):
-        connection = _connect(path, "rwc")
-        connection.isolation_level = None
-        connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection, state = _open(path)
+    except UnreadableState as error:
+        if not error.is_damaged:
+            raise
+        aside = path.with_name(f"{FILE}.unreadable")
+        path.replace(aside)
+        path.with_name(f"{FILE}-journal").unlink(missing_ok=True)
+        logger.warning("%s; it is begun anew, and the old one is %s now", error, aside)
+        connection, state = _open(path)
+    before = State(
+        dict(state.lives),
+        dict(state.layers),
+        dict(state.days),
+        list(state.waits),
+        dict(state.counts),
+    )
     with closing(connection):
-        with _told(path):
-            state = _read(connection)
-        before = State(dict(state.lives), dict(state.layers), dict(state.days), [*state.waits])
         yield state
         with _told(path):
             _write(connection, state, before)
             connection.execute("COMMIT")
 
 
-def set_aside(directory: Path) -> Path:
-    """Put a file that is damaged, or of a later version, out of the way; returns where it is."""
-    path = directory / FILE
-    aside = path.with_name(f"{FILE}.unreadable")
-    path.replace(aside)
-    path.with_name(f"{FILE}-journal").unlink(missing_ok=True)
-    return aside
+def _open(path: Path) -> tuple[sqlite3.Connection, State]:
+    """Begin a transaction that writes; what is there now."""
+    with _told(path):
+        connection = _connect(path, "rwc")
+        try:
+            connection.isolation_level = None
+            connection.execute("BEGIN IMMEDIATE")
+            return connection, _read(connection)
+        except BaseException:
+            connection.close()
+            raise
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -169,6 +188,7 @@ def _read(connection: sqlite3.Connection) -> State:
         state.layers[digest] = LayerSizes(compressed, unpacked)
     for row in connection.execute("SELECT * FROM days ORDER BY day"):
         state.days[row[0]] = Day(*row)
+    state.counts = dict(connection.execute("SELECT * FROM counts"))
     state.waits = [
         row[0] for row in connection.execute("SELECT seconds FROM waits ORDER BY number")
     ]
@@ -207,6 +227,10 @@ def _write(connection: sqlite3.Connection, state: State, before: State) -> None:
     )
     past = [(name,) for name in before.days if name not in state.days]
     connection.executemany("DELETE FROM days WHERE day = ?", past)
+    connection.executemany(
+        "INSERT OR REPLACE INTO counts VALUES (?, ?)",
+        [item for item in state.counts.items() if before.counts.get(item[0]) != item[1]],
+    )
     if state.waits != before.waits:
         connection.execute("DELETE FROM waits")
         connection.executemany("INSERT INTO waits VALUES (?, ?)", enumerate(state.waits))
