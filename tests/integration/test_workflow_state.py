@@ -200,6 +200,56 @@ def test_a_run_that_was_killed_is_made_up_for_by_the_next_one(work):
     assert life.published_at < began
 
 
+def test_an_image_that_leaves_is_told_of_and_remembered_when_it_comes_back(work):
+    work.run(check=True)
+    first_seen = row(work)["first_seen"]
+    work.wish("{host}/team/good:1")
+    work.run(check=True)
+    leaving = row(work)
+    assert leaving["sync"] == "leaving" and leaving["verdict"].startswith("leaving: ")
+    assert leaving["current"] == str(image("broken").digest) and leaving["layers"]
+    work.configure(retry={}, removal={"policy": "prune", "max_percent": 100})
+    work.run(check=True)
+    document = document_of(work)
+    assert [one["title"] for one in document["images"]] == [work.named("team/good:1")]
+    assert (document["days"][-1]["removed"], document["days"][-1]["images"]) == (1, 1)
+    assert state_of(work).lives[work.named("team/broken:1")].gone
+    work.wish("{host}/team/good:1", "{host}/team/broken:1")
+    work.run(check=True)
+    found = row(work)
+    assert (found["first_seen"], found["sync"]) == (first_seen, "up to date")
+
+
+def test_runs_for_some_images_leave_what_is_known_of_others(work):
+    damage(work, image("broken"))
+    work.run()
+    work.push("team/good:1", image("moved"))
+    only = f"resolve={{only: ['http://{work.named('team/good:1')}']}}"
+    assert work.run("--config", only, check=True).counts[0] == 1
+    assert row(work, "team/good:1")["current"] == str(image("moved").digest)
+    assert (row(work)["sync"], row(work)["failure"]["count"]) == ("held", 1)
+
+
+def test_what_is_covered_by_ignore_errors_is_held_too(work):
+    damage(work, image("broken"))
+    broken = "{host}/team/broken:1"
+    work.wish("{host}/team/good:1", broken, ignoreErrors=[work.named("team/broken:1")])
+    assert outcome(work.run(check=True), work) == "skipped"
+    run = work.run(check=True)
+    assert outcome(run, work) == "held" and run.blobs() == []
+
+
+def test_what_is_held_stands_in_the_event_log(work):
+    damage(work, image("broken"))
+    work.run()
+    work.run()
+    events = map(json.loads, (work.path / "logs/events.jsonl").read_text().splitlines())
+    [held] = [event for event in events if event["action"] == "hold_image"]
+    assert held["image"] == work.named("team/broken:1")
+    assert "damaged content" in held["error"]
+    assert held["failures"] == "1" and held["next_try"] > held["timestamp"]
+
+
 def test_what_a_run_leaves_to_be_read_keeps_to_its_formats(work):
     work.push("team/twin:1", Image((*image("good").layers, *image("twin").layers)))
     work.wish("{host}/team/good:1", "{host}/team/broken:1", "{host}/team/twin:1")

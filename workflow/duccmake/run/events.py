@@ -41,9 +41,6 @@ def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str]
     for problem in plan.problems:
         if not problem.until:
             log.emit(Action.PROBLEM, image=problem.name, status="error", error=problem.reason)
-    for name, (outcome, why) in status.images.items():
-        if outcome == Outcome.HELD:
-            log.emit(Action.HOLD_IMAGE, image=name, status="held", error=why)
     log.emit(Action.END_DUCC, pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")
 
 

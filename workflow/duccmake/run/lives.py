@@ -21,8 +21,10 @@ from ..repository.protocol import Repository
 from ..state.model import Day, LayerSizes, Life
 from ..state.model import State as Kept
 from ..state.store import changing
+from ..workspace.event_log import Action, EventLog
 from ..workspace.reports import Kind, Report
 from ..workspace.results import content_store
+from .document import timestamp
 from .status import Outcome, Result
 
 logger = logging.getLogger(__name__)
@@ -42,24 +44,30 @@ def keep(
     results: Sequence[Result] = (),
     reports: Sequence[Report] = (),
     *,
+    run: str = "",
     has_ended: bool = True,
 ) -> dict[str, Kept]:
     """Keep what is known of all images of a plan that was made at ``seen``; returns it.
 
-    ``results`` and ``reports`` are those of a run that ``has_ended``.  What cannot be written
-    is warned of and returned all the same.
+    ``results`` and ``reports`` are those of the run of that name, which ``has_ended``.  What is
+    held from now on is entered in the event log.  What cannot be written is warned of and
+    returned all the same.
     """
     kept = {}
     for name in repositories(plan):
         repository = open_repository(config.repository, name)
         known = plan, config, repository, seen, results, reports
+        entries = _Entries(*known)
         try:
             with _changing(repository) as state:
-                _Entries(*known).enter(state, has_ended=has_ended)
+                entries.enter(state, has_ended=has_ended)
         except (DuccmakeError, OSError) as error:
             logger.warning("%s: %s", name, error)
             state = Kept()
-            _Entries(*known).enter(state, has_ended=has_ended)
+            entries = _Entries(*known)
+            entries.enter(state, has_ended=has_ended)
+        else:
+            entries.note_holds(EventLog(config.events, run=run))
         kept[name] = state
     return kept
 
@@ -107,6 +115,7 @@ class _Entries:
         self._removed = 0
         self._converted = 0
         self._failed = 0
+        self._held: list[Life] = []
 
     def enter(self, state: Kept, *, has_ended: bool) -> None:
         """Enter it all."""
@@ -130,6 +139,21 @@ class _Entries:
             self._forsake(state, met)
         if has_ended:
             self._count(state)
+
+    def note_holds(self, log: EventLog) -> None:
+        """Enter in the event log what failed, and is held from now on."""
+        for life in self._held:
+            failure = life.failure
+            if failure and failure.next and failure.next > self._now:
+                log.emit(
+                    Action.HOLD_IMAGE,
+                    image=life.title,
+                    repository=self._repository.name,
+                    status="held",
+                    error=failure.reason,
+                    failures=failure.count,
+                    next_try=timestamp(failure.next),
+                )
 
     @staticmethod
     def _put(state: Kept, title: str, life: Life) -> None:
@@ -181,7 +205,9 @@ class _Entries:
     def _noted(self, state: Kept, life: Life, result: Result, key: str) -> Life:
         self._failed += 1
         state.count(f"failed {result.fault}")
-        return self._config.retry.noted(life, result.fault, key, result.remark, self._now)
+        life = self._config.retry.noted(life, result.fault, key, result.remark, self._now)
+        self._held.append(life)
+        return life
 
     # --- what is published ----------------------------------------------
 

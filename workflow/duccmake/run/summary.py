@@ -188,7 +188,7 @@ def summarise(
     say(*_lines(results), *(f"duccmake: {why}" for why in kept), last, stream=out)
     if not (only or session.preview):
         config = plan.config_in(workdir)
-        states = keep(plan, config, session.seen, results, reports)
+        states = keep(plan, config, session.seen, results, reports, run=run.name)
         try:
             write_status(plan, config, states, status, workdir)
         except OSError as error:
