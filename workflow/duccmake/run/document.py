@@ -142,11 +142,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """All of it; ``run`` is the last run (`duccmake.run.status.Status`)."""
+    """All of it; ``run`` is the last run (`duccmake.run.status.Status`).
+
+    ``last_success`` is when one ended last in which nothing failed.
+    """
 
     made: float = 0.0
     version: str = __version__
     run: Mapping[str, Any] | None = None
+    last_success: float | None = None
     totals: Totals = field(default_factory=Totals)
     days: tuple[Day, ...] = ()
     push_to_visible: tuple[float, ...] = ()

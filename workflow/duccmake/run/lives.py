@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 VISIBLE = (30, 60, 120, 300, 600, 1800, 3600, 6 * 3600, 86400)
 """Bounds, in seconds, by which it is counted how long digests took to be visible."""
 
-LAST_SUCCESS = "last success"
-
 _TRIED = frozenset({Outcome.FAILED, Outcome.SKIPPED})
 
 
@@ -278,16 +276,22 @@ class _Entries:
         digests = {digest for life in published for digest in life.layers}
         sizes = (state.layers.get(digest, LayerSizes()).compressed or 0 for digest in digests)
         name = time.strftime("%Y-%m-%d", time.gmtime(self._now))
-        day = state.days.get(name, Day(name))
-        state.days[name] = replace(
-            day,
-            converted=day.converted + self._converted,
-            failed=day.failed + self._failed,
-            removed=day.removed + self._removed,
+        newest = max(state.days, default="")
+        last = state.days.get(newest, Day(newest))
+        before = state.days.get(
+            name, replace(Day(name), images=last.images, compressed=last.compressed)
+        )
+        day = replace(
+            before,
+            converted=before.converted + self._converted,
+            failed=before.failed + self._failed,
+            removed=before.removed + self._removed,
             images=len(published),
             compressed=sum(sizes),
         )
-        state.count("converted", self._converted)
-        state.count("removed", self._removed)
-        if not any(item.outcome == Outcome.FAILED for item in self._results.values()):
-            state.counts[LAST_SUCCESS] = self._now
+        # A run in which nothing happened writes nothing.
+        if day != before:
+            state.days[name] = day
+        for what, number in (("converted", self._converted), ("removed", self._removed)):
+            if number:
+                state.count(what, number)

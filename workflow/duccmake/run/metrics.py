@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import Fault
 from ..state.model import State
 from .document import Document, Health, Sync
-from .lives import LAST_SUCCESS, VISIBLE
+from .lives import VISIBLE
 from .status import Status
 
 if TYPE_CHECKING:
@@ -34,39 +34,41 @@ def exposition(document: Document, states: Iterable[State], status: Status) -> b
 
 
 def _metrics(document: Document, states: list[State], status: Status) -> Iterator[Metric]:
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-        InfoMetricFamily,
-    )
+    from prometheus_client.core import InfoMetricFamily
 
+    yield InfoMetricFamily("duccmake", "The version.", {"version": document.version})
+    yield from _of_images(document)
+    yield from _of_history(states)
+    yield _gauge("last_run_timestamp_seconds", "When the last run ended.", status.ended)
+    yield _gauge("last_run_duration_seconds", "How long it took.", status.seconds)
+    text = "When a run ended without failures."
+    yield _gauge("last_success_timestamp_seconds", text, document.last_success or 0.0)
+
+
+def _of_images(document: Document) -> Iterator[Metric]:
+    """How images stand, and how much there is of them."""
     totals = document.totals
+    text = "Images, by whether they are as wished for."
+    yield _by("images", text, "sync", {one: totals.sync.get(one, 0) for one in Sync})
+    text = "Images, by whether something is wrong with them."
+    yield _by(
+        "images_by_health", text, "health", {one: totals.health.get(one, 0) for one in Health}
+    )
+    failing = Counter(image.failure.kind for image in document.images if image.failure)
+    text = "Images whose last try failed."
+    yield _by("images_failing", text, "reason", {one: failing[one] for one in Fault})
+    yield _gauge("layers", "Layers of published images.", totals.layers)
+    yield _gauge("layers_bytes", "The blobs of these layers.", totals.bytes)
+    yield _gauge("shared_bytes", "The blobs of layers of several images.", totals.shared)
+
+
+def _of_history(states: list[State]) -> Iterator[Metric]:
+    """What has happened since anything is kept."""
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
     def total(what: str) -> float:
         return sum(state.counts.get(what, 0) for state in states)
 
-    def gauge(name: str, text: str, value: float) -> Metric:
-        return GaugeMetricFamily(f"duccmake_{name}", text, value)
-
-    def labelled(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-        metric = GaugeMetricFamily(f"duccmake_{name}", text, labels=[label])
-        for key, value in values:
-            metric.add_metric([key], value)
-        return metric
-
-    yield InfoMetricFamily("duccmake", "The version.", {"version": document.version})
-    by_sync = ((one, totals.sync.get(one, 0)) for one in Sync)
-    yield labelled("images", "Images, by whether they are as wished for.", "sync", by_sync)
-    by_health = ((one, totals.health.get(one, 0)) for one in Health)
-    text = "Images, by whether something is wrong with them."
-    yield labelled("images_by_health", text, "health", by_health)
-    failing = Counter(image.failure.kind for image in document.images if image.failure)
-    by_fault = ((one, failing[one]) for one in Fault)
-    yield labelled("images_failing", "Images whose last try failed.", "reason", by_fault)
-    yield gauge("layers", "Layers of published images.", totals.layers)
-    yield gauge("layers_bytes", "The blobs of these layers.", totals.bytes)
-    yield gauge("shared_bytes", "The blobs of layers of several images.", totals.shared)
     failures = CounterMetricFamily("duccmake_failures", "Tries that failed.", labels=["reason"])
     for fault in Fault:
         failures.add_metric([fault], total(f"failed {fault}"))
@@ -79,14 +81,25 @@ def _metrics(document: Document, states: list[State], status: Status) -> Iterato
         seen += total(f"visible {bound}")
         buckets.append((str(float(bound)), seen))
     buckets.append(("+Inf", seen + total(f"visible {_LATER}")))
-    text = "From when a poll found a digest until it was published."
     yield HistogramMetricFamily(
         "duccmake_push_to_visible_seconds",
-        text,
+        "From when a poll found a digest until it was published.",
         buckets=buckets,
         sum_value=total("visible seconds"),
     )
-    yield gauge("last_run_timestamp_seconds", "When the last run ended.", status.ended)
-    yield gauge("last_run_duration_seconds", "How long it took.", status.seconds)
-    success = max((state.counts.get(LAST_SUCCESS, 0) for state in states), default=0)
-    yield gauge("last_success_timestamp_seconds", "When a run ended without failures.", success)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return GaugeMetricFamily(f"duccmake_{name}", text, value)
+
+
+def _by(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """A gauge with a label that has few values."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    metric = GaugeMetricFamily(f"duccmake_{name}", text, labels=[label])
+    for key, value in values.items():
+        metric.add_metric([key], value)
+    return metric

@@ -19,7 +19,7 @@ from ..workspace.results import IMAGES_TABLE, METRICS, STATUS
 from .document import Day, Document, Image, Totals, timestamp
 from .metrics import exposition
 from .standing import Found, standing
-from .status import Status
+from .status import Status, read_document
 
 _DAYS = 400
 _WAITS = 1000
@@ -35,17 +35,22 @@ def write_status(
     plan: Plan, config: Config, states: Mapping[str, State], status: Status, workdir: Path
 ) -> None:
     """Write all of it, each file whole or not at all; raises `OSError`."""
-    document = document_of(standing(plan, config, states, status), states, status)
+    is_success = not (status.failed or status.error)
+    success = status.ended if is_success else read_document(workdir).get("last_success")
+    document = document_of(standing(plan, config, states, status), states, status, success)
     write_atomically(workdir / IMAGES_TABLE, _table(document.images).encode())
     write_atomically(workdir / METRICS, exposition(document, states.values(), status))
     write_atomically(workdir / STATUS, document.to_json())
 
 
-def document_of(found: Found, states: Mapping[str, State], status: Status) -> Document:
+def document_of(
+    found: Found, states: Mapping[str, State], status: Status, last_success: float | None
+) -> Document:
     """The document of a run that has ended."""
     return Document(
         made=round(time.time(), 3),
         run=asdict(status),
+        last_success=last_success,
         totals=_totals(found),
         days=tuple(_days(states.values())),
         push_to_visible=tuple(wait for state in states.values() for wait in state.waits)[-_WAITS:],
