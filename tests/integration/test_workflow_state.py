@@ -220,6 +220,22 @@ def test_an_image_that_leaves_is_told_of_and_remembered_when_it_comes_back(work)
     assert (found["first_seen"], found["sync"]) == (first_seen, "up to date")
 
 
+def test_what_cannot_be_asked_for_stays_known_though_results_is_lost(work):
+    work.run(check=True)
+    before = row(work, "team/good:1")
+    shutil.rmtree(work.path / "results")
+    with work.deserted():
+        work.run()
+    found = row(work, "team/good:1")
+    assert (found["sync"], found["health"]) == ("up to date", "stale")
+    for known in ("current", "published", "first_seen", "history", "layers"):
+        assert found[known] == before[known], known
+    work.run(check=True)
+    found = row(work, "team/good:1")
+    assert (found["health"], found["first_seen"]) == (before["health"], before["first_seen"])
+    assert len(document_of(work)["push_to_visible"]) == 2
+
+
 def test_runs_for_some_images_leave_what_is_known_of_others(work):
     damage(work, image("broken"))
     work.run()

@@ -104,7 +104,8 @@ class Problem:
     """A wish that cannot be followed; those with one reason have one ``number``.
 
     ``platform`` is the one of several that cannot be had, ``fault`` what is at fault.
-    ``until``: before that, it does not fail a run again.
+    ``until``: before that, it does not fail a run again.  ``path`` is where the image is in the
+    repository, if it is there.
     """
 
     repository: str
@@ -115,6 +116,7 @@ class Problem:
     platform: str = ""
     fault: Fault = Fault.OTHER
     until: float = 0.0
+    path: str = ""
 
     @property
     def title(self) -> str:

@@ -94,6 +94,7 @@ class _Draft:
         told: str = "",
         platform: str = "",
         fault: Fault = Fault.OTHER,
+        path: str = "",
         holds: Holds | None = None,
     ) -> None:
         """A wish that cannot be followed; one job reports all that fail for one reason.
@@ -101,7 +102,9 @@ class _Draft:
         ``told`` is what is said in place of the reason, ``holds`` say whether it is held.
         """
         number = self._numbers.setdefault(reason, len(self._numbers) + 1)
-        problem = Problem(repository, name, told or reason, ignorable, number, platform, fault)
+        problem = Problem(
+            repository, name, told or reason, ignorable, number, platform, fault, path=path
+        )
         self.problems.append(holds.of_problem(problem) if holds else problem)
 
     def plan(self, loaded: Loaded, config: Config, members: Mapping[str, Any]) -> Plan:
@@ -241,6 +244,7 @@ def _note_unresolved(
             item.ignorable,
             platform=str(item.platform or ""),
             fault=item.fault,
+            path=item.path,
             holds=holds,
         )
     draft.warnings += [

@@ -127,6 +127,7 @@ class _Entries:
             if problem.repository == name:
                 met.add(problem.title)
                 self._put(state, problem.title, self._problem(state, problem))
+        met |= self._unplanned(state, met)
         titles = {life.path: title for title, life in state.lives.items()}
         for departure in self._plan.departures:
             if departure.repository == name:
@@ -159,10 +160,21 @@ class _Entries:
         if state.lives.get(title) != life:
             state.lives[title] = life
 
+    def _unplanned(self, state: Kept, met: Collection[str]) -> set[str]:
+        """The titles of published images whose registries could not say what they are now."""
+        name = self._repository.name
+        paths = {path for repository, path in self._plan.unplanned if repository == name}
+        paths -= {state.lives[title].path for title in met}
+        titles = {life.path: title for title, life in state.lives.items()}
+        for path in paths:
+            life = state.lives.get(titles.get(path, path)) or Life(path, self._seen, path=path)
+            self._put(state, life.title, replace(self._as_it_was(state, life), gone=None))
+        return {titles.get(path, path) for path in paths}
+
     def _forsake(self, state: Kept, met: Collection[str]) -> None:
         for title, life in state.lives.items():
             if title not in met and life.gone is None:
-                state.lives[title] = replace(life, gone=self._now, published="", layers=())
+                state.lives[title] = replace(self._as_it_was(state, life), gone=self._now)
 
     # --- one image ------------------------------------------------------
 
@@ -185,7 +197,7 @@ class _Entries:
 
     def _problem(self, state: Kept, problem: Problem) -> Life:
         life = state.lives.get(problem.title) or Life(problem.title, self._seen)
-        life = replace(life, path=life.path or problem.name, gone=None)
+        life = replace(life, path=problem.path or life.path or problem.name, gone=None)
         result = self._results.get(problem.title)
         if result and result.outcome in _TRIED:
             key = key_of_problem(problem, self._plan.members)

@@ -88,6 +88,13 @@ class _Repository:
             if problem.repository == self._name:
                 yield self._unresolved(problem)
         by_path = {life.path: life for life in self._state.lives.values()}
+        known = {problem.path for problem in self._plan.problems}
+        for name, path in self._plan.unplanned:
+            if name == self._name and path not in known:
+                why = "its registry could not be asked"
+                words = f"{Sync.UP_TO_DATE} as far as is known: {why}"
+                life = by_path.get(path) or Life(path, self._now, path=path)
+                yield self._image(life, Sync.UP_TO_DATE, Health.STALE, words, why)
         for departure in self._plan.departures:
             if departure.repository == self._name:
                 outcome = self._status.images.get(departure.name, (None, ""))[0]
