@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -59,10 +60,16 @@ def _fill(directory: Path, planned: Plan) -> None:
         state.days = {day: Day(day, 1, 2, 3, 4, 5) for day in days}
 
 
+def _spent() -> float:
+    """The processor's time, of this process and of those that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def _took(what: str, work: Callable[[], object]) -> float:
-    began = time.process_time()
+    began = _spent()
     work()
-    seconds = time.process_time() - began
+    seconds = _spent() - began
     print(f"{what}: {seconds:.2f} s")
     return seconds
 
@@ -87,7 +94,10 @@ def test_what_a_run_leaves_is_written_within_a_second(tmp_path, monkeypatch):
     for path in sorted((tmp_path / "results/status").iterdir()):
         print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
     assert sum(seconds) < SECONDS
-    assert Status.load(tmp_path) == status
+    loaded = Status.load(tmp_path)
+    assert loaded is not None and loaded.images == status.images
     command = [sys.executable, SCRIPT, "status"]
-    shown = _took("duccmake status", lambda: subprocess.run(command, check=True, stdout=-3))
+    shown = _took(
+        "duccmake status", lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    )
     assert shown < 2 * SECONDS
