@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..fs.files import write_atomically
 from ..planning.plan import Plan
 from ..workspace.results import STATUS
 from .document import FORMAT, Document
+from .page.writer import write_page
 
 
 class Outcome(StrEnum):
@@ -84,6 +86,8 @@ class Status:
         members |= {"made": self.ended, "run": asdict(self)}
         content = json.dumps(members, ensure_ascii=False)
         write_atomically(workdir / STATUS, content.encode() + b"\n")
+        with suppress(KeyError):  # in the document of an older version; the next run's is whole
+            write_page(workdir / STATUS)
 
     @classmethod
     def load(cls, workdir: Path) -> Status | None:

@@ -1,4 +1,4 @@
-"""What stays after a run to be looked at: the document, a table, metrics."""
+"""What stays after a run to be looked at: the document, a table, metrics, a page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..state.model import State
 from ..workspace.results import IMAGES_TABLE, METRICS, STATUS
 from .document import Day, Document, Image, Totals, timestamp
 from .metrics import exposition
+from .page.writer import write_page
 from .standing import Found, standing
 from .status import Status, read_document
 
@@ -41,6 +42,7 @@ def write_status(
     write_atomically(workdir / IMAGES_TABLE, _table(document.images).encode())
     write_atomically(workdir / METRICS, exposition(document, states.values(), status))
     write_atomically(workdir / STATUS, document.to_json())
+    write_page(workdir / STATUS)
 
 
 def document_of(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,8 +71,8 @@ def _hash(text: str) -> str:
 def _delays_said(delays: Sequence[float]) -> str:
     if not delays:
         return ""
-    most = statistics.quantiles(delays, n=10)[-1] if len(delays) > 1 else delays[0]
-    return f"half within {_minutes(statistics.median(delays))}, nine of ten within {_minutes(most)}"
+    half, most = (sorted(delays)[int(part * (len(delays) - 1))] for part in (0.5, 0.9))
+    return f"half within {_minutes(half)}, nine of ten within {_minutes(most)}"
 
 
 def _minutes(seconds: float) -> str:
