@@ -37,6 +37,9 @@ STATUS = RESULTS / "status" / "status.json"
 IMAGES_TABLE = STATUS.with_name("images.tsv")
 """The same as a table, a line an image."""
 
+PAGE = STATUS.with_name("index.html")
+"""The same as a page for a browser."""
+
 METRICS = STATUS.with_name("metrics.prom")
 """What node_exporter's textfile collector reads."""
 

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ...fs.files import write_atomically
+from ...workspace.results import PAGE
 from . import pictures
 from .data import packed
-
-PAGE = "index.html"
-"""What the page is called, beside the document that it is made of."""
 
 
 def write_page(path: Path) -> None:
     """Write the page of a document beside it, whole or not at all.  Raises `OSError`."""
     page = page_of(json.loads(path.read_bytes()))
-    write_atomically(path.with_name(PAGE), page.encode(errors="backslashreplace"))
+    write_atomically(path.with_name(PAGE.name), page.encode(errors="backslashreplace"))
 
 
 def page_of(document: Mapping[str, Any]) -> str:
