@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
-import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import deflate
 
 _SHOWN = 5
 """So many former digests and failures of an image are shown; the document has more."""
 
 _SHORT = len("sha256:") + 12
 """So much is shown of a layer's digest, and of one that an image had before."""
+
+_LEVEL = 6
 
 _WHOLE = (
     *("title", "repository", "platform", "platforms", "wish", "sync", "health", "verdict"),
@@ -44,7 +47,8 @@ def packed(document: Mapping[str, Any]) -> str:
     }
     text = json.dumps(members, ensure_ascii=False, separators=(",", ":"))
     # What a registry said may be no Unicode.
-    return base64.b64encode(zlib.compress(text.encode(errors="backslashreplace"))).decode()
+    content = deflate.zlib_compress(text.encode(errors="backslashreplace"), _LEVEL)
+    return base64.b64encode(content).decode()
 
 
 def _if_other(value: Any, than: Any) -> Any:

@@ -135,7 +135,7 @@ function showColumns() {
     const sorted = key && key === state.sort.replace(/^-/, "");
     const direction = state.sort.startsWith("-") ? "descending" : "ascending";
     const number = key === "size" || key === "own" ? "number" : null;
-    const head = make("th", { scope: "col", role: "columnheader", class: number,
+    const head = make("th", { scope: "col", role: "columnheader", class: number, "data-column": key,
       "aria-sort": sorted ? direction : key ? "none" : null });
     head.append(key ? make("button", { type: "button", "data-sort": key }, title) : title);
     return head;
@@ -432,6 +432,7 @@ async function begin() {
   showShared();
   showDays();
   showLargest();
+  performance.mark("shown");
   document.documentElement.dataset.ready = "yes";
 }
 
