@@ -151,6 +151,22 @@ def test_two_platforms_of_an_image_have_each_an_address(browser, few):
         assert it.page.locator("#image-title").inner_text() == "both:1 (linux/arm64)"
 
 
+def test_what_changed_from_the_version_before_is_told_and_its_paths_are_text(browser, tmp_path):
+    part = {"files": 1, "bytes": 2_000_000}
+    changes = {
+        "since": "sha256:4253d613a227" + "0" * 52,
+        **{"added": part, "removed": {"files": 0, "bytes": 0}, "changed": part},
+        "largest": [["added", HOSTILE, 2_000_000]],
+    }
+    file = page(document(image("app:1", changes=changes)), tmp_path)
+
+    with opened(browser, file, "#image=app:1") as it:
+        text = it.page.locator("#image").inner_text()
+        assert "From sha256:4253d613a227: added 1 file, 2.0 MB; removed 0 files, 0 B" in text
+        it.page.get_by_text("The largest of them").click()
+        assert it.page.locator("#changes code").text_content() == HOSTILE
+
+
 def test_failure_that_stands_and_those_before_it_are_told(browser, few):
     with opened(browser, few, f"#image={REPOSITORY}/root:6.32") as it:
         items = it.page.locator(".failures li")

@@ -78,6 +78,7 @@ def test_page_follows_an_image_through_all_its_states(browser, work):
     work.run(check=True)
     mended = told(browser, work)
     assert "up to date" in mended and "failing" not in mended and "over since" in mended
+    assert "added 0 files, 0 B; removed 0 files, 0 B; changed 1 file, 6 B" in mended
 
     work.wish("{host}/team/other:1")
     work.run(check=True)

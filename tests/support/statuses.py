@@ -63,6 +63,7 @@ def image(name: str = "docker.io/library/alpine:3.20", **members: object) -> Ima
             "apptainer": f"apptainer exec {flat} /bin/sh",
             "podman": f"podman run --rm {name}",
         },
+        changes={},
     )
     return replace(up_to_date, **members)  # type: ignore[arg-type]
 

@@ -36,6 +36,8 @@ def life(number: int) -> Life:
         revision=chance.choice([None, 7]),
         files=chance.choice([None, 12]),
         losses={"owners": number},
+        config=chance.choice(["", "sha256:1"]),
+        changes=chance.choice([{}, {"since": "sha256:0", "largest": [["added", "f", 1]]}]),
         layers=tuple(f"sha256:l{chance.randrange(9)}" for _ in range(chance.randrange(4))),
         moves=tuple(Move(f"sha256:{n}", NOW + n) for n in range(chance.randrange(3))),
         failures=failures[: chance.randrange(len(failures) + 1)],

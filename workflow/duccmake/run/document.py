@@ -103,6 +103,7 @@ class Image:
     losses: Mapping[str, int]
     layers: tuple[int, ...]
     paths: Mapping[str, str]
+    changes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

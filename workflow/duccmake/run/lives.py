@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
@@ -21,6 +22,7 @@ from ..repository.protocol import Repository
 from ..state.model import Day, LayerSizes, Life
 from ..state.model import State as Kept
 from ..state.store import changing
+from ..tree.changes import TooMany, compare
 from ..workspace.event_log import Action, EventLog
 from ..workspace.reports import Kind, Report
 from ..workspace.results import content_store
@@ -31,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 VISIBLE = (30, 60, 120, 300, 600, 1800, 3600, 6 * 3600, 86400)
 """Bounds, in seconds, by which it is counted how long digests took to be visible."""
+
+_COMPARED_FILES = 300_000
+_COMPARING_SECONDS = 10.0
+"""Trees of so many files are compared with those before, for so long in a run."""
 
 _TRIED = frozenset({Outcome.FAILED, Outcome.SKIPPED})
 
@@ -114,6 +120,7 @@ class _Entries:
         self._converted = 0
         self._failed = 0
         self._held: list[Life] = []
+        self._comparing = _COMPARING_SECONDS
 
     def enter(self, state: Kept, *, has_ended: bool) -> None:
         """Enter it all."""
@@ -225,7 +232,10 @@ class _Entries:
         record = self._repository.record(image.name)
         if record is None:
             return life
-        life = self._recorded(state, life, record)
+        changes = life.changes
+        if life.published != str(record.manifest):
+            changes = self._changes(life, record)
+        life = replace(self._recorded(state, life, record), changes=changes)
         wildcards = (image.repository, self._plan.flat_key(image)) if image.layers else ()
         revision = self._revisions.get((image.repository, image.name))
         life = replace(
@@ -267,6 +277,8 @@ class _Entries:
             files=None,
             losses=dict(record.losses),
             layers=tuple(map(str, record.layers)),
+            config=str(record.config),
+            changes={},
         )
 
     def _sizes(self, digest: Digest, record: ImageRecord) -> LayerSizes:
@@ -279,6 +291,21 @@ class _Entries:
                 claimed = {layer.digest: layer.size for layer in manifest.layers}
                 return LayerSizes(claimed.get(digest))
         return LayerSizes()
+
+    def _changes(self, before: Life, record: ImageRecord) -> Mapping[str, Any]:
+        """What changed from what was published before; empty where that is not at hand."""
+        began = time.monotonic()
+        try:
+            if before.config in ("", str(record.config)) or self._comparing <= 0:
+                return {}
+            view, configs = self._repository.view, (Digest.parse(before.config), record.config)
+            with self._repository.reading():
+                trees = (view.lines(view.layout.flat_manifest(config)) for config in configs)
+                return {"since": before.published, **asdict(compare(*trees, most=_COMPARED_FILES))}
+        except (DuccmakeError, OSError, TooMany):
+            return {}
+        finally:
+            self._comparing -= time.monotonic() - began
 
     # --- all together ---------------------------------------------------
 

@@ -172,6 +172,7 @@ class _Repository:
             losses=life.losses,
             layers=tuple(self._places[digest] for digest in life.layers),
             paths=self._paths(life, planned),
+            changes=life.changes,
         )
 
     def _life(self, title: str) -> Life:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 KEPT = 100
 """So many digests, and so many failures, are kept of an image."""
@@ -44,7 +45,8 @@ class Life:
 
     ``path`` is where the repository has it, ``source`` its wish list.  ``published`` is the
     manifest that the repository has, since ``published_at``, in ``revision`` where there are
-    revisions; ``files``, ``losses`` and ``layers`` are of that.  ``gone`` is since when it is not
+    revisions; ``files``, ``losses``, ``layers`` and ``config`` are of that, and ``changes``
+    what became of the files that were published before.  ``gone`` is since when it is not
     wished for.
     """
 
@@ -58,6 +60,8 @@ class Life:
     files: int | None = None
     losses: Mapping[str, int] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    config: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
     gone: float | None = None
     moves: tuple[Move, ...] = ()
     failures: tuple[Failure, ...] = ()

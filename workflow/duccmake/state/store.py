@@ -41,7 +41,8 @@ _TABLES = """
 CREATE TABLE images (
     title TEXT PRIMARY KEY, first_seen REAL NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
     published TEXT NOT NULL, published_at REAL, revision INTEGER, files INTEGER,
-    losses TEXT NOT NULL, layers TEXT NOT NULL, gone REAL
+    losses TEXT NOT NULL, layers TEXT NOT NULL, config TEXT NOT NULL,
+    changes TEXT NOT NULL, gone REAL
 );
 CREATE TABLE moves (
     title TEXT NOT NULL, place INTEGER NOT NULL, digest TEXT NOT NULL, seen REAL NOT NULL,
@@ -166,7 +167,8 @@ def _read(connection: sqlite3.Connection) -> State:
     numbered = dict(connection.execute("SELECT number, digest FROM layers"))
     state = State()
     for row in connection.execute("SELECT * FROM images"):
-        title, first_seen, path, source, published, at, revision, files, losses, layers, gone = row
+        title, first_seen, path, source, published, at, revision, files, losses, *rest = row
+        layers, config, changes, gone = rest
         state.lives[title] = Life(
             title,
             float(first_seen),
@@ -178,6 +180,8 @@ def _read(connection: sqlite3.Connection) -> State:
             files,
             dict(json.loads(losses)),
             tuple(numbered[number] for number in json.loads(layers)),
+            config,
+            dict(json.loads(changes)),
             gone,
             tuple(Move(*one) for one in moves.get(title, ())),
             tuple(Failure(*one) for one in failures.get(title, ())),
@@ -244,7 +248,7 @@ def _write_lives(connection: sqlite3.Connection, state: State, before: State) ->
     for table in ("images", "moves", "failures"):
         connection.executemany(f"DELETE FROM {table} WHERE title = ?", stale)
     connection.executemany(
-        "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
             (
                 life.title,
@@ -257,6 +261,8 @@ def _write_lives(connection: sqlite3.Connection, state: State, before: State) ->
                 life.files,
                 json.dumps(dict(life.losses)),
                 json.dumps([numbers[digest] for digest in life.layers]),
+                life.config,
+                json.dumps(dict(life.changes)),
                 life.gone,
             )
             for life in changed

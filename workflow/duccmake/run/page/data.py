@@ -20,6 +20,9 @@ _SHOWN = 5
 _SHORT = len("sha256:") + 12
 """So much is shown of a layer's digest, and of one that an image had before."""
 
+_CHANGES = 1000
+"""What changed is shown of so many images, those that were published last."""
+
 _LEVEL = 6
 
 _WHOLE = (
@@ -39,6 +42,10 @@ def packed(document: Mapping[str, Any]) -> str:
     columns["history"] = [
         [(move["digest"][:_SHORT], move["seen"]) for move in one["history"][:_SHOWN]]
         for one in images
+    ]
+    newest = sorted((one["published"] or 0.0 for one in images), reverse=True)[:_CHANGES]
+    columns["changes"] = [
+        one["changes"] if (one["published"] or 0.0) >= newest[-1] else {} for one in images
     ]
     members = {
         **{name: document[name] for name in ("made", "days", "totals")},

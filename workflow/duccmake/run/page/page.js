@@ -267,6 +267,21 @@ function digests(i) {
   return parts;
 }
 
+function changes(i) {
+  const found = I.changes[i];
+  if (!found.since) return [];
+  const part = (kind) => `${kind} ${counted(found[kind].files, "file")}, ${bytes(found[kind].bytes)}`;
+  const files = found.largest.map(([kind, path, size]) =>
+    cells(kind, make("code", null, path), bytes(size)));
+  return [
+    make("h3", null, "What changed"),
+    make("p", null, `From ${found.since.slice(0, 19)}: ` +
+      `${["added", "removed", "changed"].map(part).join("; ")}.`),
+    ...(files.length ? [make("details", null, make("summary", null, "The largest of them"),
+      table("changes", ["What", "Path", "Size"], files))] : []),
+  ];
+}
+
 function imageView(i) {
   const names = { path: "Path", apptainer: "Apptainer", podman: "Podman" };
   const paths = Object.entries(I.paths[i]);
@@ -283,6 +298,7 @@ function imageView(i) {
       ...paths.map(([key, text]) => copied(names[key] || key, text))] : []),
     title("What is known"), details(i),
     title("Digests"), ...digests(i),
+    ...changes(i),
     ...(failures.length ? [title("Failures"),
       make("ul", { class: "failures" }, ...failures.map(failed))] : []),
     ...(layers.length ? [title(counted(layers.length, "layer")), table("layers",

@@ -42,6 +42,7 @@ def _drawn(kind: str, values: Sequence[Any], *, unit: str = "", **options: Any) 
         js=[],
         show_legend=False,
         margin=4,
+        margin_left=24,
         margin_right=40,
         min_scale=2,
         max_scale=5,
