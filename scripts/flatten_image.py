@@ -8,7 +8,7 @@ from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
 from duccmake.repository.open import open_repository, open_staging
 from duccmake.workspace.event_log import Action
-from duccmake.workspace.reports import Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 from duccmake.workspace.results import content_store
 
 log, output, repository, key, *inputs = sys.argv[1:]
@@ -19,7 +19,7 @@ with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job
     with job.events.span(
         Action.FLAT_CONVERSION, image_request=images[0].reference, image=images[0].name
     ):
-        stage_flat_tree(
+        files = stage_flat_tree(
             images[0],
             open_repository(job.config.repository, repository),
             content_store(),
@@ -28,3 +28,4 @@ with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job
             mount_points=job.config.flat.mount_points,
             staging=open_staging(job.config.repository, repository),
         )
+    job.report(Report(job.name, Kind.FLATTENED, images[0].title, files=files))

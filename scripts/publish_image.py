@@ -10,7 +10,7 @@ from duccmake.jobs.publish_image import learn, publish_ready
 from duccmake.planning.plan import keeping
 from duccmake.repository.open import open_repository
 from duccmake.workspace.event_log import Action
-from duccmake.workspace.reports import Rule
+from duccmake.workspace.reports import Kind, Report, Rule
 from duccmake.workspace.results import content_store, known_content
 
 log, output, repository, name, *inputs = sys.argv[1:]
@@ -18,11 +18,12 @@ with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as jo
     image = job.plan.image(repository, name)
     job.serves([image])
     job.check_inputs(inputs)
+    target = open_repository(job.config.repository, repository)
     with job.events.span(Action.PUBLICATION, image_request=image.reference, image=image.name):
         record = publish_ready(
             image,
             [other for other in job.plan.wanted if other.repository == repository],
-            open_repository(job.config.repository, repository),
+            target,
             layers=job.plan.staged_paths(repository),
             flats=job.plan.flat_paths(repository),
             store=content_store(),
@@ -30,5 +31,7 @@ with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as jo
             keep=keeping(job.plan, job.config, repository),
         )
     job.published(image)
+    if revision := target.revision:
+        job.report(Report(job.name, Kind.PUBLISHED, image.title, revision=revision))
     Path(output).write_text(json.dumps(record.to_json(), indent=1) + "\n")
     learn(job.config.repository, repository, known_content(repository))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
 from duccmake.cvmfs.objects import names_of
 from duccmake.demo.images import host_platform
 from duccmake.layer.catalogs import StagedCatalogs
+from duccmake.state.store import FILE, load
 from duccmake.tree import mtree
 from support import images
 from support.cvmfs_repositories import both, repository_for
+from support.kept_state import document_of
 from support.on_disk import OnDisk
 from support.runs import Work, sample_work
 from support.trees import differences, snapshot
@@ -77,6 +80,25 @@ def test_images_are_converted_left_alone_moved_and_pruned(work, cvmfs, tmp_path)
     assert list(repository.names()) == names[2:]
     assert repository.verify(names[2]) == []
     assert cvmfs.problems() == ""
+
+
+def test_what_is_kept_of_images_stands_in_the_spool_area_with_their_revisions(work, cvmfs):
+    began, before = time.time(), cvmfs.revision()
+    work.run("-n", check=True)
+    kept = cvmfs.open().own_directory
+    assert not (kept / FILE).exists()
+    work.run(check=True)
+    first = cvmfs.revision()
+    images.move_tag(work.host)
+    work.run(check=True)
+    found = {image["title"]: image for image in document_of(work)["images"]}
+    moved, stayed = (found[work.named(f"demo/{name}")] for name in ("hello:latest", "tools:2024"))
+    assert moved["revision"] == cvmfs.revision() == first + 1
+    assert before < stayed["revision"] <= first
+    assert began - 1 < stayed["published"] <= moved["published"] <= time.time()
+    lives = load(kept).lives
+    assert lives[moved["title"]].published == moved["current"]
+    assert len(lives[moved["title"]].moves) == 2
 
 
 @pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)

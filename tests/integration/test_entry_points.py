@@ -82,7 +82,7 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
         recipe = work.wish("{host}/team/app:1")
         work.configure(platforms=[str(AMD64)])
         work.run(check=True)
-        status = work.path / "results/status.json"
+        status = work.path / "results/status/status.json"
         before = status.read_bytes()
         for option in ("-n", "--summary", "--dag", "--unlock", "--list"):
             work.run(option, check=True)
@@ -92,14 +92,14 @@ def test_what_only_shows_something_leaves_the_status_of_the_last_run_alone(tmp_p
             assert "1 image: 1 published" in table, option
         # Nothing is to be done, which is a run all the same.
         work.run(check=True)
-        assert json.loads(status.read_bytes())["counts"] == {"up to date": 1}
+        assert json.loads(status.read_bytes())["run"]["counts"] == {"up to date": 1}
         recipe.write_text("- a list\n")
         work.run("--unlock", check=True)
         assert work.run("-n").status != 0
-        assert not json.loads(status.read_bytes())["error"]
+        assert not json.loads(status.read_bytes())["run"]["error"]
         run = work.run()
         assert run.status != 0
-        error = json.loads(status.read_bytes())["error"]
+        error = json.loads(status.read_bytes())["run"]["error"]
         assert str(recipe) in error or recipe.name in error
         assert error in run.stderr
         assert [event.get("error") for event in events(work, "end_ducc")] == [None, error]

@@ -197,7 +197,7 @@ def test_a_wrong_command_line_ends_the_watcher_at_once_and_is_told(
     assert watch.ends() == 2
     [line] = watch.said().splitlines()
     assert wanted in line
-    told = json.loads((work.path / "results/status.json").read_bytes())["error"]
+    told = json.loads((work.path / "results/status/status.json").read_bytes())["run"]["error"]
     assert told == line.removeprefix("duccmake-watch: ")
     assert [event["error"] for event in events(work)] == [told]
 
@@ -243,7 +243,7 @@ def test_a_run_that_dies_is_told_and_another_one_follows(work: Work, tmp_path: P
 
 def told(work: Work, wanted: str, watch: Program) -> None:
     """Wait until the status, the event log and the watcher's own log say what became of a run."""
-    status = work.path / "results/status.json"
+    status = work.path / "results/status/status.json"
     eventually(lambda: status.exists() and wanted in status.read_text(), "its status", watch)
     eventually(
         lambda: any(wanted in poll.get("reason", "") for poll in polls(work)),

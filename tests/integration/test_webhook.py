@@ -18,6 +18,7 @@ from support.images import push
 from support.runs import Work
 from support.samples import text_image
 from support.servers import docker_registry, need
+from support.statuses import document, image, page
 from support.watching import Program, Webhook, events, eventually, listening
 
 SECRETS = {
@@ -356,3 +357,28 @@ def test_debians_registry_sends_and_is_heard(tmp_path: Path):
             push(text_image("glob"), host, "team/glob", "v7")
             wanted = [f"{host}/team/app:1", f"{host}/team/glob:v7"]
             eventually(lambda: webhook.waiting() == wanted or None, "hears both", webhook)
+
+
+def test_page_and_document_of_the_last_run_are_served_alone(work: Work, webhook: Webhook):
+    get = webhook.session.get
+    assert get(f"{webhook.url}/status/").status_code == 404
+    made = page(document(image(WISHED)), _status_of(work))
+
+    answer = get(f"{webhook.url}/status/")
+    assert answer.content == made.read_bytes()
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert answer.headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    assert get(f"{webhook.url}/status/status.json").json()["images"][0]["title"] == WISHED
+    assert get(f"{webhook.url}/status/index.html").content == made.read_bytes()
+    for path in ("metrics", "%2e%2e/polls.json", "..%2f..%2fconfig/config.yaml", "images.tsv"):
+        assert get(f"{webhook.url}/status/{path}").status_code in (404, 405)
+    for method in ("POST", "PUT", "DELETE"):
+        answer = webhook.session.request(method, f"{webhook.url}/status/status.json", data=b"x")
+        assert answer.status_code in (404, 405)
+    assert made.read_bytes().startswith(b"<!DOCTYPE html>")
+
+
+def _status_of(work: Work) -> Path:
+    directory = work.path / "results" / "status"
+    directory.mkdir(parents=True)
+    return directory

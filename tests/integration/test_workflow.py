@@ -283,7 +283,10 @@ def test_nothing_staged_is_left_behind(first: Stage, forgetful: Stage, work: Wor
     assert not list((work.path / "results").glob("blobs/*"))
     assert not list((work.path / "results").glob("*/layers/*"))
     assert not list((work.path / "results").glob("*/flat/*"))
-    assert sorted(p.name for p in (forgetful.repository / ".duccmake").iterdir()) == ["lock"]
+    assert sorted(p.name for p in (forgetful.repository / ".duccmake").iterdir()) == [
+        "images.sqlite",
+        "lock",
+    ]
 
 
 # --- once more ----------------------------------------------------------

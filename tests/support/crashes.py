@@ -172,5 +172,7 @@ def copy_tree(source: Path, target: Path) -> None:
 def leftovers(repository: Path) -> list[str]:
     """What only a transaction that is under way has in a repository."""
     return [str(path) for path in repository.rglob("*") if path.name.endswith((".new", ".old"))] + [
-        str(path) for path in repository.glob(".duccmake/*") if path.name != "lock"
+        str(path)
+        for path in repository.glob(".duccmake/*")
+        if path.name not in ("lock", "images.sqlite")
     ]

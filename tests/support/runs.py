@@ -28,10 +28,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 REPOSITORY = "images.example.org"
 
 _OUTCOME = re.compile(
-    r"(converted|up to date|failed|skipped|removed|freed|pushed) +(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
+    r"(converted|up to date|failed|held|skipped|removed|freed|pushed) +"
+    r"(\S+(?: \(\S+\))?)(?:  (.*))?\Z"
 )
 _COUNTS = re.compile(
-    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed(?:, (\d+) skipped)?"
+    r"duccmake: (\d+) converted, (\d+) up to date, (\d+) failed(?:, \d+ held)?(?:, (\d+) skipped)?"
     r"(?:, \d+ removed)?(?:, \d+ pushed)?(?:; (.+) fetched, (.+) reused)?, in [0-9.]+ s\Z"
 )
 _JOB = re.compile(r"Job (\d+): (.+)\Z")
@@ -120,8 +121,12 @@ class Work:
         return path
 
     def configure(self, *, file: str = "config/config.yaml", **members: Any) -> Path:
-        """Write a configuration; without more words, no thin images are pushed."""
+        """Write a configuration.
+
+        Without more words, no thin images are pushed, and what failed is tried in each run.
+        """
         members.setdefault("thin", {"push": "never"})
+        members.setdefault("retry", {"first_seconds": 0})
         path = self.path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(members))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas
 import pytest
 
 from duccmake.commands.main import main
+from duccmake.fs.files import write_atomically
 from duccmake.planning.model import Departure, Problem
 from duccmake.planning.model import State as Planned
 from duccmake.planning.plan import Plan
-from duccmake.run.status import Outcome, Status
+from duccmake.run.status import Outcome, Status, read_document
 from support.planned import REPOSITORY, image, plan
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "duccmake"
@@ -26,6 +29,20 @@ def status(run: str, **became: tuple[Outcome, str]) -> None:
     """The last run's, by tags."""
     images = {f"r.example.org/app:{tag}": found for tag, found in became.items()}
     Status(1, run, 0, 0, {}, images, (), (), ()).save(Path.cwd())
+
+
+def told(tag: str, failure: dict | None = None) -> dict:
+    """An image of the document, as far as the table reads it."""
+    failed = failure and {"first": 1.0, **failure}
+    title = f"r.example.org/app:{tag}"
+    return {"title": title, "repository": REPOSITORY, "published": 3.0, "failure": failed}
+
+
+def tell(**failures: dict) -> None:
+    """Leave a document with these images."""
+    images = [told(tag, failure) for tag, failure in failures.items()]
+    members = {"format": 1, "run": None, "images": images}
+    write_atomically(Path("results/status/status.json"), json.dumps(members).encode())
 
 
 def planned(tag: str, *, state: Planned = Planned.PENDING, why: str = "new", **more):
@@ -93,6 +110,36 @@ def test_of_an_older_run_only_failures_of_what_is_pending_count(saved, capsys):
     assert found["broken"]["state"] == "failed"
     assert found["left"]["state"] == "leaving"
     assert found["done"]["state"] == "published"
+
+
+def test_what_failed_last_comes_first_with_when_it_is_tried_again(saved, capsys):
+    due = time.time() + 900
+    failed = {"count": 2, "next": due, "last": 5.0}
+    tell(broken=failed, quiet={"count": 1, "next": None, "last": 7.0})
+    document = read_document(Path())
+    document["images"].append(told("gone", {"count": 1, "next": None, "last": 9.0}))
+    document["images"][-1]["title"] = "r.example.org/gone:1"
+    write_atomically(Path("results/status/status.json"), json.dumps(document).encode())
+    status(saved, **BECAME)
+    main(["status", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["image"].partition("/")[2] for row in rows[:2]] == ["gone:1", "app:broken"]
+    assert rows[1]["reason"].startswith("damaged; tried again from ")
+    assert rows[1]["failures"] == "2" and rows[1]["next_try"].startswith("20")
+    assert rows[1]["failing_since"] == "1970-01-01T00:00:01Z"
+
+
+def test_what_waits_says_for_what(capsys):
+    held = planned("held", state=Planned.HELD, why="damaged", until=time.time() + 900)
+    gone = Problem(
+        REPOSITORY, "r.example.org/gone:1", "no tag", False, 1, until=time.time() + 9 * 86400
+    )
+    Plan.load(plan([held], [gone]).save())
+    main(["status"])
+    first, second, total = capsys.readouterr().out.splitlines()
+    assert first.startswith("held  r.example.org/app:held  damaged; tried again from ")
+    assert re.search(r"no tag; tried again from \d{4}-\d\d-\d\d \d\d:\d\d \(at once", second)
+    assert total == "2 images: 2 held"
 
 
 def test_globs_choose_images_and_tables_are_read_as_they_were_written(saved, capsys):

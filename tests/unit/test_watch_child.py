@@ -18,7 +18,7 @@ from duccmake.service.watch.child import CHECKOUT, Child, command
 from duccmake.service.watch.schedule import Ending
 from duccmake.workspace.event_log import EventSettings
 from duccmake.workspace.reports import WRITERS, Rule
-from duccmake.workspace.results import RESULTS
+from duccmake.workspace.results import STATUS
 from duccmake.workspace.run_lock import hold, nobody_runs
 
 
@@ -133,7 +133,7 @@ def test_a_status_survives_its_file(tmp_path: Path):
     status.save(tmp_path)
     found = Status.load(tmp_path)
     assert found is not None and found.failed == {"a:1"} and found.pid == 7
-    (tmp_path / RESULTS / "status.json").write_text("{")
+    (tmp_path / STATUS).write_text("{")
     assert Status.load(tmp_path) is None
 
 

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Self
+from enum import StrEnum
+from typing import ClassVar, Self
+
+
+class Fault(StrEnum):
+    """What kind of thing is at fault: so metrics count failures, and pauses go by it."""
+
+    REGISTRY = "registry"
+    UNREACHED = "unreached"
+    DENIED = "denied"
+    MISSING = "missing"
+    MANIFEST = "manifest"
+    DIGEST = "digest"
+    LAYER = "layer"
+    LIMIT = "limit"
+    PRIVATE = "private"
+    SPACE = "space"
+    REPOSITORY = "repository"
+    OTHER = "other"
 
 
 def one_line(text: str) -> str:
@@ -18,11 +36,17 @@ class DuccmakeError(Exception):
 
     ``found`` says what was found.  ``image`` and ``step`` say which image and
     what was being done with it; whoever knows them adds them with `within`.
-    ``hint`` says what the operator can do.
+    ``hint`` says what the operator can do.  ``fault`` is what an error of another kind, which
+    this one hands on, was at fault for.
     """
 
-    def __init__(self, found: str, *, image: str = "", step: str = "", hint: str = "") -> None:
+    kind: ClassVar[Fault] = Fault.OTHER
+
+    def __init__(
+        self, found: str, *, image: str = "", step: str = "", hint: str = "", fault: str = ""
+    ) -> None:
         super().__init__(found)
+        self.fault = Fault(fault) if fault else self.kind
         self.found = found
         self.image = image
         self.step = step
@@ -56,6 +80,8 @@ class RecipeError(DuccmakeError):
 class ManifestError(DuccmakeError):
     """A manifest, index or image configuration is not what the specification asks."""
 
+    kind = Fault.MANIFEST
+
 
 class UnsupportedImage(ManifestError):
     """Well formed, but nothing that can be unpacked: an artifact, schema 1, no such platform."""
@@ -68,6 +94,8 @@ class NoSuchPlatform(UnsupportedImage):
 class RegistryError(DuccmakeError):
     """A registry did not answer as it should."""
 
+    kind = Fault.REGISTRY
+
 
 class RegistryUnavailable(RegistryError):
     """Connection failures, time-outs, 5xx: what is known stays in force."""
@@ -75,6 +103,8 @@ class RegistryUnavailable(RegistryError):
 
 class Unauthorized(RegistryError):
     """401 or 403: credentials are missing or refused."""
+
+    kind = Fault.DENIED
 
 
 MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
@@ -88,6 +118,7 @@ class NotFound(RegistryError):
     whoever answered has no such word.
     """
 
+    kind = Fault.MISSING
     code = ""
 
 
@@ -98,6 +129,8 @@ class RateLimited(RegistryError):
 class DigestMismatch(DuccmakeError):
     """Content does not have the digest, or the size, that its descriptor names."""
 
+    kind = Fault.DIGEST
+
 
 class WrongSize(DigestMismatch):
     """Content has the digest that its descriptor names, and another size: the descriptor lies."""
@@ -105,6 +138,8 @@ class WrongSize(DigestMismatch):
 
 class LayerError(DuccmakeError):
     """A layer that cannot be unpacked."""
+
+    kind = Fault.LAYER
 
 
 class CorruptLayer(LayerError):
@@ -118,13 +153,19 @@ class UnsafeLayer(LayerError):
 class LimitExceeded(LayerError):
     """The layer is over a limit of the configuration."""
 
+    kind = Fault.LIMIT
+
 
 class NoSpace(DuccmakeError):
     """The file system is full, or a quota is used up."""
 
+    kind = Fault.SPACE
+
 
 class RepositoryError(DuccmakeError):
     """The repository cannot be read or written."""
+
+    kind = Fault.REPOSITORY
 
 
 class RepositoryLocked(RepositoryError):

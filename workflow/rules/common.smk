@@ -22,6 +22,7 @@ from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
 from duccmake.run.lines import has_colour, say, without_colour
+from duccmake.run.lives import keep
 from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.progress import Gauge, ProgressLine
@@ -160,6 +161,8 @@ onstart:
     # Where Snakemake itself fails, as with a full disk, it calls no other handler.
     atexit.register(end_run)
     note_start(plan, run, workdir=Path.cwd(), only=asked)
+    if not asked:
+        keep(plan, config_of_plan, session.seen, has_ended=False)
     show_progress(run)
     lift_default_limit()
     spare_pandas()
@@ -231,7 +234,7 @@ def get_targets():
     problems = [
         f"results/problems/{problem.number}"
         for problem in plan.problems
-        if not problem.ignorable
+        if not (problem.ignorable or problem.until)
     ]
     thins = [str(thin.output) for thin in plan.thins]
     return or_nothing(published + thins + problems + get_removals())

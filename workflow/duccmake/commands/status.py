@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..oci.globs import any_of
 from ..planning.plan import Plan
-from ..run.status import Status
+from ..run.status import Status, read_document
 from ..run.table import newest_plan, table
 from ..words import counted
 from .command import Command
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Show how each image of the wish lists stands, from the newest plan and the last run: what
-failed and why comes first. No registry is asked; `snakemake -n` brings the plan up to date."""
+failed and why comes first, the newest before others. No registry is asked; `snakemake -n`
+brings the plan up to date."""
 
 
 def show(options: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def show(options: argparse.Namespace) -> int:
     status = Status.load(options.directory)
     if status and status.error:
         sys.stderr.write(f"the last run ended before its images: {status.error}\n")
-    found = table(Plan.load(path), path.stem, status)
+    found = table(Plan.load(path), path.stem, status, read_document(options.directory))
     if options.globs:
         pattern = any_of(*options.globs)
         found = found.loc[[pattern.fullmatch(name) is not None for name in found["image"]]]

@@ -18,6 +18,7 @@ from ..products import Product, in_order
 from ..recipe.sources.location import Source
 from ..registry.settings import RegistrySettings
 from ..repository.settings import BatchSettings, RepositorySettings
+from ..state.pauses import Pauses
 from ..workspace.event_log import EventSettings
 from .mistakes import InvalidConfig, Mistake, dotted
 from .settings import (
@@ -58,6 +59,8 @@ class Config:
     scope: str = "pending"
     adopt: bool = True
     private: Literal["allow", "refuse"] = "allow"
+    retry: Pauses = field(default_factory=Pauses)
+    retry_failed: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
@@ -107,6 +110,8 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),
+        retry=Pauses(**plain.get("retry", {})),
+        retry_failed=plain.get("retry_failed", default.retry_failed),
         watch=WatchSettings(**plain.get("watch", {})),
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),

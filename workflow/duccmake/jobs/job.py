@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..config.configuration import Config
-from ..errors import DuccmakeError
+from ..errors import DuccmakeError, Fault
 from ..fs import locks
 from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
@@ -99,9 +99,9 @@ class Job:
         """Leave a report for the run's summary."""
         write_report(self._run, report)
 
-    def fail(self, title: str, words: str) -> None:
+    def fail(self, title: str, words: str, fault: Fault = Fault.OTHER) -> None:
         """Leave word of a failure; where the disk has no room for it, on the terminal."""
-        report = Report(self.name, Kind.FAILED, title, words, log=self._log)
+        report = Report(self.name, Kind.FAILED, title, words, log=self._log, fault=fault)
         try:
             self.report(report)
         except OSError:
@@ -144,7 +144,7 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             yield job
         except DuccmakeError as error:
             logger.error("%s", job.blame(error))
-            job.fail(error.image, str(error))
+            job.fail(error.image, str(error), error.fault)
             if not job.ignorable:
                 sys.exit(1)
             _hand_on(Path(output), error)
@@ -154,11 +154,15 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
             sys.exit(128 + signal.SIGINT)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
-                words = f"no space is left in {workdir}: make room and run again"
+                words, fault = (
+                    f"no space is left in {workdir}: make room and run again",
+                    Fault.SPACE,
+                )
             else:
                 logger.exception("this is a defect of duccmake, please report it")
                 words = f"a defect of duccmake: {error!r}; please report it, with {log}"
-            job.fail(job.serving, words)
+                fault = Fault.OTHER
+            job.fail(job.serving, words, fault)
             sys.exit(1)
 
 
@@ -195,7 +199,8 @@ class _AtOnce(logging.Handler):
 
 
 def _hand_on(output: Path, error: DuccmakeError) -> None:
-    failure = {"found": error.found, "image": error.image, "step": error.step, "hint": error.hint}
+    members = ("found", "image", "step", "hint", "fault")
+    failure = {name: getattr(error, name) for name in members}
     content = _FAILURE_MARK + json.dumps(failure).encode() + b"}\n"
     if output.suffix == ".json" or output.parent.name == "blobs":
         write_atomically(output, content)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from ..errors import Fault
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
 from ..products import Product
@@ -15,9 +16,10 @@ from ..workspace.results import thin_manifest
 
 
 class State(StrEnum):
-    """Whether an image is to be published, or is."""
+    """Whether an image is to be published, or failed and waits, or is published."""
 
     PENDING = "pending"
+    HELD = "held"
     PUBLISHED = "published"
 
 
@@ -48,6 +50,7 @@ class PlannedImage:
     converted again, whatever the repository has, and its record has this stamp then.
     ``fault``: what is wrong with it as an earlier version published it.
     ``fix_permissions``: everybody shall be able to read its flat tree.
+    ``until`` is when it is tried again, where it is held: then ``why`` is what it failed with.
     """
 
     repository: str
@@ -68,6 +71,7 @@ class PlannedImage:
     anew: str = ""
     fault: str = ""
     fix_permissions: bool = False
+    until: float = 0.0
 
     @property
     def name(self) -> str:
@@ -99,7 +103,9 @@ class Claim:
 class Problem:
     """A wish that cannot be followed; those with one reason have one ``number``.
 
-    ``platform`` is the one of several that cannot be had.
+    ``platform`` is the one of several that cannot be had, ``fault`` what is at fault.
+    ``until``: before that, it does not fail a run again.  ``path`` is where the image is in the
+    repository, if it is there.
     """
 
     repository: str
@@ -108,6 +114,9 @@ class Problem:
     ignorable: bool
     number: int
     platform: str = ""
+    fault: Fault = Fault.OTHER
+    until: float = 0.0
+    path: str = ""
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.configuration import Config
+from ..errors import Fault
 from ..fs.files import write_atomically
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest, Platform, Reference
@@ -233,7 +234,10 @@ class Plan:
         layers = [_layer_from_json(entry) for entry in members["layers"]]
         return cls(
             images=tuple(_image_from_json(entry, layers) for entry in members["images"]),
-            problems=tuple(Problem(**entry) for entry in members["problems"]),
+            problems=tuple(
+                Problem(**{**entry, "fault": Fault(entry["fault"])})
+                for entry in members["problems"]
+            ),
             missing=_digests_from_json(members["missing"]),
             warnings=tuple(members["warnings"]),
             scope=members["scope"],
@@ -323,6 +327,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "anew": image.anew,
         "fix_permissions": image.fix_permissions,
         "fault": image.fault,
+        "until": image.until,
     }
 
 
@@ -346,6 +351,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         anew=entry["anew"],
         fix_permissions=entry["fix_permissions"],
         fault=entry["fault"],
+        until=entry["until"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config.configuration import Config
-from ..errors import DuccmakeError, RepositoryError
+from ..errors import DuccmakeError, Fault, RepositoryError
 from ..oci.reference import Digest
 from ..products import Product
 from ..recipe.coverage import Coverage
@@ -20,12 +21,15 @@ from ..registry.places import Places
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
+from ..state.model import Life
+from ..state.store import UnreadableState, load
 from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
 from .anew import Anew
 from .auditor import Auditor
 from .clients import polling_client
 from .departures import Listings
+from .holds import Holds
 from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .pending import why_pending
 from .plan import Plan
@@ -57,7 +61,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
     anew = Anew(config.anew)
     for reconciliation in _reconciled(draft, config, loaded.recipes):
-        _plan_repository(draft, reconciliation, config, loaded, anew)
+        holds = _holds(draft, reconciliation.repository, config, members)
+        _plan_repository(draft, reconciliation, config, loaded, anew, holds)
     for glob in anew.unmatched if poll else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, loaded.recipes, config)
@@ -88,14 +93,19 @@ class _Draft:
         *,
         told: str = "",
         platform: str = "",
+        fault: Fault = Fault.OTHER,
+        path: str = "",
+        holds: Holds | None = None,
     ) -> None:
         """A wish that cannot be followed; one job reports all that fail for one reason.
 
-        ``told`` is what is said in place of the reason.
+        ``told`` is what is said in place of the reason, ``holds`` say whether it is held.
         """
         number = self._numbers.setdefault(reason, len(self._numbers) + 1)
-        problem = Problem(repository, name, told or reason, ignorable, number, platform)
-        self.problems.append(problem)
+        problem = Problem(
+            repository, name, told or reason, ignorable, number, platform, fault, path=path
+        )
+        self.problems.append(holds.of_problem(problem) if holds else problem)
 
     def plan(self, loaded: Loaded, config: Config, members: Mapping[str, Any]) -> Plan:
         """The plan, as it is saved."""
@@ -162,8 +172,25 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
     return found
 
 
+def _holds(
+    draft: _Draft, repository: Repository, config: Config, members: Mapping[str, Any]
+) -> Holds:
+    """Which images of the repository failed and wait."""
+    lives: Mapping[str, Life] = {}
+    try:
+        lives = load(repository.own_directory).lives
+    except UnreadableState as error:
+        draft.warnings.append(str(error.within(image=repository.name)))
+    return Holds(lives, config, members, time.time())
+
+
 def _plan_repository(
-    draft: _Draft, reconciliation: Reconciliation, config: Config, loaded: Loaded, anew: Anew
+    draft: _Draft,
+    reconciliation: Reconciliation,
+    config: Config,
+    loaded: Loaded,
+    anew: Anew,
+    holds: Holds,
 ) -> None:
     """What becomes of each wish of a recipe."""
     repository = reconciliation.repository
@@ -177,11 +204,15 @@ def _plan_repository(
         try:
             origin = _origin(wish, coverage, loaded)
             held = reconciliation.held(wish)
-            planned.append(_planned(held, repository, config, origin, strays, auditor, anew))
+            image = _planned(held, repository, config, origin, strays, auditor, anew)
+            planned.append(holds.of(image))
         except DuccmakeError as error:
             name, ignorable = wish.reference.name, wish.ignorable
             platform = wish.platform if len(wish.platforms) > 1 else None
-            damaged.append(Unresolved(name, platform, ignorable, str(error), path=wish.path))
+            why = str(error)
+            damaged.append(
+                Unresolved(name, platform, ignorable, why, False, wish.path, error.fault)
+            )
     if not config.resolve.only:  # who asks for some images says nothing of the others
         auditor.look_at_others(reconciliation.names, {image.name for image in planned})
     if config.private == "refuse":
@@ -191,10 +222,13 @@ def _plan_repository(
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
     draft.missing[repository.name] = _missing_layers(planned, repository)
-    _note_unresolved(draft, repository, (*reconciliation.resolution.unresolved, *damaged))
+    missed = (*reconciliation.resolution.unresolved, *damaged)
+    _note_unresolved(draft, repository, missed, holds)
 
 
-def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unresolved]) -> None:
+def _note_unresolved(
+    draft: _Draft, repository: Repository, items: Iterable[Unresolved], holds: Holds
+) -> None:
     """Wishes that cannot be followed now: what is published of them stays in force."""
     kept: Counter[str] = Counter()
     for item in items:
@@ -209,6 +243,9 @@ def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unre
             item.reason,
             item.ignorable,
             platform=str(item.platform or ""),
+            fault=item.fault,
+            path=item.path,
+            holds=holds,
         )
     draft.warnings += [
         f"{_images(count)}{reason}; what is published stays in force"
@@ -218,7 +255,8 @@ def _note_unresolved(draft: _Draft, repository: Repository, items: Iterable[Unre
 
 def _plan_thins(draft: _Draft, recipes: Sequence[Recipe], config: Config) -> None:
     client = functools.partial(polling_client, config)
-    thins = plan_thins(recipes, draft.images, config, content_store(), client)
+    made = [image for image in draft.images if image.state != State.HELD]
+    thins = plan_thins(recipes, made, config, content_store(), client)
     draft.thins += thins.planned
     draft.warnings += thins.warnings
     for repository, name, reason, ignorable in thins.problems:

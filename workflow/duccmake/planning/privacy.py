@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ..config.configuration import Config
-from ..errors import DuccmakeError, NotFound, Unauthorized
+from ..errors import DuccmakeError, Fault, NotFound, Unauthorized
 from ..oci.reference import Reference
 from ..registry.client import Client
 from .clients import anonymous_client
@@ -73,6 +73,7 @@ def private_error(*, is_refused: bool = True) -> DuccmakeError:
         hint="make it public there, take it off the wish list, or write 'private: allow'"
         if is_refused
         else "see whether that is meant; 'private: refuse' keeps such images out",
+        fault=Fault.PRIVATE,
     )
 
 
@@ -81,5 +82,5 @@ def _unresolved(image: PlannedImage, error: DuccmakeError) -> Unresolved:
     passing = isinstance(error, PASSING)
     reason = reason_of(error)
     return Unresolved(
-        image.reference.name, platform, image.ignorable, reason, passing, path=image.name
+        image.reference.name, platform, image.ignorable, reason, passing, image.name, error.fault
     )

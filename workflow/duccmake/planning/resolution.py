@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..errors import DuccmakeError
+from ..errors import DuccmakeError, Fault
 from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest, parse_manifest
 from ..oci.reference import Digest, Platform, Reference
@@ -58,7 +58,7 @@ class Unresolved:
     """A wish that cannot be followed, and why; ``passing`` failures may mend themselves.
 
     ``platform`` is the one of several that cannot be had; ``path`` is where the
-    image is in the repository, if it is there.
+    image is in the repository, if it is there.  ``fault`` is what is at fault.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Unresolved:
     reason: str
     passing: bool = False
     path: str = ""
+    fault: Fault = Fault.OTHER
 
 
 @dataclass(frozen=True, slots=True)

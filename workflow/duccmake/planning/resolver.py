@@ -171,7 +171,12 @@ class Resolver:
             ignorable = recipes[number].ignores(wished)
             passing = isinstance(error, PASSING)
             reason = self._troubles.brief(wished, error)
-            outcomes.append((number, Unresolved(wished.name, None, ignorable, reason, passing)))
+            outcomes.append(
+                (
+                    number,
+                    Unresolved(wished.name, None, ignorable, reason, passing, fault=error.fault),
+                )
+            )
         questions = [
             _Question(
                 number,
@@ -304,7 +309,7 @@ class Resolver:
         reason = self._troubles.brief(question.reference, missed.error)
         if question.known is not None and self._has(question.known):
             return self._remembered(question, question.known, stale=reason)
-        return question.recipe, _unresolved(question, reason, passing=True)
+        return question.recipe, _unresolved(question, reason, missed.error, passing=True)
 
     def _has(self, poll: Poll) -> bool:
         return self._store.has(poll.manifest) and self._store.has(poll.config)
@@ -337,10 +342,14 @@ def _by_image(items: Iterable[_Asked]) -> list[list[_Asked]]:
 def _failed(question: _Question, error: DuccmakeError) -> _Outcome | _Missed:
     if isinstance(error, PASSING):
         return _Missed(question, error)
-    return question.recipe, _unresolved(question, reason_of(error))
+    return question.recipe, _unresolved(question, reason_of(error), error)
 
 
-def _unresolved(question: _Question, reason: str, *, passing: bool = False) -> Unresolved:
+def _unresolved(
+    question: _Question, reason: str, error: DuccmakeError, *, passing: bool = False
+) -> Unresolved:
     name = question.reference.name
     platform = question.platform if len(question.platforms) > 1 else None
-    return Unresolved(name, platform, question.ignorable, reason, passing, question.path)
+    return Unresolved(
+        name, platform, question.ignorable, reason, passing, question.path, error.fault
+    )

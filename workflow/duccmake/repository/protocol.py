@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from ..layer.measured import Measured
@@ -28,6 +29,23 @@ class Repository(Protocol):
     @property
     def view(self) -> View:
         """What it shows, and where things lie in it."""
+        ...
+
+    @property
+    def own_directory(self) -> Path | None:
+        """Where this machine keeps what is the repository's own and not published.
+
+        None where it does not publish the repository; `prepare` makes the directory.
+        """
+        ...
+
+    def prepare(self) -> None:
+        """Make the directory of its own; `RepositoryError` or `NoSpace`."""
+        ...
+
+    @property
+    def revision(self) -> int | None:
+        """The number of what is shown, where a repository has revisions."""
         ...
 
     def reading(self) -> AbstractContextManager[None]:

@@ -66,6 +66,10 @@ class Publisher(PublishedTree, ABC, Generic[Opened]):
                 self._edit(opened, edits)
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Make the directory of its own; `RepositoryError` or `NoSpace`."""
+
+    @abstractmethod
     def _publish(
         self, opened: Opened, changes: ChangeSet, more: Callable[[], Iterable[ChangeSet]]
     ) -> Part:

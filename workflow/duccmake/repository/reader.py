@@ -73,6 +73,16 @@ class PublishedTree:
     def _layout(self) -> Layout:
         return self._view.layout
 
+    @property
+    def own_directory(self) -> Path | None:
+        """Where this machine keeps what is the repository's own; None for who only reads."""
+        return None
+
+    @property
+    def revision(self) -> int | None:
+        """The number of what is shown, where there are revisions."""
+        return None
+
     def reading(self) -> AbstractContextManager[None]:
         """Read files of the repository inside: it stays readable so long."""
         return nullcontext()

@@ -39,7 +39,8 @@ def note_end(plan: Plan, status: Status, *, workdir: Path, only: Collection[str]
         if outcome == Outcome.REMOVED:
             log.emit(Action.REMOVE_IMAGE, image=name, status="ok", reason=why)
     for problem in plan.problems:
-        log.emit(Action.PROBLEM, image=problem.name, status="error", error=problem.reason)
+        if not problem.until:
+            log.emit(Action.PROBLEM, image=problem.name, status="error", error=problem.reason)
     log.emit(Action.END_DUCC, pid=os.getpid(), time_elapsed_s=f"{status.seconds:.6f}")
 
 

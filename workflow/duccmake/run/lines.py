@@ -17,6 +17,7 @@ _COLOURS = {
     "refused": _RED,
     "expelled": _RED,
     "pending": _YELLOW,
+    "held": _YELLOW,
     "leaving": _YELLOW,
     "skipped": _YELLOW,
     "converted": _GREEN,

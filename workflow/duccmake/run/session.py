@@ -61,7 +61,8 @@ class Session:
 
     ``polled`` says whether registries were asked, without which the plan is empty, and
     ``preview`` whether the call only shows something, such as a dry run.
-    ``began`` is by the monotonic clock; ``lock`` shows others that this process runs.
+    ``began`` is by the monotonic clock and ``seen`` the time then; ``lock`` shows others that
+    this process runs.
     """
 
     plan: Plan
@@ -70,6 +71,7 @@ class Session:
     polled: bool
     preview: bool
     began: float
+    seen: float
     lock: AbstractContextManager[object]
 
 
@@ -86,7 +88,7 @@ def begin(
     plan and what is remembered of registries, and takes away receipts of what a
     repository no longer holds.  Raises `ConfigError` and `RecipeError`.
     """
-    began = time.monotonic()
+    began, seen = time.monotonic(), time.time()
     _log_to_terminal()
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
@@ -113,7 +115,7 @@ def begin(
     if not is_drawn:
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
-    return Session(plan, plan_file, run, poll, preview, began, lock)
+    return Session(plan, plan_file, run, poll, preview, began, seen, lock)
 
 
 def is_full(workdir: Path = Path()) -> bool:

@@ -1,4 +1,4 @@
-"""The last run as a file: what became of each image, and which wish lists are in force."""
+"""The last run: what became of each image, and which wish lists are in force."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ..errors import DuccmakeError
 from ..fs.files import write_atomically
 from ..planning.plan import Plan
 from ..workspace.results import STATUS
+from .document import FORMAT, Document
+from .page.writer import write_page
 
 
 class Outcome(StrEnum):
@@ -23,6 +27,7 @@ class Outcome(StrEnum):
     CONVERTED = "converted"
     UP_TO_DATE = "up to date"
     FAILED = "failed"
+    HELD = "held"
     SKIPPED = "skipped"
     REMOVED = "removed"
     PUSHED = "pushed"
@@ -36,12 +41,14 @@ class Result:
     """The outcome of what is called ``title``, and what is to be said of it.
 
     ``more`` is for people at a terminal alone: what is in force, and where to read on.
+    ``fault`` is what was at fault (`duccmake.errors.Fault`) where a try of it failed.
     """
 
     title: str
     outcome: Outcome
     remark: str = ""
     more: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +81,19 @@ class Status:
         )
 
     def save(self, workdir: Path) -> None:
-        """Write it, for `load` and for people."""
-        write_atomically(workdir / STATUS, json.dumps(asdict(self), indent=1).encode() + b"\n")
+        """Write it into the document, which stays as it is else, for `load` and for people."""
+        members = read_document(workdir) or json.loads(Document().to_json())
+        members |= {"made": self.ended, "run": asdict(self)}
+        content = json.dumps(members, ensure_ascii=False)
+        write_atomically(workdir / STATUS, content.encode() + b"\n")
+        with suppress(KeyError):  # in the document of an older version; the next run's is whole
+            write_page(workdir / STATUS)
 
     @classmethod
     def load(cls, workdir: Path) -> Status | None:
         """The last run's status, or None where there is none that can be read."""
         try:
-            members = json.loads((workdir / STATUS).read_bytes())
+            members = read_document(workdir)["run"]
             images = {
                 name: (Outcome(outcome), why)
                 for name, (outcome, why) in members.pop("images").items()
@@ -89,6 +101,15 @@ class Status:
             return cls(**{**members, "images": images})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
+
+
+def read_document(workdir: Path) -> dict[str, Any]:
+    """The members of the document of the last run; empty where there is none that can be read."""
+    try:
+        found = json.loads((workdir / STATUS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("format") == FORMAT else {}
 
 
 def of_this_process(run: str, seconds: float, results: Sequence[Result], plan: Plan) -> Status:

@@ -14,6 +14,7 @@ from typing import TextIO
 from ..errors import DuccmakeError
 from ..oci.reference import Reference
 from ..planning.departures import KEPT
+from ..planning.holds import held_in_words
 from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
 from ..planning.plan import Plan, adopting
@@ -24,10 +25,12 @@ from ..words import counted, in_bytes
 from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
 from ..workspace.results import STATUS
 from .lines import say
+from .lives import keep
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
+from .telling import write_status
 
-_SELDOM = (Outcome.SKIPPED, Outcome.REMOVED, Outcome.PUSHED)
+_SELDOM = (Outcome.HELD, Outcome.SKIPPED, Outcome.REMOVED, Outcome.PUSHED)
 """What is counted only where there is any."""
 
 _COUNTED = (Outcome.CONVERTED, Outcome.UP_TO_DATE, Outcome.FAILED, *_SELDOM)
@@ -63,6 +66,7 @@ def announce(
     )
     say(
         *_listed("pending", [f"{image.title}  {image.why}" for image in _pending(plan)]),
+        *_listed("held", [f"{title}  {_briefly(title, why)}" for title, why in _held(plan)]),
         *_refused(plan),
         *_leaving(plan, kept),
         stream=results or remarks,
@@ -74,17 +78,32 @@ def _pending(plan: Plan) -> list[PlannedImage]:
     return [image for image in plan.images if image.state == State.PENDING]
 
 
+def _held(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What failed and is left alone for a while, each with the reason and until when."""
+    images = ((image.title, image.why, image.until) for image in plan.images)
+    problems = ((problem.title, problem.reason, problem.until) for problem in plan.problems)
+    for title, why, until in (*images, *problems):
+        if until:
+            yield title, held_in_words(why, until)
+
+
+def _briefly(title: str, words: str) -> str:
+    """What is said of something after its name."""
+    return words.removeprefix(f"{title}: ")
+
+
 def _in_the_way(plan: Plan, freed: str) -> Iterator[str]:
     """Why images are not newer, or cannot be had: each reason once, and of ``freed`` none."""
     stale: dict[str, list[str]] = {}
     for image in plan.images:
-        if image.state != State.PENDING and image.why and image.name != freed:
+        if image.state == State.PUBLISHED and image.why and image.name != freed:
             stale.setdefault(image.why, []).append(image.title)
     for why, titles in stale.items():
         who = _many(len(titles)) or f"{titles[0]}: "
         yield f"duccmake: {who}{why}; what is published stays in force"
-    last = {problem.reason: problem.title for problem in plan.problems}
-    for reason, count in Counter(problem.reason for problem in plan.problems).items():
+    failing = [problem for problem in plan.problems if not problem.until]
+    last = {problem.reason: problem.title for problem in failing}
+    for reason, count in Counter(problem.reason for problem in failing).items():
         one = "" if reason.startswith(last[reason]) else f"{last[reason]}: "
         yield f"duccmake: {_many(count) or one}{reason}"
 
@@ -115,10 +134,12 @@ def _listed(word: str, items: Sequence[str]) -> list[str]:
 
 def _amount(plan: Plan) -> str:
     pending, problems = _pending(plan), len(plan.problems)
+    held = sum(image.state == State.HELD for image in plan.images)
     unresolved = f", {problems} not resolved" if problems else ""
     return (
         f"duccmake: {counted(len(plan.images) + problems, 'image')}: {len(pending)} pending, "
-        f"{len(plan.images) - len(pending)} up to date{unresolved}{_to_fetch(plan, pending)}"
+        f"{len(plan.images) - len(pending) - held} up to date{f', {held} held' if held else ''}"
+        f"{unresolved}{_to_fetch(plan, pending)}"
     )
 
 
@@ -166,8 +187,10 @@ def summarise(
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
     say(*_lines(results), *(f"duccmake: {why}" for why in kept), last, stream=out)
     if not (only or session.preview):
+        config = plan.config_in(workdir)
+        states = keep(plan, config, session.seen, results, reports, run=run.name)
         try:
-            status.save(workdir)
+            write_status(plan, config, states, status, workdir)
         except OSError as error:
             say(f"duccmake: {workdir / STATUS} cannot be written: {error.strerror}", stream=out)
     return status
@@ -188,8 +211,7 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
     unsaid = up_to_date if len(up_to_date) > _LISTED else []
     for item in results:
         if not (unsaid and item.outcome == Outcome.UP_TO_DATE):
-            remark = item.remark.removeprefix(f"{item.title}: ")
-            words = "; ".join(filter(None, (remark, item.more)))
+            words = "; ".join(filter(None, (_briefly(item.title, item.remark), item.more)))
             yield f"{item.outcome:{width}}  {item.title}{f'  {words}' if words else ''}"
 
 
@@ -238,12 +260,15 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
     }
     failures = {
         # Without the image: others may fail of the same.
-        report.job: replace(report, words=report.words.removeprefix(f"{report.subject}: "))
+        report.job: replace(report, words=_briefly(report.subject, report.words))
         for report in reports
         if report.kind == Kind.FAILED
     }
     for image in plan.images:
-        if image.state != State.PENDING:
+        if image.state == State.HELD:
+            yield Result(image.title, Outcome.HELD, held_in_words(image.why, image.until))
+            continue
+        if image.state == State.PUBLISHED:
             yield Result(image.title, Outcome.UP_TO_DATE, image.why)
             continue
         repository = repositories[image.repository]
@@ -253,16 +278,21 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
             continue
         failure = next(_failures_of(plan, image, failures), None)
         reason = failure.words if failure else "interrupted, or not tried: run again"
+        fault = failure.fault if failure else ""
         more = "; ".join((_in_force(repository.description(image.name)), *_see(failure)))
-        yield Result(image.title, _failed(image.ignorable), reason, more)
+        yield Result(image.title, _failed(image.ignorable), reason, more, fault)
     for problem in plan.problems:
+        if problem.until:
+            yield Result(problem.title, Outcome.HELD, held_in_words(problem.reason, problem.until))
+            continue
         known = None
         with suppress(DuccmakeError):  # it need not be an image, nor of a repository that is there
             repository = open_repository(config.repository, problem.repository)
             known = repository.description(problem.name)
         # Of a glob, tags may be published that it matched before.
         more = _in_force(known) if known else ""
-        yield Result(problem.title, _failed(problem.ignorable), problem.reason, more)
+        outcome = _failed(problem.ignorable)
+        yield Result(problem.title, outcome, problem.reason, more, problem.fault)
     yield from _pushes(plan, reports, failures)
     yield from _removals(reports)
 

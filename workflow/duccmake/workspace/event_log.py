@@ -38,6 +38,7 @@ class Action(StrEnum):
     START_IMAGE = "start_image"
     END_IMAGE = "end_image"
     REMOVE_IMAGE = "remove_image"
+    HOLD_IMAGE = "hold_image"
     PROBLEM = "problem"
     PUBLISH_LAYER = "publish_layer"
     PUBLISH_FLAT_IMAGE = "publish_flat_image"

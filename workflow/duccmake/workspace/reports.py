@@ -60,6 +60,8 @@ class Kind(StrEnum):
 
     FAILED = "failed"
     FETCHED = "fetched"
+    FLATTENED = "flattened"
+    PUBLISHED = "published"
     PUSHED = "pushed"
     REMOVED = "removed"
     FREED = "freed"
@@ -73,7 +75,9 @@ class Report:
 
     ``subject`` is the image, thin image or repository that it is about, ``words`` are for
     people, ``size`` is in bytes, and ``images`` are names, each with a reason.  ``log`` is
-    where a failure is told at length.
+    where a failure is told at length, and ``fault`` whose failure it was
+    (`duccmake.errors.Fault`).  ``files`` counts entries of a flat tree, and ``revision`` is one
+    of the repository that has the image.
     """
 
     job: JobName
@@ -83,6 +87,9 @@ class Report:
     size: int = 0
     images: tuple[tuple[str, str], ...] = ()
     log: str = ""
+    fault: str = ""
+    files: int = 0
+    revision: int = 0
 
     @property
     def title(self) -> str:

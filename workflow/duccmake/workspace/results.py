@@ -31,8 +31,17 @@ RUNS = RESULTS / "runs"
 GATES = RESULTS / "gates"
 """What says that the layers of more images may be fetched, by the plan's name."""
 
-STATUS = RESULTS / "status.json"
-"""The outcome of the last run."""
+STATUS = RESULTS / "status" / "status.json"
+"""How all images stand, and the outcome of the last run."""
+
+IMAGES_TABLE = STATUS.with_name("images.tsv")
+"""The same as a table, a line an image."""
+
+PAGE = STATUS.with_name("index.html")
+"""The same as a page for a browser."""
+
+METRICS = STATUS.with_name("metrics.prom")
+"""What node_exporter's textfile collector reads."""
 
 WATCH_LOCK = RESULTS / "watch.lock"
 """What the watcher holds while it runs."""

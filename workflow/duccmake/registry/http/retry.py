@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from ...errors import RegistryError, RegistryUnavailable
+from ...errors import Fault, RegistryError, RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,13 @@ class TryAgain(Exception):
 class RegistryUnreachable(RegistryUnavailable):
     """No answer at all came from the host."""
 
+    kind = Fault.UNREACHED
+
 
 class RegistryLeftAlone(RegistryUnavailable):
     """No request was made, because the registry failed too often before."""
+
+    kind = Fault.UNREACHED
 
 
 class Deadline:

@@ -158,6 +158,23 @@ class CvmfsRepository(Publisher[Opened]):
         """Whether somebody publishes at this moment, by this program."""
         return is_held(self._state / "lock")
 
+    @property
+    def own_directory(self) -> Path | None:
+        """Where the lock and the journal are; None where this machine does not publish it."""
+        return self._state if self._revision is not None else None
+
+    def prepare(self) -> None:
+        """Make the directory for the lock, the journal and catalogs."""
+        with reported("lock the repository"):
+            # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
+            self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
+            (self._state / "catalogs").mkdir(mode=0o755, exist_ok=True)
+
+    @property
+    def revision(self) -> int | None:
+        """The number of the revision that is shown."""
+        return self._revision.number if self._revision is not None else None
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the repository for publishing; `RepositoryLocked` after the time limit.
@@ -173,10 +190,7 @@ class CvmfsRepository(Publisher[Opened]):
                 step="lock the repository",
                 hint="set repository.prefix, to 'containers' for example",
             )
-        with reported("lock the repository"):
-            # The repository's owner, whom cvmfs_server may run as, reads the archive in it.
-            self._state.mkdir(mode=0o711, parents=True, exist_ok=True)
-            (self._state / "catalogs").mkdir(mode=0o755, exist_ok=True)
+        self.prepare()
         with held(self._state / "lock", self._lock_seconds, writes=False):
             server = Server(settings, self._state)
             transactions = Transactions(

@@ -60,17 +60,26 @@ class DirectoryRepository(Publisher[Journal]):
         """Whether somebody publishes at this moment."""
         return is_held(self._private / "lock")
 
+    @property
+    def own_directory(self) -> Path:
+        """Where the lock and the journal are."""
+        return self._private
+
+    def prepare(self) -> None:
+        """Make the repository's directory and the one of its own."""
+        with reported("lock the repository"):
+            if not self._path.is_dir():
+                self._path.mkdir(parents=True, exist_ok=True)
+                self._path.chmod(0o755)
+            self._private.mkdir(mode=0o700, exist_ok=True)
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the repository for publishing; `RepositoryLocked` after the time limit.
 
         Entering finishes or undoes what a publisher that died left behind.
         """
-        with reported("lock the repository"):
-            if not self._path.is_dir():
-                self._path.mkdir(parents=True, exist_ok=True)
-                self._path.chmod(0o755)
-            self._private.mkdir(mode=0o700, exist_ok=True)
+        self.prepare()
         with held(self._private / "lock", self._lock_seconds):
             with reported("recover the repository"):
                 outcome = self._journal.recover()

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from ...workspace.event_log import EventLog
 from ..notices import Notice, NoticeQueue, QueueFull
+from . import pages
 from .coverage import WishLists
 from .formats import READERS
 from .secrets import is_genuine
@@ -56,6 +57,7 @@ class Listener:
         return Starlette(
             routes=[
                 Route("/healthz", self._health, methods=["GET"]),
+                *pages.routes(),
                 Route("/{sender:str}", self._hear, methods=["POST"]),
                 # Nothing is redirected, to a slash less or otherwise: not every sender follows.
                 Route("/{sender:str}/{secret:path}", self._hear, methods=["POST"]),

@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = f"""\
 Hear what registries say of pushed and deleted images: POST to /SENDER, one of
 {", ".join(READERS)}.
-Images of the wish list wake the watcher. Put it behind a proxy."""
+Images of the wish list wake the watcher. GET /status/ shows how all images stand. Put it behind
+a proxy."""
 
 
 def main(arguments: Sequence[str]) -> int:

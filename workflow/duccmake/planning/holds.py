@@ -1,0 +1,86 @@
+"""Images that failed and are left alone for a while: one of them must not cost every run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .. import __version__
+from ..config.configuration import Config
+from ..state.model import Life
+from ..state.pauses import key_of
+from .model import PlannedImage, Problem, State
+
+AT_ONCE = "--config retry_failed=true"
+
+_MADE_BY = frozenset(
+    {"repository", "products", "platforms", "registries", "limits", "flat", "adopt", "private"}
+)
+"""The keys of the configuration that what becomes of an image depends on."""
+
+
+class Holds:
+    """What is held, by the ``lives`` that are kept of a repository's images, at a moment."""
+
+    def __init__(
+        self, lives: Mapping[str, Life], config: Config, members: Mapping[str, Any], now: float
+    ) -> None:
+        self._lives = {} if config.retry_failed or config.scope == "all" else lives
+        self._pauses = config.retry
+        self._members = members
+        self._now = now
+
+    def of(self, image: PlannedImage) -> PlannedImage:
+        """The image as it is planned: held, if it is to be made and failed a while ago."""
+        if image.state != State.PENDING or image.anew:
+            return image
+        until = self._until(image.title, key_of_image(image, self._members))
+        if not until:
+            return image
+        failure = self._lives[image.title].failure
+        assert failure is not None
+        return replace(image, state=State.HELD, why=failure.reason, until=until)
+
+    def of_problem(self, problem: Problem) -> Problem:
+        """A wish that cannot be followed: it was asked for, but fails the run only now and then."""
+        until = self._until(problem.title, key_of_problem(problem, self._members))
+        return replace(problem, until=until) if until else problem
+
+    def _until(self, title: str, key: str) -> float:
+        """When something is tried again that failed; 0 where that is now."""
+        life = self._lives.get(title)
+        failure = life.failure if life else None
+        if failure is None or failure.key != key:
+            return 0.0
+        until = self._pauses.next_try(failure) or 0.0
+        return until if until > self._now else 0.0
+
+
+def key_of_image(image: PlannedImage, members: Mapping[str, Any]) -> str:
+    """What is tried when an image is made: with another digest, wish or configuration another."""
+    wish = [image.products, image.platform, image.variants, image.fix_permissions, image.adopts]
+    return key_of([str(image.manifest), *map(str, wish), _configuration(members)])
+
+
+def key_of_problem(problem: Problem, members: Mapping[str, Any]) -> str:
+    """What is tried when a wish cannot be resolved."""
+    return key_of(["", problem.title, _configuration(members)])
+
+
+def _configuration(members: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found = sorted((name, members[name]) for name in _MADE_BY if name in members)
+    return [("version", __version__), *found]
+
+
+def held_in_words(reason: str, until: float) -> str:
+    """Why something is held, and until when."""
+    return f"{reason}; tried again from {local_time(until)} (at once: {AT_ONCE})"
+
+
+def local_time(moment: float) -> str:
+    """A moment on the clock of this machine, with the date where that is not today."""
+    at, today = time.localtime(moment), time.localtime()
+    is_today = at[:3] == today[:3]
+    return time.strftime("%H:%M" if is_today else "%Y-%m-%d %H:%M", at)
