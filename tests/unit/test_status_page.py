@@ -23,6 +23,7 @@ HOSTILE = (
     "'{{ 7 * 7 }}{% raw %}",
     "\u2028\u2029\0\x1b[31m",
     "&lt;b&gt; &amp;",
+    "half a pair: \ud800",
 )
 
 

@@ -161,7 +161,7 @@ class Document:
 
     def to_json(self) -> bytes:
         """The document as a file has it."""
-        return json.dumps(self, default=_members, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(self, default=_members).encode() + b"\n"
 
 
 def _members(value: Any) -> Mapping[str, Any]:

@@ -84,8 +84,7 @@ class Status:
         """Write it into the document, which stays as it is else, for `load` and for people."""
         members = read_document(workdir) or json.loads(Document().to_json())
         members |= {"made": self.ended, "run": asdict(self)}
-        content = json.dumps(members, ensure_ascii=False)
-        write_atomically(workdir / STATUS, content.encode() + b"\n")
+        write_atomically(workdir / STATUS, json.dumps(members).encode() + b"\n")
         with suppress(KeyError):  # in the document of an older version; the next run's is whole
             write_page(workdir / STATUS)
 
