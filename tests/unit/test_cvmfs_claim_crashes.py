@@ -37,16 +37,21 @@ AFTER = {
     "before this machine is told": "Publication.show = killing(Publication.show)",
     "once it is noted what to mount": "Tools.chroot = killing(Tools.chroot)",
     "once it is mounted": "Tools.chroot = killing_after(Tools.chroot)",
-    "before the transaction ends": "Transactions._give_up = killing(Transactions._give_up)",
+    "before it is mounted anew": "Server.mount_anew = killing(Server.mount_anew)",
+    "while it is mounted anew": "Server._end_of = killing(Server._end_of)",
+    "with nothing mounted": "Server.mount_anew = unmounting",
+    "before the transaction ends": "Claim.end = killing(Claim.end)",
+    "before it is forgotten": "Transactions._give_up = killing(Transactions._give_up)",
     "once the transaction has ended": "Claim.forget = killing(Claim.forget, at=2)",
 }
 PLACES = BEFORE | AFTER
 
 CHILD = """
-    import os, pickle, signal, sys
+    import os, pickle, signal, subprocess, sys
     sys.path[:0] = sys.argv[3:]
     from duccmake.repository.cvmfs.claim import Claim
     from duccmake.repository.cvmfs.publication import Publication
+    from duccmake.repository.cvmfs.server import Server
     from duccmake.repository.cvmfs.tools import Tools
     from duccmake.repository.cvmfs.transaction import Transactions
     from support.cvmfs_commits import commit_file
@@ -68,6 +73,11 @@ CHILD = """
             real(*arguments, **more)
             kill()
         return call
+
+    def unmounting(server, token, lock):
+        for step in ("rw_umount", "rdonly_umount"):
+            subprocess.run(["cvmfs_suid_helper", step, server.settings.name], check=True)
+        kill()
 
     exec(sys.argv[2])
     cvmfs, base, name = pickle.loads(open(sys.argv[1], "rb").read())
@@ -126,6 +136,7 @@ def test_what_a_dead_publisher_left_does_not_cost_the_operator_a_transaction(
         "with a transaction, and nobody kept from ending it",
         "with the publishers' lock",
         "before the signature",
+        "with nothing mounted",
         "before the transaction ends",
     ],
 )

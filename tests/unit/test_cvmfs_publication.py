@@ -229,6 +229,7 @@ def test_who_signs_anew_past_all_locks_is_waited_for(cvmfs, tmp_path):
     def work() -> None:
         base = storage_of(cvmfs).file(PUBLISHED) + next(bases)
         publication_of(cvmfs).publish(base, root)
+        publication_of(cvmfs).show(root)
 
     transactions_of(cvmfs, 60).alone(work)
     assert list(bases) == []

@@ -14,7 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "workflow"))
 
-_MODULES = {"cvmfs_server": "server", "cvmfs_swissknife": "swissknife", "cvmfs_talk": "talk"}
+_MODULES = {
+    "cvmfs_server": "server",
+    "cvmfs_suid_helper": "suid_helper",
+    "cvmfs_swissknife": "swissknife",
+    "cvmfs_talk": "talk",
+}
 
 
 if __name__ == "__main__":

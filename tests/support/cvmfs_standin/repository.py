@@ -116,13 +116,19 @@ class Repository:
     def show(self, tree):
         """Unmount what is published, and mount a revision: in between there is nothing."""
         for mount in (self.union, self.rdonly):
-            if mount.is_symlink():
-                mount.unlink()
-            mount.mkdir(exist_ok=True)
+            self.unmount(mount)
         time.sleep(0.02)
         for mount in (self.rdonly, self.union):
-            mount.rmdir()
-            mount.symlink_to(tree)
+            self.mount(mount, tree)
+
+    def unmount(self, mount):
+        if mount.is_symlink():
+            mount.unlink()
+        mount.mkdir(exist_ok=True)
+
+    def mount(self, mount, tree):
+        mount.rmdir()
+        mount.symlink_to(tree)
 
     def switch(self, tree):
         """Have the mounts show a revision without unmounting them, as clients change over."""
@@ -137,8 +143,11 @@ class Repository:
             self.pin(self.manifest().get("C"))
 
     def show_pinned(self):
+        self.show(self.pinned_tree())
+
+    def pinned_tree(self):
         root = self._pinned()
-        self.show(self.tree(root) if root and not self.gateway else self.current())
+        return self.tree(root) if root and not self.gateway else self.current()
 
     def pin(self, root):
         self.client.write_text(f"{_PIN}{root}\n")

@@ -7,6 +7,9 @@ that is there, and the lock of who publishes.  With the one alone, an operator's
 What is started meanwhile holds the lock as well (`Tools`): should we die, nobody else begins
 before it has ended, for a signature of ours would take back what they publish.
 
+What others saw while it was held they may act on once it is not: mount what was not mounted for
+a moment, beside who mounts it.  So both are held until nobody is left who has begun by then.
+
 The flag is a link to a file of ours, made before.  So whose transaction is open can be told
 at any time, also after a crash: no file is ours before it is the flag, and none that is the
 flag is another's.
@@ -18,15 +21,24 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ...errors import RepositoryLocked
 from ...fs.locks import acquire, open_file
-from .others import COLLECTING_LOCK, OTHERS_COLLECT, PUBLISHING_LOCK, TRANSACTION_FLAG
+from .opening import begun
+from .others import (
+    COLLECTING_LOCK,
+    OTHERS_COLLECT,
+    PUBLISHING_LOCK,
+    TRANSACTION_FLAG,
+    Patience,
+)
 from .server import ServerBusy
 from .settings import ServerSettings
 
 _CLAIM = "duccmake-transaction.lock"
+_SETTLING_SECONDS = 60.0
 
 
 class Claim:
@@ -40,10 +52,10 @@ class Claim:
         self._collecting = settings.spool / COLLECTING_LOCK
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Iterator[int]:
         """Open a transaction, and hold the lock of who publishes; `ServerBusy` where others do.
 
-        The transaction stays open at the end.
+        Gives the descriptor of the lock.  Unless it is ended (`end`) the transaction stays open.
         """
         self.forget()
         self._claim.touch(mode=0o600, exist_ok=False)
@@ -62,13 +74,13 @@ class Claim:
             self.forget()
             raise
         with _ending(self._lock, descriptor):
-            yield
+            yield descriptor
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """The same for who deletes garbage, while nobody else does so or checks what is stored.
 
-        Nothing that is mounted changes, so that the transaction just ends.
+        Nothing that is mounted changes, so that the transaction ends with it.
         """
         with self.held():
             try:
@@ -76,7 +88,17 @@ class Claim:
                 with _ending(self._collecting, descriptor):
                     yield
             finally:
-                self._flag.unlink(missing_ok=True)
+                self.end()
+
+    def end(self) -> None:
+        """End the transaction that is held, once nobody is left who may act on what was so in it.
+
+        Who has begun since is refused, as the lock is held.
+        """
+        self._settle()
+        if self.is_ours():
+            self._flag.unlink()
+        self._settle()
 
     def is_ours(self) -> bool:
         """Whether the transaction that is open is one that was opened here."""
@@ -96,6 +118,12 @@ class Claim:
     def forget(self) -> None:
         """Give up a claim that is no transaction, or no longer one."""
         self._claim.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        patience = Patience(self._settings, _SETTLING_SECONDS)
+        with suppress(RepositoryLocked):
+            while command := begun(self._settings.name):
+                patience.wait(f"somebody has begun 'cvmfs_server {command}'", "")
 
     def _publishing(self) -> int:
         return self._locked(self._lock, "somebody publishes, or mounts what was published,")

@@ -52,12 +52,7 @@ class Mount:
     @property
     def is_there(self) -> bool:
         """Whether something is mounted; what has content without being a mount counts too."""
-        try:
-            # The directory of a mount can be looked up a while after its process has ended.
-            with os.scandir(self._path) as entries:
-                return os.path.ismount(self._path) or next(entries, None) is not None
-        except OSError:
-            return False
+        return is_mounted(self._path)
 
     @property
     def is_dead(self) -> bool:
@@ -120,6 +115,16 @@ class Mount:
                 log.warning("waiting until the repository is mounted again on %s", self._path)
                 told = True
             time.sleep(_POLL_SECONDS)
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted; what has content without being a mount counts too."""
+    try:
+        # The directory of a mount can be looked up a while after its process has ended.
+        with os.scandir(path) as entries:
+            return os.path.ismount(path) or next(entries, None) is not None
+    except OSError:
+        return False
 
 
 @contextmanager

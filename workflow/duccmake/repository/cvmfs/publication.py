@@ -81,8 +81,8 @@ class Publication:
     def show(self, root: Root) -> None:
         """Have this machine's mount show a revision that was just published.
 
-        It does so as well when it is mounted anew; this only makes that quick, and nothing
-        is raised, for the revision is published.
+        It is noted for whoever mounts it anew; that the mount changes over before makes that
+        quick.  Nothing is raised, for the revision is published.
         """
         try:
             self._show(root)

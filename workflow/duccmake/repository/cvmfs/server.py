@@ -17,6 +17,7 @@ from pathlib import Path
 from ...errors import RepositoryError
 from ...fs.locks import finishing
 from .feed import Feed
+from .mount import is_mounted
 from .opening import begun
 from .others import (
     COLLECTING_LOCK,
@@ -44,6 +45,17 @@ _AHEAD_BYTES = 64 * 1024 * 1024
 
 _LAST_LINES = 12
 _TELL_SECONDS = 5.0
+
+_STEPS = """\
+for step do
+    for try in 1 2 3 4 5 6 7 8 9 10; do
+        cvmfs_suid_helper "$step" "$0" </dev/null && continue 2
+        # Somebody may just look into the mount.
+        case "$step" in *_umount) sleep 0.1 ;; *) exit 1 ;; esac
+    done
+    exit 1
+done
+"""
 
 _MOUNTING = ("Remounting newly created", "Forcing remount", "forcefully remounted")
 
@@ -161,6 +173,29 @@ class Server:
                     check=False,
                 )
 
+    def mount_anew(self, token: str, lock: int) -> bool:
+        """Mount what is published, while the lock of who publishes is held; whether it worked.
+
+        Should we die, who does so has the lock until it is done; what is mounted has it not.
+        """
+        settings = self.settings
+        mounts = {"rw_umount": settings.union, "rdonly_umount": settings.published}
+        steps = [step for step, path in mounts.items() if is_mounted(path)]
+        with open(self._output, "wb", opener=_private) as output, finishing():
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", _STEPS, settings.name, *steps, "rdonly_mount", "rw_mount"],
+                stdin=lock,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env={**os.environ, TOKEN_VARIABLE: token},
+                start_new_session=True,
+            )
+            status = self._end_of(process, "cvmfs_suid_helper")
+        if status:
+            log.info("mounting failed: %s", self._output.read_text(errors="backslashreplace"))
+        return status == 0
+
     # --- calls ----------------------------------------------------------
 
     def run(
@@ -178,7 +213,7 @@ class Server:
                     opened()
                     break
                 time.sleep(_WATCH_SECONDS)
-            status = self._end_of(process, arguments[0])
+            status = self._end_of(process, f"cvmfs_server {arguments[0]}")
         return self._outcome(arguments, status)
 
     def ingest(
@@ -220,7 +255,7 @@ class Server:
                     failure = error
                     feed.spoil()
                 feed.close()
-                status = self._end_of(process, arguments[0])
+                status = self._end_of(process, f"cvmfs_server {arguments[0]}")
         finally:
             fifo.unlink(missing_ok=True)
         if failure is not None:
@@ -288,13 +323,13 @@ class Server:
     def _tell(self, command: str, ended: threading.Event) -> None:
         told: list[str] = []
         while not ended.wait(_TELL_SECONDS):
-            if command in ("ingest", "publish") and not self._is_mounting():
+            if command.endswith(("ingest", "publish")) and not self._is_mounting():
                 continue
             found = holders(self.settings)
             if found != told:
                 told = found
                 log.warning(
-                    "'cvmfs_server %s' waits for the mounts of %s, in use by %s",
+                    "'%s' waits for the mounts of %s, in use by %s",
                     command,
                     self.settings.name,
                     " and ".join(found) or "nobody any more",

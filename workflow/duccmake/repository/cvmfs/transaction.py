@@ -125,8 +125,14 @@ class Transactions:
     def _claimed(self, claim: Claim, work: Callable[[], None], *, collecting: bool = False) -> None:
         """Do ``work`` in a transaction that is our claim, and end that."""
         try:
-            with claim.collecting() if collecting else claim.held():
-                work()
+            if collecting:
+                with claim.collecting():
+                    work()
+            else:
+                with claim.held() as lock:
+                    work()
+                    if self._mounted_anew(claim, lock):
+                        claim.end()
         except BaseException:
             self._give_up(claim)
             raise
@@ -135,6 +141,16 @@ class Transactions:
         except RepositoryError as error:
             # It is published; the next run mounts it.
             log.warning("what was published is not mounted here: %s", error)
+
+    def _mounted_anew(self, claim: Claim, lock: int) -> bool:
+        """Mount what is published, while nobody else does; whether that could be done."""
+        self._clear_dead()
+        with self.mount.changing():
+            return self.server.mount_anew(claim.token, lock)
+
+    def _clear_dead(self) -> None:
+        if self.mount.is_dead:
+            self.server.unmount(self.mount.count)
 
     def _give_up(self, claim: Claim) -> None:
         """End a transaction that is our claim, and mount what is published."""
@@ -230,8 +246,7 @@ class Transactions:
 
     def _abort(self, token: str = "") -> None:
         """Abort a transaction of ours, which mounts what is published."""
-        if self.mount.is_dead:
-            self.server.unmount(self.mount.count)
+        self._clear_dead()
         self._patiently("abort", "-f", self.server.settings.name, token=token)
 
     def _patiently(self, *arguments: str, token: str = "") -> None:
