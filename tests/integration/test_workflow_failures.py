@@ -373,7 +373,10 @@ def test_an_unusable_wish_list_starts_nothing(tmp_path: Path):
     assert run.status == 1
     assert "config/recipe.yaml:4: 'input' is text; write input: ['ghcr.io/a/b:1']" in run.stderr
     assert "Traceback" not in run.stderr
-    assert [path.name for path in (tmp_path / "results").rglob("*.*")] == ["status.json"]
+    assert {path.name for path in (tmp_path / "results").rglob("*.*")} == {
+        "index.html",
+        "status.json",
+    }
     assert not (tmp_path / "cvmfs").exists()
 
 
@@ -391,4 +394,7 @@ def test_an_unusable_configuration_starts_nothing(tmp_path: Path, option: str, w
     assert run.status == 1
     assert words in run.stderr
     assert "Traceback" not in run.stderr
-    assert [path.name for path in (tmp_path / "results").rglob("*.*")] == ["status.json"]
+    assert {path.name for path in (tmp_path / "results").rglob("*.*")} == {
+        "index.html",
+        "status.json",
+    }
