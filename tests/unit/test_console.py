@@ -29,7 +29,8 @@ def summary(tmp_path, made, *reports: Report) -> list[str]:
     for report in reports:
         write_report(run, report)
     out = io.StringIO()
-    session = Session(made, Path("plan"), run, True, False, time.monotonic(), nullcontext())
+    times = time.monotonic(), time.time()
+    session = Session(made, Path("plan"), run, True, False, *times, nullcontext())
     summarise(session, workdir=tmp_path, stream=out)
     return out.getvalue().splitlines()
 
@@ -130,7 +131,8 @@ def test_a_refusal_to_remove_stands_at_the_end_and_in_the_status_too(tmp_path):
     run.mkdir()
     out = io.StringIO()
     made = plan([image(state=State.PUBLISHED, why="")])
-    session = Session(made, Path("plan"), run, True, False, time.monotonic(), nullcontext())
+    times = time.monotonic(), time.time()
+    session = Session(made, Path("plan"), run, True, False, *times, nullcontext())
     held_back = {REPOSITORY: "prune: too many"}
     status = summarise(session, workdir=tmp_path, held_back=held_back, stream=out)
     assert out.getvalue().splitlines()[-2] == "duccmake: prune: too many"
