@@ -15,12 +15,12 @@ from duccmake.run.document import (
     Health,
     Image,
     Layer,
-    Move,
     Sizes,
     Sync,
     Totals,
 )
 from duccmake.run.page.writer import write_page
+from duccmake.state.model import Move
 
 NOW = datetime(2026, 3, 14, 12, tzinfo=UTC).timestamp()
 _HOUR = 3600.0

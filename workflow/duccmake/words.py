@@ -23,13 +23,3 @@ def in_bytes(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
-
-
-def printable(line: str) -> str:
-    """The line with what would steer a terminal, which others may have put there, escaped."""
-    if line.isprintable():
-        return line
-    return "".join(
-        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode()
-        for char in line
-    )

@@ -19,14 +19,13 @@ from functools import cached_property
 from pathlib import Path
 
 from ..config.configuration import Config
-from ..errors import DuccmakeError, Fault
+from ..errors import DuccmakeError, Fault, one_line
 from ..fs import locks
 from ..fs.files import remove_tree, write_atomically
 from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..products import Product
 from ..repository.failures import FULL
-from ..words import printable
 from ..workspace import run_lock
 from ..workspace.event_log import Action, EventLog
 from ..workspace.reports import WAITING, WRITERS, JobName, Kind, Report, Rule, write_report
@@ -192,7 +191,7 @@ class _AtOnce(logging.Handler):
         has_progress = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         over = "\r\x1b[K" if has_progress else ""
         with suppress(OSError):
-            sys.stderr.write(f"{over}duccmake: {printable(record.getMessage())}\n")
+            sys.stderr.write(f"{over}duccmake: {one_line(record.getMessage())}\n")
 
 
 # --- failures that do not fail the run ----------------------------------

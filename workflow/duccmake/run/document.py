@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..state.model import Move
 
 FORMAT = 1
 """Version of the document; raised where a member goes or means something else."""
@@ -36,14 +37,6 @@ class Health(StrEnum):
     FAILING = "failing"
     STALE = "stale"
     DEGRADED = "degraded"
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A digest that the image's name stood for, and when that was seen first."""
-
-    digest: str
-    seen: float
 
 
 @dataclass(frozen=True, slots=True)

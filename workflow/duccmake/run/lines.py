@@ -8,7 +8,6 @@ import sys
 from typing import TextIO
 
 from ..errors import DuccmakeError
-from ..words import printable
 
 _RED, _GREEN, _YELLOW, _BLUE = 31, 32, 33, 34
 
@@ -66,6 +65,16 @@ def say(*lines: str, stream: TextIO | None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if not isinstance(error, BrokenPipeError) and stream is not sys.stderr:
             raise DuccmakeError(f"the output cannot be written: {error.strerror}") from None
+
+
+def printable(line: str) -> str:
+    """The line with what would steer a terminal, which others may have put there, escaped."""
+    if line.isprintable():
+        return line
+    return "".join(
+        char if char.isprintable() or char == "\t" else char.encode("unicode_escape").decode()
+        for char in line
+    )
 
 
 def _painted(line: str) -> str:

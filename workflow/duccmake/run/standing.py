@@ -20,7 +20,7 @@ from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED
 from ..repository.open import open_repository
 from ..state.model import Failure, LayerSizes, Life, State
 from ..state.pauses import Pauses
-from .document import Failed, Health, Image, Layer, Move, Sizes, Sync
+from .document import Failed, Health, Image, Layer, Sizes, Sync
 from .status import Outcome, Status
 
 _HARMLESS = OF_LAYERS | {UNMEASURED, WIDENED}
@@ -162,7 +162,7 @@ class _Repository:
             next_try=next_try,
             wanted=life.moves[0].digest if life.moves and is_wished else "",
             current=life.published,
-            history=tuple(Move(move.digest, move.seen) for move in life.moves),
+            history=life.moves,
             first_seen=life.first_seen,
             published=life.published_at,
             revision=life.revision,
