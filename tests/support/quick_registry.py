@@ -1,8 +1,9 @@
-"""A registry that only tells manifests and configurations, and costs next to no CPU.
+"""A registry that costs next to no CPU.
 
 For measuring clients: each answer comes after a delay, as over a wide network.
 ``python quick_registry.py DELAY_SECONDS`` prints its port and serves until its
-standard input ends.  Every repository has one image, with the tag 1.
+standard input ends.  Every repository has one image, with the tag 1.  Those below ``tiny/``
+have layers that can be fetched: one that all share, one that a hundred share, and their own.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gzip
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 
 LAYERS = 12
@@ -22,14 +26,17 @@ LAYERS = 12
 @functools.cache
 def answers(repository: bytes) -> dict[bytes, bytes]:
     """What there is below a repository: bodies by the last part of their paths."""
-    diff_ids = [_digest(b"%s diff %d" % (repository, number)) for number in range(LAYERS)]
+    layers = _tiny_layers(repository) if repository.startswith(b"tiny/") else []
+    diff_ids = [_digest(gzip.decompress(layer)) for layer in layers] or [
+        _digest(b"%s diff %d" % (repository, number)) for number in range(LAYERS)
+    ]
     config = json.dumps(
         {
             "os": "linux",
             "architecture": "amd64",
             "config": {"Env": ["PATH=/usr/bin:/bin"], "Cmd": ["/bin/sh"]},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": [{"created_by": "RUN something or other " * 4}] * LAYERS,
+            "history": [{"created_by": "RUN something or other " * 4}] * len(diff_ids),
         }
     ).encode()
     manifest = json.dumps(
@@ -38,13 +45,36 @@ def answers(repository: bytes) -> dict[bytes, bytes]:
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": _descriptor("config.v1+json", _digest(config), len(config)),
             "layers": [
+                _descriptor("layer.v1.tar+gzip", _digest(layer), len(layer)) for layer in layers
+            ]
+            or [
                 _descriptor("layer.v1.tar+gzip", _digest(b"%s %d" % (repository, number)), 9999)
                 for number in range(LAYERS)
             ],
         }
     ).encode()
     digest = _digest(manifest).encode()
-    return {b"1": manifest, digest: manifest, _digest(config).encode(): config}
+    blobs = {_digest(blob).encode(): blob for blob in (config, *layers)}
+    return {b"1": manifest, digest: manifest, **blobs}
+
+
+def _tiny_layers(repository: bytes) -> list[bytes]:
+    number = int(repository.rpartition(b"app")[2])
+    return [_tiny_layer("base"), _tiny_layer(f"of{number // 100}"), _tiny_layer(f"app{number}")]
+
+
+@functools.cache
+def _tiny_layer(name: str) -> bytes:
+    """A directory and a file of that name."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        directory = tarfile.TarInfo("opt")
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(directory)
+        file = tarfile.TarInfo(f"opt/{name}")
+        file.size = len(name)
+        tar.addfile(file, io.BytesIO(name.encode()))
+    return gzip.compress(archive.getvalue(), mtime=0)
 
 
 def _descriptor(kind: str, digest: str, size: int) -> dict[str, object]:

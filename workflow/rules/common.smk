@@ -17,6 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 from duccmake.config.file import DEFAULT_CONFIG, read_file
 from duccmake.errors import DuccmakeError
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
+from duccmake.jobs.server import start_server
 from duccmake.layer.unpack import LAYER_FORMAT
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
@@ -126,12 +127,22 @@ else:
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
 
 # ``job NAME ...`` runs ``scripts/NAME.py``: what Snakemake puts before a script that it
-# runs itself takes longer than most of these.
+# runs itself takes longer than most of these.  Here, it runs in a fork of a process that has
+# imported all it needs.
 python = "python" if workflow.deployment_settings.deployment_method else sys.executable
 scripts = Path(_package).parent / "scripts"
-shell.prefix(
-    'job() {{ name=$1; shift; exec {python:q} {scripts:q}/"$name".py "$@"; }}; '
-)
+if (
+    workflow.is_main_process
+    and python == sys.executable
+    and not session.preview
+    and (plan.wanted or plan.thins)
+):
+    start_server(session.run, scripts)
+    shell.prefix('job() {{ exec {python:q} -IS {scripts:q}/job.py "$@"; }}; ')
+else:
+    shell.prefix(
+        'job() {{ name=$1; shift; exec {python:q} {scripts:q}/"$name".py "$@"; }}; '
+    )
 
 
 envvars:

@@ -6,10 +6,12 @@ import ctypes
 import errno
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,3 +45,10 @@ def sync_filesystem(path: Path) -> None:
 def clone(source: int, target: int) -> None:
     """Have ``target`` share the data of ``source`` (ioctl_ficlone(2)); `OSError` if it cannot."""
     fcntl.ioctl(target, _FICLONE, source)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have this process be killed when its parent, which is ``parent``, ends (PR_SET_PDEATHSIG)."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before that
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from ..config.configuration import Config
@@ -42,6 +42,18 @@ _FAILURE_MARK = b'{"duccmake-failure": '
 logger = logging.getLogger(__name__)
 
 
+@lru_cache(maxsize=1)
+def load_plan(path: Path) -> Plan:
+    """The plan in that file, whose name says what is in it."""
+    return Plan.load(path)
+
+
+@lru_cache(maxsize=1)
+def load_config(path: Path, workdir: Path) -> Config:
+    """The configuration that the plan in that file was made with."""
+    return load_plan(path).config_in(workdir)
+
+
 class Job:
     """One job: the plan and configuration it works by, and what it reports."""
 
@@ -49,7 +61,8 @@ class Job:
         self.name = name
         self._log = log
         self._workdir = workdir
-        self.plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+        self._plan_file = Path(os.environ[PLAN_VARIABLE])
+        self.plan = load_plan(self._plan_file)
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
         self.serving = ""
@@ -57,7 +70,7 @@ class Job:
     @cached_property
     def config(self) -> Config:
         """The configuration that the plan was made with."""
-        return self.plan.config_in(self._workdir)
+        return load_config(self._plan_file, self._workdir)
 
     @cached_property
     def events(self) -> EventLog:

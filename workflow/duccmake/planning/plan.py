@@ -106,22 +106,36 @@ class Plan:
         """The first problem of that number."""
         return next(problem for problem in self.problems if problem.number == number)
 
-    def staged_paths(self, repository: str) -> dict[str, Path]:
+    def staged_paths(self, repository: str) -> Mapping[str, Path]:
         """Where each wanted layer of a repository is when it is staged, by digest."""
-        return {
-            str(layer.digest): staged_layer(repository, self.key(layer.digest))
-            for image in self.wanted
-            if image.repository == repository
-            for layer in image.layers
-        }
+        return self._staged_paths[repository]
 
-    def flat_paths(self, repository: str) -> dict[str, Path]:
+    def flat_paths(self, repository: str) -> Mapping[str, Path]:
         """Where each wanted flat tree of a repository is when it is staged, by `tree` digest."""
-        return {
-            str(image.tree): staged_flat_tree(repository, self.flat_key(image))
-            for image in self.wanted
-            if image.repository == repository
-        }
+        return self._flat_paths[repository]
+
+    def index(self) -> None:
+        """Make at once what jobs look up, for those that are forked from this process."""
+        self._staged_paths, self._flat_paths, self._by_name, self._thin_by_name  # noqa: B018
+        self._by_tree, self._by_layer  # noqa: B018
+
+    @cached_property
+    def _staged_paths(self) -> Mapping[str, Mapping[str, Path]]:
+        found: dict[str, dict[str, Path]] = {}
+        for image in self.wanted:
+            paths = found.setdefault(image.repository, {})
+            for digest in {layer.digest for layer in image.layers}:
+                if (name := str(digest)) not in paths:
+                    paths[name] = staged_layer(image.repository, self.key(digest))
+        return found
+
+    @cached_property
+    def _flat_paths(self) -> Mapping[str, Mapping[str, Path]]:
+        found: dict[str, dict[str, Path]] = {}
+        for image in self.wanted:
+            path = staged_flat_tree(image.repository, self.flat_key(image))
+            found.setdefault(image.repository, {})[str(image.tree)] = path
+        return found
 
     def staged_layers(self, image: PlannedImage) -> list[str]:
         """Keys of the image's layers that are to be staged, lowest first, each once."""

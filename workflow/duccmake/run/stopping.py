@@ -64,7 +64,15 @@ def cut_off(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def rule_of(command: Sequence[str]) -> Rule | None:
-    """The rule whose job a process is, by the script that it runs."""
-    path = Path(command[1]) if command[1:] else Path()
-    is_job = path.suffix == ".py" and path.parent.name == "scripts" and path.stem in set(Rule)
-    return Rule(path.stem) if is_job else None
+    """The rule whose job a process is, or stands for, by the script that it runs."""
+    for place, word in enumerate(command[1:3], 2):
+        path = Path(word)
+        if path.suffix == ".py" and path.parent.name == "scripts":
+            name = path.stem if path.stem != "job" else "".join(command[place : place + 1])
+            return Rule(name) if name in set(Rule) else None
+    return None
+
+
+def is_server(command: Sequence[str]) -> bool:
+    """Whether a process forks jobs or was forked as one; it ends with those who stand for them."""
+    return "duccmake.jobs.server" in command[:3]

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import yaml
 from ...errors import DuccmakeError
 from ...run.events import note_failure
 from ...run.status import Status, of_failure
-from ...run.stopping import cut_off, rule_of
+from ...run.stopping import cut_off, is_server, rule_of
 from ...workspace import run_lock
 from ...workspace.event_log import EventSettings
 from ...workspace.reports import WRITERS
@@ -102,7 +102,7 @@ class Child:
         """Wait for its end, and that of all its jobs, and say how it was."""
         status = await self._process.wait()
         # Who dies leaves its jobs behind, one of which may be publishing.
-        while cut_off(self._members()):
+        while cut_off(self._members()) or self._servers(self._members()):
             await asyncio.sleep(_ORPHAN_SECONDS)
         _prune(self._directory / _LOGS)
         told = Status.load(self._directory)
@@ -151,9 +151,11 @@ class Child:
         """
         members = list(self._members())
         spared = set()
-        for writer in self._writers(members):
-            with suppress(psutil.Error):
-                spared |= {writer, *writer.children(recursive=True)}
+        if writers := self._writers(members):
+            # What a server forked for others ends with those who stand for it.
+            for process in (*writers, *self._servers(members)):
+                with suppress(psutil.Error):
+                    spared |= {process, *process.children(recursive=True)}
         for process in members:
             if process not in spared:
                 with suppress(psutil.Error):
@@ -168,12 +170,22 @@ class Child:
 
     def _writers(self, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
         """Jobs that write to a repository, or wait for it and have not heeded SIGTERM yet."""
-        found = []
-        for process in processes:
-            with suppress(psutil.Error):
-                if rule_of(process.cmdline()) in WRITERS:
-                    found.append(process)
-        return found
+        return _with(processes, lambda command: rule_of(command) in WRITERS)
+
+    def _servers(self, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+        """What forks jobs, as those that write."""
+        return _with(processes, is_server)
+
+
+def _with(
+    processes: Iterable[psutil.Process], is_meant: Callable[[Sequence[str]], bool]
+) -> list[psutil.Process]:
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if is_meant(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def _signal(number: int) -> str:
