@@ -12,4 +12,4 @@ log, gate = sys.argv[1:]
 with running(Rule.OPEN_GATE, gate, log=log) as job:
     names = dict.fromkeys(image.repository for image in job.plan.wanted)
     repositories = [open_repository(job.config.repository, name) for name in names]
-    wait_for_space(repositories, job.config.repository.batch.bytes)
+    wait_for_space(repositories, job.config.limits.staging_bytes // 2)

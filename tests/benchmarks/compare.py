@@ -42,10 +42,10 @@ def alternate(
     runs: dict[str, list[Run]] = {program.name: [] for program in programs}
     if warm_up:
         for program in programs:
-            _run(program)
+            run(program)
     for _ in range(rounds):
         for program in programs:
-            runs[program.name].append(_run(program))
+            runs[program.name].append(run(program))
     print(table(title, runs))
     return runs
 
@@ -93,7 +93,8 @@ sys.exit(os.waitstatus_to_exitcode(status) and 1)
 """Small, because a process inherits the peak of memory of the one that starts it."""
 
 
-def _run(program: Program) -> Run:
+def run(program: Program) -> Run:
+    """Run a program once."""
     out = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
         command = [str(word).replace("{out}", str(out)) for word in program.command]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import pytest
 
 from duccmake.demo.images import Image
+from duccmake.run.status import Status
+from support.faulty_registry import FaultyRegistry, Held
 from support.images import LayerBuilder
 from support.runs import fresh_work
 from support.samples import AMD64
+from support.watching import events
 
 BASE = LayerBuilder().dir("etc").file("etc/base", "base").layer()
 COUNT = 4
+OWN = [LayerBuilder().dir("etc").file("etc/own", str(number)).layer() for number in range(COUNT)]
 
 
 @pytest.fixture
 def work(tmp_path):
-    with fresh_work(tmp_path) as work:
+    with fresh_work(tmp_path, FaultyRegistry) as work:
         for number in range(COUNT):
-            own = LayerBuilder().dir("etc").file("etc/own", str(number)).layer()
-            work.push(f"team/app:{number}", Image((BASE, own), {}, platform=AMD64))
+            work.push(f"team/app:{number}", Image((BASE, OWN[number]), {}, platform=AMD64))
         work.wish(*(f"{{host}}/team/app:{number}" for number in range(COUNT)))
         yield work
 
@@ -43,3 +47,46 @@ def test_without_need_nothing_waits(work):
     run = work.run()
     assert (run.status, run.counts) == (0, (COUNT, 0, 0, 0)), run.said
     assert not any(job.startswith("Let layers") for job in run.jobs)
+
+
+def test_more_images_than_one_part_takes_are_one_run_all_the_same(work):
+    broken = LayerBuilder().file("broken", "").layer()
+    work.push("team/broken:1", Image((BASE, broken), {}, platform=AMD64))
+    work.registry.store.blob_path(broken.digest).unlink()
+    work.wish("{host}/team/broken:1", "{host}/team/app:0", "{host}/team/app:1")
+    work.configure(platforms=["linux/amd64"], limits={"run_images": 2})
+    run = work.run()
+    assert (run.status, run.counts) == (1, (2, 0, 1, 0)), run.said
+    assert "in 2 parts" in run.said
+    assert run.said.count("fetch layer") == 2, "once when it happens, once at the end"
+    blobs = [blob for blob in run.blobs() if not blob.endswith(broken.digest.hex)]
+    assert len(blobs) == len(set(blobs)), "what two parts share is fetched once"
+    assert not any((work.path / "results").rglob("layers/*/layer/layerfs"))
+    assert [len(events(work, action)) for action in ("start_ducc", "end_ducc")] == [1, 1]
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_in_a_later_part_says_what_became_of_all(work, by):
+    work.configure(platforms=["linux/amd64"], limits={"run_images": 2})
+    held = Held()
+    work.registry.break_next(f"^GET .*/blobs/{OWN[2].digest}", held)
+    with work.started() as started:
+        assert held.reached.wait(60)
+        assert started.stop(by) == 1
+    held.released.set()
+    status = Status.load(work.path)
+    titles = [work.named(f"team/app:{number}") for number in range(COUNT)]
+    assert [status.images[title][0] for title in titles] == [
+        *["converted"] * 2,
+        *["failed"] * 2,
+    ]
+    assert work.run().counts == (2, 2, 0, 0)
+
+
+def test_a_part_publishes_what_parts_before_have_staged_under_its_other_names(work):
+    work.push("team/app:alias", Image((BASE, OWN[0]), {}, platform=AMD64))
+    work.wish("{host}/team/app:0", "{host}/team/app:alias")
+    work.configure(platforms=["linux/amd64"], limits={"run_images": 1})
+    run = work.run()
+    assert (run.status, run.counts) == (0, (2, 0, 0, 0)), run.said
+    assert len([job for job in run.jobs if job.startswith("Flatten")]) == 1

@@ -16,9 +16,8 @@ from jsonschema import Draft202012Validator
 from duccmake.config.configuration import Config
 from duccmake.config.mistakes import InvalidConfig
 from duccmake.config.schema import SCHEMA as SCHEMA_FILE
-from duccmake.config.settings import WebhookSettings
+from duccmake.config.settings import Limits, WebhookSettings
 from duccmake.errors import ConfigError
-from duccmake.layer.limits import UnpackLimits
 from duccmake.oci.reference import Platform, Reference
 from duccmake.recipe.sources.location import Source
 from duccmake.registry.settings import RegistrySettings
@@ -88,7 +87,7 @@ def test_defaults_are_those_of_the_dataclasses() -> None:
         webhook=WebhookSettings(spool=WORK / "results/notices"),
         events=EventSettings(file=WORK / "logs/events.jsonl"),
     )
-    assert found.limits == UnpackLimits()
+    assert found.limits == Limits()
     assert parse(registries={"ghcr.io": {}}).registries == {"ghcr.io": RegistrySettings()}
 
 
@@ -200,7 +199,7 @@ def test_every_section_is_read() -> None:
         )
     }
     assert (found.resolve.max_age, found.resolve.connections) == (60.0, 4)
-    assert found.limits == UnpackLimits(1, 2, 3.0, 4, 5)
+    assert found.limits == Limits(1, 2, 3.0, 4, 5)
     assert (found.flat.mount_points, found.flat.fix_permissions) == (("/a/b/c", "/d"), True)
     assert found.scope == "all"
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from duccmake.errors import NotFound
-from duccmake.planning.model import Problem, State
+from duccmake.planning.model import Departure, Problem, State
+from duccmake.planning.outlook import Outlook
+from duccmake.run.announcing import announce
 from duccmake.run.session import Session
-from duccmake.run.summary import announce, summarise
+from duccmake.run.summary import summarise
 from duccmake.workspace.reports import JobName, Kind, Report, Rule, write_report
 from support.on_disk import OnDisk
 from support.planned import LAYER_BYTES, NAME, REPOSITORY, image, layer, plan
@@ -184,8 +186,28 @@ def test_the_start_of_a_run_counts_layers_that_images_share_once_and_published_o
     images = [image(), image("r.example.org/b:1", layers=(layer(), layer("b"), layer("there")))]
     missing = {REPOSITORY: frozenset({layer().digest, layer("b").digest})}
     announce(plan(images, missing=missing), stream=out)
-    last = out.getvalue().splitlines()[-1]
-    assert last.endswith("2 pending, 0 up to date; 2 new layers, 2.0 kB to fetch")
+    assert out.getvalue().splitlines()[-2:] == [
+        "duccmake: 2 images: 2 pending, 0 up to date; 2 new layers, 2.0 kB to fetch",
+        "duccmake: 2.0 kB more are shared, or there already",
+    ]
+
+
+def test_the_start_of_a_run_says_what_is_known_of_it_and_nothing_else():
+    out = io.StringIO()
+    pulls = {"docker.io": (76, 0), "ghcr.io": (0, 3)}
+    ahead = Outlook(files=1200, counted=1, least=40.0, most=600.0, pulls=pulls)
+    departure = Departure(REPOSITORY, "r.example.org/old:1", "sha256:0", "not wished for")
+    images = [image(), image("r.example.org/b:1", layers=(layer("b"),))]
+    settings = {"removal": {"policy": "schedule"}}
+    made = plan(images, outlook=ahead, departures=(departure,), members=settings)
+    announce(made, parts=3, stream=out)
+    assert out.getvalue().splitlines()[3:] == [
+        "duccmake: 2 images: 2 pending, 0 up to date, 1 leaving; 2 new layers, 2.0 kB to fetch",
+        "duccmake: about 1200 files in 1 of the images; about 40 s to 10 min, as runs went so far; "
+        "in 3 parts",
+        "duccmake: docker.io allows 76 pulls for now: no more are needed",
+        "duccmake: ghcr.io allows 0 pulls for now: 3 images wait for theirs",
+    ]
 
 
 def test_thousands_of_pending_images_are_counted_and_not_all_listed():
@@ -193,4 +215,4 @@ def test_thousands_of_pending_images_are_counted_and_not_all_listed():
     announce(plan([image(f"r.example.org/app:{number}") for number in range(500)]), stream=out)
     lines = out.getvalue().splitlines()
     assert lines[49:51] == ["pending  r.example.org/app:49  new", "pending  450 more"]
-    assert len(lines) == 52
+    assert len(lines) == 53

@@ -23,3 +23,11 @@ def in_bytes(number: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def in_time(seconds: float) -> str:
+    """A time that is known roughly, for people."""
+    for unit, size, next_size in (("s", 1, 60), ("min", 60, 3600), ("h", 3600, 86400)):
+        if seconds < 1.5 * next_size:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return counted(round(seconds / 86400), "day")

@@ -22,14 +22,16 @@ from duccmake.layer.unpack import LAYER_FORMAT
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
+from duccmake.run.announcing import announce
 from duccmake.run.lines import has_colour, say, without_colour
 from duccmake.run.lives import keep
 from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
+from duccmake.run.parts import begin_anew, heed_signals
 from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.session import begin, boot_id, tidy
-from duccmake.run.stopping import exit_on_sigterm, stop_on_sigterm
-from duccmake.run.summary import announce, is_made_up_for, summarise
+from duccmake.run.stopping import exit_on_sigterm, is_told_to_stop, stop_on_signals
+from duccmake.run.summary import is_made_up_for, summarise
 
 
 def has_config():
@@ -99,6 +101,71 @@ wildcard_constraints:
     garbage=r"[0-9a-f]{12}",
 
 
+def show_progress():
+    """Say how far the run is until `stop_progress`, and what fails meanwhile."""
+    global progress
+    is_about_images = session.plan.wanted and not asked
+    if is_about_images and not (shows_own_lines() or workflow.output_settings.quiet):
+        progress = ProgressLine(Gauge(session.plan, session.run), sys.stderr)
+        progress.start()
+    own_lines.follow(session.run, progress)
+
+
+def stop_progress():
+    """Take the line away that says how far the run is."""
+    if progress:
+        progress.stop()
+
+
+progress = None
+
+
+@functools.cache
+def end_run():
+    """Say what became of the run, once, to people and to what reads the event log."""
+    stop_progress()
+    status = summarise(session, workdir=work_directory, only=asked, held_back=held_back)
+    note_end(session.plan, status, workdir=work_directory, only=asked)
+    return status
+
+
+def end_part(has_failed):
+    """Have the next part begin once Snakemake has ended, or say what became of the run.
+
+    Returns whether it has failed.
+    """
+    global next_part
+    if not is_told_to_stop() and (
+        workflow.execution_settings.keep_going or not has_failed
+    ):
+        next_part = session.next_part(has_failed)
+    if next_part:
+        stop_progress()
+        return has_failed
+    status = end_run()
+    return has_failed and not is_made_up_for(status, session)
+
+
+def end_at_exit():
+    """Go on with the next part; without one, say what became of the run if nobody has."""
+    if next_part:
+        begin_anew(next_part, is_told_to_stop, end_run_from_afar)
+    else:
+        end_run_from_afar()
+
+
+def end_run_from_afar():
+    """Say what became of the run when Snakemake has left the working directory."""
+    os.chdir(work_directory)
+    if end_run().failed:
+        sys.stderr.flush()
+        os._exit(1)
+
+
+next_part = None
+work_directory = Path.cwd()
+
+
 # Who only looks need not wait for a run that is under way, nor for any registry.
 if workflow.is_main_process and "status" in maintenance.targets(sys.argv[1:]):
     from duccmake.commands.main import main
@@ -113,17 +180,26 @@ if workflow.is_main_process:
     given = workflow.config_settings.config
     about = {"workdir": Path.cwd(), "arguments": sys.argv[1:], "given": given}
     session = in_words(begin, config, **about)
-    plan = session.plan
-    os.environ[PLAN_VARIABLE] = str(session.plan_file)
+    asked, held_back = maintenance.targets(sys.argv[1:]), {}
+    if session.number:
+        atexit.register(end_at_exit)
+        exit_on_sigterm()
+        in_words(heed_signals)
+    os.environ[PLAN_VARIABLE] = str(in_words(session.part, Path.cwd()))
     os.environ[RUN_VARIABLE] = str(session.run)
-    asked = maintenance.targets(sys.argv[1:])
     # Repositories that too many images would leave at once, each with a line that says so.
-    config_of_plan = plan.config_in(Path.cwd())
-    held_back = {} if asked else in_words(maintenance.held_back, plan, config_of_plan)
-    if session.polled:
-        in_words(announce, plan, only=asked, held_back=held_back, results=results)
-else:
-    plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+    config_of_plan = session.plan.config_in(Path.cwd())
+    if not asked:
+        held_back = in_words(maintenance.held_back, session.plan, config_of_plan)
+    if session.number:
+        say(
+            f"duccmake: part {session.number + 1} of {session.parts}", stream=sys.stderr
+        )
+    elif session.polled:
+        about = {"held_back": held_back, "parts": session.parts, "results": results}
+        in_words(announce, session.plan, only=asked, **about)
+# What this Snakemake is about, as jobs read it: the session's plan, or a part of that.
+plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
 
 # ``job NAME ...`` runs ``scripts/NAME.py``: what Snakemake puts before a script that it
@@ -166,25 +242,26 @@ for number, name in enumerate(repositories(plan)):
 
 
 onstart:
-    stop_on_sigterm(workflow.scheduler.exit_gracefully)
-    tidy(plan, Path(os.environ[PLAN_VARIABLE]))
-    run = Path(os.environ[RUN_VARIABLE])
-    # Where Snakemake itself fails, as with a full disk, it calls no other handler.
-    atexit.register(end_run)
-    note_start(plan, run, workdir=Path.cwd(), only=asked)
-    if not asked:
-        keep(plan, config_of_plan, session.seen, has_ended=False)
-    show_progress(run)
+    stop_on_signals(workflow.scheduler.exit_gracefully)
+    tidy(session.plan, session.plan_file, Path(os.environ[PLAN_VARIABLE]))
+    if session.number == 0:
+        # Where Snakemake itself fails, as with a full disk, it calls no other handler.
+        atexit.register(end_at_exit)
+        note_start(session.plan, session.run, workdir=Path.cwd(), only=asked)
+        if not asked:
+            keep(session.plan, config_of_plan, session.seen, has_ended=False)
+    show_progress()
     lift_default_limit()
     spare_pandas()
 
 
 onsuccess:
-    end_run()
+    if end_part(has_failed=session.has_failed):
+        sys.exit(1)
 
 
 onerror:
-    if is_made_up_for(end_run(), session):
+    if not end_part(has_failed=True):
         sys.exit(0)
 
 
@@ -215,32 +292,9 @@ def spare_pandas():
         )
 
 
-def show_progress(run):
-    """Say how far the run is until `end_run`, and what fails meanwhile."""
-    global progress
-    is_about_images = plan.wanted and not asked
-    if is_about_images and not (shows_own_lines() or workflow.output_settings.quiet):
-        progress = ProgressLine(Gauge(plan, run), sys.stderr)
-        progress.start()
-    own_lines.follow(run, progress)
-
-
-progress = None
-
-
-@functools.cache
-def end_run():
-    """Say what became of the run, once, to people and to what reads the event log."""
-    if progress:
-        progress.stop()
-    status = summarise(session, workdir=Path.cwd(), only=asked, held_back=held_back)
-    note_end(plan, status, workdir=Path.cwd(), only=asked)
-    return status
-
-
 @functools.cache
 def get_targets():
-    """All that the run is about: images to publish, and problems to fail with."""
+    """All that this Snakemake is about: images to publish, and problems to fail with."""
     published = [get_receipt(image) for image in plan.wanted]
     problems = [
         f"results/problems/{problem.number}"
@@ -284,22 +338,30 @@ def get_removals():
     policy = config.removal.policy
     if not workflow.is_main_process:
         return []
-    refusals = maintenance.refusals(plan)
+    if session.number + 1 < session.parts:
+        return []
+    refusals = maintenance.refusals(session.plan)
     if policy == "keep" or config.resolve.only:
         return refusals
-    prunings = maintenance.prunings(plan, without=held_back)
+    prunings = maintenance.prunings(session.plan, without=held_back)
     return refusals + prunings + (get_collections() if policy == "prune" else [])
+
+
+@functools.cache
+def get_whole():
+    """The plan with all images."""
+    return session.plan if workflow.is_main_process else plan.in_full()
 
 
 def get_prunings():
     """What says that images that are not wished for have left, of each repository."""
-    return maintenance.prunings(plan)
+    return maintenance.prunings(get_whole())
 
 
 def get_collections(tell=False):
     """What says that garbage was collected, of each repository that has any."""
     config = plan.config_in(Path.cwd())
-    return in_words(maintenance.collections, plan, config, tell=tell)
+    return in_words(maintenance.collections, get_whole(), config, tell=tell)
 
 
 def get_adoptions():
@@ -310,13 +372,17 @@ def get_adoptions():
 def get_pruning(wildcards):
     """What pruning a repository would do, for people."""
     config = plan.config_in(Path.cwd())
-    return in_words(maintenance.pruning_in_words, plan, config, wildcards.repository)
+    return in_words(
+        maintenance.pruning_in_words, get_whole(), config, wildcards.repository
+    )
 
 
 def get_collection(wildcards):
     """What collecting garbage would do, for people."""
     config = plan.config_in(Path.cwd())
-    return in_words(maintenance.collection_in_words, plan, config, wildcards.repository)
+    return in_words(
+        maintenance.collection_in_words, get_whole(), config, wildcards.repository
+    )
 
 
 def get_unpinning(wildcards):
@@ -407,11 +473,11 @@ def get_manifest_digest(wildcards):
 
 
 if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:
-    preview = in_words(maintenance.preview, plan, plan.config_in(Path.cwd()), asked)
+    preview = in_words(maintenance.preview, session.plan, config_of_plan, asked)
     in_words(say, *preview, stream=results)
 
 if workflow.is_main_process and "adopt" in asked:
-    in_words(adoption.tell, plan, plan.config_in(Path.cwd()), results)
+    in_words(adoption.tell, session.plan, config_of_plan, results)
 
 
 # Snakemake calls no handler when there is nothing to do.

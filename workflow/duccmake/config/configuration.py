@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError, InvalidReference
-from ..layer.limits import UnpackLimits
 from ..oci.reference import Platform, Reference
 from ..products import Product, in_order
 from ..recipe.sources.location import Source
@@ -24,6 +23,7 @@ from .mistakes import InvalidConfig, Mistake, dotted
 from .settings import (
     FlatSettings,
     HistorySettings,
+    Limits,
     RemovalSettings,
     ResolveSettings,
     Rule,
@@ -47,7 +47,7 @@ class Config:
     platforms: tuple[Platform, ...] = (Platform("linux", "amd64"),)
     registries: Mapping[str, RegistrySettings] = field(default_factory=dict)
     resolve: ResolveSettings = field(default_factory=ResolveSettings)
-    limits: UnpackLimits = field(default_factory=UnpackLimits)
+    limits: Limits = field(default_factory=Limits)
     flat: FlatSettings = field(default_factory=FlatSettings)
     thin: ThinSettings = field(default_factory=ThinSettings)
     removal: RemovalSettings = field(default_factory=RemovalSettings)
@@ -98,7 +98,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
         registries=_registries(plain.get("registries", {}), workdir, mistakes),
         resolve=_resolve(plain.get("resolve", {}), mistakes),
-        limits=UnpackLimits(**plain.get("limits", {})),
+        limits=Limits(**plain.get("limits", {})),
         flat=_flat(plain.get("flat", {}), mistakes),
         removal=_removal(plain.get("removal", {})),
         force_removal=plain.get("force_removal", default.force_removal),

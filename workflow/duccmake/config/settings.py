@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..layer.limits import UnpackLimits
 from ..oci.reference import Reference
 
 Policy = Literal["keep", "schedule", "prune"]
@@ -108,6 +109,14 @@ class FlatSettings:
 
     mount_points: tuple[str, ...] = ("/cvmfs", "/srv")
     fix_permissions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(UnpackLimits):
+    """What a layer may cost, and a run at a time: images in one DAG, bytes staged."""
+
+    run_images: int = 500
+    staging_bytes: int = 40 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,9 @@ class Job:
         self._log = log
         self._workdir = workdir
         self._plan_file = Path(os.environ[PLAN_VARIABLE])
-        self.plan = load_plan(self._plan_file)
+        plan = load_plan(self._plan_file)
+        # What is removed, or left, depends on all images.
+        self.plan = plan.in_full() if name.rule in WRITERS - {Rule.PUBLISH_IMAGE} else plan
         self._run = Path(os.environ[RUN_VARIABLE])
         self.ignorable = False
         self.serving = ""

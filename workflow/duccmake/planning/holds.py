@@ -1,14 +1,18 @@
-"""Images that failed and are left alone for a while: one of them must not cost every run."""
+"""What is known of images from earlier runs: which are held, and since when each waits.
+
+An image that failed is left alone for a while: one of them must not cost every run.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from .. import __version__
 from ..config.configuration import Config
+from ..layer.limits import UnpackLimits
 from ..state.model import Life
 from ..state.pauses import key_of
 from .model import PlannedImage, Problem, State
@@ -21,20 +25,29 @@ _MADE_BY = frozenset(
 """The keys of the configuration that what becomes of an image depends on."""
 
 
+_LIMITS = frozenset(each.name for each in fields(UnpackLimits))
+
+
 class Holds:
     """What is held, by the ``lives`` that are kept of a repository's images, at a moment."""
 
     def __init__(
         self, lives: Mapping[str, Life], config: Config, members: Mapping[str, Any], now: float
     ) -> None:
-        self._lives = {} if config.retry_failed or config.scope == "all" else lives
+        self._lives = lives
+        self._holds = not config.retry_failed and config.scope != "all"
         self._pauses = config.retry
         self._members = members
         self._now = now
 
     def of(self, image: PlannedImage) -> PlannedImage:
         """The image as it is planned: held, if it is to be made and failed a while ago."""
-        if image.state != State.PENDING or image.anew:
+        if image.state != State.PENDING:
+            return image
+        life = self._lives.get(image.title)
+        if life and life.moves and life.moves[0].digest == str(image.manifest):
+            image = replace(image, since=life.moves[0].seen)
+        if image.anew:
             return image
         until = self._until(image.title, key_of_image(image, self._members))
         if not until:
@@ -50,7 +63,7 @@ class Holds:
 
     def _until(self, title: str, key: str) -> float:
         """When something is tried again that failed; 0 where that is now."""
-        life = self._lives.get(title)
+        life = self._lives.get(title) if self._holds else None
         failure = life.failure if life else None
         if failure is None or failure.key != key:
             return 0.0
@@ -70,7 +83,9 @@ def key_of_problem(problem: Problem, members: Mapping[str, Any]) -> str:
 
 
 def _configuration(members: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found = sorted((name, members[name]) for name in _MADE_BY if name in members)
+    limits = {name: limit for name, limit in members.get("limits", {}).items() if name in _LIMITS}
+    made_by = {**members, "limits": limits}
+    found = sorted((name, made_by[name]) for name in _MADE_BY if name in made_by)
     return [("version", __version__), *found]
 
 

@@ -51,6 +51,7 @@ class PlannedImage:
     ``fault``: what is wrong with it as an earlier version published it.
     ``fix_permissions``: everybody shall be able to read its flat tree.
     ``until`` is when it is tried again, where it is held: then ``why`` is what it failed with.
+    ``since`` is when a run saw its manifest first, 0 where none has.
     """
 
     repository: str
@@ -72,6 +73,7 @@ class PlannedImage:
     fault: str = ""
     fix_permissions: bool = False
     until: float = 0.0
+    since: float = 0.0
 
     @property
     def name(self) -> str:

@@ -1,11 +1,15 @@
-"""Whether an image has to be published, and why."""
+"""Whether an image has to be published, why, and what of it the repository has already."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..oci.reference import Digest
 from ..products import IN_REPOSITORY, Product
 from ..repository.model import ANY_VARIANT, RECORD_FORMAT, UNMEASURED, ImageRecord
 from ..repository.protocol import Repository
-from .model import PlannedImage
+from .model import PlannedImage, State
 
 
 def why_pending(image: PlannedImage, repository: Repository, record: ImageRecord | None) -> str:
@@ -51,3 +55,33 @@ def _why_hidden(image: PlannedImage, repository: Repository) -> str:
     if leads_to in (ANY_VARIANT, *image.variants[: image.variants.index(own) + 1]):
         return ""
     return f"its public name leads to {leads_to or 'one platform alone'} instead"
+
+
+def is_prepared(image: PlannedImage, repository: Repository) -> bool:
+    """Whether the repository has all but names, or products that are made of the others."""
+    layers = [layer.digest for layer in image.layers]
+    made = tuple(product for product in image.products if product in (Product.LAYERS, Product.FLAT))
+    record = repository.record(image.name)
+    if not why_pending(replace(image, products=made), repository, record):
+        if record is not None and UNMEASURED in record.losses:
+            return True
+        return all(map(repository.has_layer, layers))
+    return repository.has_flat(image.config, layers, image.fix_permissions) and all(
+        measured is not None and measured.unpacks_to(layer.diff_id)
+        for layer in image.layers
+        for measured in [repository.measured(layer.digest)]
+    )
+
+
+def missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
+    """The layers of pending images that have to be fetched."""
+    fetching = (image for image in images if image.state == State.PENDING and not image.prepared)
+    wanted = {
+        (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
+    }
+    again = {layer.digest for image in images if image.anew for layer in image.layers}
+    return frozenset(
+        digest
+        for digest, algorithm in wanted
+        if digest in again or not repository.has_layer(digest, algorithm)
+    )

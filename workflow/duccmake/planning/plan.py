@@ -25,6 +25,7 @@ from ..products import in_order
 from ..repository.model import Keep
 from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
+from .outlook import Outlook
 
 _UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
@@ -41,7 +42,11 @@ class Plan:
     since their registries could not say what they are: repository and path.  ``refused``
     are published and not what they say, and nothing mends them: they are taken away, but
     those without a manifest only out of podman's store.  ``altered`` are, by repository,
-    layers that earlier versions put other images' files into.
+    layers that earlier versions put other images' files into.  ``outlook`` is what it comes to.
+
+    A part of a plan has the images of one DAG of Snakemake alone (`.parts`): ``whole`` is the
+    file of the plan then, and ``ambiguous`` what has several meanings there: beginnings of
+    digests, and configurations.
     """
 
     images: tuple[PlannedImage, ...]
@@ -56,6 +61,9 @@ class Plan:
     unplanned: tuple[tuple[str, str], ...] = ()
     refused: tuple[Departure, ...] = ()
     altered: Mapping[str, frozenset[Digest]] = field(default_factory=dict)
+    outlook: Outlook = field(default_factory=Outlook)
+    ambiguous: frozenset[str] = frozenset()
+    whole: str = ""
 
     # --- what the rules ask ---------------------------------------------
 
@@ -101,6 +109,21 @@ class Plan:
                 for claim in self._by_layer[key]
             }.values()
         )
+
+    def in_full(self) -> Plan:
+        """The plan that this is a part of."""
+        return Plan.load(Path(self.whole)) if self.whole else self
+
+    @cached_property
+    def to_fetch(self) -> dict[Digest, int]:
+        """The layers of pending images that no repository has, with the sizes of their blobs."""
+        return {
+            layer.digest: layer.descriptor.size
+            for image in self.images
+            if image.state == State.PENDING
+            for layer in image.layers
+            if layer.digest in self.missing.get(image.repository, frozenset())
+        }
 
     def problem(self, number: int) -> Problem:
         """The first problem of that number."""
@@ -155,8 +178,9 @@ class Plan:
 
     @cached_property
     def _gates(self) -> dict[str, int]:
-        limits = self.config_in(Path()).repository.batch
-        blobs = limits.bytes // _UNPACKED_PER_BLOB
+        config = self.config_in(Path())
+        limits = config.repository.batch
+        blobs = config.limits.staging_bytes // 2 // _UNPACKED_PER_BLOB
         gates: dict[str, int] = {}
         gate = images = size = 0
         for image in self.wanted:
@@ -181,30 +205,28 @@ class Plan:
         Images that have one configuration over different layers cannot all be right.  A
         tree with other permissions is another tree, in this run or left by one before.
         """
-        one = len(self._trees[image.config]) == 1 and not image.fix_permissions
+        one = str(image.config) not in self.clashes and not image.fix_permissions
         return self.key(image.config if one else image.tree)
-
-    @cached_property
-    def _trees(self) -> dict[Digest, set[Digest]]:
-        found: dict[Digest, set[Digest]] = {}
-        for image in self.wanted:
-            found.setdefault(image.config, set()).add(image.tree)
-        return found
 
     def key(self, digest: Digest) -> str:
         """The digest in twelve digits, or whole where the plan has two that begin alike."""
-        return digest.hex if digest.short in self._ambiguous else digest.short
+        return digest.hex if digest.short in self.clashes else digest.short
 
     @cached_property
-    def _ambiguous(self) -> frozenset[str]:
+    def clashes(self) -> frozenset[str]:
+        """What is ambiguous: in the plan, and in the whole where it is a part."""
         seen: dict[str, Digest] = {}
-        clashes = set()
+        trees: dict[Digest, Digest] = {}
+        found = set(self.ambiguous)
         for image in self.images:
+            tree = image.tree
             layers = (layer.digest for layer in image.layers)
-            for digest in (image.manifest, image.config, image.tree, *layers):
+            for digest in (image.manifest, image.config, tree, *layers):
                 if seen.setdefault(digest.short, digest) != digest:
-                    clashes.add(digest.short)
-        return frozenset(clashes)
+                    found.add(digest.short)
+            if self.wants(image) and trees.setdefault(image.config, tree) != tree:
+                found.add(str(image.config))
+        return frozenset(found)
 
     @cached_property
     def _by_name(self) -> dict[tuple[str, str], PlannedImage]:
@@ -265,6 +287,9 @@ class Plan:
             unplanned=tuple((repository, path) for repository, path in members["unplanned"]),
             refused=tuple(Departure(**entry) for entry in members["refused"]),
             altered=_digests_from_json(members["altered"]),
+            outlook=_outlook_from_json(members["outlook"]),
+            ambiguous=frozenset(members["ambiguous"]),
+            whole=members["whole"],
         )
 
     def _to_json(self) -> dict[str, Any]:
@@ -287,6 +312,9 @@ class Plan:
             "unplanned": list(self.unplanned),
             "refused": [asdict(departure) for departure in self.refused],
             "altered": _digests_to_json(self.altered),
+            "outlook": asdict(self.outlook),
+            "ambiguous": sorted(self.ambiguous),
+            "whole": self.whole,
         }
 
     def config_in(self, workdir: Path) -> Config:
@@ -302,6 +330,11 @@ def _digests_from_json(members: Mapping[str, Iterable[str]]) -> dict[str, frozen
     return {
         repository: frozenset(map(Digest.parse, found)) for repository, found in members.items()
     }
+
+
+def _outlook_from_json(members: Mapping[str, Any]) -> Outlook:
+    pulls = {name: (left, waiting) for name, (left, waiting) in members["pulls"].items()}
+    return Outlook(**{**members, "pulls": pulls})
 
 
 def _layer_to_json(layer: PlannedLayer) -> list[Any]:
@@ -342,6 +375,7 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "fix_permissions": image.fix_permissions,
         "fault": image.fault,
         "until": image.until,
+        "since": image.since,
     }
 
 
@@ -366,6 +400,7 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         fix_permissions=entry["fix_permissions"],
         fault=entry["fault"],
         until=entry["until"],
+        since=entry["since"],
     )
 
 

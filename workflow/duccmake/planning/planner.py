@@ -13,15 +13,13 @@ from typing import Any
 from ..config.configuration import Config
 from ..errors import DuccmakeError, Fault, RepositoryError
 from ..oci.reference import Digest
-from ..products import Product
 from ..recipe.coverage import Coverage
 from ..recipe.model import Recipe
 from ..recipe.sources.load import Loaded, Origin, load_sources
 from ..registry.places import Places
-from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
-from ..state.model import Life
+from ..state.model import State as Kept
 from ..state.store import UnreadableState, load
 from ..workspace.results import POLLS, SOURCES, content_store
 from .adoption import StrayWhiteouts, can_adopt
@@ -31,7 +29,8 @@ from .clients import polling_client
 from .departures import Listings
 from .holds import Holds
 from .model import Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
-from .pending import why_pending
+from .outlook import outlook
+from .pending import is_prepared, missing_layers, why_pending
 from .plan import Plan
 from .poll_memory import PollMemory
 from .privacy import without_private
@@ -60,18 +59,23 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for source, reason in loaded.problems:
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
     anew = Anew(config.anew)
+    kept: dict[str, Kept] = {}
     for reconciliation in _reconciled(draft, config, loaded.recipes):
-        holds = _holds(draft, reconciliation.repository, config, members)
+        state = _kept(draft, reconciliation.repository)
+        kept[reconciliation.repository.name] = state
+        holds = Holds(state.lives, config, members, time.time())
         _plan_repository(draft, reconciliation, config, loaded, anew, holds)
     for glob in anew.unmatched if poll else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, loaded.recipes, config)
-    return draft.plan(loaded, config, members)
+    plan = draft.plan(loaded, config, members)
+    found = outlook(plan.images, sum(plan.to_fetch.values()), kept, draft.pulls)
+    return replace(plan, outlook=found)
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A plan in the making; the members are those of `Plan`."""
+    """A plan in the making; the members are those of `Plan`, and of its `Outlook`."""
 
     images: list[PlannedImage] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -82,6 +86,7 @@ class _Draft:
     unplanned: list[tuple[str, str]] = field(default_factory=list)
     refused: list[Departure] = field(default_factory=list)
     altered: dict[str, frozenset[Digest]] = field(default_factory=dict)
+    pulls: dict[str, tuple[int, int]] = field(default_factory=dict)
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def add_problem(
@@ -156,6 +161,7 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
             for recipe, resolution in zip(recipes, resolutions, strict=True)
         ]
         draft.warnings += resolver.warnings
+        draft.pulls = resolver.pulls
         answered = (
             item.reference
             for resolution in resolutions
@@ -172,16 +178,13 @@ def _reconciled(draft: _Draft, config: Config, recipes: Sequence[Recipe]) -> lis
     return found
 
 
-def _holds(
-    draft: _Draft, repository: Repository, config: Config, members: Mapping[str, Any]
-) -> Holds:
-    """Which images of the repository failed and wait."""
-    lives: Mapping[str, Life] = {}
+def _kept(draft: _Draft, repository: Repository) -> Kept:
+    """What is kept of the repository's images."""
     try:
-        lives = load(repository.own_directory).lives
+        return load(repository.own_directory)
     except UnreadableState as error:
         draft.warnings.append(str(error.within(image=repository.name)))
-    return Holds(lives, config, members, time.time())
+        return Kept()
 
 
 def _plan_repository(
@@ -221,7 +224,7 @@ def _plan_repository(
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
-    draft.missing[repository.name] = _missing_layers(planned, repository)
+    draft.missing[repository.name] = missing_layers(planned, repository)
     missed = (*reconciliation.resolution.unresolved, *damaged)
     _note_unresolved(draft, repository, missed, holds)
 
@@ -317,36 +320,7 @@ def _planned(
             image, layers=layers, state=State.PENDING, why=why, prepared=True, adopted=True
         )
     fresh = config.scope == "all" or bool(image.anew)
-    prepared = not fresh and _is_prepared(replace(image, layers=layers), repository)
+    prepared = not fresh and is_prepared(replace(image, layers=layers), repository)
     if prepared and record is None:
         why = "new by this name: its layers and its flat tree are in the repository"
     return replace(image, layers=layers, state=State.PENDING, why=why, prepared=prepared)
-
-
-def _is_prepared(image: PlannedImage, repository: Repository) -> bool:
-    """Whether the repository has all but names, or products that are made of the others."""
-    layers = [layer.digest for layer in image.layers]
-    made = tuple(product for product in image.products if product in (Product.LAYERS, Product.FLAT))
-    record = repository.record(image.name)
-    if not why_pending(replace(image, products=made), repository, record):
-        if record is not None and UNMEASURED in record.losses:
-            return True
-        return all(map(repository.has_layer, layers))
-    return repository.has_flat(image.config, layers, image.fix_permissions) and all(
-        measured is not None and measured.unpacks_to(layer.diff_id)
-        for layer in image.layers
-        for measured in [repository.measured(layer.digest)]
-    )
-
-
-def _missing_layers(images: Sequence[PlannedImage], repository: Repository) -> frozenset[Digest]:
-    fetching = (image for image in images if image.state == State.PENDING and not image.prepared)
-    wanted = {
-        (layer.digest, layer.diff_id.algorithm) for image in fetching for layer in image.layers
-    }
-    again = {layer.digest for image in images if image.anew for layer in image.layers}
-    return frozenset(
-        digest
-        for digest, algorithm in wanted
-        if digest in again or not repository.has_layer(digest, algorithm)
-    )

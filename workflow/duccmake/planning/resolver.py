@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from typing import TypeVar
 
-from ..errors import DuccmakeError, NotFound
+from ..errors import DuccmakeError, NotFound, RateLimited
 from ..oci.content_store import ContentStore
 from ..oci.manifest import ImageConfig, Manifest
 from ..oci.reference import Digest, Platform, Reference
@@ -79,7 +80,8 @@ class Resolver:
     An answer younger than ``max_age`` seconds is believed without asking, and so is
     any answer about images that ``only``, where it names some, does not name.
     ``warnings`` are lines for people: what went wrong with a registry, once, and
-    not for each of its images.
+    not for each of its images.  ``pulls`` has of each registry that counts pulls how many it
+    still allows, and how many images wait for theirs.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Resolver:
         self._clock = clock
         self._troubles = Troubles()
         self.warnings: list[str] = []
+        self.pulls: dict[str, tuple[int, int]] = {}
 
     def resolve(
         self,
@@ -137,10 +140,28 @@ class Resolver:
             self._troubles.note(item.question.reference, item.error)
         outcomes += map(self._settle, missed)
         self.warnings += self._troubles.lines()
+        self.pulls = self._budgets(questions, missed)
         return [
             Resolution.of(item for recipe, item in outcomes if recipe == number)
             for number in range(len(recipes))
         ]
+
+    def _budgets(
+        self, questions: Sequence[_Question], missed: Sequence[_Missed]
+    ) -> dict[str, tuple[int, int]]:
+        waiting = Counter(
+            item.question.reference.registry
+            for item in missed
+            if isinstance(item.error, RateLimited)
+        )
+        found = {}
+        for reference in {item.reference.registry: item.reference for item in questions}.values():
+            left = None
+            if not reference.is_local:
+                left = self._client.rate_limit_remaining(reference)
+            if left is not None:
+                found[reference.registry] = left, waiting[reference.registry]
+        return found
 
     # --- tag globs ------------------------------------------------------
 

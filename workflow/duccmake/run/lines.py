@@ -67,6 +67,16 @@ def say(*lines: str, stream: TextIO | None) -> None:
             raise DuccmakeError(f"the output cannot be written: {error.strerror}") from None
 
 
+def briefly(title: str, words: str) -> str:
+    """What is said of something after its name."""
+    return words.removeprefix(f"{title}: ")
+
+
+def several(number: int) -> str:
+    """What stands before a line that is said for several images at once."""
+    return f"{number} images: " if number > 1 else ""
+
+
 def printable(line: str) -> str:
     """The line with what would steer a terminal, which others may have put there, escaped."""
     if line.isprintable():

@@ -19,7 +19,7 @@ from ..planning.plan import Plan, repositories
 from ..repository.model import ImageRecord
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
-from ..state.model import Day, LayerSizes, Life
+from ..state.model import RUN_BYTES, RUN_IMAGES, RUN_SECONDS, Day, LayerSizes, Life
 from ..state.model import State as Kept
 from ..state.store import changing
 from ..tree.changes import TooMany, compare
@@ -116,6 +116,11 @@ class _Entries:
             for report in reports
             if report.kind == Kind.PUBLISHED
         }
+        self._fetched = {
+            report.job.wildcards[0]: report.size
+            for report in reports
+            if report.kind == Kind.FETCHED
+        }
         self._removed = 0
         self._converted = 0
         self._failed = 0
@@ -189,8 +194,7 @@ class _Entries:
         life = state.lives.get(image.title) or Life(image.title, self._seen)
         life = replace(life, path=image.name, source=dict(image.source), gone=None)
         life = life.moved(str(image.manifest), self._seen)
-        result = self._results.get(image.title)
-        outcome = result.outcome if result else None
+        result, outcome = self._results.get(image.title), self._outcome(image)
         if image.state == State.PUBLISHED or outcome == Outcome.CONVERTED:
             life = life.recovered(self._now)
             if life.published != str(image.manifest) or outcome == Outcome.CONVERTED:
@@ -334,3 +338,22 @@ class _Entries:
         for what, number in (("converted", self._converted), ("removed", self._removed)):
             if number:
                 state.count(what, number)
+        self._count_run(state)
+
+    def _count_run(self, state: Kept) -> None:
+        """How long it takes to convert images, for who asks how long others will take."""
+        made = [
+            image
+            for image in self._plan.images
+            if not image.prepared and self._outcome(image) == Outcome.CONVERTED
+        ]
+        mine = [image for image in made if image.repository == self._repository.name]
+        keys = {self._plan.key(layer.digest) for image in mine for layer in image.layers}
+        if mine:
+            state.count(RUN_IMAGES, len(mine))
+            state.count(RUN_BYTES, sum(self._fetched.get(key, 0) for key in keys))
+            state.count(RUN_SECONDS, (self._now - self._seen) * len(mine) / len(made))
+
+    def _outcome(self, image: PlannedImage) -> Outcome | None:
+        result = self._results.get(image.title)
+        return result.outcome if result else None

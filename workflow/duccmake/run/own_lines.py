@@ -62,6 +62,7 @@ class OwnLines(logging.Filter):
     def follow(self, run: Path, progress: ProgressLine | None) -> None:
         """The jobs of a run begin, with a progress line if there is one."""
         self._failures = Arrivals(run, Kind.FAILED)
+        self._failures.new()  # those of parts before are said
         self._progress = progress
 
     def filter(self, record: logging.LogRecord) -> bool:

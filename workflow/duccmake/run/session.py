@@ -19,16 +19,19 @@ from ..config.mistakes import InvalidConfig
 from ..config.schema import as_plain
 from ..errors import ConfigError, DuccmakeError, NoSpace
 from ..fs.files import remove_tree
+from ..planning.parts import part, slices
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
 from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
 from ..workspace.event_log import EventSettings
-from ..workspace.results import GATES, PLANS, RUNS, published, staged
+from ..workspace.results import GATES, PARTS, PLANS, RUNS, published, staged
 from ..workspace.results import problem as problem_receipt
 from .events import note_failure
 from .lines import say
+from .maintenance import targets
+from .parts import Begun, begun, is_one_by_name
 from .status import of_failure
 
 logger = logging.getLogger(__name__)
@@ -62,7 +65,8 @@ class Session:
     ``polled`` says whether registries were asked, without which the plan is empty, and
     ``preview`` whether the call only shows something, such as a dry run.
     ``began`` is by the monotonic clock and ``seen`` the time then; ``lock`` shows others that
-    this process runs.
+    this process runs.  Snakemake goes through ``parts`` of the plan one by one, of which this is
+    the one of that ``number``; ``has_failed`` says whether something did in those before.
     """
 
     plan: Plan
@@ -73,6 +77,24 @@ class Session:
     began: float
     seen: float
     lock: AbstractContextManager[object]
+    parts: int = 1
+    number: int = 0
+    has_failed: bool = False
+
+    def next_part(self, has_failed: bool) -> Begun | None:
+        """What is to be gone on with when this part has ended; None where it is the last."""
+        if self.number + 1 >= self.parts:
+            return None
+        place = str(self.plan_file), str(self.run)
+        return Begun(os.getpid(), *place, self.began, self.seen, self.number + 1, has_failed)
+
+    def part(self, workdir: Path) -> Path:
+        """The file of the plan that jobs of this part read."""
+        limit = _limit(self.plan, workdir) if self.parts > 1 else 0
+        config = self.plan.config_in(workdir)
+        return part(self.plan, self.plan_file, self.number, limit, config).save(
+            PARTS if self.polled else RUNS
+        )
 
 
 def begin(
@@ -90,6 +112,9 @@ def begin(
     """
     began, seen = time.monotonic(), time.time()
     _log_to_terminal()
+    earlier = begun()
+    if earlier is not None:
+        return _resumed(earlier, workdir)
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
     if not preview and is_full(workdir):
@@ -115,7 +140,25 @@ def begin(
     if not is_drawn:
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
-    return Session(plan, plan_file, run, poll, preview, began, seen, lock)
+    is_whole = bool(targets(arguments)) or is_one_by_name(arguments)
+    parts = 1 if is_whole else len(slices(plan, _limit(plan, workdir)))
+    return Session(plan, plan_file, run, poll, preview, began, seen, lock, parts)
+
+
+def _resumed(run: Begun, workdir: Path) -> Session:
+    """The session of a run that this process has begun: nobody is asked anew."""
+    plan_file = Path(run.plan_file)
+    plan = Plan.load(plan_file)
+    parts = len(slices(plan, _limit(plan, workdir)))
+    lock = run_lock.hold(workdir)
+    times, more = (run.began, run.seen), (parts, run.number)
+    return Session(
+        plan, plan_file, Path(run.run), True, False, *times, lock, *more, has_failed=run.has_failed
+    )
+
+
+def _limit(plan: Plan, workdir: Path) -> int:
+    return plan.config_in(workdir).limits.run_images
 
 
 def is_full(workdir: Path = Path()) -> bool:
@@ -204,9 +247,10 @@ def _drawn(config: Config, members: Mapping[str, Any]) -> Plan:
     return replace(plan, images=images, thins=thins)
 
 
-def tidy(plan: Plan, session_plan: Path) -> None:
+def tidy(plan: Plan, *in_use: Path) -> None:
     """Remove what earlier runs left and this one has no use for; call it when jobs start.
 
+    The files ``in_use`` are those of its plan, and of the part of that.
     Staged layers, flat trees and blobs of images that were given up, events and
     plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
     """
@@ -216,12 +260,12 @@ def tidy(plan: Plan, session_plan: Path) -> None:
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
     for path in GATES.glob("*"):
-        if path.name != session_plan.stem[:12]:
+        if path.name not in {file.stem[:12] for file in in_use}:
             _remove(path)
-    for directory in (PLANS, RUNS):
+    for directory in (PLANS, PARTS, RUNS):
         paths = sorted(directory.glob("*"), key=lambda path: path.stat().st_mtime)
         for path in paths[:-_KEPT_RUNS]:
-            if path != session_plan:
+            if path not in in_use:
                 _remove(path)
 
 

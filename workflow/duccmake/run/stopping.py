@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..workspace.reports import Rule
@@ -26,8 +27,8 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def stop_on_sigterm(stop: Callable[[], None]) -> None:
-    """Have SIGTERM call ``stop`` and cut off the jobs below this process.
+def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Have SIGTERM call ``stop`` and cut off the jobs below this process; note Control-C.
 
     In a thread: a handler runs within whatever it interrupts, and what that holds, such as
     the lock of Snakemake's scheduler while something is removed, it would wait for for ever.
@@ -43,8 +44,26 @@ def stop_on_sigterm(stop: Callable[[], None]) -> None:
             cut_off(psutil.Process().children(recursive=True))
             time.sleep(_AGAIN_SECONDS)
 
+    def on_sigterm(number: int, frame: FrameType | None) -> None:
+        _told.add(number)
+        told.put(None)
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        _told.add(number)
+        signal.default_int_handler(number, frame)
+
     threading.Thread(target=heed, name="heed SIGTERM", daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: told.put(None))
+    signal.signal(signal.SIGTERM, on_sigterm)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+_told: set[int] = set()
+
+
+def is_told_to_stop() -> bool:
+    """Whether a signal has come, since `stop_on_signals`, that ends a run."""
+    return bool(_told)
 
 
 def cut_off(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

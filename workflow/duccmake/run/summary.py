@@ -1,4 +1,4 @@
-"""What people see of a run: what is pending at its start, one line an image at its end."""
+"""What people see at the end of a run: one line an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TextIO
 
 from ..errors import DuccmakeError
 from ..oci.reference import Reference
-from ..planning.departures import KEPT
 from ..planning.holds import held_in_words
 from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
@@ -21,10 +20,10 @@ from ..planning.plan import Plan, adopting
 from ..planning.thin_images import manifest_of
 from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
-from ..words import counted, in_bytes
+from ..words import in_bytes
 from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
 from ..workspace.results import STATUS
-from .lines import say
+from .lines import briefly, say
 from .lives import keep
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
@@ -36,124 +35,7 @@ _SELDOM = (Outcome.HELD, Outcome.SKIPPED, Outcome.REMOVED, Outcome.PUSHED)
 _COUNTED = (Outcome.CONVERTED, Outcome.UP_TO_DATE, Outcome.FAILED, *_SELDOM)
 
 _LISTED = 50
-"""How many pending or up-to-date images are listed one by one; more are counted."""
-
-
-def announce(
-    plan: Plan,
-    *,
-    only: Collection[str] = (),
-    held_back: Mapping[str, str] | None = None,
-    results: TextIO | None = None,
-    stream: TextIO | None = None,
-) -> None:
-    """Say, before anything runs, what the wish lists amount to.
-
-    ``only`` are the targets of a run that is to convert nothing.  Of repositories in
-    ``held_back`` nothing leaves, for the reason there.  What is to be done goes to
-    ``results``, where that is what was asked for.
-    """
-    kept = held_back or {}
-    remarks = stream or sys.stderr
-    prunes = "prune" in only
-    freed = plan.config_in(Path.cwd()).image if "unpin" in only else ""
-    say(
-        *(f"duccmake: wish list {source}" for source in plan.in_force),
-        *(f"duccmake: {text}" for text in plan.warnings if not (prunes and text.endswith(KEPT))),
-        *_in_the_way(plan, freed),
-        *(f"duccmake: {why}" for why in kept.values()),
-        stream=remarks,
-    )
-    say(
-        *_listed("pending", [f"{image.title}  {image.why}" for image in _pending(plan)]),
-        *_listed("held", [f"{title}  {_briefly(title, why)}" for title, why in _held(plan)]),
-        *_refused(plan),
-        *_leaving(plan, kept),
-        stream=results or remarks,
-    )
-    say(_amount(plan), stream=remarks)
-
-
-def _pending(plan: Plan) -> list[PlannedImage]:
-    return [image for image in plan.images if image.state == State.PENDING]
-
-
-def _held(plan: Plan) -> Iterator[tuple[str, str]]:
-    """What failed and is left alone for a while, each with the reason and until when."""
-    images = ((image.title, image.why, image.until) for image in plan.images)
-    problems = ((problem.title, problem.reason, problem.until) for problem in plan.problems)
-    for title, why, until in (*images, *problems):
-        if until:
-            yield title, held_in_words(why, until)
-
-
-def _briefly(title: str, words: str) -> str:
-    """What is said of something after its name."""
-    return words.removeprefix(f"{title}: ")
-
-
-def _in_the_way(plan: Plan, freed: str) -> Iterator[str]:
-    """Why images are not newer, or cannot be had: each reason once, and of ``freed`` none."""
-    stale: dict[str, list[str]] = {}
-    for image in plan.images:
-        if image.state == State.PUBLISHED and image.why and image.name != freed:
-            stale.setdefault(image.why, []).append(image.title)
-    for why, titles in stale.items():
-        who = _many(len(titles)) or f"{titles[0]}: "
-        yield f"duccmake: {who}{why}; what is published stays in force"
-    failing = [problem for problem in plan.problems if not problem.until]
-    last = {problem.reason: problem.title for problem in failing}
-    for reason, count in Counter(problem.reason for problem in failing).items():
-        one = "" if reason.startswith(last[reason]) else f"{last[reason]}: "
-        yield f"duccmake: {_many(count) or one}{reason}"
-
-
-def _refused(plan: Plan) -> Iterator[str]:
-    """What earlier versions published and must not have."""
-    for item in plan.refused[:_LISTED]:
-        verb = "refused " if item.manifest else "expelled"
-        yield f"{verb} {item.name}  published by an earlier version: {item.why}"
-    for name, layers in plan.altered.items():
-        if layers:
-            what = f"files of other images in {counted(len(layers), 'layer')} of an earlier version"
-            yield f"duccmake: {name}: {what} are taken out"
-
-
-def _leaving(plan: Plan, held_back: Collection[str]) -> list[str]:
-    leaving = [item for item in plan.departures if item.repository not in held_back]
-    if not leaving or plan.config_in(Path.cwd()).removal.policy == "keep":
-        return []
-    return _listed("leaving", [f"{item.name}  {item.why}" for item in leaving])
-
-
-def _listed(word: str, items: Sequence[str]) -> list[str]:
-    """A line for each item, up to a bound."""
-    more = [f"{word}  {len(items) - _LISTED} more"] if len(items) > _LISTED else []
-    return [f"{word}  {item}" for item in items[:_LISTED]] + more
-
-
-def _amount(plan: Plan) -> str:
-    pending, problems = _pending(plan), len(plan.problems)
-    held = sum(image.state == State.HELD for image in plan.images)
-    unresolved = f", {problems} not resolved" if problems else ""
-    return (
-        f"duccmake: {counted(len(plan.images) + problems, 'image')}: {len(pending)} pending, "
-        f"{len(plan.images) - len(pending) - held} up to date{f', {held} held' if held else ''}"
-        f"{unresolved}{_to_fetch(plan, pending)}"
-    )
-
-
-def _to_fetch(plan: Plan, pending: Sequence[PlannedImage]) -> str:
-    """How much there is to download, where anything is pending."""
-    if not pending:
-        return ""
-    sizes = {
-        layer.digest: layer.descriptor.size
-        for image in pending
-        for layer in image.layers
-        if layer.digest in plan.missing.get(image.repository, frozenset())
-    }
-    return f"; {counted(len(sizes), 'new layer')}, {in_bytes(sum(sizes.values()))} to fetch"
+"""So many images that are up to date are listed one by one."""
 
 
 def summarise(
@@ -211,7 +93,7 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
     unsaid = up_to_date if len(up_to_date) > _LISTED else []
     for item in results:
         if not (unsaid and item.outcome == Outcome.UP_TO_DATE):
-            words = "; ".join(filter(None, (_briefly(item.title, item.remark), item.more)))
+            words = "; ".join(filter(None, (briefly(item.title, item.remark), item.more)))
             yield f"{item.outcome:{width}}  {item.title}{f'  {words}' if words else ''}"
 
 
@@ -260,7 +142,7 @@ def _results(plan: Plan, reports: Sequence[Report], workdir: Path) -> Iterator[R
     }
     failures = {
         # Without the image: others may fail of the same.
-        report.job: replace(report, words=_briefly(report.subject, report.words))
+        report.job: replace(report, words=briefly(report.subject, report.words))
         for report in reports
         if report.kind == Kind.FAILED
     }
@@ -404,8 +286,3 @@ def _failures_of(
         JobName(Rule.FLATTEN_IMAGE, (repository, plan.flat_key(image))),
     ]
     yield from (failures[job] for job in jobs if job in failures)
-
-
-def _many(number: int) -> str:
-    """What stands before a line that is said for several images at once."""
-    return f"{number} images: " if number > 1 else ""

@@ -9,6 +9,9 @@ from typing import Any
 KEPT = 100
 """So many digests, and so many failures, are kept of an image."""
 
+RUN_IMAGES, RUN_BYTES, RUN_SECONDS = "run images", "run bytes", "run seconds"
+"""What is counted of runs that converted something: how many images, bytes fetched, and time."""
+
 _REASON = 2000
 """So many characters are kept of what an image fails with: others may have written them."""
 

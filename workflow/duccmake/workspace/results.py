@@ -25,6 +25,9 @@ POLLS = RESULTS / "polls.json"
 PLANS = RESULTS / "plans"
 """The plans of the last runs, each by its digest."""
 
+PARTS = RESULTS / "parts"
+"""The parts of those plans that jobs read, each by its digest."""
+
 RUNS = RESULTS / "runs"
 """The events of the last runs, a directory for each."""
 
