@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from snakemake.io import report as reported
 from snakemake.logging import ColorizingTextHandler
 from snakemake.logging import logger as snakemake_logger
 
@@ -29,6 +30,7 @@ from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.parts import begin_anew, heed_signals
 from duccmake.run.progress import Gauge, ProgressLine
+from duccmake.run.report import report_files
 from duccmake.run.session import begin, boot_id, tidy
 from duccmake.run.stopping import exit_on_sigterm, is_told_to_stop, stop_on_signals
 from duccmake.run.summary import is_made_up_for, summarise
@@ -302,7 +304,21 @@ def get_targets():
         if not (problem.ignorable or problem.until)
     ]
     thins = [str(thin.output) for thin in plan.thins]
+    if workflow.is_main_process and session.reports:
+        return published + get_reported()
     return or_nothing(published + thins + problems + get_removals())
+
+
+def get_reported():
+    """What `snakemake --report` shows of the last run, each file with its caption."""
+    return [
+        reported(
+            str(path),
+            caption=f"report/{name}.rst",
+            category="Images" if name in ("images", "table") else "Pictures",
+        )
+        for name, path in in_words(report_files, Path.cwd()).items()
+    ]
 
 
 def get_receipt(image):

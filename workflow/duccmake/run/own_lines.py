@@ -16,7 +16,7 @@ from .session import is_full
 _OTHER_CALLS = frozenset(
     {"--lint", "--unlock", "--list-rules", "--list", "-l", "--touch", "-t", "--archive"}
     | {"--delete-all-output", "--delete-temp-output", "--cleanup-metadata", "--cleanup-shadow"}
-    | {"--list-target-rules", "--lt", "--containerize", "--conda-create-envs-only"}
+    | {"--report", "--list-target-rules", "--lt", "--containerize", "--conda-create-envs-only"}
 )
 """Calls in which Snakemake does the work, so that its lines are the answer."""
 
@@ -43,7 +43,7 @@ _WORTH_SAYING = (
 
 def are_wanted(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for something that Snakemake itself answers."""
-    return bool(_OTHER_CALLS.intersection(arguments))
+    return any(word.partition("=")[0] in _OTHER_CALLS for word in arguments)
 
 
 class OwnLines(logging.Filter):

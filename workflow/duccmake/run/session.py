@@ -32,6 +32,7 @@ from .events import note_failure
 from .lines import say
 from .maintenance import targets
 from .parts import Begun, begun, is_one_by_name
+from .report import report_plan
 from .status import of_failure
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ _DRAWN = 20
 """Of so many published images a graph is drawn, where nothing is pending."""
 
 _PREVIEWS = frozenset(
-    {"--dry-run", "--dryrun", "--summary", "-S", "--detailed-summary", "-D", "--report"}
+    {"--dry-run", "--dryrun", "--summary", "-S", "--detailed-summary", "-D"}
     | _GRAPHS
     | {"--list-input-changes", "--list-params-changes", "--list-code-changes"}
 )
@@ -62,9 +63,9 @@ _SHORT_PREVIEW = re.compile(r"-[A-Za-z]*n[A-Za-z]*")
 class Session:
     """What the main process hands to its jobs: the plan's file and a directory for events.
 
-    ``polled`` says whether registries were asked, without which the plan is empty, and
-    ``preview`` whether the call only shows something, such as a dry run.
-    ``began`` is by the monotonic clock and ``seen`` the time then; ``lock`` shows others that
+    ``polled`` says whether registries were asked, without which the plan is empty, ``reports``
+    whether it shows what earlier runs made (`.report`), and ``preview`` whether the call only
+    shows something, such as a dry run.  ``began`` is by the monotonic clock and ``seen`` the time then; ``lock`` shows others that
     this process runs.  Snakemake goes through ``parts`` of the plan one by one, of which this is
     the one of that ``number``; ``has_failed`` says whether something did in those before.
     """
@@ -80,6 +81,7 @@ class Session:
     parts: int = 1
     number: int = 0
     has_failed: bool = False
+    reports: bool = False
 
     def next_part(self, has_failed: bool) -> Begun | None:
         """What is to be gone on with when this part has ended; None where it is the last."""
@@ -115,6 +117,11 @@ def begin(
     earlier = begun()
     if earlier is not None:
         return _resumed(earlier, workdir)
+    if is_report(arguments):
+        made = report_plan(workdir)
+        file = made.save(RUNS)
+        run = RUNS / f"{file.stem[:12]}-{os.getpid()}"
+        return Session(made, file, run, False, True, began, seen, nullcontext(), reports=True)
     poll = not _WITHOUT_POLL.intersection(arguments)
     preview = not poll or is_preview(arguments)
     if not preview and is_full(workdir):
@@ -223,9 +230,18 @@ def _check_root(root: Path, *, by_writing: bool = False) -> None:
         ) from None
 
 
+def is_report(arguments: Sequence[str]) -> bool:
+    """Whether a command line has Snakemake make a report, and nothing else."""
+    return _has_option(arguments, {"--report"}) and "--report-after-run" not in arguments
+
+
 def is_preview(arguments: Sequence[str]) -> bool:
     """Whether a command line has Snakemake show something and run no job."""
-    return _has_option(arguments, _PREVIEWS) or any(map(_SHORT_PREVIEW.fullmatch, arguments))
+    return (
+        is_report(arguments)
+        or _has_option(arguments, _PREVIEWS)
+        or any(map(_SHORT_PREVIEW.fullmatch, arguments))
+    )
 
 
 def _has_option(arguments: Sequence[str], options: Collection[str]) -> bool:

@@ -46,6 +46,9 @@ PAGE = STATUS.with_name("index.html")
 METRICS = STATUS.with_name("metrics.prom")
 """What node_exporter's textfile collector reads."""
 
+PICTURES = RESULTS / "report"
+"""The pictures of `snakemake --report`."""
+
 WATCH_LOCK = RESULTS / "watch.lock"
 """What the watcher holds while it runs."""
 

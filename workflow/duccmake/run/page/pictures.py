@@ -1,4 +1,4 @@
-"""Pictures of a status document as SVG that takes its colours from the page's style sheet."""
+"""Pictures of a status document as SVG: for the page, whose style sheet colours them, or alone."""
 
 from __future__ import annotations
 
@@ -16,23 +16,40 @@ _DELAY_NAMES = ("< 1 min", "< 5 min", "< 15 min", "< 1 h", "< 4 h", "< 1 day", "
 
 def delays(seconds: Sequence[float]) -> str:
     """How long images took from when a poll found them until they were visible."""
-    counts = [0] * len(_DELAY_NAMES)
-    for one in seconds:
-        counts[bisect_right(_DELAYS, one)] += 1
-    return _drawn("Bar", counts, x_labels=_DELAY_NAMES) if any(counts) else ""
+    return _bare(_delays(seconds))
 
 
 def growth(days: Sequence[Mapping[str, Any]]) -> str:
     """The bytes of all layers by day."""
+    return _bare(_growth(days))
+
+
+def drawings(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """All pictures of a document that there are, as files."""
+    found = {
+        "delays": _delays(document["push_to_visible"]),
+        "growth": _growth(document["days"]),
+    }
+    return {name: drawing for name, drawing in found.items() if drawing}
+
+
+def _delays(seconds: Sequence[float]) -> bytes:
+    counts = [0] * len(_DELAY_NAMES)
+    for one in seconds:
+        counts[bisect_right(_DELAYS, one)] += 1
+    return _drawn("Bar", counts, x_labels=_DELAY_NAMES) if any(counts) else b""
+
+
+def _growth(days: Sequence[Mapping[str, Any]]) -> bytes:
     points = [(date.fromisoformat(day["day"]), day["bytes"] / 1e9) for day in days]
     if len(points) < 2:
-        return ""
+        return b""
     first, last = points[0][0], points[-1][0]
     labels = sorted({first + (last - first) * n / 3 for n in range(4)})
     return _drawn("DateLine", points, x_labels=labels, unit=" GB", show_dots=False)
 
 
-def _drawn(kind: str, values: Sequence[Any], *, unit: str = "", **options: Any) -> str:
+def _drawn(kind: str, values: Sequence[Any], *, unit: str = "", **options: Any) -> bytes:
     # Slow to import, and needed at the end of a run alone.
     import pygal
 
@@ -52,11 +69,15 @@ def _drawn(kind: str, values: Sequence[Any], *, unit: str = "", **options: Any) 
         **options,
     )
     chart.add("", values)
-    return _bare(ElementTree.fromstring(chart.render()))  # noqa: S314 (drawn just now)
+    drawing: bytes = chart.render()
+    return drawing
 
 
-def _bare(root: ElementTree.Element) -> str:
+def _bare(drawing: bytes) -> str:
     """A chart without styles and scripts of its own, which the page's policy refuses."""
+    if not drawing:
+        return ""
+    root = ElementTree.fromstring(drawing)  # noqa: S314 (drawn just now)
     for parent in list(root.iter()):
         for child in list(parent):
             # What a script would show when somebody points at it.
