@@ -80,6 +80,18 @@ def test_page_follows_an_image_through_all_its_states(browser, work):
     assert "up to date" in mended and "failing" not in mended and "over since" in mended
     assert "added 0 files, 0 B; removed 0 files, 0 B; changed 1 file, 6 B" in mended
 
+    with work.deserted():
+        work.run(check=True)
+    stale = told(browser, work)
+    assert "up to date as far as is known" in stale and "stale" in stale and "not reached" in stale
+
+    # No kernel has such an attribute of a symlink, whoever asks for it.
+    odd = LayerBuilder().symlink("content", "elsewhere", xattrs={"user.comment": b"lost"})
+    work.push(NAME, Image((odd.layer(),)))
+    work.run(check=True)
+    degraded = told(browser, work)
+    assert "up to date" in degraded and "degraded" in degraded
+
     work.wish("{host}/team/other:1")
     work.run(check=True)
     assert "leaving" in told(browser, work)

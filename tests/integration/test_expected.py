@@ -93,6 +93,10 @@ def _month(work: Work) -> Iterator[tuple[str, str]]:
     work.registry.store.blob_path(broken.layers[0].digest).unlink()
     work.wish("{host}/team/app:*", "{host}/team/tools:2024", "{host}/team/gone:1")
     yield "failing-run", session(work, run)
+    plain = {"platforms": [str(AMD64)], "products": ["layers", "flat"]}
+    work.configure(**plain, retry={})
+    yield "held", session(work, run, "snakemake -n", f"{run} --config retry_failed=true")
+    work.configure(**plain)
     yield "mistake", session(work, "snakemake --cores 2 --config scope=everything")
 
     work.wish("{host}/team/app:1", "{host}/team/app:2")
@@ -249,6 +253,7 @@ def test_a_thin_image_that_the_registry_refuses(one: Work) -> None:
         "moved-tag",
         "rollback",
         "failing-run",
+        "held",
         "mistake",
         "prune",
         "gc-too-early",

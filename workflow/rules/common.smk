@@ -497,7 +497,7 @@ if workflow.is_main_process and "adopt" in asked:
 
 
 # Snakemake calls no handler when there is nothing to do.
-if workflow.is_main_process and session.polled and not asked:
+if workflow.is_main_process and not (session.preview or asked):
     if get_targets() == or_nothing([]):
         summarise(session, workdir=Path.cwd(), held_back=held_back)
 

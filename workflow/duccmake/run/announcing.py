@@ -116,15 +116,15 @@ def _listed(word: str, items: Sequence[str]) -> list[str]:
 
 def _outlook(plan: Plan, held_back: Collection[str], parts: int) -> Iterator[str]:
     """The plan in a few lines."""
-    pending, problems = _pending(plan), len(plan.problems)
-    held = sum(image.state == State.HELD for image in plan.images)
-    up_to_date = len(plan.images) - len(pending) - held
+    pending, held = _pending(plan), len(list(_held(plan)))
+    up_to_date = sum(image.state == State.PUBLISHED for image in plan.images)
+    unresolved = sum(not problem.until for problem in plan.problems)
     states = [f"{len(pending)} pending", f"{up_to_date} up to date"]
     states += [f"{held} held"] if held else []
-    states += [f"{problems} not resolved"] if problems else []
+    states += [f"{unresolved} not resolved"] if unresolved else []
     leaving = len(_departures(plan, held_back))
     states += [f"{leaving} leaving"] if leaving else []
-    number = counted(len(plan.images) + problems, "image")
+    number = counted(len(plan.images) + len(plan.problems), "image")
     yield f"duccmake: {number}: {', '.join(states)}{_to_fetch(plan, pending)}"
     if more := "; ".join(_more(plan, pending, parts)):
         yield f"duccmake: {more}"
