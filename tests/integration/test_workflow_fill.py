@@ -42,6 +42,22 @@ def test_an_image_is_published_before_the_next_batch_is_fetched(work):
     assert work.run("--cores", "1").counts == (0, COUNT, 0, 0)
 
 
+def test_a_full_staging_area_waits_for_what_is_published_and_never_for_ever(work):
+    broken = LayerBuilder().file("broken", "x" * 1000).layer()
+    work.push("team/app:1", Image((broken, OWN[1]), {}, platform=AMD64))
+    blob = work.registry.store.blob_path(OWN[1].digest)
+    blob.write_bytes(b"x" * len(blob.read_bytes()))
+    work.configure(platforms=["linux/amd64"], limits={"staging_bytes": 6})
+    run = work.run()
+    assert (run.status, run.counts) == (1, (COUNT - 1, 0, 1, 0)), run.said
+    steps = [re.match(r"(Publish|Fetch layer)", job) for job in run.jobs]
+    order = [step[1] for step in steps if step]
+    two, one, publish = ["Fetch layer"] * 2, ["Fetch layer"], ["Publish"]
+    assert order == [*two, *publish, *two, *[*one, *publish] * 2]
+    staged = list((work.path / "results").glob("*/layers/*/layer/layerfs"))
+    assert staged, "what failed is staged, more than the limit, when others go on"
+
+
 def test_without_need_nothing_waits(work):
     work.configure(platforms=["linux/amd64"])
     run = work.run()

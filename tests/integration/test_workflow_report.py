@@ -13,7 +13,7 @@ from duccmake.demo.images import Image
 from support.images import LayerBuilder
 from support.runs import Work, fresh_work
 
-OFFLINE = {name: "http://localhost:1" for name in ("http_proxy", "https_proxy", "all_proxy")}
+OFFLINE = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://localhost:1")
 RULES = ("fetch_blob", "unpack_layer", "flatten_image", "publish_image")
 
 

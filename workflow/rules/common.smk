@@ -187,7 +187,8 @@ if workflow.is_main_process:
         atexit.register(end_at_exit)
         exit_on_sigterm()
         in_words(heed_signals)
-    os.environ[PLAN_VARIABLE] = str(in_words(session.part, Path.cwd()))
+    is_seen = not workflow.output_settings.dryrun or shows_own_lines() or asked
+    os.environ[PLAN_VARIABLE] = str(in_words(session.part, Path.cwd(), is_seen=is_seen))
     os.environ[RUN_VARIABLE] = str(session.run)
     # Repositories that too many images would leave at once, each with a line that says so.
     config_of_plan = session.plan.config_in(Path.cwd())

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -152,7 +152,8 @@ def running(rule: Rule, *wildcards: str, log: str, output: str = "") -> Iterator
     if rule in WRITERS:
         signal.signal(signal.SIGTERM, _end_unless_writing)
     name, workdir = JobName(rule, wildcards), Path.cwd()
-    with run_lock.hold(workdir):
+    works = nullcontext() if rule == Rule.OPEN_GATE else run_lock.hold(workdir, run_lock.WORK_LOCK)
+    with run_lock.hold(workdir), works:
         job = Job(name, workdir, log)
         try:
             yield job

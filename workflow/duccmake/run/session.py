@@ -50,6 +50,9 @@ _GRAPHS = frozenset({"--dag", "--rulegraph", "--filegraph", "--d3dag"})
 _DRAWN = 20
 """Of so many published images a graph is drawn, where nothing is pending."""
 
+_SKETCHED = 50
+"""Of so many images at most Snakemake makes jobs where nobody sees them."""
+
 _PREVIEWS = frozenset(
     {"--dry-run", "--dryrun", "--summary", "-S", "--detailed-summary", "-D"}
     | _GRAPHS
@@ -65,9 +68,10 @@ class Session:
 
     ``polled`` says whether registries were asked, without which the plan is empty, ``reports``
     whether it shows what earlier runs made (`.report`), and ``preview`` whether the call only
-    shows something, such as a dry run.  ``began`` is by the monotonic clock and ``seen`` the time then; ``lock`` shows others that
-    this process runs.  Snakemake goes through ``parts`` of the plan one by one, of which this is
-    the one of that ``number``; ``has_failed`` says whether something did in those before.
+    shows something, such as a dry run.  ``began`` is by the monotonic clock and ``seen`` the time
+    then; ``lock`` shows others that this process runs.  Snakemake goes through ``parts`` of the
+    plan one by one, of which this is the one of that ``number``; ``has_failed`` says whether
+    something did in those before.
     """
 
     plan: Plan
@@ -90,13 +94,18 @@ class Session:
         place = str(self.plan_file), str(self.run)
         return Begun(os.getpid(), *place, self.began, self.seen, self.number + 1, has_failed)
 
-    def part(self, workdir: Path) -> Path:
-        """The file of the plan that jobs of this part read."""
-        limit = _limit(self.plan, workdir) if self.parts > 1 else 0
+    def part(self, workdir: Path, *, is_seen: bool = True) -> Path:
+        """The file of the plan that jobs of this part read.
+
+        It has a few images alone where nobody sees the jobs that Snakemake makes of it, as in most
+        dry runs: what there is to do is known from the plan.
+        """
+        limit = _limit(self.plan, workdir) if self.parts > 1 or not is_seen else 0
+        if not is_seen:
+            limit = min(limit or _SKETCHED, _SKETCHED)
         config = self.plan.config_in(workdir)
-        return part(self.plan, self.plan_file, self.number, limit, config).save(
-            PARTS if self.polled else RUNS
-        )
+        made = part(self.plan, self.plan_file, self.number, limit, config)
+        return made.save(PARTS if self.polled else RUNS)
 
 
 def begin(

@@ -16,13 +16,16 @@ from .results import RESULTS
 
 RUN_LOCK = RESULTS / "run.lock"
 
+WORK_LOCK = RESULTS / "work.lock"
+"""What each job shares whose end may free what is staged: a gate waits while one does."""
 
-def hold(workdir: Path) -> AbstractContextManager[object]:
+
+def hold(workdir: Path, lock: Path = RUN_LOCK) -> AbstractContextManager[object]:
     """Be seen as running until what is returned is left, or goes with this process.
 
     A file system may not know how; nobody is kept from running by that.
     """
-    path = workdir / RUN_LOCK
+    path = workdir / lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.fdopen(open_file(path), "r+b")
@@ -47,5 +50,16 @@ def nobody_runs(workdir: Path) -> Iterator[bool]:
         except OSError:
             alone = False
         yield alone
+    finally:
+        os.close(descriptor)
+
+
+def somebody_works(workdir: Path) -> bool:
+    """Whether a job is alive that holds `WORK_LOCK`; False where a file system has no locks."""
+    descriptor = open_file(workdir / WORK_LOCK)
+    try:
+        return not acquire(descriptor, wait=False)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
