@@ -35,6 +35,7 @@ class Setting:
         self.published: set[str] = set()
         self.platforms = [AMD64]
         self.warnings: list[str] = []
+        self.pulls: dict[str, tuple[int, int]] = {}
         self.mirrors: tuple[str, ...] = ()
 
     def add(self, *names: str, content: str = "") -> None:
@@ -73,7 +74,7 @@ class Setting:
             resolutions = resolver.resolve(
                 recipes, self.platforms, is_published=lambda recipe, name: name in self.published
             )
-        self.warnings = resolver.warnings
+        self.warnings, self.pulls = resolver.warnings, resolver.pulls
         return resolutions
 
     @property
@@ -196,6 +197,7 @@ def test_a_short_budget_goes_to_what_was_never_published(here):
     old, new = ("a/old1", "a/old2", "a/old3"), ("b/new1", "b/new2", "b/new3")
     here.add(*old, *new)
     here.resolve(*old)
+    assert here.pulls == {}, "nothing was told of a budget"
     here.publish(*old)
     here.add(*old, content="changed")
     limit = PullLimit(4)
@@ -211,6 +213,7 @@ def test_a_short_budget_goes_to_what_was_never_published(here):
     }
     (line,) = here.warnings
     assert "allows no more pulls" in line
+    assert here.pulls == {here.registry.host: (0, 2)}
 
 
 def test_wish_lists_of_several_repositories_share_the_budget(here):
