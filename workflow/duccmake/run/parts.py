@@ -69,6 +69,10 @@ def begin_anew(run: Begun, is_stopped: Callable[[], bool], end: Callable[[], obj
         end()
 
 
-def is_one_by_name(arguments: Sequence[str]) -> bool:
-    """Whether a command line names files to be made, which no part has for sure."""
-    return any(Path(word).parts[:1] == ("results",) for word in arguments)
+def takes_all(arguments: Sequence[str]) -> bool:
+    """Whether a run has one part: files that a command line names are in no part for sure.
+
+    Nor is there a command line to begin anew with where a program runs Snakemake by itself.
+    """
+    is_command = "snakemake" in Path(sys.argv[0]).parts[-2:]
+    return not is_command or any(Path(word).parts[:1] == ("results",) for word in arguments)

@@ -31,7 +31,7 @@ from ..workspace.results import problem as problem_receipt
 from .events import note_failure
 from .lines import say
 from .maintenance import targets
-from .parts import Begun, begun, is_one_by_name
+from .parts import Begun, begun, takes_all
 from .report import report_plan
 from .status import of_failure
 
@@ -156,7 +156,7 @@ def begin(
     if not is_drawn:
         _remove_stale_receipts(plan)
     run = RUNS / f"{plan_file.stem[:12]}-{os.getpid()}"
-    is_whole = bool(targets(arguments)) or is_one_by_name(arguments)
+    is_whole = bool(targets(arguments)) or takes_all(arguments)
     parts = 1 if is_whole else len(slices(plan, _limit(plan, workdir)))
     return Session(plan, plan_file, run, poll, preview, began, seen, lock, parts)
 
