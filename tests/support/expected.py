@@ -21,7 +21,7 @@ _CHANGING = (
     (re.compile(r"\bin \d+\.\d s$", re.MULTILINE), "in TIME"),
     (re.compile(r"tried again from (?:\d{4}-\d\d-\d\d )?\d\d:\d\d"), "tried again from TIME"),
     (
-        re.compile(r"\babout \d+ (?:s|min|h)(?: to \d+ (?:s|min|h))?(?=, as runs went)"),
+        re.compile(r"\babout \d+ (?:s|min|h)(?: to \d+ (?:s|min|h))?(?= by earlier runs)"),
         "about TIME",
     ),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.:+Z]*"), "DATE"),

@@ -203,7 +203,7 @@ def test_the_start_of_a_run_says_what_is_known_of_it_and_nothing_else():
     announce(made, parts=3, stream=out)
     assert out.getvalue().splitlines()[3:] == [
         "duccmake: 2 images: 2 pending, 0 up to date, 1 leaving; 2 new layers, 2.0 kB to fetch",
-        "duccmake: about 1200 files in 1 of the images; about 40 s to 10 min, as runs went so far; "
+        "duccmake: about 1200 files in 1 of the images; about 40 s to 10 min by earlier runs; "
         "in 3 parts",
         "duccmake: docker.io allows 76 pulls for now: no more are needed",
         "duccmake: ghcr.io allows 0 pulls for now: 3 images wait for theirs",
