@@ -13,7 +13,14 @@ import pytest
 
 from support.runs import CHECKOUT
 
-WORKFLOW = ("Snakefile", "workflow/Snakefile", "workflow/rules", "scripts", "profiles")
+WORKFLOW = (
+    "Snakefile",
+    "workflow/Snakefile",
+    "workflow/rules",
+    "workflow/report",
+    "scripts",
+    "profiles",
+)
 """What the workflow is without the package."""
 
 

@@ -79,6 +79,7 @@ def test_more_images_than_one_part_takes_are_one_run_all_the_same(work):
     assert len(blobs) == len(set(blobs)), "what two parts share is fetched once"
     assert not any((work.path / "results").rglob("layers/*/layer/layerfs"))
     assert [len(events(work, action)) for action in ("start_ducc", "end_ducc")] == [1, 1]
+    assert not list((work.path / ".cache").rglob("*runtime-source-cache*"))
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])

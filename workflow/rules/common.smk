@@ -28,7 +28,7 @@ from duccmake.run.lines import has_colour, say, without_colour
 from duccmake.run.lives import keep
 from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
-from duccmake.run.parts import begin_anew, heed_signals
+from duccmake.run.parts import begin_anew, end_failed, heed_signals
 from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.report import report_files
 from duccmake.run.session import begin, boot_id, tidy
@@ -152,16 +152,16 @@ def end_at_exit():
     """Go on with the next part; without one, say what became of the run if nobody has."""
     if next_part:
         begin_anew(next_part, is_told_to_stop, end_run_from_afar)
-    else:
+    elif not end_run.cache_info().currsize:
         end_run_from_afar()
 
 
 def end_run_from_afar():
     """Say what became of the run when Snakemake has left the working directory."""
     os.chdir(work_directory)
-    if end_run().failed:
-        sys.stderr.flush()
-        os._exit(1)
+    # What this Snakemake ends with is not what the run has come to.
+    if end_run().failed and session.parts > 1:
+        end_failed()
 
 
 next_part = None

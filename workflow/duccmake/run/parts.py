@@ -12,9 +12,11 @@ import json
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 VARIABLE = "DUCCMAKE_PART"
 
@@ -60,13 +62,25 @@ def begin_anew(run: Begun, is_stopped: Callable[[], bool], end: Callable[[], obj
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if not is_stopped():
             os.environ[VARIABLE] = json.dumps(asdict(run))
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _tidy_up()
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     finally:
         os.environ.pop(VARIABLE, None)
         heed_signals()
         end()
+
+
+def end_failed() -> NoReturn:
+    """End the process as a failure, whatever Snakemake has made of it: when Python exits."""
+    _tidy_up()
+    os._exit(1)
+
+
+def _tidy_up() -> None:
+    """What Python does last of all when it exits, such as to remove temporary directories."""
+    weakref.finalize._exitfunc()  # type: ignore[attr-defined]
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def takes_all(arguments: Sequence[str]) -> bool:
