@@ -149,10 +149,13 @@ def end_part(has_failed):
 
 
 def end_at_exit():
-    """Go on with the next part; without one, say what became of the run if nobody has."""
+    """Go on with the next part; without one, say what became of the run if nobody has.
+
+    Where Snakemake itself fails, as with a full disk, it calls no other handler.
+    """
     if next_part:
         begin_anew(next_part, is_told_to_stop, end_run_from_afar)
-    elif not end_run.cache_info().currsize:
+    elif has_begun and not end_run.cache_info().currsize:
         end_run_from_afar()
 
 
@@ -164,7 +167,7 @@ def end_run_from_afar():
         end_failed()
 
 
-next_part = None
+has_begun, next_part = False, None
 work_directory = Path.cwd()
 
 
@@ -183,8 +186,11 @@ if workflow.is_main_process:
     about = {"workdir": Path.cwd(), "arguments": sys.argv[1:], "given": given}
     session = in_words(begin, config, **about)
     asked, held_back = maintenance.targets(sys.argv[1:]), {}
+    # Before all that ends with this Snakemake, such as the process that forks jobs, which is
+    # therefore ended before: Python calls the last that was registered first.
+    atexit.register(end_at_exit)
     if session.number:
-        atexit.register(end_at_exit)
+        has_begun = True
         exit_on_sigterm()
         in_words(heed_signals)
     is_seen = not workflow.output_settings.dryrun or shows_own_lines() or asked
@@ -245,11 +251,11 @@ for number, name in enumerate(repositories(plan)):
 
 
 onstart:
+    global has_begun
     stop_on_signals(workflow.scheduler.exit_gracefully)
     tidy(session.plan, session.plan_file, Path(os.environ[PLAN_VARIABLE]))
     if session.number == 0:
-        # Where Snakemake itself fails, as with a full disk, it calls no other handler.
-        atexit.register(end_at_exit)
+        has_begun = True
         note_start(session.plan, session.run, workdir=Path.cwd(), only=asked)
         if not asked:
             keep(session.plan, config_of_plan, session.seen, has_ended=False)
