@@ -95,7 +95,7 @@ def _month(work: Work) -> Iterator[tuple[str, str]]:
     yield "failing-run", session(work, run)
     plain = {"platforms": [str(AMD64)], "products": ["layers", "flat"]}
     work.configure(**plain, retry={})
-    yield "held", session(work, run, "snakemake -n", f"{run} --config retry_failed=true")
+    yield "held", session(work, run, "snakemake -n", run, f"{run} --config retry_failed=true")
     work.configure(**plain)
     yield "mistake", session(work, "snakemake --cores 2 --config scope=everything")
 

@@ -19,6 +19,7 @@ _CHANGING = (
     (re.compile(r"\b[0-9a-f]{12,64}\b"), "DIGEST"),
     (re.compile(r"\b\d+(?:\.\d+)? (?:B|kB|MB|GB|bytes)\b"), "SIZE"),
     (re.compile(r"\bin \d+\.\d s$", re.MULTILINE), "in TIME"),
+    (re.compile(r"\babout \d+ files\b"), "about NUMBER files"),
     (re.compile(r"tried again from (?:\d{4}-\d\d-\d\d )?\d\d:\d\d"), "tried again from TIME"),
     (
         re.compile(r"\babout \d+ (?:s|min|h)(?: to \d+ (?:s|min|h))?(?= by earlier runs)"),
