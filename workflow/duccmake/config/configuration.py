@@ -22,12 +22,15 @@ from ..state.pauses import Pauses
 from ..workspace.event_log import EventSettings
 from .mistakes import InvalidConfig, Mistake, dotted
 from .settings import (
+    ConvertSettings,
+    ConvertToken,
     FlatSettings,
     HistorySettings,
     RemovalSettings,
     ResolveSettings,
     Rule,
     ThinSettings,
+    TrustedIssuer,
     WatchSettings,
     WebhookSecrets,
     WebhookSettings,
@@ -171,8 +174,35 @@ def _webhook(members: Mapping[str, Any], workdir: Path) -> WebhookSettings:
             **members,
             "spool": _path(members.get("spool", WebhookSettings().spool), workdir),
             "secrets": WebhookSecrets(**members.get("secrets", {})),
+            "convert": _convert(members.get("convert", {})),
         }
     )
+
+
+def _convert(members: Mapping[str, Any]) -> ConvertSettings:
+    """Lists of globs as tuples, of which a text stands for one."""
+    tokens = [{**token, "images": _globs(token)} for token in members.get("tokens", ())]
+    issuers = [
+        {
+            **issuer,
+            "images": _globs(issuer),
+            "claims": {name: _listed(globs) for name, globs in issuer["claims"].items()},
+        }
+        for issuer in members.get("issuers", ())
+    ]
+    lists = {
+        "tokens": tuple(ConvertToken(**token) for token in tokens),
+        "issuers": tuple(TrustedIssuer(**issuer) for issuer in issuers),
+    }
+    return ConvertSettings(**{**members, **lists})
+
+
+def _globs(members: Mapping[str, Any]) -> tuple[str, ...]:
+    return _listed(members.get("images", "*"))
+
+
+def _listed(globs: str | Sequence[str]) -> tuple[str, ...]:
+    return (globs,) if isinstance(globs, str) else tuple(globs)
 
 
 def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:

@@ -85,6 +85,39 @@ class WebhookSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvertToken:
+    """A secret, in the environment variable ``token_env``, and globs over the images it opens."""
+
+    token_env: str
+    images: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedIssuer:
+    """Tokens that are believed: who issues them, for whom, with which claims (globs over them).
+
+    They may ask for the ``images`` that these globs match.  ``keys_url`` is where the issuer's
+    keys are, if it does not say so itself.
+    """
+
+    issuer: str
+    audience: str
+    claims: Mapping[str, tuple[str, ...]]
+    images: tuple[str, ...] = ("*",)
+    keys_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSettings:
+    """Who may ask for conversions, and by which address (``url``) the service is reached."""
+
+    url: str = ""
+    requests_a_minute: int = 60
+    tokens: tuple[ConvertToken, ...] = ()
+    issuers: tuple[TrustedIssuer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookSettings:
     """Where notifications are heard, and left for the watcher.
 
@@ -97,6 +130,7 @@ class WebhookSettings:
     max_bytes: int = 1024**2
     secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    convert: ConvertSettings = field(default_factory=ConvertSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ METRICS = STATUS.with_name("metrics.prom")
 WATCH_LOCK = RESULTS / "watch.lock"
 """What the watcher holds while it runs."""
 
+HEARTBEAT = RESULTS / "heartbeat.json"
+"""What the watcher leaves for who asks whether it is alive."""
+
 REFUSED_THINS = RESULTS / "thin" / "refused"
 """A file for each registry that refused what nobody in particular pushed."""
 

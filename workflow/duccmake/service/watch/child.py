@@ -98,6 +98,23 @@ class Child:
         )
         return cls(process, invocation.directory, events)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def jobs(self) -> list[str]:
+        """The jobs that run on this machine, each by its rule and what it is about."""
+        found = set()
+        for process in self._members():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if (rule := rule_of(words)) is not None:
+                    log = Path(words[2]) if words[2:] else Path()
+                    about = log.with_suffix("").parts[2:] if log.suffix == ".log" else ()
+                    found.add(" ".join((rule, "/".join(about))).rstrip())
+        return sorted(found)
+
     async def outcome(self) -> Ending:
         """Wait for its end, and that of all its jobs, and say how it was."""
         status = await self._process.wait()
