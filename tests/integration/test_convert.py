@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -339,6 +342,18 @@ def test_streams_are_bounded_and_one_that_ends_makes_room(webhook: Webhook):
     eventually(lambda: metrics(webhook)["duccmake_webhook_streams"] == 0, "room", webhook)
     with opened() as stream:
         assert stream.status_code == 200
+
+
+def test_who_hangs_up_before_anything_was_sent_leaves_room(webhook: Webhook):
+    address = ask(webhook, SECRET, WISHED).json()["progress"]
+    place = urlsplit(webhook.url)
+    request = f"GET {address} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+    for _ in range(30):
+        with socket.create_connection((str(place.hostname), place.port or 80)) as client:
+            # What is closed so is reset, not ended.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(request.encode())
+    eventually(lambda: metrics(webhook)["duccmake_webhook_streams"] == 0, "room", webhook)
 
 
 def test_a_token_has_so_many_requests_a_minute(tmp_path: Path, issuer: Issuer):

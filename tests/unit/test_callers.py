@@ -320,6 +320,14 @@ def test_a_set_of_keys_that_is_none_is_an_outage_or_empty(answers, keys):
     assert refused(callers(answers), token(claims(ISSUER))).status in (401, 503)
 
 
+def test_a_slash_at_the_end_of_an_issuer_is_part_of_its_name(answers):
+    answers.calls_itself = f"{ISSUER}/"
+    known = callers(answers, TrustedIssuer(f"{ISSUER}/", AUDIENCE, {"project_path": ("*",)}))
+    assert identify(known, token(claims(f"{ISSUER}/")))
+    assert answers.asked[0] == f"{ISSUER}/.well-known/openid-configuration"
+    assert refused(known, token(claims(ISSUER))).status == 401
+
+
 def test_keys_may_be_where_the_configuration_says(answers):
     url = "https://inside.example.org/keys"
     rule = TrustedIssuer(ISSUER, AUDIENCE, {"project_path": ("team/*",)}, ("*",), url)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
+from test_cvmfs_trust import Signed
 
 from duccmake.commands.main import main
 from duccmake.cvmfs.storage import PUBLISHED
+from duccmake.run.whereabouts import Progress, State
 from support.cvmfs_commits import storage_of
 from support.cvmfs_repositories import served
 from support.staged_trees import NAME, publish, stage
@@ -28,6 +34,14 @@ def wait(*options: str) -> int:
     return main(["wait", *options])
 
 
+def answering(directory: Path, **members: object) -> str:
+    """The address of a progress like that."""
+    progress = Progress(NAME, "", State.QUEUED)
+    directory.mkdir(exist_ok=True)
+    (directory / "progress").write_text(json.dumps({**asdict(progress), **members}))
+    return f"{served(directory)}/progress"
+
+
 def test_an_image_that_a_server_has_by_that_digest_is_visible(cvmfs, published, capsys):
     assert wait(f"{NAME}@{digest(published)}", "--at", cvmfs.url, "--timeout", "60") == 0
     said = capsys.readouterr().out
@@ -35,7 +49,7 @@ def test_an_image_that_a_server_has_by_that_digest_is_visible(cvmfs, published, 
 
 
 def test_another_digest_or_image_is_waited_for_until_the_time_is_over(
-    cvmfs, published, capsys, monkeypatch
+    cvmfs, published, capsys, monkeypatch, tmp_path
 ):
     within = {OTHER}
     monkeypatch.setattr("duccmake.commands.wait.behind", lambda reference, text: within)
@@ -43,6 +57,11 @@ def test_another_digest_or_image_is_waited_for_until_the_time_is_over(
     assert digest(published) in capsys.readouterr().err
     assert wait("r.example.org/none:1", "--at", cvmfs.url, "--timeout", "0") == 3
     assert "has no such image" in capsys.readouterr().err
+    # The service has published it as this index, and no registry is asked for that.
+    members = {"state": "visible", "digest": OTHER, "manifests": [digest(published)]}
+    address = answering(tmp_path / "service", **members)
+    at = ("--service", address, "--at", cvmfs.url, "--timeout", "0")
+    assert wait(f"{NAME}@{OTHER}", *at) == 0
     # What was pushed is an index, and its manifest for this platform is published.
     within.add(digest(published))
     assert wait(f"{NAME}@{OTHER}", "--at", cvmfs.url, "--timeout", "0") == 0
@@ -69,14 +88,44 @@ def test_a_server_that_lags_is_waited_for_and_names_are_its_own(
     assert f"{url}/{PUBLISHED} is not there" in said.err
 
 
-def test_what_is_signed_by_others_is_not_believed(cvmfs, published, tmp_path, capsys):
-    from test_cvmfs_trust import Signed
-
-    other = Signed(tmp_path / "objects")
-    at = ("--at", cvmfs.url, "--key", str(other.key), "--timeout", "0")
-    assert wait(f"{NAME}@{digest(published)}", *at) == 3
-    assert "not to be trusted" in capsys.readouterr().err
+def test_a_directory_of_a_repository_is_looked_into_and_strangers_signatures_are_not_believed(
+    cvmfs, staging, tmp_path, capsys
+):
+    repository = cvmfs.open(publisher="catalogs", prefix="images")
+    publish(repository, stage(staging, prefix="images"))
+    at = ("--at", cvmfs.url, "--timeout", "0")
     assert wait(NAME, *at) == 3
+    assert wait(f"{NAME}@{digest(repository)}", *at, "--prefix", "/images/") == 0
+    capsys.readouterr()
+    other = Signed(tmp_path / "objects")
+    assert wait(NAME, *at, "--prefix", "images", "--key", str(other.key)) == 3
+    assert "not to be trusted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("members", "status", "said"),
+    [
+        ({"state": "visible", "revision": 7}, 0, "in revision 7"),
+        ({"state": "failed", "reason": "no\x1b[2Jarchive"}, 1, "no\\x1b[2Jarchive"),
+        ({"state": "fetching", "fetched": 5, "bytes": 10}, 3, "fetching 5 B of 10 B"),
+        ({"state": "queued", "reason": "why"}, 3, "queued: why"),
+        ({"image": "r.example.org/other:1"}, 2, "is about r.example.org/other:1"),
+        ({"state": "gone"}, 2, "is no progress"),
+        ({"manifests": None}, 2, "is no progress"),
+    ],
+)
+def test_what_a_service_says_is_handed_on(members, status, said, tmp_path, capsys):
+    address = answering(tmp_path / "service", **members)
+    assert wait(NAME, "--service", address, "--timeout", "0") == status
+    told = capsys.readouterr()
+    assert said in told.out + told.err
+
+
+def test_an_address_that_is_none_is_told_and_a_service_that_is_down_waited_for(tmp_path, capsys):
+    address = answering(tmp_path / "service")
+    assert wait(NAME, "--service", f"{address}s", "--timeout", "0") == 2
+    assert wait(NAME, "--service", "http://127.0.0.1:1/convert/x", "--timeout", "0") == 3
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -208,8 +208,9 @@ def _told(
         if image["health"] in (Health.FAILING, Health.STALE) or image["sync"] == Sync.LEAVING:
             reason = image["reason"] or image["verdict"]
             return replace(start, state=State.FAILED, reason=reason, next_try=image["next_try"])
-    if any(image["sync"] != Sync.UP_TO_DATE for image in images):
-        return replace(start, reason=images[0]["reason"])
+    for image in images:
+        if image["sync"] != Sync.UP_TO_DATE:
+            return replace(start, reason=image["reason"])
     if asked.digest:
         words = f"its tag leads to {images[0]['current']}"
         return replace(start, state=State.FAILED, reason=words)

@@ -20,9 +20,9 @@ from ...workspace.event_log import EventLog
 from ..heartbeat import Heartbeat
 from ..notices import Notice, NoticeQueue, QueueFull
 from .callers import Caller, Callers, Rate
+from .conversions import Conversion, Conversions
 from .coverage import WishLists
 from .refusal import Refusal, read_body
-from .requests import Conversion, Conversions
 from .stream import Streams
 
 logger = logging.getLogger(__name__)

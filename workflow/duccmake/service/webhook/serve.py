@@ -18,11 +18,11 @@ from ..invocation import Invocation, log_to_stderr
 from ..notices import NoticeQueue
 from .app import Listener
 from .callers import Callers, Rate, Secret, read_tokens
+from .conversions import Conversions
 from .convert import ConvertApi, Rules
 from .coverage import WishLists
 from .formats import READERS
 from .health import Counted, Health
-from .requests import Conversions
 from .secrets import read_secrets
 from .sockets import open_sockets
 from .stream import Streams
