@@ -86,7 +86,6 @@ def test_what_failed_says_why_and_when_it_is_tried_again():
     told(failing(wanted=OTHER))
     found = look(OTHER, time.time() - 30)
     assert (found.state, found.reason, found.next_try) == ("failed", "layer 1 is no archive", NEXT)
-    assert found.is_final
     assert look(OTHER).state == "failed"
 
 

@@ -33,7 +33,7 @@ _FOLLOWED = 256
 
 
 class State(StrEnum):
-    """How far an image is; what is `VISIBLE` or `FAILED` comes no further by itself."""
+    """How far an image is."""
 
     QUEUED = "queued"
     RESOLVING = "resolving"
@@ -42,6 +42,10 @@ class State(StrEnum):
     PUBLISHING = "publishing"
     VISIBLE = "visible"
     FAILED = "failed"
+
+
+FINAL = frozenset({State.VISIBLE, State.FAILED})
+"""States in which waiting is over."""
 
 
 class Waiting(StrEnum):
@@ -93,11 +97,6 @@ class Progress:
     fetched: int | None = None
     bytes: int | None = None
     manifests: tuple[str, ...] = ()
-
-    @property
-    def is_final(self) -> bool:
-        """Whether waiting is over."""
-        return self.state in (State.VISIBLE, State.FAILED)
 
 
 def is_there(manifests: Collection[str], digest: str, meant: Collection[str]) -> bool:

@@ -127,6 +127,7 @@ class ConvertApi:
             raise Refusal(503, "no wish list can be read now", {"Retry-After": "60"})
         allowed = [name for name in names if caller.may_ask_for(name)]
         if not allowed:
+            logger.warning("refused %s of %s", reference.name, caller.name)
             # Who may not ask for an image does not hear whether somebody wishes for it.
             raise Refusal(
                 403, f"no wish list has {reference.name}, or this token may not ask for it"
@@ -137,22 +138,20 @@ class ConvertApi:
 
     async def _tell(self, request: Request) -> Response:
         identity = request.path_params["identity"]
-        if await run_in_threadpool(self._conversions.get, identity) is None:
-            return Refusal(404, "nothing was asked for by this address, or long ago").answer()
 
         def look() -> Mapping[str, Any] | None:
             found = self._find(identity)
             return _shown(found) if found else None
 
-        if "text/event-stream" in request.headers.get("accept", "").lower():
-            try:
-                return await self._streams.answer(request, identity, look, _is_final)
-            except Refusal as refusal:
-                return refusal.answer()
         found = await run_in_threadpool(look)
         if found is None:
             return Refusal(404, "nothing was asked for by this address, or long ago").answer()
-        return JSONResponse(found, headers=_NOT_KEPT)
+        if "text/event-stream" not in request.headers.get("accept", "").lower():
+            return JSONResponse(found, headers=_NOT_KEPT)
+        try:
+            return self._streams.answer(request, identity, found, look)
+        except Refusal as refusal:
+            return refusal.answer()
 
     def _find(self, identity: str) -> Progress | None:
         """How far it is; once it has been visible, that."""
@@ -205,7 +204,3 @@ def _parsed(members: Mapping[str, Any]) -> tuple[Reference, str]:
 def _shown(progress: Progress) -> dict[str, Any]:
     """The progress as JSON has it."""
     return asdict(progress)
-
-
-def _is_final(members: Mapping[str, Any]) -> bool:
-    return members["state"] in (State.VISIBLE, State.FAILED)

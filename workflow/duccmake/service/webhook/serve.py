@@ -50,13 +50,13 @@ def main(arguments: Sequence[str]) -> int:
         tokens = read_tokens(config.webhook.convert)
         queue = NoticeQueue(config.webhook.spool)
         queue.prepare()
+        application = assembled(config, queue, secrets, tokens, lambda: server.should_exit)
         sockets = open_sockets(config.webhook.listen)
     except (DuccmakeError, OSError) as error:
         logger.error("%s", error)
         return 1
     if open_ones := [name for name in WebhookSecrets.__slots__ if name not in secrets]:
         logger.warning("no secret for %s: anybody may call these", ", ".join(open_ones))
-    application = assembled(config, queue, secrets, tokens, lambda: server.should_exit)
     server = uvicorn.Server(
         uvicorn.Config(
             application,

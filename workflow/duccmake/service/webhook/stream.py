@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from ...run.whereabouts import FINAL
 from .refusal import Refusal
 
 STREAMS = 64
@@ -51,26 +52,23 @@ class Streams:
         """How many are open."""
         return self._open.total()
 
-    async def answer(
-        self, request: Request, identity: str, look: Look, is_final: Callable[[Any], bool]
+    def answer(
+        self, request: Request, identity: str, now: Mapping[str, Any], look: Look
     ) -> Response:
-        """A stream of what ``look`` finds, until that is final; `Refusal` where there are too many.
+        """A stream of what ``look`` finds, which is ``now`` that, until that is final.
 
-        Who has heard the end already is told to come no more.
+        `Refusal` where there are too many.  Who has heard the end already is told to come no more.
         """
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type=_TYPE)
         heard = request.headers.get("last-event-id", "")
-        now = await run_in_threadpool(look)
-        if now is not None and is_final(now) and _identity(now) == heard:
+        if _is_final(now) and _identity(now) == heard:
             return Response(status_code=204, headers=_HEADERS)
         if self.number >= STREAMS or self._open[identity] >= STREAMS_EACH:
             raise Refusal(503, "too many streams of events are open", {"Retry-After": "30"})
-        return _Stream(self._open, identity, self._events(look, is_final, heard))
+        return _Stream(self._open, identity, self._events(look, heard))
 
-    async def _events(
-        self, look: Look, is_final: Callable[[Any], bool], heard: str
-    ) -> AsyncIterator[bytes]:
+    async def _events(self, look: Look, heard: str) -> AsyncIterator[bytes]:
         yield _RECONNECT
         told = time.monotonic()
         while not self._stopping():
@@ -80,7 +78,7 @@ class Streams:
             if (identity := _identity(now)) != heard:
                 heard, told = identity, time.monotonic()
                 yield f"id: {identity}\ndata: {json.dumps(now)}\n\n".encode()
-            if is_final(now):
+            if _is_final(now):
                 return
             if time.monotonic() - told >= COMMENT_SECONDS:
                 told = time.monotonic()
@@ -114,3 +112,7 @@ class _Stream(StreamingResponse):
 def _identity(members: Mapping[str, Any]) -> str:
     """What an event goes by: what it says, so that it is the same after a restart."""
     return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _is_final(members: Mapping[str, Any]) -> bool:
+    return members["state"] in FINAL
