@@ -110,9 +110,10 @@ class Child:
             with suppress(psutil.Error):
                 words = process.cmdline()
                 if (rule := rule_of(words)) is not None:
-                    log = Path(words[2]) if words[2:] else Path()
-                    about = log.with_suffix("").parts[2:] if log.suffix == ".log" else ()
-                    found.add(" ".join((rule, "/".join(about))).rstrip())
+                    # Its log is named by what the job is about: logs/RULE/....log
+                    logs = [word for word in words if word.startswith(f"logs/{rule}/")]
+                    about = "".join(logs[:1]).removeprefix(f"logs/{rule}/").removesuffix(".log")
+                    found.add(f"{rule} {about}".rstrip())
         return sorted(found)
 
     async def outcome(self) -> Ending:
