@@ -22,6 +22,10 @@ ISSUER = ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 ISSUER_V2 = ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 """The same as a UTF8String in DER."""
 
+_FOR_CODE = frozenset(
+    {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+)
+
 _UTF8_STRING = 0x0C
 
 
@@ -56,15 +60,11 @@ def check_chain(
                 f"its certificate is for {leaf.not_valid_before_utc} to "
                 f"{leaf.not_valid_after_utc}, and the signature is of {at}"
             )
-        _check_usage(leaf, *between)
         verifier = (
             verification.PolicyBuilder()
             .store(verification.Store(list(trusted)))
             .time(at)
-            .extension_policies(
-                ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(),
-                ee_policy=verification.ExtensionPolicy.permit_all(),
-            )
+            .extension_policies(ca_policy=_authorities(), ee_policy=_for_code())
             .build_client_verifier()
         )
         try:
@@ -76,16 +76,34 @@ def check_chain(
         return checked_key(leaf.public_key())
 
 
-def _check_usage(*certificates: x509.Certificate) -> None:
-    for certificate in certificates:
-        try:
-            found = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        except ExtensionNotFound:
-            continue
-        if not {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE} & {
-            *found
-        }:
-            raise NotSatisfied("its certificate is not made for signing code")
+def _authorities() -> verification.ExtensionPolicy:
+    """What those above have to be (RFC 5280, 4.2.1.3 and 4.2.1.9); many private ones say no more.
+
+    That they are an authority's, and for how long a path and which names, is checked in any case.
+    """
+    either = verification.Criticality.AGNOSTIC
+    policy = _for_code().require_present(x509.BasicConstraints, either, None)
+    return policy.may_be_present(x509.KeyUsage, either, _check_may_sign)
+
+
+def _for_code() -> verification.ExtensionPolicy:
+    return verification.ExtensionPolicy.permit_all().may_be_present(
+        x509.ExtendedKeyUsage, verification.Criticality.AGNOSTIC, _check_usage
+    )
+
+
+def _check_may_sign(
+    policy: object, certificate: x509.Certificate, usage: x509.KeyUsage | None
+) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("a certificate's key may not sign certificates")
+
+
+def _check_usage(
+    policy: object, certificate: x509.Certificate, usage: x509.ExtendedKeyUsage | None
+) -> None:
+    if usage is not None and not _FOR_CODE.intersection(usage):
+        raise ValueError("a certificate is not made for signing code")
 
 
 def subjects(certificate: x509.Certificate) -> list[str]:

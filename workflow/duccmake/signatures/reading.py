@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,10 +28,10 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def decoded(text: str) -> bytes:
-    """Base64 without anything else in it (RFC 4648, section 4)."""
+    """Base64 (RFC 4648, section 4), in lines or not, without anything else in it."""
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        return base64.b64decode(text.replace("\r", "").replace("\n", ""), validate=True)
+    except ValueError as error:
         raise NotSatisfied(f"that is no base64: {error}") from None
 
 

@@ -27,7 +27,7 @@ from .policy import (
     SignedBy,
     SigstoreSigned,
 )
-from .reading import NotSatisfied
+from .reading import NotSatisfied, refusing
 from .rekor import Logged, check_entry
 from .sigstore import SigstoreSignature, der_of
 
@@ -110,7 +110,8 @@ def _satisfied(requirement: Requirement, place: str, asked: Asked) -> Verified:
     for signed in asked.signed(wants_message):
         for found in signed.signatures:
             try:
-                return _held_to(requirement, found, signed, asked)
+                with refusing("the signature"):
+                    return _held_to(requirement, found, signed, asked)
             except NotSatisfied as error:
                 reasons[f"{found.place}: {error}"] = None
     if not reasons:
