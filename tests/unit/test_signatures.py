@@ -628,7 +628,7 @@ def test_nothing_of_the_users_gpg_is_read_or_written(tmp_path, world, monkeypatc
 # --- mutations ------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_change_of_a_signature_makes_it_one_for_another_image(world, data):
     """Whatever becomes of the bytes: what is refused stays so, and nothing fails otherwise."""
@@ -649,7 +649,7 @@ def test_no_change_of_a_signature_makes_it_one_for_another_image(world, data):
     assert said(requirement, found).startswith("refused: ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_no_change_of_a_bundle_or_a_message_makes_it_count(world, data, spoilt_bundle):
     changed = _changed(data, spoilt_bundle)

@@ -14,9 +14,10 @@ import yaml
 from duccmake.config.configuration import Config
 from duccmake.errors import Fault
 from duccmake.oci.reference import Digest, Platform
-from duccmake.planning.model import PlannedImage
+from duccmake.planning.model import PlannedImage, State
 from duccmake.planning.plan import Plan
 from duccmake.planning.planner import make_plan
+from duccmake.repository.model import ImageRecord
 from support import faulty_registry as faults
 from support.faulty_registry import FaultyRegistry
 from support.images import write_oci_layout
@@ -77,7 +78,7 @@ def planned(
     wished = {
         "recipe": ["recipe.yaml"],
         "repository": {"root": "root"},
-        "thin": {"push": "never"},
+        "products": ["layers"],
         "signatures": {"policy": policy, **signatures},
         **(members or {}),
     }
@@ -313,3 +314,57 @@ def test_what_is_kept_is_bounded_and_what_is_not_is_told(registry, monkeypatch):
     plan = planned(registry, None, keep_referrers=["text/*"])
     assert any(f"{lost} is not kept" in line for line in plan.warnings)
     assert len(only(plan).referrers["manifests"]) == 4
+
+
+def publish(image: PlannedImage, **members: Any) -> None:
+    """Have the repository say that an image is published, as far as a plan asks."""
+    record = ImageRecord(
+        name=image.name,
+        platform=image.platform,
+        manifest=image.manifest,
+        config=image.config,
+        layers=(),
+        products=image.products,
+        losses={},
+        **members,
+    )
+    path = Path("root") / REPOSITORY / ".metadata" / image.name / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record.to_json()))
+    path.with_name("manifest.json").write_bytes(b"{}")
+
+
+def test_a_policy_that_comes_later_takes_nothing_away_and_says_what_it_would_refuse(registry, key):
+    add_image(registry.store, APP, "1")
+    publish(only(planned(registry, None)))
+    policy = {"default": [requirement(key)]}
+    for is_asked in (True, False):
+        registry.requests.clear()
+        plan = planned(registry, policy)
+        assert only(plan).state == State.PUBLISHED
+        (said,) = (line for line in plan.warnings if "not signed as the policy" in line)
+        assert f"{APP}:1 (it has no signature" in said and "they stay published" in said
+        # It is not asked about in each run.
+        assert any(".sig" in line for line in registry.requested()) is is_asked
+
+
+def test_what_satisfies_a_later_policy_is_told_of_no_more(registry, key):
+    image = add_image(registry.store, APP, "1")
+    sign(registry, image.manifest.digest, key)
+    publish(only(planned(registry, None)))
+    for is_asked in (True, False):
+        registry.requests.clear()
+        plan = planned(registry, {"default": [requirement(key)]})
+        assert only(plan).state == State.PUBLISHED and not plan.warnings
+        assert any(".sig" in line for line in registry.requested()) is is_asked
+
+
+def test_what_was_published_under_the_policy_is_not_asked_about(registry, key):
+    image = add_image(registry.store, APP, "1")
+    sign(registry, image.manifest.digest, key)
+    policy = {"default": [requirement(key)]}
+    found = only(planned(registry, policy))
+    publish(found, signatures=found.signatures)
+    registry.requests.clear()
+    assert only(planned(registry, policy)).state == State.PUBLISHED
+    assert not any(".sig" in line for line in registry.requested())
