@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -302,13 +305,20 @@ def refer(
     kind: str = BUNDLE,
     *,
     by_tag: bool = False,
+    listed: str | None = None,
+    is_old: bool = False,
 ) -> Digest:
-    """Put an artifact that refers to a manifest, listed by a tag as well if so wished."""
+    """Put an artifact that refers to a manifest.
+
+    With ``by_tag`` the tag for that lists it, with another type if one is ``listed``, and
+    where it ``is_old`` nothing else tells.
+    """
+    named = {"mediaType": OCI_MANIFEST, "digest": str(subject), "size": 1}
     raw = _manifest(
         artifactType=kind,
         config=_layer(store, EMPTY_TYPE, EMPTY, {}),
         layers=[_layer(store, kind, content, {})],
-        subject={"mediaType": OCI_MANIFEST, "digest": str(subject), "size": 1},
+        **({} if is_old else {"subject": named}),
     )
     digest = store.put_manifest(repository, OCI_MANIFEST, raw, "")
     if by_tag:
@@ -316,7 +326,7 @@ def refer(
             "mediaType": OCI_MANIFEST,
             "digest": str(digest),
             "size": len(raw),
-            "artifactType": kind,
+            "artifactType": kind if listed is None else listed,
         }
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
         tag = f"{subject.algorithm}-{subject.hex}"
@@ -332,6 +342,38 @@ def _layer(store: Store, kind: str, content: bytes, notes: Mapping[str, str]) ->
     store.put_blob(content)
     found = {"mediaType": kind, "digest": str(sha256(content)), "size": len(content)}
     return {**found, "annotations": dict(notes)} if notes else found
+
+
+class Aside(ThreadingHTTPServer):
+    """A lookaside storage by HTTP; ``seen`` are the Authorization headers that came."""
+
+    def __init__(self, root: Path) -> None:
+        self.seen: list[str] = []
+        super().__init__(("127.0.0.1", 0), partial(_AsideHandler, directory=str(root)))
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _AsideHandler(SimpleHTTPRequestHandler):
+    server: Aside
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.headers.get("Authorization", ""))
+        super().do_GET()
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Nothing on the terminal."""
 
 
 # --- GnuPG --------------------------------------------------------------

@@ -613,6 +613,18 @@ def test_a_key_that_has_expired_signs_nothing_any_more(tmp_path, world):
         assert "EXPKEYSIG" in said(requirement, Found("lookaside", message=signed))
 
 
+def test_a_key_that_was_revoked_signs_nothing_any_more(tmp_path, world):
+    with gpg_home(tmp_path / "gpg") as gpg:
+        key = gpg.key("lost")
+        signed = Found("lookaside", message=gpg.signed(key, GPG_PAYLOAD))
+        requirement = {**world.messages, "keyData": b64(gpg.public(key))}
+        assert said(requirement, signed) == key
+        revocation = (gpg.home / "openpgp-revocs.d" / f"{key}.rev").read_bytes()
+        gpg.run("--import", given=revocation.replace(b":-----BEGIN", b"-----BEGIN"))
+        requirement = {**world.messages, "keyData": b64(gpg.public(key))}
+        assert "REVKEYSIG" in said(requirement, signed)
+
+
 def test_a_message_that_unpacks_to_too_much_is_refused(world):
     found = said(world.messages, message(world, bytes(8 * 1024**2)))
     assert found.startswith("refused: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +25,14 @@ from support.samples import AMD64, text_image
 from support.servers import add_image, add_index, sha256
 from support.signing import (
     BUNDLE,
+    Aside,
     Key,
     annotations,
     attach,
+    b64,
     bundle,
     envelope,
+    gpg_home,
     payload,
     refer,
     statement,
@@ -57,10 +59,12 @@ def registry(tmp_path):
         yield running
 
 
-def requirement(key: Key, **more: object) -> dict[str, Any]:
-    public = base64.b64encode(key.public).decode()
-    identity = {"signedIdentity": {"type": "matchRepository"}}
-    return {"type": "sigstoreSigned", "keyData": public, **identity, **more}
+def requirement(key: Key | bytes) -> dict[str, Any]:
+    """What has to be signed with a key of openssl's, or GnuPG's in its own form."""
+    kind = {"type": "signedBy", "keyType": "GPGKeys"}
+    if isinstance(key, Key):
+        kind, key = {"type": "sigstoreSigned"}, key.public
+    return {**kind, "keyData": b64(key), "signedIdentity": {"type": "matchRepository"}}
 
 
 def planned(
@@ -128,8 +132,11 @@ def test_what_is_refused_costs_a_registry_no_more_pulls(registry, key, tmp_path)
     assert "not made with the key" in reason(planned(registry, policy))
     registry.requests.clear()
     assert "not made with the key" in reason(planned(registry, policy))
-    pulls = [line for line in registry.requested() if line.startswith("GET")]
-    assert all("/referrers/" in line for line in pulls), pulls
+    asked = registry.requested()
+    assert any(line.startswith("HEAD") and line.endswith(".sig") for line in asked)
+    assert not any(
+        line.startswith("GET") and (".sig" in line or "/blobs/" in line) for line in asked
+    )
 
 
 def test_the_plan_carries_what_was_verified(registry, key):
@@ -195,6 +202,33 @@ def test_a_bundle_is_found_as_a_referrer_or_by_the_tag_that_stands_in(tmp_path, 
         refer(registry.store, APP, digest, content, by_tag=by_tag)
         policy = {"default": [requirement(key)]}
         assert "'signatures.unnamed: accept'" in reason(planned(registry, policy))
+        assert only(planned(registry, policy, unnamed="accept")).signatures["verified"]
+
+
+@pytest.mark.parametrize("listed", ["", "application/vnd.oci.empty.v1+json"])
+def test_a_bundle_counts_whatever_type_it_is_listed_with(tmp_path, key, listed):
+    """cosign 3 lists its bundles by tag with the type of an empty configuration."""
+    with NoReferrers(tmp_path / "registry") as registry:
+        image = add_image(registry.store, APP, "1")
+        digest = image.manifest.digest
+        _, found = envelope(key, statement(digest))
+        content = json.dumps(bundle(found)).encode()
+        refer(registry.store, APP, digest, content, by_tag=True, listed=listed)
+        policy = {"default": [requirement(key)]}
+        plan = planned(registry, policy, unnamed="accept", keep_referrers=["*sigstore.bundle*"])
+        assert only(plan).signatures["verified"]
+        (kept, _) = only(plan).referrers["manifests"]
+        assert kept["artifactType"] == BUNDLE
+
+
+def test_what_was_pushed_before_the_registry_listed_anything_is_found_by_its_tag(tmp_path, key):
+    with FullRegistry(tmp_path / "registry") as registry:
+        image = add_image(registry.store, APP, "1")
+        digest = image.manifest.digest
+        _, found = envelope(key, statement(digest))
+        content = json.dumps(bundle(found)).encode()
+        refer(registry.store, APP, digest, content, by_tag=True, is_old=True)
+        policy = {"default": [requirement(key)]}
         assert only(planned(registry, policy, unnamed="accept")).signatures["verified"]
 
 
@@ -368,3 +402,28 @@ def test_what_was_published_under_the_policy_is_not_asked_about(registry, key):
     registry.requests.clear()
     assert only(planned(registry, policy)).state == State.PUBLISHED
     assert not any(".sig" in line for line in registry.requested())
+
+
+def test_a_lookaside_storage_gets_no_credentials(registry, tmp_path, monkeypatch):
+    """Not even those for its host: what is there is anybody's, and whoever named it may err."""
+    monkeypatch.setenv("R_USER", "me")
+    monkeypatch.setenv("R_PASSWORD", "hunter2")
+    digest = add_image(registry.store, APP, "1").manifest.digest
+    with gpg_home(tmp_path / "gpg") as gpg, Aside(tmp_path / "aside") as aside:
+        signer = gpg.key("signer")
+        content = payload(digest, f"{registry.host}/{APP}", type="atomic container signature")
+        place = tmp_path / "aside" / f"{APP}@sha256={digest.hex}"
+        place.mkdir(parents=True)
+        message = gpg.signed(signer, content.replace(b"null", b"{}"))
+        (place / "signature-1").write_bytes(message)
+        policy = {"default": [requirement(gpg.public(signer))]}
+        credentials = {"username_env": "R_USER", "password_env": "R_PASSWORD"}
+        members = {"registries": {aside.host: credentials}}
+        lookaside = {registry.host: f"http://{aside.host}/"}
+        plan = planned(registry, policy, members=members, lookaside=lookaside)
+        assert only(plan).signatures["verified"][0]["by"] == signer
+        assert aside.seen and not any(aside.seen)
+        elsewhere = {"a.org": f"http://{aside.host}"}
+        assert "no signature" in reason(planned(registry, policy, lookaside=elsewhere))
+        folder = {"": f"file://{tmp_path}/aside"}
+        assert only(planned(registry, policy, lookaside=folder)).signatures

@@ -14,6 +14,12 @@ from .json_object import JsonObject
 from .manifest import Descriptor
 from .reference import Digest
 
+UNSAID_TYPES = frozenset(
+    {"", "application/vnd.oci.empty.v1+json", "application/vnd.oci.image.config.v1+json"}
+)
+"""What an artifact's type is called where its manifest alone tells it: cosign 3 lists its bundles
+so, by the tag that stands in for a registry's list."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
 from typing import NoReturn
 
 from ..config.settings import SignatureSettings
 from ..errors import DuccmakeError
-from ..oci.artifact import Artifact, Attached
+from ..oci.artifact import UNSAID_TYPES, Artifact, Attached
 from ..oci.content_store import ContentStore
 from ..oci.manifest import INDEX_TYPES, Index, Manifest
 from ..oci.reference import Digest
@@ -37,6 +37,8 @@ _MOST = 64
 _LARGEST = 4 * 1024**2
 """Whoever may push to a repository may leave any number of signatures of any size there."""
 
+_MAY_SIGN = UNSAID_TYPES | {COSIGN_ARTIFACT}
+
 Subject = Manifest | Index
 
 
@@ -52,6 +54,7 @@ class Evidence:
     client: Client
     store: ContentStore
     settings: SignatureSettings
+    _listed: dict[Digest, tuple[Attached, ...]] = field(default_factory=dict)
 
     @cached_property
     def subjects(self) -> list[Subject]:
@@ -105,18 +108,20 @@ class Evidence:
         yield from self._in_artifact(tag, tag, subject)
         for entry in self.referrers(subject.digest):
             kind = entry.descriptor.artifact_type
-            if kind == COSIGN_ARTIFACT or kind.startswith(BUNDLE_PREFIX):
+            if kind in _MAY_SIGN or kind.startswith(BUNDLE_PREFIX):
                 digest = entry.descriptor.digest
                 yield from self._in_artifact(f"referrer {digest.short}", str(digest), subject)
 
     def referrers(self, digest: Digest) -> tuple[Attached, ...]:
         """What the registry lists as referring to a manifest; nothing where it lists it wrong."""
-        try:
-            return self.beside.referrers(digest)
-        except PASSING:
-            raise
-        except DuccmakeError:
-            return ()
+        if digest not in self._listed:
+            try:
+                self._listed[digest] = self.beside.referrers(digest)
+            except PASSING:
+                raise
+            except DuccmakeError:
+                self._listed[digest] = ()
+        return self._listed[digest]
 
     def _in_artifact(self, place: str, wanted: str, subject: Subject) -> Iterator[Found]:
         try:

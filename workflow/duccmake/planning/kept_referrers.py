@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DuccmakeError
-from ..oci.artifact import Artifact, Attached
+from ..oci.artifact import UNSAID_TYPES, Artifact, Attached
 from ..oci.globs import any_of
 from ..oci.manifest import OCI_MANIFEST, Descriptor
 from .evidence import Evidence, cosign_tag
@@ -57,25 +57,30 @@ def kept_referrers(evidence: Evidence) -> Kept:
     return kept
 
 
-def _wished(evidence: Evidence) -> Iterator[tuple[str, _Entry | None]]:
-    """Tags of cosign's, which tell their type only when they are read, and wished referrers."""
-    wished = any_of(*evidence.settings.keep_referrers)
+def _wished(evidence: Evidence) -> Iterator[tuple[str, _Entry]]:
+    """What may be kept: an empty entry, or type, is what only the artifact itself tells."""
     for subject in [] if evidence.image.reference.is_local else evidence.subjects:
         for kind in _COSIGN_KINDS:
-            yield cosign_tag(subject.digest, kind), None
+            yield cosign_tag(subject.digest, kind), {}
         for found in evidence.referrers(subject.digest):
-            if wished.fullmatch(found.descriptor.artifact_type):
-                yield str(found.descriptor.digest), _entry(found)
+            entry = _entry(found)
+            if found.descriptor.artifact_type in UNSAID_TYPES or _is_wished(evidence, entry):
+                yield str(found.descriptor.digest), entry
 
 
-def _keep(kept: Kept, evidence: Evidence, wanted: str, entry: _Entry | None) -> None:
+def _is_wished(evidence: Evidence, entry: _Entry) -> bool:
+    kind = entry.get("artifactType", "")
+    return any_of(*evidence.settings.keep_referrers).fullmatch(kind) is not None
+
+
+def _keep(kept: Kept, evidence: Evidence, wanted: str, entry: _Entry) -> None:
     artifact = evidence.beside.artifact(wanted)
     if artifact is None or str(artifact.digest) in kept.manifests:
         return
-    if entry is None:
-        entry = _tagged(artifact)
-        if not any_of(*evidence.settings.keep_referrers).fullmatch(entry["artifactType"]):
-            return
+    if entry.get("artifactType", "") in UNSAID_TYPES:
+        entry = _entry(Attached(_described(artifact))) | entry | {"artifactType": _type(artifact)}
+    if not _is_wished(evidence, entry):
+        return
     blobs = [blob.descriptor for blob in artifact.blobs]
     blobs += [artifact.config] if artifact.config else []
     sizes = {str(blob.digest): blob.size for blob in blobs}
@@ -89,12 +94,15 @@ def _keep(kept: Kept, evidence: Evidence, wanted: str, entry: _Entry | None) -> 
     kept.blobs = together
 
 
-def _tagged(artifact: Artifact) -> _Entry:
-    """What is tagged goes by the type of its first blob, as its manifest says nothing of it."""
-    kind = artifact.blobs[0].descriptor.media_type if artifact.blobs else ""
-    media_type = artifact.media_type or OCI_MANIFEST
-    found = Descriptor(media_type, artifact.digest, len(artifact.raw), artifact_type=kind)
-    return _entry(Attached(found))
+def _described(artifact: Artifact) -> Descriptor:
+    return Descriptor(artifact.media_type or OCI_MANIFEST, artifact.digest, len(artifact.raw))
+
+
+def _type(artifact: Artifact) -> str:
+    """What its manifest says, or else what its first blob is of: cosign's tags say no more."""
+    if artifact.artifact_type not in UNSAID_TYPES or not artifact.blobs:
+        return artifact.artifact_type
+    return artifact.blobs[0].descriptor.media_type
 
 
 def _entry(found: Attached) -> _Entry:

@@ -51,21 +51,33 @@ def held_to_policy(
     if policy is None and not config.signatures.keep_referrers:
         return Held(list(images))
     asked = [image for image in images if image.name not in pinned]
-    pending = [image for image in asked if image.state == State.PENDING]
-    with polling_client(config, {}) as client:
+    held = Held([])
+    with (
+        polling_client(config, {}) as client,
+        ThreadPoolExecutor(config.resolve.connections, thread_name_prefix="signatures") as pool,
+    ):
         judge = _Judge(policy, config, client)
-        with ThreadPoolExecutor(config.resolve.connections, "signatures") as pool:
-            answers = dict(
-                zip((image.name for image in pending), pool.map(judge.admit, pending), strict=True)
-            )
-            warnings = judge.warnings
-            published = [image for image in asked if image.state == State.PUBLISHED]
-            warnings += _later(published, repository, judge, pool)
-    held = Held([], warnings=warnings)
+        found = pool.map(judge.admit, [image for image in asked if image.state == State.PENDING])
+        answers = {answer.image.name: answer for answer in found}
+        held.warnings += [line for answer in answers.values() for line in answer.warnings]
+        published = [image for image in asked if image.state == State.PUBLISHED]
+        held.warnings += _later(published, repository, judge, pool)
     for image in images:
-        answer = answers.get(image.name, image)
-        (held.images if isinstance(answer, PlannedImage) else held.refused).append(answer)  # type: ignore[arg-type]
+        answer = answers.get(image.name, _Answer(image))
+        if answer.refusal:
+            held.refused.append(answer.refusal)
+        else:
+            held.images.append(answer.image)
     return held
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What becomes of an image: it is taken, or refused."""
+
+    image: PlannedImage
+    refusal: Unresolved | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class _Judge:
@@ -75,23 +87,21 @@ class _Judge:
         self._policy = policy
         self._settings = config.signatures
         self._client = client
-        self.warnings: list[str] = []
 
-    def admit(self, image: PlannedImage) -> PlannedImage | Unresolved:
+    def admit(self, image: PlannedImage) -> _Answer:
         """The image with what is known of its signatures, or why it is not published."""
-        from .kept_referrers import kept_referrers
+        from .kept_referrers import Kept, kept_referrers
 
         evidence = self._evidence(image)
         try:
             requirements = self.requirements(image.reference)
             verified = _verified(requirements, evidence) if requirements else {}
-            if not self._settings.keep_referrers:
-                return replace(image, signatures=verified)
-            kept = kept_referrers(evidence)
-            self.warnings += [f"{image.title}: {line}" for line in kept.lacking]
-            return replace(image, signatures=verified, referrers=kept.to_json())
+            kept = kept_referrers(evidence) if self._settings.keep_referrers else Kept()
         except DuccmakeError as error:
-            return _unresolved(image, error)
+            return _Answer(image, _unresolved(image, error))
+        lacking = tuple(f"{image.title}: {line}" for line in kept.lacking)
+        taken = replace(image, signatures=verified, referrers=kept.to_json())
+        return _Answer(taken, warnings=lacking)
 
     def reason(self, image: PlannedImage) -> str | None:
         """Why what is published would not be; "" is no reason, None that nobody can tell now."""

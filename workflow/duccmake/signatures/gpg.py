@@ -6,6 +6,7 @@ but the policy's; nothing of the user's is read or written, and no agent is star
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def _gpg(home: str, given: bytes, *arguments: str) -> list[str]:
     """What gpg says of its standing, a line each."""
     options = ("--batch", "--no-tty", "--no-options", "--no-autostart", "--no-auto-key-locate")
     limits = ("--trust-model", "always", "--max-output", str(_LONGEST_PAYLOAD), "--status-fd", "1")
-    environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "LC_ALL": "C", "HOME": home}
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": home}
     try:
         done = subprocess.run(
             ["gpg", "--homedir", home, *options, *limits, *arguments],
