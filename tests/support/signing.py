@@ -180,10 +180,17 @@ class Authority:
         return self._signed(builder, above, span or self._days(100))
 
     def expired_between(self) -> x509.Certificate:
-        """The one below as it was long ago."""
-        return self._authority(
-            "between", 1, 0, start=self.now - timedelta(9), end=self.now - timedelta(1)
-        )
+        """The one below as it was until a minute ago."""
+        span = {"start": self.now - timedelta(9), "end": self.now - timedelta(minutes=1)}
+        return self._authority("between", 1, 0, **span)
+
+    def unfit_between(self) -> x509.Certificate:
+        """The one below as one that may not sign certificates."""
+        builder = self._builder("between", "root", self._keys[1].public_key())
+        builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
+        usage = [True, *[False] * 8]
+        builder = builder.add_extension(x509.KeyUsage(*usage), critical=True)
+        return self._signed(builder, 0, self._days(100))
 
     def certificate(
         self,

@@ -406,8 +406,12 @@ def test_a_certificate_counts_only_for_the_time_in_the_log(world):
 
 def test_all_of_a_chain_has_to_be_valid_then(world):
     """cosign looked at the leaf alone (CVE-2026-24122)."""
-    chain = pem(world.authority.expired_between()) + world.authority.pem
-    assert "not valid at" in said(world.keyless, keyless(world, chain=chain))
+    for between, reason in (
+        (world.authority.expired_between(), "not valid at"),
+        (world.authority.unfit_between(), "may not sign certificates"),
+    ):
+        chain = pem(between) + world.authority.pem
+        assert reason in said(world.keyless, keyless(world, chain=chain))
     assert "does not lead" in said(world.keyless, keyless(world, chain=b""))
     stranger = Authority()
     assert "does not lead" in said(world.keyless, keyless(world, chain=stranger.chain))
@@ -512,6 +516,13 @@ BUNDLE_CHEATS: dict[str, Callable[[World], object]] = {
     "two subjects": lambda world: enveloped(
         world, statement(DIGEST, subject=[{"digest": {"sha256": n.hex}} for n in (OTHER, DIGEST)])
     ),
+    "two names": lambda world: enveloped(
+        world,
+        statement(
+            DIGEST,
+            subject=[{"name": n, "digest": {"sha256": DIGEST.hex}} for n in (NAME, "evil.org/a")],
+        ),
+    ),
     "two digests": lambda world: enveloped(
         world, statement(DIGEST, subject=[{"digest": {"sha256": DIGEST.hex, "sha512": "0" * 128}}])
     ),
@@ -595,6 +606,10 @@ def test_a_message_has_one_good_signature_about_this_image(world):
     for odd in (both, plain, detached, hidden, one + one, plain + one, b"", b"hello", GPG_PAYLOAD):
         found = said(world.messages, Found("lookaside", message=odd))
         assert found.startswith("refused: "), odd
+    known = b"".join(map(world.gpg.public, (world.signer, world.stranger)))
+    several = {**world.messages, "keyData": b64(known)}
+    assert said(several, Found("lookaside", message=one)) == world.signer
+    assert "one good signature" in said(several, Found("lookaside", message=both))
     for content, reason in (
         (payload(DIGEST, NAME).replace(b"null", b"{}"), "its type is"),
         (payload(DIGEST, NAME, type="atomic container signature"), "'optional'"),
