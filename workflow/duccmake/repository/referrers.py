@@ -18,6 +18,7 @@ from .edits import Edits
 from .json_files import dump
 from .model import StagedImage
 
+_INDEX = "index.json"
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
 
 
@@ -31,7 +32,7 @@ def kept_files(
     if not referrers:
         return {}
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": referrers["manifests"]}
-    files = {"oci-layout": dump(_LAYOUT), "index.json": dump(index)}
+    files = {"oci-layout": dump(_LAYOUT), _INDEX: dump(index)}
     for digest in map(Digest.parse, referrers["blobs"]):
         found = content(digest)
         if found is None:
@@ -45,8 +46,14 @@ def kept_files(
 
 
 def publish(edits: Edits, image: StagedImage) -> None:
-    """Put what is kept of an image's referrers, in place of what was kept before."""
+    """Put what is kept of an image's referrers, in place of what was kept before.
+
+    What the index lists goes by its digest, so where it is the same, all is.
+    """
     directory = edits.layout.referrers(image.name)
+    before = edits.content(directory / _INDEX)
+    if before and before == image.referrers.get(_INDEX) and not image.anew:
+        return
     edits.remove(directory)
     for path, content in image.referrers.items():
         edits.file(directory / PurePosixPath(path), content)
