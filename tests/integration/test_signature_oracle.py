@@ -10,7 +10,7 @@ import json
 import random
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import yaml
 
 from duccmake.config.configuration import Config
 from duccmake.config.mistakes import InvalidConfig
-from duccmake.oci.reference import Platform
+from duccmake.oci.manifest import Descriptor
+from duccmake.oci.reference import Digest, Platform, Reference
 from duccmake.planning.planner import make_plan
+from duccmake.registry.client import Client
 from support.registry import FullRegistry
 from support.samples import AMD64
 from support.servers import (
@@ -33,7 +35,20 @@ from support.servers import (
     skopeo,
     without_proxies,
 )
-from support.signing import Gpg, b64, gpg_home, public_key
+from support.signing import (
+    Gpg,
+    Key,
+    annotations,
+    attach,
+    b64,
+    bundle,
+    envelope,
+    gpg_home,
+    payload,
+    public_key,
+    refer,
+    statement,
+)
 
 IMAGES = ("team/app:1", "team/app:2", "team/other:1", "else/app:1", "else/both:1")
 """Signed by the first, the second, the first for another name, nobody, and both."""
@@ -134,7 +149,9 @@ def _with_home(signed: Signed, *arguments: str) -> None:
         skopeo(*arguments)
 
 
-def published(signed: Signed, policy: Path, names: tuple[str, ...], work: Path) -> dict[str, str]:
+def published(
+    signed: Signed, policy: Path, names: tuple[str, ...], work: Path, **signatures: object
+) -> dict[str, str]:
     """The images that may be published, and why the others may not."""
     recipe = {
         "version": 1,
@@ -149,6 +166,7 @@ def published(signed: Signed, policy: Path, names: tuple[str, ...], work: Path) 
         "signatures": {
             "policy": str(policy),
             "lookaside": {"": f"file://{signed.base}/lookaside"},
+            **signatures,
         },
     }
     plan = make_plan(Config.parse(members, workdir=work), members)
@@ -287,3 +305,43 @@ def test_of_a_list_the_index_or_the_manifest_is_signed(signed, tmp_path, monkeyp
     assert not ours["team/list:1"] and ours["team/list:2"]
     for name, why in ours.items():
         assert signed.accepts(name, policy, "--all") is (not why)
+
+
+@pytest.mark.parametrize("form", ["tag", "bundle"])
+def test_what_is_attached_where_no_referrers_are_listed_is_found(
+    signed, tmp_path, monkeypatch, form
+):
+    """Debian's docker-registry lists none, and takes but manifests whose blobs it has."""
+    monkeypatch.chdir(tmp_path)
+    key, store = Key(tmp_path), Store(tmp_path / "store")
+    reference = Reference.parse(f"http://{signed.host}/else/app:1")
+    with Client({}) as client:
+        digest = client.poll(reference)
+        if form == "tag":
+            content = payload(digest, reference.name)
+            attach(store, "else/app", digest, (content, annotations(key.sign(content))))
+            _copy(client, store, reference, f"sha256-{digest.hex}.sig")
+        else:
+            _, found = envelope(key, statement(digest))
+            content = json.dumps(bundle(found)).encode()
+            referrer = refer(store, "else/app", digest, content, by_tag=True)
+            _copy(client, store, reference, str(referrer))
+            _copy(client, store, reference, f"sha256-{digest.hex}")
+    policy = tmp_path / "policy.json"
+    for trusted in (key.public, public_key()):
+        wanted = {"type": "sigstoreSigned", "keyData": b64(trusted)}
+        policy.write_text(json.dumps({"default": [wanted]}))
+        (why,) = published(signed, policy, ("else/app:1",), tmp_path, unnamed="accept").values()
+        assert not why if trusted == key.public else "not made with the key" in why
+
+
+def _copy(client: Client, store: Store, image: Reference, wanted: str) -> None:
+    """Push a stored manifest with its blobs."""
+    _, kind, raw = store.manifest("else/app", wanted)
+    members = json.loads(raw)
+    described = [*members.get("layers", []), *filter(None, [members.get("config")])]
+    for blob in map(Descriptor.parse, described):
+        client.push_blob(image, blob, store.blob_path(blob.digest))
+    by_digest = ":" in wanted
+    target = replace(image, tag="", digest=Digest.parse(wanted)) if by_digest else None
+    client.push_manifest(target or image.with_tag(wanted), raw, kind)

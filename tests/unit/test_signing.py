@@ -232,6 +232,18 @@ def test_what_was_pushed_before_the_registry_listed_anything_is_found_by_its_tag
         assert only(planned(registry, policy, unnamed="accept")).signatures["verified"]
 
 
+@pytest.mark.parametrize("fault", [faults.html, faults.status(400), faults.status(405)])
+def test_a_registry_that_knows_no_referrers_may_say_so_as_it_likes(tmp_path, key, fault):
+    with FaultyRegistry(tmp_path / "registry") as registry:
+        digest = add_image(registry.store, APP, "1").manifest.digest
+        _, found = envelope(key, statement(digest))
+        content = json.dumps(bundle(found)).encode()
+        refer(registry.store, APP, digest, content, by_tag=True)
+        registry.break_next(r"/referrers/", fault, times=100)
+        policy = {"default": [requirement(key)]}
+        assert only(planned(registry, policy, unnamed="accept")).signatures["verified"]
+
+
 class NoReferrers(FullRegistry):
     """A registry without the referrers API."""
 
@@ -267,6 +279,20 @@ def test_signatures_beyond_number_are_not_all_fetched(registry, key):
     assert "not made with the key" in reason(planned(registry, {"default": [requirement(key)]}))
     blobs = {line for line in registry.requested() if "/blobs/" in line}
     assert len(blobs) < 70
+
+
+def test_referrers_beyond_number_are_not_all_fetched(registry, key, monkeypatch):
+    from duccmake.planning import evidence
+
+    monkeypatch.setattr(evidence, "_MOST_LISTED", 5)
+    image = add_image(registry.store, APP, "1")
+    for number in range(9):
+        refer(registry.store, APP, image.manifest.digest, b"%d" % number, "")
+    assert "no signature" in reason(planned(registry, {"default": [requirement(key)]}))
+    fetched = [
+        line for line in registry.requested() if "GET /v2/team/app/manifests/sha256:" in line
+    ]
+    assert len(set(fetched)) <= 5 + 1
 
 
 def test_an_image_waits_while_its_registry_does_not_tell_of_signatures(tmp_path, key):
@@ -343,7 +369,11 @@ def test_what_is_kept_is_bounded_and_what_is_not_is_told(registry, monkeypatch):
     registry.store.blob_path(sha256(b"lost")).unlink()
     plan = planned(registry, None, keep_referrers=["text/*"])
     assert len(only(plan).referrers["manifests"]) == 3
-    assert any("more than 2 artifacts" in line for line in plan.warnings)
+    assert any("is not kept: there are 2 others" in line for line in plan.warnings)
+    monkeypatch.setattr(kept_referrers, "_MOST_BYTES", 1000)
+    plan = planned(registry, None, keep_referrers=["text/*"])
+    assert any("more than 1000 bytes" in line for line in plan.warnings)
+    monkeypatch.setattr(kept_referrers, "_MOST_BYTES", 2**20)
     monkeypatch.setattr(kept_referrers, "_MOST", 9)
     plan = planned(registry, None, keep_referrers=["text/*"])
     assert any(f"{lost} is not kept" in line for line in plan.warnings)

@@ -34,6 +34,7 @@ from .model import PlannedImage
 from .troubles import PASSING
 
 _MOST = 64
+_MOST_LISTED = 256
 _LARGEST = 4 * 1024**2
 """Whoever may push to a repository may leave any number of signatures of any size there."""
 
@@ -116,7 +117,7 @@ class Evidence:
         """What the registry lists as referring to a manifest; nothing where it lists it wrong."""
         if digest not in self._listed:
             try:
-                self._listed[digest] = self.beside.referrers(digest)
+                self._listed[digest] = self.beside.referrers(digest)[:_MOST_LISTED]
             except PASSING:
                 raise
             except DuccmakeError:

@@ -74,6 +74,8 @@ def _is_wished(evidence: Evidence, entry: _Entry) -> bool:
 
 
 def _keep(kept: Kept, evidence: Evidence, wanted: str, entry: _Entry) -> None:
+    if len(kept.manifests) >= _MOST:
+        raise DuccmakeError(f"there are {_MOST} others")
     artifact = evidence.beside.artifact(wanted)
     if artifact is None or str(artifact.digest) in kept.manifests:
         return
@@ -86,8 +88,8 @@ def _keep(kept: Kept, evidence: Evidence, wanted: str, entry: _Entry) -> None:
     sizes = {str(blob.digest): blob.size for blob in blobs}
     sizes[str(artifact.digest)] = len(artifact.raw)
     together = kept.blobs | sizes
-    if len(kept.manifests) >= _MOST or sum(together.values()) > _MOST_BYTES:
-        raise DuccmakeError(f"more than {_MOST} artifacts, or {_MOST_BYTES} bytes of them")
+    if sum(together.values()) > _MOST_BYTES:
+        raise DuccmakeError(f"with the others it has more than {_MOST_BYTES} bytes")
     for blob in blobs:
         evidence.beside.blob(blob, _MOST_BYTES)
     kept.manifests[str(artifact.digest)] = entry
