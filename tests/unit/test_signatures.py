@@ -620,10 +620,10 @@ def test_a_message_has_one_good_signature_about_this_image(world):
 
 
 def test_a_key_that_has_expired_signs_nothing_any_more(tmp_path, world):
-    then = "20240101T000000"
+    then, later = "20240101T000000", "20240101T120000"
     with gpg_home(tmp_path / "gpg") as gpg:
         old = gpg.key("old", "2d", then)
-        signed = gpg.signed(old, GPG_PAYLOAD, "--faked-system-time", then)
+        signed = gpg.signed(old, GPG_PAYLOAD, "--faked-system-time", later)
         requirement = {**world.messages, "keyData": b64(gpg.public(old))}
         assert "EXPKEYSIG" in said(requirement, Found("lookaside", message=signed))
 

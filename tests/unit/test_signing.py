@@ -429,9 +429,11 @@ def test_what_was_published_under_the_policy_is_not_asked_about(registry, key):
     policy = {"default": [requirement(key)]}
     found = only(planned(registry, policy))
     publish(found, signatures=found.signatures)
-    registry.requests.clear()
-    assert only(planned(registry, policy)).state == State.PUBLISHED
-    assert not any(".sig" in line for line in registry.requested())
+    for unnamed in ("refuse", "accept"):  # which is another policy
+        registry.requests.clear()
+        assert only(planned(registry, policy, unnamed=unnamed)).state == State.PUBLISHED
+        is_asked = any(".sig" in line for line in registry.requested())
+        assert is_asked is (unnamed == "accept")
 
 
 def test_a_lookaside_storage_gets_no_credentials(registry, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.configuration import Config, read_policy
+from ..config.settings import SignatureSettings
 from ..errors import DuccmakeError
 from ..oci.reference import DOCKER_ARCHIVE, Reference
 from ..registry.client import Client
@@ -85,7 +86,7 @@ class _Judge:
 
     def __init__(self, policy: Policy | None, config: Config, client: Client) -> None:
         self._policy = policy
-        self._settings = config.signatures
+        self.settings = config.signatures
         self._client = client
 
     def admit(self, image: PlannedImage) -> _Answer:
@@ -96,7 +97,7 @@ class _Judge:
         try:
             requirements = self.requirements(image.reference)
             verified = _verified(requirements, evidence) if requirements else {}
-            kept = kept_referrers(evidence) if self._settings.keep_referrers else Kept()
+            kept = kept_referrers(evidence) if self.settings.keep_referrers else Kept()
         except DuccmakeError as error:
             return _Answer(image, _unresolved(image, error))
         lacking = tuple(f"{image.title}: {line}" for line in kept.lacking)
@@ -129,7 +130,7 @@ class _Judge:
     def _evidence(self, image: PlannedImage) -> Evidence:
         from .evidence import Evidence
 
-        return Evidence(image, self._client, content_store(), self._settings)
+        return Evidence(image, self._client, content_store(), self.settings)
 
 
 def _local_scopes(reference: Reference) -> list[str]:
@@ -153,7 +154,13 @@ def _verified(requirements: Requirements, evidence: Evidence) -> dict[str, objec
         unnamed=evidence.settings.unnamed == "accept",
     )
     found = verify(requirements, asked)
-    return {"policy": requirements.key, "verified": [each.to_json() for each in found]}
+    stamp = _stamp(requirements, evidence.settings)
+    return {"policy": stamp, "verified": [each.to_json() for each in found]}
+
+
+def _stamp(requirements: Requirements, settings: SignatureSettings) -> str:
+    """What stands for all that an image has to satisfy."""
+    return f"{requirements.key} unnamed" if settings.unnamed == "accept" else requirements.key
 
 
 def _later(
@@ -168,9 +175,12 @@ def _later(
     unknown: dict[str, tuple[str, PlannedImage]] = {}
     for image in published:
         record, requirements = repository.record(image.name), judge.requirements(image.reference)
-        if not record or not requirements or record.signatures.get("policy") == requirements.key:
+        if not record or not requirements:
             continue
-        key = f"{image.name} {image.manifest} {requirements.key}"
+        stamp = _stamp(requirements, judge.settings)
+        if record.signatures.get("policy") == stamp:
+            continue
+        key = f"{image.name} {image.manifest} {stamp}"
         known = memory.reason(key, now)
         if known is None:
             unknown[image.title] = (key, image)

@@ -197,8 +197,9 @@ _KNOWN: dict[str, tuple[str, ...]] = {
     "reject": ("type",),
     "signedBy": ("type", "keyType", *_SOURCES, "signedIdentity"),
     "sigstoreSigned": (
-        *("type", *_SOURCES, "keyDatas", "fulcio", "pki"),
-        *(*_REKOR, "signedIdentity"),
+        *("type", "fulcio", "pki", "keyDatas", "signedIdentity"),
+        *_SOURCES,
+        *_REKOR,
     ),
 }
 

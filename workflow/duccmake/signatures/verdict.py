@@ -103,7 +103,7 @@ def _satisfied(requirement: Requirement, place: str, asked: Asked) -> Verified:
     if isinstance(requirement, AcceptAnything):
         return Verified("insecureAcceptAnything")
     if isinstance(requirement, Reject):
-        raise refused(f"the policy refuses it ({place})", "take it off the wish list")
+        raise _refused(f"the policy refuses it ({place})", "take it off the wish list")
     wants_message = isinstance(requirement, SignedBy)
     kind = "signedBy" if wants_message else "sigstoreSigned"
     reasons: dict[str, None] = {}
@@ -115,16 +115,18 @@ def _satisfied(requirement: Requirement, place: str, asked: Asked) -> Verified:
             except NotSatisfied as error:
                 reasons[f"{found.place}: {error}"] = None
     if not reasons:
-        raise refused(f"it has no signature as {place} ({kind}) wants one", "sign it and run again")
+        raise _refused(
+            f"it has no signature as {place} ({kind}) wants one", "sign it and run again"
+        )
     said = "; ".join(list(reasons)[:_TOLD])
     more = f" and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else ""
-    raise refused(
+    raise _refused(
         f"none of its signatures is as {place} ({kind}) wants one: {said}{more}",
         "sign it as the policy says, or mend the policy",
     )
 
 
-def refused(found: str, hint: str) -> DuccmakeError:
+def _refused(found: str, hint: str) -> DuccmakeError:
     """Why an image does not satisfy the policy."""
     return DuccmakeError(found, hint=hint, fault=Fault.SIGNATURE)
 
@@ -173,22 +175,16 @@ def _signer_of(
     certificate = signature.certificate
     if certificate is None:
         raise NotSatisfied("it has no certificate")
-    if isinstance(requirement.signer, Fulcio):
+    signer = requirement.signer
+    if isinstance(signer, Fulcio):
         # Only what a log has signed tells when the signature was made.
         moment = _check_log(requirement.logs, signature, der_of(certificate))
-        roots, between = requirement.signer.authorities, signature.chain
+        key = check_chain(certificate, signature.chain, signer.authorities, moment)
     else:
-        moment = now()
-        roots, between = (
-            requirement.signer.roots,
-            (
-                *requirement.signer.intermediates,
-                *signature.chain,
-            ),
-        )
-    key = check_chain(certificate, between, roots, moment)
+        between = (*signer.intermediates, *signature.chain)
+        key = check_chain(certificate, between, signer.roots, now())
     _signing([key], signature)
-    return _identity_of(requirement.signer, certificate)
+    return _identity_of(signer, certificate)
 
 
 def _identity_of(signer: Fulcio | Pki, certificate: x509.Certificate) -> str:
