@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, InvalidReference
 from ..layer.limits import UnpackLimits
@@ -29,12 +29,16 @@ from .settings import (
     RemovalSettings,
     ResolveSettings,
     Rule,
+    SignatureSettings,
     ThinSettings,
     TrustedIssuer,
     WatchSettings,
     WebhookSecrets,
     WebhookSettings,
 )
+
+if TYPE_CHECKING:
+    from ..signatures.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Config:
     scope: str = "pending"
     adopt: bool = True
     private: Literal["allow", "refuse"] = "allow"
+    signatures: SignatureSettings = field(default_factory=SignatureSettings)
     retry: Pauses = field(default_factory=Pauses)
     retry_failed: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
@@ -79,6 +84,7 @@ class Config:
 
         plain, mistakes = check(members)
         config = _build(plain, workdir, mistakes)
+        _check_policy(config, workdir, mistakes)
         if mistakes:
             raise InvalidConfig(mistakes)
         return config
@@ -113,6 +119,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),
+        signatures=_signatures(plain.get("signatures", {}), workdir),
         retry=Pauses(**plain.get("retry", {})),
         retry_failed=plain.get("retry_failed", default.retry_failed),
         watch=WatchSettings(**plain.get("watch", {})),
@@ -208,6 +215,37 @@ def _listed(globs: str | Sequence[str]) -> tuple[str, ...]:
 def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
     file = members.get("file", str(EventSettings().file))
     return EventSettings(**{**members, "file": _path(file, workdir) if file else None})
+
+
+def _signatures(members: Mapping[str, Any], workdir: Path) -> SignatureSettings:
+    policy = members.get("policy")
+    given = {
+        "policy": _path(policy, workdir) if isinstance(policy, str) else policy,
+        "keep_referrers": tuple(members.get("keep_referrers", ())),
+    }
+    return SignatureSettings(**{**members, **given})
+
+
+def _check_policy(config: Config, workdir: Path, mistakes: list[Mistake]) -> None:
+    """Read the policy as the plan will, so that nothing begins with one that means nothing."""
+    try:
+        read_policy(config.signatures, workdir)
+    except ConfigError as error:
+        mistakes.append(Mistake("signatures.policy", error.found, error.hint))
+
+
+def read_policy(settings: SignatureSettings, workdir: Path) -> Policy | None:
+    """The policy that the configuration names, None where it names none.
+
+    Raises `ConfigError` where it is not one, or where a key is not there.
+    """
+    if settings.policy is None:
+        return None
+    from ..signatures.policy import Policy  # slow to import
+
+    if isinstance(settings.policy, Path):
+        return Policy.read(settings.policy, workdir)
+    return Policy.parse(settings.policy, workdir)
 
 
 def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[Product, ...]:

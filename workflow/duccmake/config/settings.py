@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..oci.reference import Reference
 
@@ -61,6 +61,20 @@ class ResolveSettings:
     max_age: float = 0.0
     connections: int = 32
     only: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureSettings:
+    """Whose images may be published: a policy's file or its members; None lets all be.
+
+    ``lookaside`` are addresses of simple signing's signatures by scope.  ``unnamed``: whether
+    signatures count that name no image.  ``keep_referrers`` are globs over types of artifacts.
+    """
+
+    policy: Path | Mapping[str, Any] | None = None
+    lookaside: Mapping[str, str] = field(default_factory=dict)
+    unnamed: Literal["refuse", "accept"] = "refuse"
+    keep_referrers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ..errors import Fault
 from ..oci.manifest import Descriptor
@@ -51,6 +52,9 @@ class PlannedImage:
     ``fault``: what is wrong with it as an earlier version published it.
     ``fix_permissions``: everybody shall be able to read its flat tree.
     ``until`` is when it is tried again, where it is held: then ``why`` is what it failed with.
+    ``top`` is what its reference names, the manifest or an index.  ``signatures`` is what its
+    record shall say of who signed it, ``referrers`` what is to be kept of what refers to it
+    (`duccmake.repository.referrers`).
     """
 
     repository: str
@@ -72,6 +76,9 @@ class PlannedImage:
     fault: str = ""
     fix_permissions: bool = False
     until: float = 0.0
+    top: Digest | None = None
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    referrers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -342,6 +342,9 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "fix_permissions": image.fix_permissions,
         "fault": image.fault,
         "until": image.until,
+        "top": str(image.top or ""),
+        "signatures": dict(image.signatures),
+        "referrers": dict(image.referrers),
     }
 
 
@@ -366,6 +369,9 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         fix_permissions=entry["fix_permissions"],
         fault=entry["fault"],
         until=entry["until"],
+        top=Digest.parse(entry["top"]) if entry["top"] else None,
+        signatures=entry["signatures"],
+        referrers=entry["referrers"],
     )
 
 

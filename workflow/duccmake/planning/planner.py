@@ -38,6 +38,7 @@ from .privacy import without_private
 from .reconcile import Reconciliation
 from .resolution import Resolved, Unresolved
 from .resolver import Resolver
+from .signing import held_to_policy
 from .thin_images import plan_thins
 from .unused_registries import unused_registries
 
@@ -218,6 +219,10 @@ def _plan_repository(
     if config.private == "refuse":
         planned, private = without_private(planned, config, reconciliation.pins)
         damaged += private
+    signing = held_to_policy(planned, repository, config, reconciliation.pins)
+    planned = signing.images
+    damaged += signing.refused
+    draft.warnings += signing.warnings
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
@@ -300,6 +305,7 @@ def _planned(
         adopts=config.adopt,
         anew=anew.stamp(item.reference),
         fix_permissions=config.flat.fix_permissions,
+        top=item.top,
     )
     record = repository.record(image.name)
     image = replace(image, fault=auditor.fault(record))

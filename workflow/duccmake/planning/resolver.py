@@ -324,6 +324,7 @@ class Resolver:
             stale,
             question.platforms,
             question.products,
+            poll.top,
         )
 
 

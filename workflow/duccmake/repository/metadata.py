@@ -16,7 +16,7 @@ from ..errors import RepositoryError
 from ..layer import measured
 from ..oci.reference import Digest
 from ..products import Product
-from . import adoption, ducc, history, podman, removal_schedule
+from . import adoption, ducc, history, podman, referrers, removal_schedule
 from .edits import Edits, Tree
 from .flat_trees import flat_tree_of, read_flat_tree
 from .json_files import dump
@@ -41,6 +41,7 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         source=dict(image.source),
         verified=image.measured is not None,
         anew=image.anew,
+        signatures=image.signatures,
         fix_permissions=image.fix_permissions
         and Product.FLAT in image.products
         and UNMEASURED not in losses,
@@ -154,6 +155,7 @@ def publish_metadata(
         edits.file(layout.manifest(image.name), image.manifest_bytes)
         record = wished_record(image, losses[image.name])
         edits.file(layout.record(image.name), dump(record.to_json()))
+        referrers.publish(edits, image)
     _note_origins(edits, images)
     _schedule(edits, superseded, wished, staying)
     podman.publish(edits, images, trees, splits)

@@ -113,6 +113,11 @@ def thin_manifest(repository: str, image: str, key: str) -> Path:
     return RESULTS / "thin" / repository / image / f"{key}.thin.json"
 
 
+def signed(repository: str) -> Path:
+    """Which images of a repository satisfy a signature policy that came after them."""
+    return RESULTS / repository / "signed.json"
+
+
 def memory(repository: str, name: str) -> Path:
     """What was found in a repository and need not be looked for again, as lines of JSON."""
     return RESULTS / repository / f"{name}.jsonl"
