@@ -1,4 +1,4 @@
-"""Jobs of a Slurm cluster fetch, unpack and flatten; what goes wrong there touches no other image."""
+"""Jobs of a Slurm cluster fetch, unpack and flatten; what goes wrong there touches no other."""
 
 from __future__ import annotations
 

@@ -24,7 +24,17 @@ import pytest
 
 from support.servers import free_port
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sinfo")
+PROGRAMS = (
+    "setpriv",
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "sinfo",
+)
 
 _SECONDS = 60
 """Nothing here takes nearly so long."""
@@ -121,7 +131,7 @@ class Cluster:
 def cluster(base: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Cluster]:
     """A cluster whose files are below ``base``; skips the test where its programs are missing."""
     if missing := [name for name in PROGRAMS if _program(name) is None]:
-        pytest.skip(f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge)")
+        pytest.skip(f"not installed: {', '.join(missing)} (Debian: slurm-wlm, munge, util-linux)")
     base.mkdir(parents=True, mode=0o755)
     (base / "state").mkdir()
     key = base / "munge.key"
@@ -140,7 +150,8 @@ def cluster(base: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Cluster]:
         daemons = {}
 
         def start(name: str, program: str, *options: str) -> None:
-            command = [_program(program) or program, *options]
+            # Who kills the tests ends it as well.
+            command = ["setpriv", "--pdeathsig", "TERM", _program(program) or program, *options]
             daemons[name] = stack.enter_context(_daemon(command, environment, base / f"{name}.out"))
 
         start("munge", "munged", "--foreground", *_munge_options(base))

@@ -200,7 +200,7 @@ def cancel_on_cluster():
 
     Snakemake does so at Control-C, but for jobs that it asks the state of at that moment.
     """
-    executor = workflow.scheduler._executor
+    executor = getattr(getattr(workflow, "scheduler", None), "_executor", None)
     if jobs := list(getattr(executor, "active_jobs", ())):
         executor.cancel_jobs(jobs)
 
