@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from duccmake.demo.images import Image
+from support.cvmfs_repositories import Real, StandIn, both, repository_for
 from support.faulty_registry import FaultyRegistry, Held, status
 from support.images import Layer, LayerBuilder
 from support.runs import CHECKOUT, Run, Work, fresh_work
@@ -55,10 +56,10 @@ def own_layer(name: str) -> Layer:
     return LayerBuilder().dir("etc").file("etc/own", name).layer()
 
 
-def wish(work: Work, **images: tuple[Layer, ...]) -> None:
+def wish(work: Work, images: Mapping[str, tuple[Layer, ...]], **members: str) -> None:
     for name, layers in images.items():
         work.push(f"team/{name}:1", Image(layers, {}, platform=AMD64))
-    work.wish(*(f"{{host}}/team/{name}:1" for name in images))
+    work.wish(*(f"{{host}}/team/{name}:1" for name in images), **members)
 
 
 def run(work: Work) -> Run:
@@ -75,14 +76,28 @@ def is_whole(work: Work, name: str) -> bool:
     return work.repository.verify(work.named(f"team/{name}:1")) == []
 
 
+@pytest.fixture(params=both())
+def cvmfs(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> StandIn | Real:
+    if os.geteuid() != 0:
+        pytest.skip("cvmfs_server needs root")
+    return repository_for(request.param, tmp_path, monkeypatch)
+
+
 def test_layers_and_trees_are_made_by_jobs_of_their_size_that_know_no_secrets(
-    work: Work, slurm: Cluster
+    work: Work, slurm: Cluster, cvmfs: StandIn | Real
 ):
     before = slurm.jobs()
-    wish(work, one=(BASE, own_layer("one")), two=(BASE, own_layer("two")), large=(BASE, LARGE))
+    places = {"mounts": str(cvmfs.mounts), "server_config": str(cvmfs.server_config)}
+    work.configure(platforms=[str(AMD64)], repository={"backend": "cvmfs", **places})
+    small = {name: (BASE, own_layer(name)) for name in ("one", "two")}
+    wish(work, {**small, "large": (BASE, LARGE)}, cvmfs_repo=cvmfs.name)
     done = run(work)
     assert (done.status, done.counts) == (0, (3, 0, 0, 0)), done.said
-    assert all(is_whole(work, name) for name in ("one", "two", "large"))
+    repository = cvmfs.open()
+    for name in ("one", "two", "large"):
+        assert repository.verify(work.named(f"team/{name}:1")) == []
 
     jobs = made(slurm, before)
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
@@ -109,7 +124,7 @@ def test_what_one_layer_lacks_fails_its_images_alone_and_what_is_cut_off_is_trie
 ):
     before = slurm.jobs()
     bad = own_layer("bad")
-    wish(work, bad=(BASE, bad), worse=(BASE, bad, own_layer("worse")), good=(BASE,))
+    wish(work, {"bad": (BASE, bad), "worse": (BASE, bad, own_layer("worse")), "good": (BASE,)})
     assert isinstance(work.registry, FaultyRegistry)
     gone = work.registry.break_next(f"^GET .*{bad.digest.hex}", status(404), times=99)
     (tmp_path / "sitecustomize.py").write_text(CUT_OFF_ONCE.format(mark=str(tmp_path / "mark")))
@@ -172,7 +187,7 @@ def test_the_jobs_of_a_node_that_goes_away_are_done_by_another(work: Work, slurm
 def wish_for_app(work: Work) -> Layer:
     """Have an image wished for; returns one of its two layers."""
     own = own_layer("app")
-    wish(work, app=(BASE, own))
+    wish(work, {"app": (BASE, own)})
     return own
 
 
