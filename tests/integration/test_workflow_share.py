@@ -46,10 +46,11 @@ def test_two_publishers_publish_all_images_each_by_one_of_them(tmp_path: Path):
         assert all(run.outcomes for run in runs), "the names are all one publisher's"
         assert [work.repository.verify(name) for name in names] == [[]] * len(names)
 
-        # Nobody takes away, or polls, what is another's.
+        # Nobody takes away, polls, or makes anew what is another's.
         work.wish(*(f"{{host}}/{name}:*" for name in NAMES[1:]))
-        again = [own.run(check=True) for own in shares]
+        anew = f"anew={[names[1]]}"
+        again = [own.run("--config", anew, check=True) for own in shares]
         assert sorted(work.repository.names()) == sorted(names[1:])
-        assert sum(run.counts[1] for run in again) == len(NAMES) - 1
+        assert [sum(run.counts[at] for run in again) for at in (0, 1)] == [1, len(NAMES) - 2]
         for name in NAMES[1:]:
             assert sum(bool(run.asked(f"/v2/{name}/")) for run in again) == 1

@@ -65,7 +65,8 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for reconciliation in _reconciled(draft, config, recipes):
         holds = _holds(draft, reconciliation.repository, config, members)
         _plan_repository(draft, reconciliation, config, loaded, anew, holds)
-    for glob in anew.unmatched if poll else ():
+    # Of what other publishers see to, this one does not know what there is.
+    for glob in anew.unmatched if poll and config.repository.share.of == 1 else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
     _plan_thins(draft, recipes, config)
     return draft.plan(loaded, config, members)
