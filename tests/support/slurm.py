@@ -137,8 +137,9 @@ def cluster(base: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Cluster]:
     key = base / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
-    names = [f"node{number}" for number in range(1, nodes + 1)]
-    lines = (_NODE.format(name=name, port=free_port(), cpus=cpus) for name in names)
+    # Names that are no other cluster's on this machine: what runs on a node is found by its name.
+    ports = {f"node{port}": port for port in (free_port() for _ in range(nodes))}
+    lines = (_NODE.format(name=name, port=port, cpus=cpus) for name, port in ports.items())
     configuration = base / "slurm.conf"
     configuration.write_text(
         _CONFIGURATION.format(
@@ -157,11 +158,11 @@ def cluster(base: Path, nodes: int = 2, cpus: int = 2) -> Iterator[Cluster]:
         start("munge", "munged", "--foreground", *_munge_options(base))
         _wait(lambda: (base / "munge.socket").exists())
         start("controller", "slurmctld", "-D")
-        for name in names:
+        for name in ports:
             (base / name).mkdir()
             start(name, "slurmd", "-D", "-N", name)
         running = Cluster(base, environment, daemons)
-        stack.callback(_end_jobs, names)
+        stack.callback(_end_jobs, list(ports))
         _wait(lambda: _idle(running) == nodes)
         yield running
 
