@@ -16,9 +16,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 from duccmake.config.file import DEFAULT_CONFIG, read_file
 from duccmake.errors import DuccmakeError
+from duccmake.jobs.away import AWAY_VARIABLE, BOOT_VARIABLE
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.jobs.server import start_server
 from duccmake.layer.unpack import LAYER_FORMAT
+from duccmake.planning.needs import is_small, to_fetch, to_flatten, to_unpack
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
@@ -27,7 +29,7 @@ from duccmake.run.lives import keep
 from duccmake.run.events import note_end, note_start
 from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.progress import Gauge, ProgressLine
-from duccmake.run.session import begin, boot_id, tidy
+from duccmake.run.session import begin, boot_id, forget_failures, tidy
 from duccmake.run.stopping import exit_on_sigterm, stop_on_sigterm
 from duccmake.run.summary import announce, is_made_up_for, summarise
 
@@ -116,6 +118,7 @@ if workflow.is_main_process:
     plan = session.plan
     os.environ[PLAN_VARIABLE] = str(session.plan_file)
     os.environ[RUN_VARIABLE] = str(session.run)
+    os.environ[BOOT_VARIABLE] = boot_id()
     asked = maintenance.targets(sys.argv[1:])
     # Repositories that too many images would leave at once, each with a line that says so.
     config_of_plan = plan.config_in(Path.cwd())
@@ -124,6 +127,8 @@ if workflow.is_main_process:
         in_words(announce, plan, only=asked, held_back=held_back, results=results)
 else:
     plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
+    if workflow.remote_exec:
+        os.environ[AWAY_VARIABLE] = "yes"
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
 
 # ``job NAME ...`` runs ``scripts/NAME.py``: what Snakemake puts before a script that it
@@ -148,6 +153,7 @@ else:
 envvars:
     PLAN_VARIABLE,
     RUN_VARIABLE,
+    BOOT_VARIABLE,
     "PYTHONPATH",
 
 
@@ -166,7 +172,7 @@ for number, name in enumerate(repositories(plan)):
 
 
 onstart:
-    stop_on_sigterm(workflow.scheduler.exit_gracefully)
+    stop_on_sigterm(workflow.scheduler.exit_gracefully, cancel_on_cluster)
     tidy(plan, Path(os.environ[PLAN_VARIABLE]))
     run = Path(os.environ[RUN_VARIABLE])
     # Where Snakemake itself fails, as with a full disk, it calls no other handler.
@@ -184,8 +190,19 @@ onsuccess:
 
 
 onerror:
+    cancel_on_cluster()
     if is_made_up_for(end_run(), session):
         sys.exit(0)
+
+
+def cancel_on_cluster():
+    """Cancel what a cluster still runs or has waiting.
+
+    Snakemake does so at Control-C, but for jobs that it asks the state of at that moment.
+    """
+    executor = getattr(getattr(workflow, "scheduler", None), "_executor", None)
+    if jobs := list(getattr(executor, "active_jobs", ())):
+        executor.cancel_jobs(jobs)
 
 
 def lift_default_limit():
@@ -234,6 +251,7 @@ def end_run():
     if progress:
         progress.stop()
     status = summarise(session, workdir=Path.cwd(), only=asked, held_back=held_back)
+    forget_failures(Path(os.environ[RUN_VARIABLE]))
     note_end(plan, status, workdir=Path.cwd(), only=asked)
     return status
 
@@ -387,6 +405,32 @@ def get_blob_digest(wildcards):
 def get_diff_algorithms(wildcards):
     """How what the layer unpacks to has to be measured."""
     return plan.diff_algorithms(wildcards.layer)
+
+
+def get_needs(needs, *wildcards):
+    """The resources of a job, for a cluster that runs it: memory, disk and time."""
+
+    def get_resource(name):
+        def get(of_job, attempt):
+            keys = (getattr(of_job, wildcard) for wildcard in wildcards)
+            return getattr(needs(plan, *keys, attempt), name)
+
+        return get
+
+    return {name: get_resource(name) for name in ("mem_mb", "disk_mb", "runtime")}
+
+
+def get_group_of_layer(wildcards):
+    """What is one job for a cluster: a layer fetched and unpacked, or several small ones."""
+    if workflow.local_exec:
+        return None
+    key = wildcards.get("blob") or wildcards.layer
+    return "small_layers" if is_small(plan, key) else "layer"
+
+
+def get_group_of_tree(wildcards):
+    """Flat trees that a cluster makes in one job."""
+    return None if workflow.local_exec else "flat_trees"
 
 
 @functools.cache

@@ -1,9 +1,22 @@
+localrules:
+    prune_images,
+    refuse_images,
+    collect_garbage,
+    prune,
+    gc,
+    adopt,
+    status,
+    rollback,
+    unpin,
+
+
 rule prune_images:
     """Take the names of images away that are not wished for any more."""
     output:
         "results/{repository}/pruned/{departures}.json",
     log:
         "logs/prune_images/{repository}/{departures}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -22,6 +35,7 @@ rule refuse_images:
         "results/{repository}/refused/{departures}.json",
     log:
         "logs/refuse_images/{repository}/{departures}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -38,6 +52,7 @@ rule collect_garbage:
         "results/{repository}/collected/{garbage}.json",
     log:
         "logs/collect_garbage/{repository}/{garbage}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -78,6 +93,7 @@ rule rollback:
     """Point a tag back to a digest that it left, and hold it there; or say which there are."""
     log:
         "logs/rollback.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -94,6 +110,7 @@ rule unpin:
     """Have a tag follow its registry again."""
     log:
         "logs/unpin.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:

@@ -17,7 +17,7 @@ from ..oci.reference import Platform, Reference
 from ..products import Product, in_order
 from ..recipe.sources.location import Source
 from ..registry.settings import RegistrySettings
-from ..repository.settings import BatchSettings, RepositorySettings
+from ..repository.settings import BatchSettings, RepositorySettings, ShareSettings
 from ..state.pauses import Pauses
 from ..workspace.event_log import EventSettings
 from .mistakes import InvalidConfig, Mistake, dotted
@@ -102,7 +102,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
     default = Config()
     return Config(
         recipe=_sources(plain.get("recipe", ["config/recipe.yaml"]), workdir, mistakes),
-        repository=_repository(plain.get("repository", {}), workdir),
+        repository=_repository(plain.get("repository", {}), workdir, mistakes),
         products=_products(plain.get("products", default.products), mistakes),
         platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
         registries=_registries(plain.get("registries", {}), workdir, mistakes),
@@ -153,7 +153,9 @@ def _path(path: str | Path, workdir: Path) -> Path:
         return workdir / path
 
 
-def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
+def _repository(
+    members: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]
+) -> RepositorySettings:
     default = RepositorySettings()
     given = {"root": default.root, **members}
     paths = {
@@ -162,7 +164,11 @@ def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings
         if given.get(name) is not None
     }
     batch = BatchSettings(**members.get("batch", {}))
-    return RepositorySettings(**{**members, **paths, "batch": batch})
+    share = ShareSettings(**members.get("share", {}))
+    if share.number > share.of:
+        found = f"'number' is {share.number}, of {share.of}"
+        mistakes.append(Mistake("repository.share", found, "count the publishers from 1"))
+    return RepositorySettings(**{**members, **paths, "batch": batch, "share": share})
 
 
 def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSettings:

@@ -26,7 +26,7 @@ from ..repository.model import Keep
 from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 
-_UNPACKED_PER_BLOB = 3
+UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
 
 
@@ -87,6 +87,10 @@ class Plan:
     def claims(self, key: str) -> list[Claim]:
         """What the wanted images say of the layer ``key``, each image's own word."""
         return self._by_layer[key]
+
+    def blob_bytes(self, key: str) -> int:
+        """The size of the blob of the layer ``key``, at the largest that an image says."""
+        return max(claim.layer.descriptor.size for claim in self._by_layer[key])
 
     def diff_algorithms(self, key: str) -> list[str]:
         """The algorithms by which what the layer ``key`` unpacks to has to be measured."""
@@ -156,7 +160,7 @@ class Plan:
     @cached_property
     def _gates(self) -> dict[str, int]:
         limits = self.config_in(Path()).repository.batch
-        blobs = limits.bytes // _UNPACKED_PER_BLOB
+        blobs = limits.bytes // UNPACKED_PER_BLOB
         gates: dict[str, int] = {}
         gate = images = size = 0
         for image in self.wanted:

@@ -21,6 +21,7 @@ from ..registry.places import Places
 from ..repository.model import UNMEASURED
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
+from ..repository.settings import ShareSettings
 from ..state.model import Life
 from ..state.store import UnreadableState, load
 from ..workspace.results import POLLS, SOURCES, content_store
@@ -61,13 +62,22 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for source, reason in loaded.problems:
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
     anew = Anew(config.anew)
-    for reconciliation in _reconciled(draft, config, loaded.recipes):
+    recipes = [_of_share(recipe, config.repository.share) for recipe in loaded.recipes]
+    for reconciliation in _reconciled(draft, config, recipes):
         holds = _holds(draft, reconciliation.repository, config, members)
         _plan_repository(draft, reconciliation, config, loaded, anew, holds)
-    for glob in anew.unmatched if poll else ():
+    # Of what other publishers see to, this one does not know what there is.
+    for glob in anew.unmatched if poll and config.repository.share.of == 1 else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
-    _plan_thins(draft, loaded.recipes, config)
+    _plan_thins(draft, recipes, config)
     return draft.plan(loaded, config, members)
+
+
+def _of_share(recipe: Recipe, share: ShareSettings) -> Recipe:
+    """The recipe with those wishes alone that this publisher sees to."""
+    return replace(
+        recipe, wishes=tuple(wish for wish in recipe.wishes if share.has(wish.reference.name))
+    )
 
 
 @dataclass(slots=True)

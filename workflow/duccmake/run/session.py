@@ -25,7 +25,16 @@ from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
 from ..workspace.event_log import EventSettings
-from ..workspace.results import GATES, PLANS, RUNS, published, staged
+from ..workspace.reports import Kind, read_reports
+from ..workspace.results import (
+    GATES,
+    PLANS,
+    RUNS,
+    made_by,
+    partial_layers,
+    published,
+    staged,
+)
 from ..workspace.results import problem as problem_receipt
 from .events import note_failure
 from .lines import say
@@ -212,6 +221,9 @@ def tidy(plan: Plan, session_plan: Path) -> None:
     """
     wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
     wanted |= {plan.flat_key(image) for image in plan.wanted}
+    for path in list(partial_layers()):
+        with suppress(OSError):  # who was given up for lost, on another machine, may be at it
+            _remove(path)
     for path in list(staged()):
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
@@ -223,6 +235,16 @@ def tidy(plan: Plan, session_plan: Path) -> None:
         for path in paths[:-_KEPT_RUNS]:
             if path != session_plan:
                 _remove(path)
+
+
+def forget_failures(run: Path) -> None:
+    """Remove what jobs that failed left in place of their output, for jobs that needed it.
+
+    At the end of a run, under Snakemake's lock: the next one is to try them again.
+    """
+    for report in read_reports(run):
+        if report.kind == Kind.FAILED and (made := made_by(report.job)):
+            remove_tree(made)
 
 
 def _remove(path: Path) -> None:

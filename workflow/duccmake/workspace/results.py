@@ -5,10 +5,12 @@ The rules in ``workflow/rules/`` name the outputs of jobs with the same paths.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..oci.content_store import ContentStore
+from .reports import JobName, Rule
 
 RESULTS = Path("results")
 """What the workflow keeps below its working directory."""
@@ -69,12 +71,13 @@ def staged_layer(repository: str, key: str) -> Path:
 
 
 def partial_layer(repository: str, key: str) -> Path:
-    """A layer as long as it is being unpacked.
+    """A layer as long as it is being unpacked, by this job and no other.
 
     Not in the job's output: that of a job which was cut off Snakemake removes by itself, and
-    does nothing else for seconds.
+    does nothing else for seconds.  A job on a machine that was given up for lost may still
+    be at it when the next one begins.
     """
-    return RESULTS / repository / "partial" / key
+    return RESULTS / repository / "partial" / f"{key}.{secrets.token_hex(4)}"
 
 
 def staged_flat_tree(repository: str, key: str) -> Path:
@@ -82,10 +85,27 @@ def staged_flat_tree(repository: str, key: str) -> Path:
     return RESULTS / repository / "flat" / key / "image"
 
 
+def made_by(job: JobName) -> Path | None:
+    """The output of a job that stages something."""
+    match job.rule:
+        case Rule.FETCH_BLOB:
+            return blob(job.wildcards[0])[1]
+        case Rule.UNPACK_LAYER:
+            return staged_layer(*job.wildcards).parent
+        case Rule.FLATTEN_IMAGE:
+            return staged_flat_tree(*job.wildcards).parent
+    return None
+
+
 def staged() -> Iterator[Path]:
-    """All blobs, layers and flat trees that jobs made or began, by their keys."""
-    for pattern in ("*/partial/*", "*/layers/*", "*/flat/*", "blobs/*"):
+    """All blobs, layers and flat trees that jobs made, by their keys."""
+    for pattern in ("*/layers/*", "*/flat/*", "blobs/*"):
         yield from RESULTS.glob(pattern)
+
+
+def partial_layers() -> Iterator[Path]:
+    """All layers that are being unpacked, or were when their jobs were cut off."""
+    return RESULTS.glob("*/partial/*")
 
 
 def known_content(repository: str) -> Path:
