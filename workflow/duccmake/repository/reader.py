@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
@@ -16,10 +15,12 @@ from ..products import Product
 from ..tree.file_tree import FileTree
 from ..tree.verify import Compared, Digests, Tree, differences
 from . import podman
+from .damage import Damage, Reading
 from .failures import reported
 from .flat_trees import flat_tree, measured_layer
 from .layout import Layout
 from .model import ANY_VARIANT, ImageRecord
+from .verification import verify_image
 from .view import DirectoryView, Kind, View
 
 log = logging.getLogger(__name__)
@@ -152,22 +153,31 @@ class PublishedTree:
         return iter(sorted(found))
 
     def verify(self, name: str, *, content: bool = True) -> list[str]:
-        """Compare a published image with its manifests: one line a difference.
+        """Hold a published image to what it should be: one line for each thing that is wrong.
 
         Without ``content`` files are not read; that their content is there is seen all the same.
         """
         with reported("verify", name):
-            record = self.record(name)
-            if record is None:
+            if self.record(name) is None:
                 return [f"{name} is not published, or not wholly"]
-            compare = partial(self._differences, digests={}, content=content)
-            layout = self._layout
-            lines: list[str] = []
-            if Product.FLAT in record.products:
-                lines += compare(layout.flat(record.config), layout.flat_manifest(record.config))
-            for digest in dict.fromkeys(record.layers):
-                lines += compare(layout.layerfs(digest), layout.layer_manifest(digest))
-            return lines + list(podman.differences(self._view, record, compare))
+            return list(map(str, verify_image(self, name, Reading(content))))
+
+    def compare(
+        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest; ``digests`` are known content's."""
+        if not self._view.is_file(manifest):
+            yield Damage(str(path), "has no manifest")
+            return
+        with self._shown_tree(path) as tree:
+            compared = self._compared(path, reading)
+            for found in differences(tree, self._view.lines(manifest), digests, compared):
+                at = "" if found.path == "." else f"/{found.path}"
+                yield Damage(f"{path}{at}", found.words)
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with how the repository is stored: a directory is what it is."""
+        return iter(())
 
     def _read_record(self, name: str) -> ImageRecord | None:
         path = self._layout.record(name)
@@ -194,23 +204,13 @@ class PublishedTree:
         wished = self._layout.link_target(record.name, record.config)
         return target == wished and self._view.is_dir(self._layout.flat(record.config))
 
-    def _differences(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, content: bool
-    ) -> Iterator[str]:
-        if not self._view.is_file(manifest):
-            yield f"{path}: has no manifest"
-            return
-        with self._shown_tree(path) as tree:
-            compared = self._compared(path, content)
-            for line in differences(tree, self._view.lines(manifest), digests, compared):
-                yield f"{path}: {line}"
-
     @contextmanager
     def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
         """A tree of the repository, to be compared."""
         with FileTree(os.fsencode(self._path / path)) as tree:
             yield tree
 
-    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
+    def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
         """What of a tree is compared."""
-        return Compared(owners=(self._path / path).parent.stat().st_uid == 0, content=content)
+        by_root = (self._path / path).parent.stat().st_uid == 0
+        return Compared(owners=by_root, content=reading.content, read=reading.read)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from ..errors import DuccmakeError
 
 from . import mtree
 from .attributes import OVERLAY_XATTRS
@@ -63,6 +65,17 @@ class Tree(Protocol):
         ...
 
 
+class Difference(NamedTuple):
+    """What a tree has at a path, as manifests write it, that its manifest has otherwise."""
+
+    path: str
+    words: str
+
+
+def at_once(size: int) -> None:
+    """Nobody waits after having read ``size`` bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What is compared beside what a tree consists of.
@@ -71,28 +84,34 @@ class Compared:
     made without root has its maker's, and directories ``u+rwx``.
     ``content``: files are read; otherwise it is only seen that their content is there.
     Entries that bear a name of ``ignored`` may be there without the manifest's word.
+    ``read`` is told how many bytes of a file were read, and may take its time.
     """
 
     owners: bool = True
     content: bool = True
     ignored: Collection[bytes] = ()
+    read: Callable[[int], None] = at_once
 
 
 def differences(
     tree: Tree, lines: Iterable[bytes], digests: Digests, compared: Compared
-) -> Iterator[str]:
-    """One line for each difference between a tree and the lines of its manifest.
+) -> Iterator[Difference]:
+    """The differences between a tree and the lines of its manifest.
 
-    What the manifest says was lost is not compared.
+    What the manifest says was lost is not compared.  A line that is none is a difference too.
     """
     comparison = _Comparison(tree, digests, compared)
     for line in lines:
         if not line.startswith(b"#"):
-            entry = Entry.parse(line)
-            for difference in comparison.compare(entry):
-                yield f"{_show(entry.path)}: {difference}"
+            try:
+                entry = Entry.parse(line)
+            except DuccmakeError as error:
+                yield Difference(".", f"its manifest is damaged: {error.found}")
+                continue
+            for words in comparison.compare(entry):
+                yield Difference(_show(entry.path), words)
     for path in comparison.missing():
-        yield f"{_show(path)}: its content is not there"
+        yield Difference(_show(path), "its content is not there")
     yield from comparison.unknown()
 
 
@@ -164,6 +183,7 @@ class _Comparison:
             except OSError as error:
                 yield f"cannot be read: {error.strerror}"
                 return
+            self._compared.read(found.size)
         if entry.sha256 and digest != entry.sha256:
             yield f"has the sha256 {digest}, the manifest {entry.sha256}"
 
@@ -181,7 +201,7 @@ class _Comparison:
         """Paths of files whose content was to be there, and is not."""
         return self._tree.missing(self._unread)
 
-    def unknown(self) -> Iterator[str]:
+    def unknown(self) -> Iterator[Difference]:
         """What the tree has and the manifest does not, without what is below that."""
         pending = [b"."]
         while pending:
@@ -189,14 +209,20 @@ class _Comparison:
             try:
                 entries = self._tree.entries(path)
             except OSError as error:
-                yield f"{_show(path)}: cannot be read: {error.strerror}"
+                yield Difference(_show(path), f"cannot be read: {error.strerror}")
                 continue
             for name, is_directory in sorted(entries.items()):
                 below = name if path == b"." else b"%b/%b" % (path, name)
                 if below in self._known:
                     pending += [below] * is_directory
                 elif name not in self._compared.ignored:
-                    yield f"{_show(below)}: is not in the manifest"
+                    yield Difference(_show(below), _stranger(name))
+
+
+def _stranger(name: bytes) -> str:
+    """What is said of an entry that the manifest does not have."""
+    marker = " (a whiteout's marker, as DUCC leaves them)" if name.startswith(b".wh.") else ""
+    return f"is not in the manifest{marker}"
 
 
 def _acting(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:

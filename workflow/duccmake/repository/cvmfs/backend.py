@@ -18,6 +18,7 @@ from ...errors import RepositoryError
 from ...fs.locks import held, is_held
 from ...tree.verify import Compared, Tree
 from ..commit import Others, Part
+from ..damage import Reading
 from ..edits import Edits
 from ..failures import reported
 from ..layout import Layout
@@ -149,8 +150,10 @@ class CvmfsRepository(Publisher[Opened]):
         with self._mount.reading(), super()._shown_tree(path) as tree:
             yield tree
 
-    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
-        return Compared(content=content, ignored=frozenset({MARKER}))
+    def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
+        return Compared(
+            content=reading.content, ignored=frozenset({MARKER}), read=reading.read
+        )
 
     # --- publishing -----------------------------------------------------
 
