@@ -55,6 +55,32 @@ def check_written(
         _refuse(needed[name], f"{len(missing)} objects are not stored, such as {name}")
 
 
+def all_faults(
+    catalog: CatalogFile, read: Read, is_left_out: Callable[[bytes], bool] = lambda path: False
+) -> Iterator[Fault]:
+    """What is against the rules in a catalog, and in all that hang in it.
+
+    Those that begin where ``is_left_out`` says so are only held to the one above them.  What
+    cannot be read is a fault too.
+    """
+    yield from faults(catalog)
+    nested = catalog.nested()
+    totals: list[Counters] = []
+    for path, of in sorted(nested.items()):
+        try:
+            content = read(of.hash)
+            yield from _seam_faults(catalog, path, of, content)
+            with CatalogFile.read(content, f"the catalog {of.hash}") as below:
+                totals.append(_sum(below.counters()))
+                if not is_left_out(path):
+                    yield from all_faults(below, read, is_left_out)
+        except RepositoryError as error:
+            yield path, error.found
+    subtree = catalog.counters()[1]
+    if len(totals) == len(nested) and subtree != _sum(totals):
+        yield catalog.root_prefix, "what it counts below it is not what its nested catalogs count"
+
+
 def check_catalog(catalog: CatalogFile, old: CatalogFile | None = None) -> None:
     """Hold one catalog to the rules that concern no other; ``old`` is what it was before.
 
@@ -181,14 +207,23 @@ def _check_hanging(catalog: CatalogFile, old: CatalogFile | None, read: Read) ->
 def _seam(above: CatalogFile, path: bytes, nested: Nested, read: Read) -> Counters:
     """Check that a catalog hangs as it should; what it counts, all below it included."""
     content = read(nested.hash)
+    for fault in _seam_faults(above, path, nested, content):
+        _refuse(*fault)
+    with CatalogFile.read(content) as below:
+        return _sum(below.counters())
+
+
+def _seam_faults(
+    above: CatalogFile, path: bytes, nested: Nested, content: bytes
+) -> Iterator[Fault]:
+    """What is wrong with how a catalog of that content hangs in the one above."""
     if len(content) != nested.size:
-        _refuse(path, f"its catalog has {len(content)} bytes, not {nested.size}")
+        yield path, f"its catalog has {len(content)} bytes, not {nested.size}"
     with CatalogFile.read(content, f"the catalog {nested.hash}") as below:
         if below.root_prefix != path:
-            _refuse(path, f"its catalog is that of {below.root_prefix!r}")
-        if _alike(above.row(path)) != _alike(below.row(path)):
-            _refuse(path, "its rows differ in the catalog above and in its own")
-        return _sum(below.counters())
+            yield path, f"its catalog is that of {below.root_prefix!r}"
+        elif _alike(above.row(path)) != _alike(below.row(path)):
+            yield path, "its rows differ in the catalog above and in its own"
 
 
 def _alike(row: Row | None) -> Row | None:

@@ -16,9 +16,9 @@ from ...cvmfs.storage.http import HttpStorage
 from ...cvmfs.trust import Trust
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
-from ...tree.verify import Compared, Tree
+from ...tree.verify import Compared, Digests, Tree
 from ..commit import Others, Part
-from ..damage import Reading
+from ..damage import Damage, Reading
 from ..edits import Edits
 from ..failures import reported
 from ..layout import Layout
@@ -34,6 +34,7 @@ from .revision_view import RevisionView
 from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .staging import check_public, open_storage
+from .structure import damage_above_trees, damage_of_tree
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,19 @@ class CvmfsRepository(Publisher[Opened]):
         return Compared(
             content=reading.content, ignored=frozenset({MARKER}), read=reading.read
         )
+
+    def compare(
+        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest, and what is wrong with its catalogs."""
+        yield from super().compare(path, manifest, digests, reading)
+        if self._revision is not None:
+            yield from damage_of_tree(self._revision, path)
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with the catalogs above all trees."""
+        if self._revision is not None:
+            yield from damage_above_trees(self._revision)
 
     # --- publishing -----------------------------------------------------
 
