@@ -28,6 +28,7 @@ from .settings import (
     ResolveSettings,
     Rule,
     ThinSettings,
+    VerifySettings,
     WatchSettings,
     WebhookSecrets,
     WebhookSettings,
@@ -56,6 +57,7 @@ class Config:
     image: str = ""
     digest: str = ""
     anew: tuple[str, ...] = ()
+    verify: VerifySettings = field(default_factory=VerifySettings)
     scope: str = "pending"
     adopt: bool = True
     private: Literal["allow", "refuse"] = "allow"
@@ -107,6 +109,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
         anew=tuple(plain.get("anew", default.anew)),
+        verify=_verify(plain),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),
@@ -116,6 +119,12 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),
     )
+
+
+def _verify(plain: Mapping[str, Any]) -> VerifySettings:
+    """What is to be verified stands beside its settings: it is said on the command line."""
+    asked = {name: plain[name] for name in ("content", "sample", "seed") if name in plain}
+    return VerifySettings(images=tuple(plain.get("images", ())), **asked, **plain.get("verify", {}))
 
 
 def _sources(

@@ -64,6 +64,21 @@ class ResolveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """What ``snakemake verify`` and ``snakemake repair`` are about, and how it is read.
+
+    ``images`` are names and globs over names, all where there is none.  ``sample`` is the share
+    of trees that is looked at, drawn by ``seed`` if that is not 0; a job reads ``bytes_per_second`` at most.
+    """
+
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """How often the watcher polls, and after how many seconds it tries again what failed."""
 

@@ -50,8 +50,10 @@ class Damage:
 class Reading:
     """How trees are read: with the ``content`` of files or without it.
 
-    ``read`` is told how many bytes were read, and may take its time.
+    ``read`` is told how many bytes were read, and may take its time.  ``apart`` says that
+    somebody reads the layers, so that files which a flat tree shares with them need not be.
     """
 
     content: bool = True
     read: Callable[[int], None] = at_once
+    apart: bool = False

@@ -136,9 +136,17 @@ class Repository(Protocol):
         ...
 
     def compare(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
     ) -> Iterator[Damage]:
-        """The differences between a tree and its manifest; ``digests`` are known content's."""
+        """The differences between a tree and its manifest; ``digests`` are known content's.
+
+        Files that are those of ``layers``, whose numbers entries have, are not read.
+        """
         ...
 
     def structure(self) -> Iterator[Damage]:

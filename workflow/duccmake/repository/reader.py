@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
@@ -13,7 +15,8 @@ from ..layer.measured import Measured
 from ..oci.reference import MULTIARCH, Digest
 from ..products import Product
 from ..tree.file_tree import FileTree
-from ..tree.verify import Compared, Digests, Tree, differences
+from ..tree.mtree import Entry
+from ..tree.verify import Compared, Digests, Found, Tree, differences
 from . import podman
 from .damage import Damage, Reading
 from .failures import reported
@@ -163,14 +166,27 @@ class PublishedTree:
             return list(map(str, verify_image(self, name, Reading(content))))
 
     def compare(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
     ) -> Iterator[Damage]:
-        """The differences between a tree and its manifest; ``digests`` are known content's."""
+        """The differences between a tree and its manifest; ``digests`` are known content's.
+
+        Files that are those of ``layers``, whose numbers entries have, are not read.
+        """
         if not self._view.is_file(manifest):
             yield Damage(str(path), "has no manifest")
             return
-        with self._shown_tree(path) as tree:
-            compared = self._compared(path, reading)
+        with ExitStack() as stack:
+            tree, *shared = (
+                stack.enter_context(self._shown_tree(each)) for each in (path, *layers)
+            )
+            compared = replace(
+                self._compared(path, reading), is_read_elsewhere=partial(_is_of, shared)
+            )
             for found in differences(tree, self._view.lines(manifest), digests, compared):
                 at = "" if found.path == "." else f"/{found.path}"
                 yield Damage(f"{path}{at}", found.words)
@@ -214,3 +230,13 @@ class PublishedTree:
         """What of a tree is compared."""
         by_root = (self._path / path).parent.stat().st_uid == 0
         return Compared(owners=by_root, content=reading.content, read=reading.read)
+
+
+def _is_of(layers: Sequence[Tree], entry: Entry, found: Found) -> bool:
+    """Whether what was found is the file of the layer that provides an entry."""
+    if entry.layer is None or not 0 <= entry.layer < len(layers):
+        return False
+    try:
+        return layers[entry.layer].found(entry.content_path).content == found.content
+    except OSError:
+        return False

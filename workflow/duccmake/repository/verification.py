@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property, partial
 from pathlib import PurePosixPath
@@ -54,9 +54,14 @@ class Readable(Protocol):
         ...
 
     def compare(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
     ) -> Iterator[Damage]:
-        """The differences between a tree and its manifest; ``digests`` are known content's."""
+        """The differences between a tree and its manifest."""
         ...
 
     def structure(self) -> Iterator[Damage]:
@@ -115,9 +120,8 @@ class Verification:
         self._layout = repository.view.layout
         self._configuration = configuration
         digests: Digests = {}
-        self._compare = partial(
-            repository.compare, digests=digests, reading=reading or Reading()
-        )
+        self._reading = reading or Reading()
+        self._compare = partial(repository.compare, digests=digests, reading=self._reading)
         self._checks: Mapping[Kind, Callable[[str], Iterable[Damage]]] = {
             Kind.IMAGE: self._image,
             Kind.FLAT: self._flat,
@@ -143,10 +147,10 @@ class Verification:
         if not self._view.is_dir(tree):
             yield Damage(str(tree), "is missing")
             return
-        yield from self._compare(tree, self._layout.flat_manifest(config))
-        if read_flat_tree(self._view, config) is None and self._view.is_file(
-            self._layout.flat_manifest(config)
-        ):
+        manifest, known = self._layout.flat_manifest(config), read_flat_tree(self._view, config)
+        layers = known.layers if known and self._reading.apart else ()
+        yield from self._compare(tree, manifest, layers=[*map(self._layout.layerfs, layers)])
+        if known is None and self._view.is_file(manifest):
             yield Damage(str(noted), "is missing or damaged")
 
     def _layer(self, key: str) -> Iterator[Damage]:

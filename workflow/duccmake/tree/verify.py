@@ -76,6 +76,11 @@ def at_once(size: int) -> None:
     """Nobody waits after having read ``size`` bytes."""
 
 
+def nowhere(entry: Entry, found: Found) -> bool:
+    """Nobody else reads what is found of an entry."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What is compared beside what a tree consists of.
@@ -84,13 +89,15 @@ class Compared:
     made without root has its maker's, and directories ``u+rwx``.
     ``content``: files are read; otherwise it is only seen that their content is there.
     Entries that bear a name of ``ignored`` may be there without the manifest's word.
-    ``read`` is told how many bytes of a file were read, and may take its time.
+    ``read`` is told how many bytes of a file were read, and may take its time.  What
+    ``is_read_elsewhere`` is not read here.
     """
 
     owners: bool = True
     content: bool = True
     ignored: Collection[bytes] = ()
     read: Callable[[int], None] = at_once
+    is_read_elsewhere: Callable[[Entry, Found], bool] = nowhere
 
 
 def differences(
@@ -163,7 +170,7 @@ class _Comparison:
         elif entry.kind == mtree.FILE and b"lower" not in entry.flags:
             if found.size != entry.size:
                 yield f"has {found.size} bytes, the manifest {entry.size}"
-            elif self._compared.content:
+            elif self._compared.content and not self._compared.is_read_elsewhere(entry, found):
                 yield from self._read(entry, found)
             else:
                 self._unread.append(entry.path)

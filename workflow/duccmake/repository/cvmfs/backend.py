@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -157,10 +157,15 @@ class CvmfsRepository(Publisher[Opened]):
         )
 
     def compare(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, reading: Reading
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
     ) -> Iterator[Damage]:
         """The differences between a tree and its manifest, and what is wrong with its catalogs."""
-        yield from super().compare(path, manifest, digests, reading)
+        yield from super().compare(path, manifest, digests, reading, layers)
         if self._revision is not None:
             yield from damage_of_tree(self._revision, path)
 
