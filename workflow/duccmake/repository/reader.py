@@ -14,6 +14,7 @@ from ..errors import InvalidReference
 from ..layer.measured import Measured
 from ..oci.reference import MULTIARCH, Digest
 from ..products import Product
+from ..tree.directories import Directories
 from ..tree.file_tree import FileTree
 from ..tree.mtree import Entry
 from ..tree.verify import Compared, Digests, Found, Tree, differences
@@ -180,9 +181,10 @@ class PublishedTree:
         if not self._view.is_file(manifest):
             yield Damage(str(path), "has no manifest")
             return
+        directories = Directories()
         with ExitStack() as stack:
             tree, *shared = (
-                stack.enter_context(self._shown_tree(each)) for each in (path, *layers)
+                stack.enter_context(self._shown_tree(each, directories)) for each in (path, *layers)
             )
             compared = replace(
                 self._compared(path, reading), is_read_elsewhere=partial(_is_of, shared)
@@ -221,9 +223,9 @@ class PublishedTree:
         return target == wished and self._view.is_dir(self._layout.flat(record.config))
 
     @contextmanager
-    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+    def _shown_tree(self, path: PurePosixPath, directories: Directories) -> Iterator[Tree]:
         """A tree of the repository, to be compared."""
-        with FileTree(os.fsencode(self._path / path)) as tree:
+        with FileTree(os.fsencode(self._path / path), directories) as tree:
             yield tree
 
     def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:

@@ -16,6 +16,7 @@ from ...cvmfs.storage.http import HttpStorage
 from ...cvmfs.trust import Trust
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
+from ...tree.directories import Directories
 from ...tree.verify import Compared, Digests, Tree
 from ..commit import Others, Part
 from ..damage import Damage, Reading
@@ -144,11 +145,11 @@ class CvmfsRepository(Publisher[Opened]):
             yield
 
     @contextmanager
-    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+    def _shown_tree(self, path: PurePosixPath, directories: Directories) -> Iterator[Tree]:
         if self._revision is not None:
             yield RevisionTree(self._revision.revision, self._revision.at(path))
             return
-        with self._mount.reading(), super()._shown_tree(path) as tree:
+        with self._mount.reading(), super()._shown_tree(path, directories) as tree:
             yield tree
 
     def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
