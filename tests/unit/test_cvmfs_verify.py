@@ -97,7 +97,9 @@ def through_the_mount(repository, path: PurePosixPath, manifest: PurePosixPath) 
     with FileTree(os.fsencode(repository.path / path)) as tree:
         lines = (repository.path / manifest).read_bytes().splitlines(keepends=True)
         found = differences(tree, lines, {}, compared)
-        return [str(Damage(f"{path}/{at}" if at != "." else str(path), words)) for at, words in found]
+        return [
+            str(Damage(f"{path}/{at}" if at != "." else str(path), words)) for at, words in found
+        ]
 
 
 @pytest.mark.parametrize("seed", range(8))

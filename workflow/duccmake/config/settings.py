@@ -68,7 +68,8 @@ class VerifySettings:
     """What ``snakemake verify`` and ``snakemake repair`` are about, and how it is read.
 
     ``images`` are names and globs over names, all where there is none.  ``sample`` is the share
-    of trees that is looked at, drawn by ``seed`` if that is not 0; a job reads ``bytes_per_second`` at most.
+    of trees that is looked at, drawn by ``seed`` if that is not 0.  A job reads
+    ``bytes_per_second`` at most.
     """
 
     images: tuple[str, ...] = ()

@@ -7,7 +7,6 @@ all else is held to them, to the digests in records, and to one another.  Only r
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import cached_property, partial
@@ -268,7 +267,9 @@ class Verification:
         link = self._layout.link(record.name)
         wanted = self._layout.link_target(record.name, record.config)
         if (target := self._view.target(link)) != wanted:
-            yield Damage(str(link), f"leads to {target}, not to {wanted}" if target else "is missing")
+            yield Damage(
+                str(link), f"leads to {target}, not to {wanted}" if target else "is missing"
+            )
         label, public = split_variant(record.name)
         if not label or self._view.exists(self._layout.manifest(public)):
             return  # the public name is an image of its own

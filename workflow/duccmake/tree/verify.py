@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import DuccmakeError
-
 from . import mtree
 from .attributes import OVERLAY_XATTRS
 from .mtree import LOST, Entry, encode

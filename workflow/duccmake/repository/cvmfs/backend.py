@@ -153,9 +153,7 @@ class CvmfsRepository(Publisher[Opened]):
             yield tree
 
     def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
-        return Compared(
-            content=reading.content, ignored=frozenset({MARKER}), read=reading.read
-        )
+        return Compared(content=reading.content, ignored=frozenset({MARKER}), read=reading.read)
 
     def compare(
         self,

@@ -10,8 +10,8 @@ alone, whatever else the store holds.
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `expel` layers that are not what they stand for (`StoreLayers`
 and `links_to` find them), `holds` says whether an image is there, `differences`
-whether it is whole and `index_damage` whether all of them have their layers, `IMAGES` where they all are, `published` which of them are ours,
-and `configuration` gives an image's own.
+whether it is whole and `index_damage` whether all have their layers, `IMAGES` where they
+all are, `published` which of them are ours, and `configuration` gives an image's own.
 """
 
 from .audit import StoreLayers
