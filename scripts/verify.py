@@ -1,4 +1,4 @@
-"""Say what is damaged in all that was looked at; the run ends with status 1 for it, not this job."""
+"""Say what is damaged in all that was looked at: the run fails for it, and not this job."""
 
 import sys
 from pathlib import Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -23,16 +23,17 @@ from ..registry.cached import CachedManifests
 from ..registry.client import Client
 from ..registry.places import Places
 from ..repository import podman
-from ..repository.damage import Kind, Thing
+from ..repository.damage import Kind, Reading, Thing
 from ..repository.layout import split_variant
 from ..repository.model import ImageRecord
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
+from ..repository.verification import Verification, names_of
 from ..workspace.results import content_store
 from .clients import polling_client
 from .model import PlannedImage, PlannedLayer, Problem, State
 from .plan import Plan, repositories
-from .verdict import Found, Verdict, asked_for, everything
+from .verdict import Found, Users, Verdict, asked_for, everything
 
 NOTHING_KNOWN = "nothing was verified yet: run 'snakemake verify' first"
 
@@ -103,21 +104,44 @@ class _Repairs:
             return
         is_asked_for = asked_for(self._config.verify.images)
         there = everything(self._repository)
-        users = {found.thing: there.get(found.thing, found.users) for found in verdict.found}
+        names = set(names_of(self._view))
+        users = {
+            found.thing: names.intersection(there.get(found.thing, found.users))
+            for found in verdict.found
+        }
         self._damaged = {
             found.thing: found
             for found in verdict.found
             if not self._config.verify.images
             or any(is_asked_for(split_variant(name)[1]) for name in users[found.thing])
         }
-        names = sorted({name for thing in self._damaged for name in users[thing]})
-        for name in names:
+        if verdict.sample < 1:
+            for thing in self._look_at_layers(verdict, there):
+                users[thing] = names.intersection(there[thing])
+        damaged = sorted({name for thing in self._damaged for name in users[thing]})
+        for name in damaged:
             with self._repository.reading():
                 self._plan(name, [thing for thing in self._damaged if name in users[thing]])
-        if not names:
+        if not damaged:
             for found in self._damaged.values():
                 words = f"{found.damage[0]}: it is of no image, and nothing mends it by itself"
                 self._fail(self._repository.name, words)
+
+    def _look_at_layers(self, verdict: Verdict, there: Mapping[Thing, Users]) -> Iterator[Thing]:
+        """Look at the layers of damaged flat trees, which a sample may have left out."""
+        verification = Verification(self._repository, Reading(verdict.content), self._store.get)
+        flats = {
+            name
+            for thing in self._damaged
+            if thing.kind == Kind.FLAT
+            for name in there.get(thing, ())
+        }
+        for thing, users in there.items():
+            if thing.kind == Kind.LAYER and thing not in self._damaged and flats & users.keys():
+                found = Found.of(thing, users, verification.find(thing))
+                if found is not None:
+                    self._damaged[thing] = found
+                    yield thing
 
     @property
     def missing(self) -> frozenset[Digest]:
@@ -137,8 +161,8 @@ class _Repairs:
 
     def _plan(self, name: str, things: list[Thing]) -> None:
         why = f"damaged: {self._damaged[things[0]].damage[0]}"
-        record = self._repository.description(name)
         try:
+            record = self._repository.description(name)
             image = self._image(name, record, why)
         except DuccmakeError as error:
             words = error.found + (f" ({error.hint})" if error.hint else "")

@@ -77,8 +77,12 @@ class Edits:
         return bool(self.puts or self.removals or self.catalogs)
 
     def file(self, path: PurePosixPath, content: bytes) -> None:
-        """Write a file, unless it is there with this content."""
-        if content != self.content(path):
+        """Write a file, unless it is there with this content, and can be read."""
+        try:
+            is_there = content == self.content(path)
+        except OSError:
+            is_there = False
+        if not is_there:
             self._put(path, File(content))
 
     def symlink(self, path: PurePosixPath, target: str) -> None:

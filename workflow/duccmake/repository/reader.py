@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
 from ..layer.measured import Measured
-from ..oci.reference import MULTIARCH, Digest
+from ..oci.reference import Digest
 from ..products import Product
 from ..tree.directories import Directories
 from ..tree.file_tree import FileTree
@@ -22,10 +22,11 @@ from . import podman
 from .damage import Damage, Reading
 from .failures import reported
 from .flat_trees import flat_tree, measured_layer
+from .inventory import image_names
 from .layout import Layout
 from .model import ANY_VARIANT, ImageRecord
 from .verification import verify_image
-from .view import DirectoryView, Kind, View
+from .view import DirectoryView, View
 
 log = logging.getLogger(__name__)
 
@@ -143,18 +144,8 @@ class PublishedTree:
 
         Those of images of several platforms begin with ``.multiarch``.
         """
-        base = self._layout.metadata
-
-        def is_public(path: PurePosixPath) -> bool:
-            return path.name[0] != "." or path.name == MULTIARCH
-
         with self.reading(), reported("list the images"):
-            found = [
-                str(directory.relative_to(base))
-                for directory, entries in self._view.walk(base, is_public)
-                if entries.get("manifest.json") is Kind.FILE
-            ]
-        return iter(sorted(found))
+            return iter(image_names(self._view))
 
     def verify(self, name: str, *, content: bool = True) -> list[str]:
         """Hold a published image to what it should be: one line for each thing that is wrong.

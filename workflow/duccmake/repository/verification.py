@@ -23,6 +23,7 @@ from . import adoption, podman
 from .audit import Audit
 from .damage import Damage, Kind, Reading, Thing
 from .flat_trees import measured_layer, read_flat_tree
+from .inventory import bare_links, image_names
 from .layout import split_variant
 from .model import UNMEASURED, ImageRecord
 from .view import View
@@ -38,10 +39,6 @@ class Readable(Protocol):
 
     def reading(self) -> AbstractContextManager[None]:
         """Read files of the repository inside."""
-        ...
-
-    def names(self) -> Iterator[str]:
-        """The names of all published images."""
         ...
 
     def description(self, name: str) -> ImageRecord | None:
@@ -76,13 +73,19 @@ def things_of(
     These are by name, with their manifests, which are empty where nobody can tell.
     """
     found: dict[Thing, dict[str, str]] = {}
-    names = [name for name in repository.names() if is_asked_for(split_variant(name)[1])]
-    for name in names:
+    for name in names_of(repository.view):
+        if not is_asked_for(split_variant(name)[1]):
+            continue
         record = _described(repository, name)
         manifest = str(record.manifest) if record else ""
         for thing in [Thing(Kind.IMAGE, name), *(things_in(record) if record else ())]:
             found.setdefault(thing, {})[name] = manifest
     return found
+
+
+def names_of(view: View) -> list[str]:
+    """The names of all images, also of those of which a part of the metadata is gone."""
+    return image_names(view, ("manifest.json", "record.json"))
 
 
 def things_in(record: ImageRecord) -> Iterator[Thing]:
@@ -168,11 +171,12 @@ class Verification:
     def _whole(self, name: str) -> Iterator[Damage]:
         yield from podman.index_damage(self._view)
         yield from self._repository.structure()
-        links = {split_variant(one)[1] for one in self._repository.names()}
-        links |= set(self._repository.names())
-        for path in adoption.dangling_links(self._view):
-            if path not in links:  # else its image says more
-                yield Damage(path, "is a link that leads nowhere, and of no image")
+        known = {name for one in names_of(self._view) for name in (one, split_variant(one)[1])}
+        for path in sorted(self._dangling - known):  # of others, their images say more
+            yield Damage(path, "is a link that leads nowhere, and of no image")
+        for link in bare_links(self._view):
+            if str(link) not in self._dangling:
+                yield Damage(str(link), "leads to a flat tree, and has no metadata")
 
     # --- images -------------------------------------------------------------
 

@@ -119,9 +119,7 @@ class _Repository:
         if life.failure is not None:
             return self._failing(life, life.failure, image)
         words = f"{Sync.PENDING}: {image.why}"
-        return self._image(
-            life, Sync.PENDING, self._wear(life), words, image.why, planned=image
-        )
+        return self._image(life, Sync.PENDING, self._wear(life), words, image.why, planned=image)
 
     def _unresolved(self, problem: Problem) -> Image:
         life = self._life(problem.title)
@@ -133,9 +131,7 @@ class _Repository:
     def _leaving(self, departure: Departure, life: Life | None) -> Image:
         known = life or Life(departure.name, self._now, path=departure.name)
         words = f"{Sync.LEAVING}: {departure.why}"
-        return self._image(
-            known, Sync.LEAVING, self._wear(known), words, departure.why
-        )
+        return self._image(known, Sync.LEAVING, self._wear(known), words, departure.why)
 
     def _failing(self, life: Life, failure: Failure, planned: PlannedImage | None) -> Image:
         due = self._pauses.next_try(failure)

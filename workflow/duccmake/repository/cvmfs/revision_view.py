@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
 from ...cvmfs.rows import COUNTERS, MOUNTPOINT, Row
-from ...cvmfs.storage import PUBLISHED, Storage
+from ...cvmfs.storage import PUBLISHED, DamagedObject, NotThere, Storage
 from ...cvmfs.trust import Trust
 from ..layout import Layout
 from ..view import Kind, View
@@ -84,11 +85,15 @@ class RevisionView(View):
 
     def read(self, path: PurePosixPath) -> bytes:
         """A file's content; `FileNotFoundError` where there is nothing."""
-        return self.revision.read(self.at(path))
+        return b"".join(self.pieces(path))
 
     def pieces(self, path: PurePosixPath) -> Iterator[bytes]:
         """A file's content, a piece at a time; raises as `read`."""
-        return self.revision.pieces(self.at(path))
+        try:
+            yield from self.revision.pieces(self.at(path))
+        except (NotThere, DamagedObject) as error:
+            # As a file system says it of what it cannot read.
+            raise OSError(errno.EIO, error.found, str(path)) from error
 
     def entries(self, path: PurePosixPath) -> dict[str, Kind]:
         """What is in a directory, by name; empty where there is none."""

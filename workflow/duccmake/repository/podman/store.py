@@ -15,7 +15,7 @@ from ..layout import split_variant
 from ..model import StagedImage
 from . import paths
 from .image_entries import ImageEntries
-from .index import Entry
+from .index import Entry, Index
 from .layer_entries import LayerEntries
 
 
@@ -36,6 +36,8 @@ def publish(
     wanted = any(Product.PODMAN in image.products for image in images)
     if not wanted and not edits.view.exists(paths.IMAGES_INDEX):
         return
+    if any(image.anew for image in images):
+        _begin_anew(edits)
     store = _Store(edits, trees, splits)
     for image in images:
         try:
@@ -48,6 +50,15 @@ def publish(
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
     store.save()
+
+
+def _begin_anew(edits: Edits) -> None:
+    """Begin index files anew that cannot be read: of what they had, nobody sees anything."""
+    for path in (paths.IMAGES_INDEX, paths.LAYERS_INDEX):
+        try:
+            Index(edits.content(path), edits.layout.seen(path))
+        except (OSError, RepositoryError):
+            edits.file(path, b"[]\n")
 
 
 def without(
