@@ -171,8 +171,14 @@ class _Repairs:
         except (OSError, ValueError) as error:
             self._fail(name, f"{why}; it cannot be mended: {error}")
             return
-        trees = any(thing.kind != Kind.IMAGE for thing in things)
-        self.images.append(replace(image, prepared=not trees and self._has_trees(image)))
+        prepared = not any(map(self._is_of_trees, things)) and self._has_trees(image)
+        self.images.append(replace(image, prepared=prepared))
+
+    def _is_of_trees(self, thing: Thing) -> bool:
+        """Whether something of a tree is damaged, also where its image alone tells."""
+        flats = f"{self._view.layout.flats}/"
+        damage = self._damaged[thing].damage
+        return thing.kind != Kind.IMAGE or any(one.path.startswith(flats) for one in damage)
 
     def _has_trees(self, image: PlannedImage) -> bool:
         """Whether all that an image needs of trees is there, and nothing of it is damaged."""
