@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from support.kept_state import document_of
-from support.on_disk import OnDisk
 from support.runs import REPOSITORY, fresh_work
 from support.samples import AMD64, text_image
 

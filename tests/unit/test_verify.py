@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from duccmake.demo.images import Image
+from duccmake.errors import DuccmakeError
+from duccmake.jobs.verify import conclude
+from duccmake.jobs.verify_part import Pace, verify_part
 from duccmake.oci.reference import Digest
-from support.images import LayerBuilder
+from duccmake.planning.verdict import Verdict
+from duccmake.repository.damage import Kind, Thing
+from duccmake.run.maintenance import verification
+from duccmake.tree.mtree import encode
+from duccmake.workspace.results import content_store
+from support.images import LayerBuilder, push
 from support.mending import Site
 from support.registry import FullRegistry
 from support.samples import AMD64
 from support.servers import free_port
 from support.staged_trees import listing
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
+TREES_OF = (Kind.FLAT, Kind.LAYER)
 BASE = LayerBuilder().dir("etc").file("etc/base", "of all").layer()
 
 
@@ -122,7 +132,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "extra": (lambda at: (at.flat / "opt/more").touch(), "opt/more: is not in the manifest"),
     "leftover": (lambda at: (at.flat / "opt/.wh.old").touch(), "a whiteout's marker"),
     "mode": (lambda at: (at.layer / "layerfs/opt").chmod(0o700), "opt: has the mode 0700"),
-    "setuid": (lambda at: (at.flat / "opt/tool").chmod(0o755), "has the mode 0755, the manifest 4755"),
+    "setuid": (
+        lambda at: (at.flat / "opt/tool").chmod(0o755),
+        "has the mode 0755, the manifest 4755",
+    ),
     "relinked": (lambda at: lead(at.flat / "opt/link", "/etc/shadow"), "opt/link: leads to"),
     "dangling": (lambda at: lead(at.link, "../../.flat/no/where"), "app:dangling: leads to"),
     "unlinked": (lambda at: at.link.unlink(), "app:unlinked: is missing"),
@@ -159,10 +172,15 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FullRegistry]:
     monkeypatch.chdir(tmp_path)
     with FullRegistry(tmp_path / "registry", port=free_port()) as registry:
-        yield Site(registry)
+        yield registry
+
+
+@pytest.fixture
+def site(registry: FullRegistry) -> Site:
+    return Site(registry)
 
 
 def root_of(site: Site) -> Path:
@@ -177,12 +195,7 @@ def test_each_kind_of_damage_is_found_where_it_is_and_mended(site: Site):
         damage(Place(root, site.named(tag)))
     found = site.verify(content=True)
     told = {
-        tag: [
-            str(one)
-            for thing in found
-            for one in thing.damage
-            if site.named(tag) in thing.users
-        ]
+        tag: [str(one) for thing in found for one in thing.damage if site.named(tag) in thing.users]
         for tag in (*DAMAGES, "other")
     }
     for tag, (_, words) in DAMAGES.items():
@@ -190,3 +203,238 @@ def test_each_kind_of_damage_is_found_where_it_is_and_mended(site: Site):
     assert told["other"] == []
     assert site.repair() == []
     assert site.verify(content=True) == []
+
+
+# --- generated ---
+
+NAMES = st.sampled_from(["a", "b c", "d\\", "e\n", "ä", ".wh", "-x"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
+TREES = st.dictionaries(PATHS, st.tuples(st.sampled_from([0o644, 0o4755, 0o600]), st.binary()))
+"""Files by path; what is a file and a directory at once is a directory."""
+
+
+def spoil_mode(path: Path) -> None:
+    path.chmod(stat.S_IMODE(path.stat().st_mode) ^ 0o4111)
+
+
+def spoil_content(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def spoil_type(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def spoil_owner(path: Path) -> None:
+    os.chown(path, 12, 34)
+
+
+SPOILERS: list[Callable[[Path], object]] = [
+    Path.unlink,
+    spoil_mode,
+    spoil_content,
+    spoil_type,
+    lambda path: lead(path, "elsewhere"),
+    *([spoil_owner] if os.geteuid() == 0 else []),
+]
+
+
+@given(tree=TREES, data=st.data())
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_any_damage_is_found_at_its_path_and_mended_and_no_other_tree_is_touched(
+    registry: FullRegistry, tree: dict[tuple[str, ...], tuple[int, bytes]], data: st.DataObject
+):
+    shutil.rmtree("root", ignore_errors=True)
+    shutil.rmtree("results", ignore_errors=True)
+    site = Site(registry)
+    files = {
+        "/".join(path): what
+        for path, what in tree.items()
+        if not any(other[: len(path)] == path for other in tree if other != path)
+    }
+    layer = LayerBuilder().dir("own")
+    for path, (mode, content) in files.items():
+        layer.file(f"own/{path}", content, mode=mode)
+    site.publish({"1": Image((BASE, layer.layer()), {}, platform=AMD64), "other": app("other")})
+    damaged, other = (Place(root_of(site), site.named(tag)) for tag in ("1", "other"))
+    before = untouched(other)
+    flat_or_layer = data.draw(st.sampled_from([damaged.flat, damaged.layer / "layerfs"]))
+    spoiled = [flat_or_layer / "own/extra"]
+    spoiled[0].write_text("more")
+    for path in (
+        data.draw(st.lists(st.sampled_from(sorted(files)), max_size=3, unique=True))
+        if files
+        else ()
+    ):
+        spoiled.append(flat_or_layer / "own" / path)
+        data.draw(st.sampled_from(SPOILERS))(spoiled[-1])
+    found = site.verify()
+    assert {site.named("1")} == {name for one in found for name in one.users}
+    told = {one.path for thing in found for one in thing.damage}
+    for path in spoiled:
+        assert encode(os.fsencode(path.relative_to(damaged.root))).decode() in told
+    assert site.repair() == []
+    assert site.verify(content=True) == []
+    assert untouched(other) == before
+
+
+def untouched(at: Place) -> dict[str, object]:
+    """All of the trees of an image, with what tells whether anything was made anew."""
+    return {
+        str(path): (path.lstat().st_ino, path.lstat().st_ctime_ns)
+        for tree in (at.flat, at.layer)
+        for path in (tree, *tree.rglob("*"))
+        # What is shared with a tree that is made anew gets another link, or loses one.
+        if path.is_symlink() or path.is_dir() or path.lstat().st_nlink == 2
+    }
+
+
+# --- what cannot be mended, and whom else it concerns ---
+
+
+def test_what_its_registry_has_no_more_is_said_and_stays_and_others_are_mended(site: Site):
+    images = {tag: app(tag) for tag in ("1", "2")}
+    site.publish(images)
+    gone, there = (Place(root_of(site), site.named(tag)) for tag in images)
+    for at in (gone, there):
+        (at.flat / "opt/data").write_text("damaged")
+    assert len(site.verify()) == 4
+    site.registry.store.blob_path(images["1"].layers[1].digest).unlink()
+    before = listing(gone.flat)
+    failures = site.repair()
+    assert any("404" in line for line in failures)
+    assert all(site.named("1") in line for line in failures), failures
+    assert listing(gone.flat) == before
+    assert listing(there.flat)["opt/data"][-1] == b"data of 2"
+    assert {name for one in site.verify() for name in one.users} == {site.named("1")}
+
+
+def test_an_image_that_nobody_wishes_for_any_more_is_mended_by_its_record(site: Site):
+    site.publish({tag: app(tag) for tag in ("1", "2")})
+    wishes = Path("recipe.yaml")
+    wishes.write_text(wishes.read_text().replace("app:*", "app:2"))
+    shutil.rmtree("results")
+    lost = Place(root_of(site), site.named("1"))
+    (lost.flat / "opt/data").unlink()
+    site.verify()
+    site.members["registries"] = {site.registry.host: {"scheme": "http"}}
+    assert site.repair() == []
+    assert (lost.flat / "opt/data").read_text() == "data of 1"
+
+
+def test_a_tag_that_has_moved_is_mended_as_it_was_published(site: Site):
+    site.publish({"1": app("1")})
+    at = Place(root_of(site), site.named("1"))
+    (at.flat / "opt/data").unlink()
+    site.verify()
+    push(app("2"), site.registry.host, "team/app", "1")
+    assert site.repair() == []
+    assert (at.flat / "opt/data").read_text() == "data of 1"
+
+
+def test_only_images_that_are_asked_for_are_mended_with_all_that_share_what_is_damaged(site: Site):
+    site.publish({tag: app(tag) for tag in ("1", "2", "3")})
+    at = {tag: Place(root_of(site), site.named(tag)) for tag in ("1", "2", "3")}
+    (at["1"].flat / "opt/data").unlink()
+    (at["3"].flat / "opt/data").unlink()
+    assert len(site.verify()) == 2
+    assert [image.reference.tag for image in site.planned(images=["*:1"]).images] == ["1"]
+    assert site.repair(images=["*:1"]) == []
+    assert [list(one.users) for one in site.verify()] == [[site.named("3")]]
+    [base] = {at[tag].members["layers"][0] for tag in at}
+    digits = Digest.parse(base).hex
+    (root_of(site) / ".layers" / digits[:2] / digits / "layerfs/etc/base").write_text("other")
+    site.verify()
+    assert len(site.planned(images=["*:1"]).images) == 3
+    assert site.repair(images=["*:1"]) == []
+    assert site.verify(content=True) == []
+    assert {(at[tag].flat / "etc/base").read_text() for tag in at} == {"of all"}
+
+
+def test_nothing_is_mended_before_anything_was_verified(site: Site):
+    site.publish({"1": app("1")})
+    [line] = site.repair()
+    assert "run 'snakemake verify' first" in line
+
+
+# --- what is looked at ---
+
+
+def test_a_sample_is_drawn_by_its_seed(site: Site):
+    site.publish({tag: app(tag) for tag in ("1", "2", "3")})
+
+    def drawn(**asked) -> set[Thing]:
+        _, parts = verification(site.planned(), site.config(**asked), keep=False)
+        return {thing for part in parts for thing in part.things if thing.kind in TREES_OF}
+
+    assert len(drawn()) == 7
+    assert len(drawn(sample=0.3, seed=1)) == 2
+    assert drawn(sample=0.3, seed=1) == drawn(sample=0.3, seed=1)
+    assert len({frozenset(drawn(sample=0.3, seed=seed)) for seed in range(1, 20)}) > 3
+    assert len(drawn(sample=0.0001)) == 1
+
+
+def test_what_was_found_before_stays_known_until_it_is_looked_at_again(site: Site):
+    site.publish({tag: app(tag) for tag in ("1", "2")})
+    at = Place(root_of(site), site.named("1"))
+    content = (at.flat / "opt/link").readlink()
+    times = (at.flat / "opt/link").lstat().st_mtime_ns, (at.flat / "opt").stat().st_mtime_ns
+    lead(at.flat / "opt/link", "elsewhere")
+    assert site.verify()
+    assert site.verify(images=["*:2"]) == []
+    verdict = Verdict.load(site.name)
+    assert verdict
+    assert verdict.damage_of(site.named("1"), str(at.members["manifest"]))
+    assert not verdict.damage_of(site.named("2"), "sha256:0")
+    lead(at.flat / "opt/link", str(content))
+    for path, ns in zip((at.flat / "opt/link", at.flat / "opt"), times, strict=True):
+        os.utime(path, ns=(ns, ns), follow_symlinks=False)
+    assert site.verify() == []
+    assert Verdict.load(site.name).found == ()
+
+
+def test_an_interrupted_verification_goes_on_with_the_parts_that_are_not_done(site: Site):
+    site.publish({str(tag): app(str(tag)) for tag in range(6)})
+    config = site.config(sample=0.9)
+    seed, parts = verification(site.planned(), config, keep=True)
+    assert len(parts) > 1
+    verify_part(parts[0], site.repository, content_store(), Pace(0))
+    again, same = verification(site.planned(), config, keep=True)
+    assert (again, [part.output for part in same]) == (seed, [part.output for part in parts])
+    assert parts[0].output.exists()
+    for part in parts:
+        verify_part(part, site.repository, content_store(), Pace(0))
+    list(conclude([part.output for part in parts], config, seed))
+    assert not parts[0].output.exists()
+    assert verification(site.planned(), config, keep=True)[0] != seed
+
+
+def test_a_name_that_no_image_has_is_a_mistake(site: Site):
+    site.publish({"1": app("1")})
+    with pytest.raises(DuccmakeError, match="no published image is called team/none"):
+        site.verify(images=["team/none"])
+
+
+def test_no_more_is_read_in_a_second_than_is_wished_for():
+    now = [100.0]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    pace = Pace(1000, lambda: now[0], sleep)
+    for _ in range(10):
+        pace(500)
+    assert sum(slept) == pytest.approx(5)
+    now[0] += 3600
+    slept.clear()
+    for _ in range(4):
+        pace(1000)
+    assert sum(slept) == pytest.approx(3)
