@@ -27,6 +27,7 @@ from .settings import (
     RemovalSettings,
     ResolveSettings,
     Rule,
+    Selection,
     ThinSettings,
     VerifySettings,
     WatchSettings,
@@ -57,6 +58,10 @@ class Config:
     image: str = ""
     digest: str = ""
     anew: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
     verify: VerifySettings = field(default_factory=VerifySettings)
     scope: str = "pending"
     adopt: bool = True
@@ -66,6 +71,11 @@ class Config:
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
+
+    @property
+    def selection(self) -> Selection:
+        """What is verified, or mended."""
+        return Selection(self.images, self.content, self.sample, self.seed)
 
     @classmethod
     def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
@@ -109,7 +119,11 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
         anew=tuple(plain.get("anew", default.anew)),
-        verify=_verify(plain),
+        images=tuple(plain.get("images", default.images)),
+        content=plain.get("content", default.content),
+        sample=plain.get("sample", default.sample),
+        seed=plain.get("seed", default.seed),
+        verify=VerifySettings(**plain.get("verify", {})),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),
@@ -119,12 +133,6 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         webhook=_webhook(plain.get("webhook", {}), workdir),
         events=_events(plain.get("events", {}), workdir),
     )
-
-
-def _verify(plain: Mapping[str, Any]) -> VerifySettings:
-    """What is to be verified stands beside its settings: it is said on the command line."""
-    asked = {name: plain[name] for name in ("content", "sample", "seed") if name in plain}
-    return VerifySettings(images=tuple(plain.get("images", ())), **asked, **plain.get("verify", {}))
 
 
 def _sources(

@@ -40,8 +40,8 @@ def conclude(
         verdict = replace(
             before.after(looked_at, found, there.keys() | looked_at),
             made=round(time.time(), 3),
-            content=config.verify.content,
-            sample=config.verify.sample,
+            content=config.content,
+            sample=config.sample,
             seed=seed,
             verified=dict(Counter(thing.kind for thing in looked_at)),
         )

@@ -102,7 +102,7 @@ class _Repairs:
         if verdict is None:
             self._fail(self._repository.name, NOTHING_KNOWN)
             return
-        is_asked_for = asked_for(self._config.verify.images)
+        is_asked_for = asked_for(self._config.images)
         there = everything(self._repository)
         names = set(names_of(self._view))
         users = {
@@ -112,7 +112,7 @@ class _Repairs:
         self._damaged = {
             found.thing: found
             for found in verdict.found
-            if not self._config.verify.images
+            if not self._config.images
             or any(is_asked_for(split_variant(name)[1]) for name in users[found.thing])
         }
         if verdict.sample < 1:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..config.settings import VerifySettings
+from ..config.settings import Selection
 from ..fs.files import remove_tree, write_atomically
 from ..oci.globs import any_of
 from ..repository.damage import Damage, Kind, Thing
@@ -201,13 +201,13 @@ def asked_for(globs: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: pattern.fullmatch(name) is not None
 
 
-def parts_of(repository: Repository, settings: VerifySettings, seed: int) -> list[Part]:
+def parts_of(repository: Repository, selection: Selection, seed: int) -> list[Part]:
     """What is to be looked at, in parts that stay the same while what is in them does."""
     with repository.reading():
-        things: dict[Thing, Users] = dict(things_of(repository, asked_for(settings.images)))
-    if settings.sample < 1:
-        things = _sampled(things, settings.sample, seed)
-    if not settings.images:
+        things: dict[Thing, Users] = dict(things_of(repository, asked_for(selection.images)))
+    if selection.sample < 1:
+        things = _sampled(things, selection.sample, seed)
+    if not selection.images:
         things[Thing(Kind.REPOSITORY, repository.name)] = {}
     number = 1
     while number * _TOGETHER < len(things) and number < _MOST_PARTS:
@@ -216,7 +216,7 @@ def parts_of(repository: Repository, settings: VerifySettings, seed: int) -> lis
     for thing, users in things.items():
         share = int(hashlib.sha256(str(thing).encode()).hexdigest()[:8], 16) % number
         shares.setdefault(share, {})[thing] = users
-    return [Part(repository.name, settings.content, shares[share]) for share in sorted(shares)]
+    return [Part(repository.name, selection.content, shares[share]) for share in sorted(shares)]
 
 
 def _sampled(things: Mapping[Thing, Users], share: float, seed: int) -> dict[Thing, Users]:
@@ -227,13 +227,13 @@ def _sampled(things: Mapping[Thing, Users], share: float, seed: int) -> dict[Thi
     return {thing: users for thing, users in things.items() if thing in chosen}
 
 
-def draw(settings: VerifySettings, *, keep: bool) -> int:
+def draw(selection: Selection, *, keep: bool) -> int:
     """What a sample is drawn by: what is asked for, or by what one was that did not end.
 
     With ``keep`` it is kept until `forget`.
     """
-    if settings.seed or settings.sample == 1:
-        return settings.seed
+    if selection.seed or selection.sample == 1:
+        return selection.seed
     try:
         return int(SEED.read_text())
     except (OSError, ValueError):

@@ -46,15 +46,15 @@ def verification(plan: Plan, config: Config, *, keep: bool) -> tuple[int, list[P
 
     With ``keep`` jobs can do it, and another run can go on with it.
     """
-    seed = draw(config.verify, keep=keep)
+    seed = draw(config.selection, keep=keep)
     parts = [
         part
         for name in repositories(plan)
-        for part in parts_of(open_repository(config.repository, name), config.verify, seed)
+        for part in parts_of(open_repository(config.repository, name), config.selection, seed)
     ]
-    if config.verify.images and not any(part.things for part in parts):
+    if config.images and not any(part.things for part in parts):
         raise DuccmakeError(
-            f"no published image is called {' or '.join(config.verify.images)}",
+            f"no published image is called {' or '.join(config.images)}",
             step="verify",
             hint="a '*' in it stands for any text",
         )

@@ -52,11 +52,11 @@ def _looked_at_again(name: str, config: Config) -> Iterator[Result]:
         return
     repository = open_repository(config.repository, name)
     verification = Verification(repository, Reading(verdict.content), content_store().get)
-    there, is_asked_for = everything(repository), asked_for(config.verify.images)
+    there, is_asked_for = everything(repository), asked_for(config.images)
     still: list[Found] = []
     for found in verdict.found:
         users = there.get(found.thing, found.users)
-        if config.verify.images and not any(is_asked_for(split_variant(one)[1]) for one in users):
+        if config.images and not any(is_asked_for(split_variant(one)[1]) for one in users):
             still.append(found)
             continue
         again = Found.of(found.thing, users, verification.find(found.thing))
