@@ -19,6 +19,7 @@ from duccmake.jobs.publish_image import learn, publish_ready
 from duccmake.jobs.verify import conclude
 from duccmake.jobs.verify_part import Pace, verify_part
 from duccmake.layer.unpack import unpack_layer
+from duccmake.planning.model import PlannedImage
 from duccmake.planning.plan import Plan, keeping
 from duccmake.planning.planner import make_plan
 from duccmake.planning.repairs import plan_repairs
@@ -114,11 +115,13 @@ class Site:
                     self._unpack(plan, key, client)
                 except DuccmakeError as error:
                     failures.append(str(error))
-        for image in plan.wanted:
-            try:
-                self._publish(plan, image)
-            except DuccmakeError as error:
-                failures.append(str(error.within(image=image.title)))
+        # All is staged first, so that few commits take all of it along.
+        for step in (self._flatten, self._publish):
+            for image in plan.wanted:
+                try:
+                    step(plan, image)
+                except DuccmakeError as error:
+                    failures.append(str(error.within(image=image.title)))
         for path in list(staged()):
             remove_tree(path)
         return failures
@@ -139,25 +142,28 @@ class Site:
         )
         blob.unlink()
 
-    def _publish(self, plan: Plan, image: Any) -> None:
-        config, repository = self.config(), self.repository
-        layers, flats = plan.staged_paths(self.name), plan.flat_paths(self.name)
-        if not image.prepared:
+    def _flatten(self, plan: Plan, image: PlannedImage) -> None:
+        config = self.config()
+        flat = plan.flat_paths(self.name)[str(image.tree)]
+        if not image.prepared and not flat.exists():
             stage_flat_tree(
                 image,
-                repository,
+                self.repository,
                 content_store(),
-                flats[str(image.tree)].parent,
-                staged=layers,
+                flat.parent,
+                staged=plan.staged_paths(self.name),
                 mount_points=config.flat.mount_points,
                 staging=open_staging(config.repository, self.name),
             )
+
+    def _publish(self, plan: Plan, image: PlannedImage) -> None:
+        config = self.config()
         publish_ready(
             image,
             plan.wanted,
-            repository,
-            layers=layers,
-            flats=flats,
+            self.repository,
+            layers=plan.staged_paths(self.name),
+            flats=plan.flat_paths(self.name),
             store=content_store(),
             keep=keeping(plan, config, self.name),
         )

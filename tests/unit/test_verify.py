@@ -172,11 +172,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FullRegistry]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("duccmake.fs.syscalls.sync_filesystem", lambda path: None)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    with FullRegistry(tmp_path / "registry", port=free_port()) as registry:
+def registry(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FullRegistry]:
+    monkeypatch.chdir(memory)
+    with FullRegistry(memory / "registry", port=free_port()) as registry:
         yield registry
 
 

@@ -85,6 +85,13 @@ class Edits:
         if not is_there:
             self._put(path, File(content))
 
+    def begin_anew(self, path: PurePosixPath) -> None:
+        """Take a file that cannot be read for an empty one."""
+        try:
+            self.content(path)
+        except OSError:
+            self._put(path, File(b""))
+
     def symlink(self, path: PurePosixPath, target: str) -> None:
         """Make a symlink, or point it elsewhere, unless it is there as it shall be."""
         have = self.puts.get(path)
