@@ -137,7 +137,7 @@ def test_entries_that_are_wrong_are_found_by_catalogs_and_mended(
         f"{flat}/opt/link: leads to /etc/shadow",
         f"{flat}/opt/tool: has the mode 0755, the manifest 4755",
         f"{flat}/opt/tool: belongs to (12, 0)",
-        f"{site.named('link')}: leads to ../../.flat/00/00",
+        f"{site.named('link')}: the link leads to ../../.flat/00/00",
         f"{layout.layerfs(lost.layers[1])}: is missing",
     ):
         assert any(line.startswith(words) for line in told), (words, told)

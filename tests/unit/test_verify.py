@@ -137,8 +137,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "has the mode 0755, the manifest 4755",
     ),
     "relinked": (lambda at: lead(at.flat / "opt/link", "/etc/shadow"), "opt/link: leads to"),
-    "dangling": (lambda at: lead(at.link, "../../.flat/no/where"), "app:dangling: leads to"),
-    "unlinked": (lambda at: at.link.unlink(), "app:unlinked: is missing"),
+    "dangling": (
+        lambda at: lead(at.link, "../../.flat/no/where"),
+        "app:dangling: the link leads to",
+    ),
+    "unlinked": (lambda at: at.link.unlink(), "app:unlinked: the link is missing"),
     "lost-layer": (lambda at: shutil.rmtree(at.layer), "layerfs: is missing"),
     "lost-flat": (lambda at: shutil.rmtree(at.flat), "is missing"),
     "measured": (

@@ -272,16 +272,17 @@ class Verification:
         wanted = self._layout.link_target(record.name, record.config)
         if (target := self._view.target(link)) != wanted:
             yield Damage(
-                str(link), f"leads to {target}, not to {wanted}" if target else "is missing"
+                str(link),
+                f"the link leads to {target}, not to {wanted}" if target else "the link is missing",
             )
         label, public = split_variant(record.name)
         if not label or self._view.exists(self._layout.manifest(public)):
             return  # the public name is an image of its own
         shown = self._layout.link(public)
         if not self._view.target(shown):
-            yield Damage(str(shown), "is missing")
+            yield Damage(str(shown), "the link is missing")
         elif not self._repository.variant(public) or public in self._dangling:
-            yield Damage(str(shown), "does not lead to the image of a platform")
+            yield Damage(str(shown), "the link does not lead to the image of a platform")
 
     def _config(self, digest: Digest) -> bytes:
         content = self._configuration(digest)
