@@ -11,7 +11,7 @@ from ..oci.content_store import ContentStore
 from ..planning.verdict import Found, Part
 from ..repository.damage import Reading
 from ..repository.protocol import Repository
-from ..repository.verification import Verification
+from ..repository.verification import Verification, is_used
 
 
 class Pace:
@@ -41,8 +41,13 @@ def verify_part(part: Part, repository: Repository, store: ContentStore, pace: P
     """What is damaged in a part, which is written for who asked for all of it."""
     reading = Reading(part.content, pace, apart=True)
     verification = Verification(repository, reading, store.get)
-    found = [Found.of(thing, of, verification.find(thing)) for thing, of in part.things.items()]
-    damaged = [one for one in found if one is not None]
+    damaged = []
+    for thing, users in part.things.items():
+        found = Found.of(thing, users, verification.find(thing))
+        # Somebody may have published, or removed, just that: then a second look tells.
+        if found and is_used(repository, thing, users):
+            again = Found.of(thing, users, Verification(repository, reading, store.get).find(thing))
+            damaged += [again] if again else []
     members = [one.to_json() for one in damaged]
     write_atomically(part.output, json.dumps(members, indent=1).encode() + b"\n")
     return damaged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
-from ..layer.measured import Measured
+from ..layer.measured import STAGED, Measured
 from ..oci.reference import Digest
 from ..products import Product
 from ..tree.directories import Directories
@@ -221,8 +222,21 @@ class PublishedTree:
 
     def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
         """What of a tree is compared."""
-        by_root = (self._path / path).parent.stat().st_uid == 0
-        return Compared(owners=by_root, content=reading.content, read=reading.read)
+        above = path.parent
+        return Compared(
+            owners=(self._path / above).stat().st_uid == 0,
+            content=reading.content,
+            read=reading.read,
+            opaque=_marks_opaque(self._view.content(above / ".metadata" / STAGED)),
+        )
+
+
+def _marks_opaque(summary: bytes) -> bool:
+    """Whether all opaque directories of a layer could be marked, by what its unpacker noted."""
+    try:
+        return "opaque" not in json.loads(summary).get("lost", {})
+    except (ValueError, AttributeError):
+        return False
 
 
 def _is_of(layers: Sequence[Tree], entry: Entry, found: Found) -> bool:

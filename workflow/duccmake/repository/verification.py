@@ -98,6 +98,18 @@ def things_in(record: ImageRecord) -> Iterator[Thing]:
         yield Thing(Kind.LAYER, str(digest))
 
 
+def is_used(repository: Readable, thing: Thing, users: Collection[str]) -> bool:
+    """Whether one of those who had a thing has it still, as far as can be told."""
+    if thing.kind == Kind.REPOSITORY:
+        return True
+    names = set(users) & set(names_of(repository.view))
+    records = [_described(repository, name) for name in names]
+    return any(
+        record is None or thing.kind == Kind.IMAGE or thing in things_in(record)
+        for record in records
+    )
+
+
 def _described(repository: Readable, name: str) -> ImageRecord | None:
     with suppress(DuccmakeError):
         return repository.description(name)

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from ..errors import DuccmakeError
 from . import mtree
-from .attributes import OVERLAY_XATTRS
+from .attributes import OPAQUE_XATTRS, OVERLAY_XATTRS
 from .mtree import LOST, Entry, encode
 
 Digests = dict[Hashable, str]
@@ -89,7 +89,8 @@ class Compared:
     ``content``: files are read; otherwise it is only seen that their content is there.
     Entries that bear a name of ``ignored`` may be there without the manifest's word.
     ``read`` is told how many bytes of a file were read, and may take its time.  What
-    ``is_read_elsewhere`` is not read here.
+    ``is_read_elsewhere`` is not read here.  ``opaque``: directories that hide what lower layers
+    have in them are marked so.
     """
 
     owners: bool = True
@@ -97,6 +98,7 @@ class Compared:
     ignored: Collection[bytes] = ()
     read: Callable[[int], None] = at_once
     is_read_elsewhere: Callable[[Entry, Found], bool] = nowhere
+    opaque: bool = False
 
 
 def differences(
@@ -194,6 +196,9 @@ class _Comparison:
             yield f"has the sha256 {digest}, the manifest {entry.sha256}"
 
     def _xattrs(self, entry: Entry, lost: set[bytes]) -> Iterator[str]:
+        is_to_hide = self._compared.opaque and b"opaque" in entry.flags
+        if is_to_hide and OPAQUE_XATTRS.isdisjoint(self._tree.xattrs(entry.path)):
+            yield "lacks the mark of an opaque directory"
         if not self._compared.owners or b"xattrs" in lost:
             return
         found, wanted = _acting(self._tree.xattrs(entry.path)), _acting(dict(entry.xattrs))
