@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from duccmake.cvmfs.changes import Changes
+from duccmake.cvmfs.edited import Edited
 from duccmake.cvmfs.names import storage_path
 from duccmake.cvmfs.objects import Objects, names_of
 from duccmake.demo.images import Image
-from support.cvmfs_commits import commit, newest, settings_of
+from support.cvmfs_commits import commit, manifest_of, newest, settings_of
 from support.cvmfs_repositories import Real, StandIn
 from support.images import LayerBuilder
 from support.mending import Site
@@ -65,7 +66,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-SPOILERS: dict[str, Callable[[Path], object]] = {"gone": Path.unlink, "altered": alter, "cut": cut}
+SPOILERS: dict[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "altered": alter,
+    "cut": cut,
+    "emptied": lambda path: path.write_bytes(b""),
+}
 
 
 def test_objects_that_are_damaged_are_found_and_stored_anew(site: Site, cvmfs: StandIn | Real):
@@ -145,3 +151,55 @@ def test_entries_that_are_wrong_are_found_by_catalogs_and_mended(
     assert site.repair() == []
     assert site.verify(content=True) == []
     assert cvmfs.problems() == ""
+
+
+def test_catalogs_that_are_gone_are_found_and_made_anew(site: Site, cvmfs: StandIn | Real):
+    site.publish({tag: app(tag) for tag in ("layer", "flat", "other")})
+    repository = site.repository
+    layout = repository.view.layout
+    _, _, directory = settings_of(cvmfs).upstream.split(",", 2)
+    for tag in ("layer", "flat"):
+        record = repository.record(site.named(tag))
+        tree = layout.layerfs(record.layers[1]) if tag == "layer" else layout.flat(record.config)
+        with newest(cvmfs) as revision:
+            name = revision.name_of_catalog(f"/{tree}".encode()).hash
+        (Path(directory) / storage_path(f"{name}C")).unlink()
+    found = site.verify()
+    assert {name for one in found for name in one.users} == {
+        site.named(tag) for tag in ("layer", "flat")
+    }
+    assert site.repair() == []
+    assert site.verify(content=True) == []
+    assert cvmfs.problems() == ""
+
+
+def test_what_the_repository_itself_lacks_is_found_and_nothing_mends_it(
+    site: Site, cvmfs: StandIn | Real
+):
+    site.publish({"1": app("1")})
+    _, _, directory = settings_of(cvmfs).upstream.split(",", 2)
+    manifest = manifest_of(cvmfs)
+    letter = "X" if cvmfs.real else "H"
+    (Path(directory) / storage_path(f"{manifest.get(letter)}{letter}")).unlink()
+    [found] = site.verify()
+    assert found.users == {}
+    assert "names the object" in str(found.damage[0])
+    assert any("nothing mends it by itself" in line for line in site.repair())
+
+
+def test_counters_that_others_have_written_wrong_are_no_damage(
+    site: Site, cvmfs: StandIn | Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    site.publish({"1": app("1")})
+    (tmp_path / "objects").mkdir()
+    content = Edited.content
+
+    def miscounted(self, own, subtree, properties):
+        return content(self, own, tuple(value + 2 for value in subtree), properties)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Edited, "content", miscounted)
+        commit(
+            cvmfs, Objects(tmp_path / "objects"), lambda changes: changes.put_file(b"/new", b"new")
+        )
+    assert site.verify() == []

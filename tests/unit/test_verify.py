@@ -375,6 +375,23 @@ def test_only_images_that_are_asked_for_are_mended_with_all_that_share_what_is_d
     assert {(at[tag].flat / "etc/base").read_text() for tag in at} == {"of all"}
 
 
+def test_images_of_one_configuration_over_other_blobs_are_whole_and_mended_together(site: Site):
+    own = LayerBuilder().dir("opt").file("opt/data", "data")
+    gzipped, plain = (Image((BASE, own.layer(how)), {}, platform=AMD64) for how in ("gzip", "none"))
+    assert gzipped.config_bytes == plain.config_bytes
+    site.publish({"1": gzipped, "2": plain})
+    assert site.verify(content=True) == []
+    at = Place(root_of(site), site.named("2"))
+    (at.flat / "opt/data").unlink()
+    (at.layer / "layerfs/opt/data").unlink()
+    assert {name for one in site.verify() for name in one.users} == {
+        site.named("1"),
+        site.named("2"),
+    }
+    assert site.repair() == []
+    assert site.verify(content=True) == []
+
+
 def test_nothing_is_mended_before_anything_was_verified(site: Site):
     site.publish({"1": app("1")})
     [line] = site.repair()

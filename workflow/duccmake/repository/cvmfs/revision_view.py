@@ -44,7 +44,8 @@ class RevisionView(View):
         self._trust = trust
 
     @cached_property
-    def _manifest(self) -> Manifest:
+    def manifest(self) -> Manifest:
+        """What says which revision is the newest."""
         published = self._storage.file(PUBLISHED)
         if self._trust is not None:
             self._trust.check(self._storage, published)
@@ -53,18 +54,18 @@ class RevisionView(View):
     @property
     def number(self) -> int:
         """The number of the revision that is shown."""
-        return self._manifest.revision
+        return self.manifest.revision
 
     @cached_property
     def revision(self) -> Revision:
         """The revision that is shown."""
-        manifest = self._manifest
+        manifest = self.manifest
         cache = self._cache if self._cache and os.access(self._cache, os.W_OK) else None
         return Revision(self._storage, manifest.root, cache, size=manifest.root_size)
 
     def renew(self) -> None:
         """Show what is newest from now on."""
-        self.__dict__.pop("_manifest", None)
+        self.__dict__.pop("manifest", None)
         if (shown := self.__dict__.pop("revision", None)) is not None:
             shown.close()
 

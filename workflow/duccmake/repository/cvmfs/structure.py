@@ -7,8 +7,13 @@ from pathlib import PurePosixPath
 
 from ...cvmfs.catalog import CatalogFile
 from ...cvmfs.check import Fault, all_faults
+from ...cvmfs.names import storage_path
+from ...cvmfs.storage import PUBLISHED
 from ..damage import Damage
 from .revision_view import RevisionView
+
+_NAMED = "HMX"
+"""The letters of a manifest that name objects: tags, metainfo, certificate."""
 
 
 def damage_of_tree(view: RevisionView, path: PurePosixPath) -> Iterator[Damage]:
@@ -20,7 +25,14 @@ def damage_of_tree(view: RevisionView, path: PurePosixPath) -> Iterator[Damage]:
 
 
 def damage_above_trees(view: RevisionView) -> Iterator[Damage]:
-    """What is wrong with the catalogs that are of no layer and of no flat tree."""
+    """What is wrong with the catalogs that are of no layer and of no flat tree.
+
+    What the manifest names besides them is looked for, too.
+    """
+    values = ((letter, view.manifest.get(letter)) for letter in _NAMED)
+    named = {value + letter for letter, value in values if value.strip("0")}
+    for name in sorted(named - view.revision.storage.has(named)):
+        yield Damage(PUBLISHED, f"names the object {storage_path(name)}, which is not there")
     tops = [view.at(top) + b"/" for top in (view.layout.layers, view.layout.flats)]
 
     def is_tree(path: bytes) -> bool:
