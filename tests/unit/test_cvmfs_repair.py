@@ -89,7 +89,7 @@ def test_objects_that_are_damaged_are_found_and_stored_anew(site: Site, cvmfs: S
         ),
     }
     ways = itertools.cycle(SPOILERS)
-    tags = [f"{file}-{next(ways)}" for file in [*files, "data", "record"]]
+    tags = [f"{file}-{next(ways)}" for file in [*files, "data", "manifest"]]
     site.publish({tag: app(tag) for tag in (*tags, "other")})
     assert site.verify(content=True) == []
     repository = site.repository
