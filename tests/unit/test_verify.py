@@ -450,6 +450,21 @@ def test_an_interrupted_verification_goes_on_with_the_parts_that_are_not_done(si
     assert verification(site.planned(), config, keep=True)[0] != seed
 
 
+def test_what_somebody_removes_meanwhile_is_no_damage(site: Site):
+    site.publish({tag: app(tag) for tag in ("1", "2")})
+    _, parts = verification(site.planned(), site.config(), keep=True)
+    at = Place(root_of(site), site.named("1"))
+    for path in (at.flat, at.layer, at.record.parent):
+        shutil.rmtree(path)
+    at.link.unlink()
+    found = [
+        one
+        for part in parts
+        for one in verify_part(part, site.repository, content_store(), Pace(0))
+    ]
+    assert [one for one in found if site.named("1") in one.users] == []
+
+
 def test_a_name_that_no_image_has_is_a_mistake(site: Site):
     site.publish({"1": app("1")})
     with pytest.raises(DuccmakeError, match="no published image is called team/none"):
