@@ -195,7 +195,7 @@ def test_counters_that_others_have_written_wrong_are_no_damage(
     content = Edited.content
 
     def miscounted(self, own, subtree, properties):
-        return content(self, own, tuple(value + 2 for value in subtree), properties)
+        return content(self, tuple(value + 2 for value in own), subtree, properties)
 
     with monkeypatch.context() as patch:
         patch.setattr(Edited, "content", miscounted)
