@@ -356,6 +356,23 @@ def test_a_tag_that_has_moved_is_mended_as_it_was_published(site: Site):
     assert (at.flat / "opt/data").read_text() == "data of 1"
 
 
+def test_an_image_of_ducc_is_looked_through_and_converted(site: Site):
+    site.members["products"] = ["layers", "flat"]
+    site.publish({tag: app(tag) for tag in ("1", "2")})
+    at = Place(root_of(site), site.named("1"))
+    layer, flat, metadata = at.layer, at.flat, at.flat_metadata
+    marker = flat / "opt/.wh.gone"
+    marker.touch()
+    shutil.rmtree(metadata)
+    for one in (layer / ".metadata/tree.mtree", layer / ".metadata/layers.json", at.record):
+        one.unlink()
+    told = [str(damage) for one in site.verify() for damage in one.damage]
+    assert any(".wh.gone: is a whiteout's marker" in line for line in told)
+    assert site.repair() == []
+    assert not marker.exists()
+    assert site.verify(content=True) == []
+
+
 def test_only_images_that_are_asked_for_are_mended_with_all_that_share_what_is_damaged(site: Site):
     site.publish({tag: app(tag) for tag in ("1", "2", "3")})
     at = {tag: Place(root_of(site), site.named(tag)) for tag in ("1", "2", "3")}

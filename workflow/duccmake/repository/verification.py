@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -136,6 +136,8 @@ class Verification:
         digests: Digests = {}
         self._reading = reading or Reading()
         self._compare = partial(repository.compare, digests=digests, reading=self._reading)
+        # They tell of all images, and may be large.
+        self._indexes = cache(partial(podman.read_indexes, self._view))
         self._checks: Mapping[Kind, Callable[[str], Iterable[Damage]]] = {
             Kind.IMAGE: self._image,
             Kind.FLAT: self._flat,
@@ -206,7 +208,7 @@ class Verification:
         else:
             yield from self._metadata(record)
             yield from self._links(record)
-            yield from podman.differences(self._view, record, self._compare)
+            yield from podman.differences(self._view, record, self._compare, self._indexes)
 
     def _left_by_ducc(self, name: str, record: ImageRecord | None) -> Iterator[Damage]:
         """What of an image that DUCC made can be told without a manifest of its trees."""

@@ -15,7 +15,7 @@ all are, `published` which of them are ours, and `configuration` gives an image'
 """
 
 from .audit import StoreLayers
-from .check import differences, index_damage
+from .check import differences, index_damage, read_indexes
 from .paths import IMAGES
 from .standing import configuration, holds, links_to, published
 from .store import expel, publish, without
@@ -33,5 +33,6 @@ __all__ = [
     "own_trees",
     "publish",
     "published",
+    "read_indexes",
     "without",
 ]

@@ -19,16 +19,25 @@ from .standing import has_own_tree
 
 Compare = Callable[[PurePosixPath, PurePosixPath], Iterator[Damage]]
 
+Indexes = tuple[Index, Index]
+"""Those of images and of layers."""
 
-def differences(view: View, record: ImageRecord, compare: Compare) -> Iterator[Damage]:
+
+def differences(
+    view: View,
+    record: ImageRecord,
+    compare: Compare,
+    indexes: Callable[[], Indexes] | None = None,
+) -> Iterator[Damage]:
     """What is not as it should be with an image of the store.
 
-    ``compare`` gives the differences between a tree and its manifest.
+    ``compare`` gives the differences between a tree and its manifest, ``indexes`` what
+    `read_indexes` does, for those who ask about many images.
     """
     if Product.PODMAN not in record.products:
         return
     try:
-        images, layers = _indexes(view)
+        images, layers = indexes() if indexes else read_indexes(view)
         image = images.entries[record.config.hex]
         if image["published"].get(record.name) != str(record.manifest):
             yield _damage(f"does not know the image as {record.name}")
@@ -57,7 +66,7 @@ def index_damage(view: View) -> Iterator[Damage]:
     if not view.exists(paths.IMAGES_INDEX):
         return
     try:
-        images, layers = _indexes(view)
+        images, layers = read_indexes(view)
     except FileNotFoundError:
         yield _damage(f"{paths.LAYERS_INDEX} is missing")
         return
@@ -75,7 +84,8 @@ def index_damage(view: View) -> Iterator[Damage]:
             identity = layers.entries[identity].get("parent", "")
 
 
-def _indexes(view: View) -> tuple[Index, Index]:
+def read_indexes(view: View) -> Indexes:
+    """The index files of images and of layers; `OSError`, or `RepositoryError` if damaged."""
     images, layers = (
         Index(view.read(path), view.layout.seen(path))
         for path in (paths.IMAGES_INDEX, paths.LAYERS_INDEX)
