@@ -188,6 +188,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "no-manifest": (lambda at: at.manifest.unlink(), "manifest.json: is missing"),
 }
 
+if os.geteuid() != 0:  # then neither can be made
+    del DAMAGES["unhidden"], DAMAGES["unhides"]
+
 
 @pytest.fixture
 def registry(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FullRegistry]:

@@ -123,6 +123,10 @@ def differences(
     yield from comparison.unknown()
 
 
+_NOT_MADE = frozenset({b"device", b"devices", b"names"})
+"""Losses with which an entry is not there at all."""
+
+
 class _Comparison:
     def __init__(self, tree: Tree, digests: Digests, compared: Compared) -> None:
         self._tree = tree
@@ -138,7 +142,7 @@ class _Comparison:
             found = self._tree.found(entry.path)
         except OSError as error:
             # A hard link to a lower layer is there once a chain has put its file there.
-            if not lost and (b"lower" not in entry.flags or entry.sha256):
+            if lost.isdisjoint(_NOT_MADE) and (b"lower" not in entry.flags or entry.sha256):
                 yield f"cannot be read: {error.strerror}"
             return
         if found.kind != entry.kind:
