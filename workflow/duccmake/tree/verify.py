@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -143,7 +145,10 @@ class _Comparison:
         except OSError as error:
             # A hard link to a lower layer is there once a chain has put its file there.
             if lost.isdisjoint(_NOT_MADE) and (b"lower" not in entry.flags or entry.sha256):
-                yield f"cannot be read: {error.strerror}"
+                # A file system says more of what is below something that is no directory.
+                gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+                why = os.strerror(errno.ENOENT) if gone else error.strerror
+                yield f"cannot be read: {why}"
             return
         if found.kind != entry.kind:
             yield f"is a {found.kind.decode()}, the manifest has a {entry.kind.decode()}"
