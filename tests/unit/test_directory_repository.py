@@ -630,7 +630,7 @@ def test_verify_finds_each_kind_of_damage(repository, staging, spoil, says):
     assert repository.verify(NAME) == []
     flat = flat_of(repository, image)
     spoil(flat)
-    where = f".flat/{image.config.prefix}/{image.config.hex}: "
+    where = f".flat/{image.config.prefix}/{image.config.hex}/"
     lines = repository.verify(NAME)
     assert [line for line in lines if line.startswith(where + says)], lines
 

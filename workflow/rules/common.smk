@@ -99,6 +99,7 @@ wildcard_constraints:
     gate=r"[0-9]+",
     departures=r"[0-9a-f]{12}",
     garbage=r"[0-9a-f]{12}",
+    part=r"[0-9a-f]{12}",
 
 
 # Who only looks need not wait for a run that is under way, nor for any registry.
@@ -186,7 +187,9 @@ onstart:
 
 
 onsuccess:
-    end_run()
+    # What was made anew may be damaged still.
+    if end_run().counts.get("damaged"):
+        sys.exit(1)
 
 
 onerror:
@@ -260,13 +263,8 @@ def end_run():
 def get_targets():
     """All that the run is about: images to publish, and problems to fail with."""
     published = [get_receipt(image) for image in plan.wanted]
-    problems = [
-        f"results/problems/{problem.number}"
-        for problem in plan.problems
-        if not (problem.ignorable or problem.until)
-    ]
     thins = [str(thin.output) for thin in plan.thins]
-    return or_nothing(published + thins + problems + get_removals())
+    return or_nothing(published + thins + get_problems() + get_removals())
 
 
 def get_receipt(image):
@@ -323,6 +321,28 @@ def get_collections(tell=False):
 def get_adoptions():
     """What says that images of DUCC's are taken over."""
     return [get_receipt(image) for image in adopting(plan)]
+
+
+@functools.cache
+def get_verification():
+    """What a sample is drawn by, and the parts of what is to be verified."""
+    config = plan.config_in(Path.cwd())
+    keep = not workflow.output_settings.dryrun
+    return in_words(maintenance.verification, plan, config, keep=keep)
+
+
+def get_repairs():
+    """What says that damaged images are published anew, and why others cannot be."""
+    return [get_receipt(image) for image in plan.wanted] + get_problems()
+
+
+def get_problems():
+    """What reports wishes that cannot be followed."""
+    return [
+        f"results/problems/{problem.number}"
+        for problem in plan.problems
+        if not (problem.ignorable or problem.until)
+    ]
 
 
 def get_pruning(wildcards):

@@ -83,6 +83,42 @@ rule adopt:
         lambda wildcards: or_nothing(get_adoptions()),
 
 
+rule verify_part:
+    """Hold a part of what is published to what it was published as."""
+    output:
+        "results/{repository}/verified/{part}.json",
+    log:
+        "logs/verify_part/{repository}/{part}.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Verify a part of {wildcards.repository}"
+    shell:
+        "job verify_part {log:q} {output:q} {wildcards.repository:q} {wildcards.part}"
+
+
+rule verify:
+    """What is published held to what it was published as; ends with status 1 if it is not so."""
+    input:
+        lambda wildcards: [str(part.output) for part in get_verification()[1]],
+    log:
+        "logs/verify.log",
+    conda:
+        "../../environment.yml"
+    params:
+        seed=lambda wildcards: get_verification()[0],
+    message:
+        "Say what is damaged"
+    shell:
+        "job verify {log:q} {params.seed} {input:q}"
+
+
+rule repair:
+    """What was found damaged made anew, where its registry still has it."""
+    input:
+        lambda wildcards: or_nothing(get_repairs()),
+
+
 rule status:
     """How each image stands, as a table: shown while this is read, and no job follows."""
     input:

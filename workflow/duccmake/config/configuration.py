@@ -29,9 +29,11 @@ from .settings import (
     RemovalSettings,
     ResolveSettings,
     Rule,
+    Selection,
     SignatureSettings,
     ThinSettings,
     TrustedIssuer,
+    VerifySettings,
     WatchSettings,
     WebhookSecrets,
     WebhookSettings,
@@ -63,6 +65,11 @@ class Config:
     image: str = ""
     digest: str = ""
     anew: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
+    verify: VerifySettings = field(default_factory=VerifySettings)
     scope: str = "pending"
     adopt: bool = True
     private: Literal["allow", "refuse"] = "allow"
@@ -72,6 +79,11 @@ class Config:
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
+
+    @property
+    def selection(self) -> Selection:
+        """What is verified, or mended."""
+        return Selection(self.images, self.content, self.sample, self.seed)
 
     @classmethod
     def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
@@ -116,6 +128,11 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
         anew=tuple(plain.get("anew", default.anew)),
+        images=tuple(plain.get("images", default.images)),
+        content=plain.get("content", default.content),
+        sample=plain.get("sample", default.sample),
+        seed=plain.get("seed", default.seed),
+        verify=VerifySettings(**plain.get("verify", {})),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),

@@ -78,6 +78,27 @@ class SignatureSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """How it is verified what is published: a job reads ``bytes_per_second`` at most."""
+
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What ``snakemake verify`` and ``snakemake repair`` are about.
+
+    ``images`` are names and globs over names, all where there is none.  ``sample`` is the share
+    of trees that is looked at, drawn by ``seed`` if that is not 0; with ``content`` files are read.
+    """
+
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """How often the watcher polls, and after how many seconds it tries again what failed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -56,7 +57,9 @@ def known_losses(view: View, image: StagedImage) -> dict[str, int]:
     Raises `RepositoryError` where it is not there any more as it is wished.
     """
     layout = view.layout
-    record = ImageRecord.read(view.content(layout.record(image.name)))
+    record = None
+    with suppress(OSError):  # as if it said nothing; it is written anew
+        record = ImageRecord.read(view.content(layout.record(image.name)))
     if record and (record.manifest, record.format) != (image.manifest, RECORD_FORMAT):
         record = None
     adopted = record is not None and UNMEASURED in record.losses
@@ -127,6 +130,11 @@ def publish_metadata(
     """
     layout = edits.layout
     now = time.time()
+    for image in images:
+        if image.anew:
+            origins = map(layout.origin, image.layers)
+            for path in (layout.manifest(image.name), layout.record(image.name), *origins):
+                edits.begin_anew(path)
     superseded = [
         entry
         for image in images

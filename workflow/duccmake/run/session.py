@@ -21,6 +21,7 @@ from ..errors import ConfigError, DuccmakeError, NoSpace
 from ..fs.files import remove_tree
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
+from ..planning.repairs import plan_repairs
 from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
@@ -38,11 +39,14 @@ from ..workspace.results import (
 from ..workspace.results import problem as problem_receipt
 from .events import note_failure
 from .lines import say
+from .maintenance import targets
 from .status import of_failure
 
 logger = logging.getLogger(__name__)
 
 _KEPT_RUNS = 20
+
+_LONG = 10 * 365 * 86400.0
 
 _BOOKS_BYTES = 256 * 1024
 """So much a run writes at least: its plan, reports, logs, and what Snakemake notes."""
@@ -111,7 +115,13 @@ def begin(
             raise error.told_of(given or {}) from None
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
+        asked = targets(arguments)
+        if not asked.isdisjoint(("repair", "verify")):
+            # What is published is the matter, and what its tags stand for is not.
+            config = replace(config, resolve=replace(config.resolve, max_age=_LONG))
         plan = make_plan(config, as_plain(members), poll=poll)
+        if "repair" in asked:
+            plan = plan_repairs(plan, config)
         is_drawn = _has_option(arguments, _GRAPHS) and not plan.wanted
         if is_drawn:
             plan = _drawn(config, as_plain(members))

@@ -45,6 +45,9 @@ PAGE = STATUS.with_name("index.html")
 METRICS = STATUS.with_name("metrics.prom")
 """What node_exporter's textfile collector reads."""
 
+SEED = RESULTS / "verify.seed"
+"""By what a sample is drawn of what is verified, until that is done."""
+
 WATCH_LOCK = RESULTS / "watch.lock"
 """What the watcher holds while it runs."""
 
@@ -121,6 +124,16 @@ def published(repository: str, image: str, key: str) -> Path:
 def receipt(repository: str, kind: str, key: str) -> Path:
     """The receipt of what was removed from a repository: pruned, refused or collected."""
     return RESULTS / repository / kind / f"{key}.json"
+
+
+def verified(repository: str, key: str) -> Path:
+    """What was found in a part of a repository that was verified."""
+    return RESULTS / repository / "verified" / f"{key}.json"
+
+
+def verdict(repository: str) -> Path:
+    """What is known to be damaged in a repository."""
+    return RESULTS / repository / "verify.json"
 
 
 def problem(number: int) -> Path:
