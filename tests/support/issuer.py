@@ -42,7 +42,10 @@ def jwk(name: str, **members: Any) -> dict[str, Any]:
 
 
 def claims(issuer: str, **members: Any) -> dict[str, Any]:
-    """The claims of a job's token, but for those that are said otherwise; None leaves one out."""
+    """The claims of a job's token, but for those that are said otherwise; None leaves one out.
+
+    What is a function is asked with the time at which the token is made.
+    """
     now = int(time.time())
     found = {
         "iss": issuer,
@@ -56,7 +59,8 @@ def claims(issuer: str, **members: Any) -> dict[str, Any]:
         "exp": now + 300,
         **members,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    made = {name: value(now) if callable(value) else value for name, value in found.items()}
+    return {name: value for name, value in made.items() if value is not None}
 
 
 def token(members: Mapping[str, Any], key: str = "first", **header: Any) -> str:

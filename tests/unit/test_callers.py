@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import warnings
 from typing import Any
 
@@ -94,8 +93,8 @@ def test_a_secret_of_the_configuration_opens_its_images(answers):
     [
         {"aud": [AUDIENCE, "https://elsewhere.example.org"]},
         # Clocks of issuers are often some seconds ahead.
-        {"iat": int(time.time()) + 20, "nbf": int(time.time()) + 20},
-        {"exp": int(time.time()) - 20},
+        {"iat": lambda now: now + 20, "nbf": lambda now: now + 20},
+        {"exp": lambda now: now - 20},
         {"nbf": None},
         {"project_path": "Team/App"},
     ],
@@ -185,11 +184,11 @@ def test_what_is_nearly_a_secret_is_none(answers, text):
         ({"aud": AUDIENCE.upper()}, 401, "another audience"),
         ({"aud": []}, 401, "lacks"),
         ({"aud": None}, 401, "lacks"),
-        ({"exp": int(time.time()) - 120}, 401, "expired"),
+        ({"exp": lambda now: now - 120}, 401, "expired"),
         ({"exp": None}, 401, "lacks"),
         ({"exp": "never"}, 401, ""),
-        ({"nbf": int(time.time()) + 120}, 401, "not valid yet"),
-        ({"iat": int(time.time()) + 120}, 401, "not valid yet"),
+        ({"nbf": lambda now: now + 120}, 401, "not valid yet"),
+        ({"iat": lambda now: now + 120}, 401, "not valid yet"),
         ({"iat": None}, 401, "lacks"),
     ],
 )
