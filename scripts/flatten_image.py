@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import duccmake.jobs.start  # noqa: F401
+from duccmake.jobs.away import hand_on, settle
 from duccmake.jobs.flatten_image import stage_flat_tree
 from duccmake.jobs.job import running
 from duccmake.repository.open import open_repository, open_staging
@@ -15,6 +16,7 @@ log, output, repository, key, *inputs = sys.argv[1:]
 with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job:
     images = job.plan.with_tree(repository, key)
     job.serves(images)
+    hand_on(job)
     job.check_inputs(inputs)
     with job.events.span(
         Action.FLAT_CONVERSION, image_request=images[0].reference, image=images[0].name
@@ -28,4 +30,5 @@ with running(Rule.FLATTEN_IMAGE, repository, key, log=log, output=output) as job
             mount_points=job.config.flat.mount_points,
             staging=open_staging(job.config.repository, repository),
         )
+    settle(Path(output))
     job.report(Report(job.name, Kind.FLATTENED, images[0].title, files=files))

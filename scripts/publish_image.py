@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import duccmake.jobs.start  # noqa: F401
+from duccmake.jobs.away import check_staged
 from duccmake.jobs.job import running
 from duccmake.jobs.publish_image import learn, publish_ready
 from duccmake.planning.plan import keeping
@@ -17,7 +18,7 @@ log, output, repository, name, *inputs = sys.argv[1:]
 with running(Rule.PUBLISH_IMAGE, repository, name, log=log, output=output) as job:
     image = job.plan.image(repository, name)
     job.serves([image])
-    job.check_inputs(inputs)
+    check_staged(job, inputs)
     target = open_repository(job.config.repository, repository)
     with job.events.span(Action.PUBLICATION, image_request=image.reference, image=image.name):
         record = publish_ready(

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import duccmake.jobs.start  # noqa: F401
+from duccmake.jobs.away import hand_on, settle
 from duccmake.jobs.job import running
 from duccmake.layer.unpack import unpack_layer
 from duccmake.products import Product
@@ -16,6 +17,7 @@ log, output, repository, key, blob = sys.argv[1:]
 with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
     digest, images = job.plan.layer_digest(key), job.plan.sources(key)
     job.serves(images)
+    hand_on(job)
     job.check_inputs([blob])
     staging = open_staging(job.config.repository, repository)
     with job.events.span(Action.LAYER_CONVERSION, image=images[0].name, layer=digest.hex) as event:
@@ -30,3 +32,4 @@ with running(Rule.UNPACK_LAYER, repository, key, log=log, output=output) as job:
             split=any(Product.PODMAN in image.products for image in images),
             limits=job.config.limits,
         )
+    settle(Path(output))

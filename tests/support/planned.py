@@ -18,9 +18,11 @@ NAME = "registry.example.org/team/app:1"
 LAYER_BYTES = 1000
 
 
-def layer(text: str = "layer", digest: Digest | None = None) -> PlannedLayer:
+def layer(
+    text: str = "layer", digest: Digest | None = None, *, size: int = LAYER_BYTES
+) -> PlannedLayer:
     found = digest or digest_of(text)
-    descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", found, LAYER_BYTES)
+    descriptor = Descriptor("application/vnd.oci.image.layer.v1.tar", found, size)
     return PlannedLayer(descriptor, digest_of(f"diff {text}"))
 
 

@@ -280,6 +280,11 @@ class Started:
         """Whether it has not ended yet."""
         return self._process.poll() is None
 
+    def ended(self) -> int:
+        """Wait for its end; returns its status."""
+        self._process.communicate(timeout=120)
+        return self._process.returncode
+
     def stop(self, with_signal: signal.Signals) -> int:
         """Send a signal to all its processes and wait for its end; returns its status."""
         if self._process.returncode is None:

@@ -30,6 +30,11 @@ OWNER = (0, 0) if ROOT else (os.geteuid(), os.getegid())
 MTIME = 1_600_000_000_123_456_789
 NAME = "registry.example.org/tools/app:1"
 KEEPING = Keeping()
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
+LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+BLOB_BYTES = 10
+"""What each blob would have."""
 
 
 def digest_of(text: str | bytes) -> Digest:
@@ -114,7 +119,7 @@ def stage_layer(
     summary = {
         "digest": str(digest),
         "diff_ids": [str(digest_of(f"diff {name}"))],
-        "blob_bytes": 10,
+        "blob_bytes": BLOB_BYTES,
         "diff_bytes": 20,
     }
     (path / ".metadata" / "layer.json").write_text(json.dumps(summary))
@@ -206,8 +211,12 @@ def stage_image(
     config_digest = digest_of(config or f"config of {name}")
     manifest = {
         "schemaVersion": 2,
-        "config": {"digest": str(config_digest), "size": 1},
-        "layers": [{"digest": str(layer.digest), "size": 1} for layer, _ in layers],
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, "digest": str(config_digest), "size": 1},
+        "layers": [
+            {"mediaType": LAYER, "digest": str(layer.digest), "size": BLOB_BYTES}
+            for layer, _ in layers
+        ],
         "annotations": {"name": config or name},
     }
     raw = json.dumps(manifest, indent=3).encode()

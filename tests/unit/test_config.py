@@ -457,3 +457,28 @@ def test_removal_is_read_with_its_rules() -> None:
     assert (found.retention[0].images, found.retention[0].keep_last) == ("ghcr.io/x/*", 3)
     assert found.pinned == ("a/*",)
     assert "removal.retention[0]" in mistakes(removal={"retention": [{"keep_last": 3}]})
+
+
+ISSUER = {"issuer": "https://g.example.org", "audience": "x", "claims": {"project_path": "team/*"}}
+
+
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [
+        ({"issuers": [{**ISSUER, "issuer": "http://g.example.org"}]}, "https://gitlab"),
+        ({"issuers": [{**ISSUER, "claims": {}}]}, "project_path: 'team/*'"),
+        ({"issuers": [{**ISSUER, "claims": {"project_id": 12}}]}, "project_id: '1234'"),
+        ({"tokens": "s3cret"}, "not shown"),
+        ({"tokens": [{"token_env": "s3 cret"}]}, "not shown"),
+    ],
+)
+def test_who_may_ask_for_conversions_is_checked_and_no_secret_is_shown(convert, said) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(webhook={"convert": convert})
+    assert said in str(caught.value)
+    assert "s3" not in str(caught.value)
+
+
+def test_a_glob_of_a_rule_stands_for_a_list_of_one() -> None:
+    [issuer] = parse(webhook={"convert": {"issuers": ISSUER}}).webhook.convert.issuers
+    assert (issuer.claims, issuer.images) == ({"project_path": ("team/*",)}, ("*",))

@@ -109,6 +109,25 @@ def test_an_image_is_published_in_one_revision_and_nothing_in_none(cvmfs, stagin
     assert cvmfs.revision() == before + 1
 
 
+@PUBLISHERS
+def test_what_refers_to_an_image_is_there_with_it(cvmfs, staging, publisher):
+    repository = cvmfs.open(publisher=publisher)
+    changes = stage(staging)
+    kept = OnDisk(repository.path).referrers(NAME)
+    for wanted in ({"index.json": b"{}", "blobs/sha256/aa": b"a"}, {"index.json": b"[]"}):
+        before = cvmfs.revision()
+        image = replace(changes.images[0], referrers=wanted, signatures={"policy": before})
+        publish(repository, ChangeSet(changes.layers, (image,)))
+        after = cvmfs.revision()
+        # An archive puts, and what goes is another matter.
+        assert after == before + 1 or publisher == "ingest"
+        publish(repository, ChangeSet(changes.layers, (image,)))
+        assert cvmfs.revision() == after
+        found = {str(path.relative_to(kept)): path for path in kept.rglob("*") if path.is_file()}
+        assert {name: path.read_bytes() for name, path in found.items()} == wanted
+    assert cvmfs.problems() == ""
+
+
 @pytest.mark.parametrize("cvmfs", both(*CHUNKS), indirect=True)
 @PUBLISHERS
 def test_large_files_are_there_wherever_they_are(cvmfs, staging, tmp_path, publisher, monkeypatch):

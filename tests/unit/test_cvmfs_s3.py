@@ -17,6 +17,7 @@ from duccmake.cvmfs.names import storage_path
 from duccmake.cvmfs.objects import Objects
 from duccmake.cvmfs.storage import PUBLISHED, NotThere, bucket
 from duccmake.cvmfs.storage.http import HttpStorage
+from duccmake.cvmfs.storage.local import LocalStorage
 from duccmake.cvmfs.storage.s3 import S3Storage
 from duccmake.cvmfs.storage.s3_settings import S3Settings
 from duccmake.errors import NoSpace, RepositoryError
@@ -406,6 +407,13 @@ def test_a_repository_in_a_bucket_is_published_by_catalogs(tmp_path: Path) -> No
     settings = server_settings(conf(tmp_path, "bucket", 1))
     assert list(obstacles(settings)) == []
     assert isinstance(open_storage(settings), S3Storage)
+
+
+def test_a_machine_without_the_storage_reads_as_everybody(tmp_path: Path) -> None:
+    settings = server_settings(f"local,{tmp_path}/txn,{tmp_path}/storage")
+    assert isinstance(open_storage(settings), HttpStorage)
+    (tmp_path / "storage").mkdir()
+    assert isinstance(open_storage(settings), LocalStorage)
 
 
 def test_azures_storage_is_left_to_cvmfs_server(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from duccmake.cvmfs.keeping import Keeping
 from duccmake.cvmfs.objects import Objects, names_of
 from duccmake.cvmfs.rows import Row
 from duccmake.oci.reference import Digest
+from duccmake.repository.damage import Damage
 from duccmake.repository.removal import FLAT, LAYER, Thing, freed_bytes
 from duccmake.tree.file_tree import FileTree
 from duccmake.tree.verify import Compared, differences
@@ -95,7 +96,10 @@ def through_the_mount(repository, path: PurePosixPath, manifest: PurePosixPath) 
     compared = Compared(ignored={MARKER})
     with FileTree(os.fsencode(repository.path / path)) as tree:
         lines = (repository.path / manifest).read_bytes().splitlines(keepends=True)
-        return [f"{path}: {line}" for line in differences(tree, lines, {}, compared)]
+        found = differences(tree, lines, {}, compared)
+        return [
+            str(Damage(f"{path}/{at}" if at != "." else str(path), words)) for at, words in found
+        ]
 
 
 @pytest.mark.parametrize("seed", range(8))

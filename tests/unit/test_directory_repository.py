@@ -133,6 +133,18 @@ def test_everything_of_the_layout_is_there(repository, staging):
     assert layout.flat_manifest(image.config).is_file()
 
 
+def test_what_refers_to_an_image_is_there_with_it_and_goes_with_it(repository, staging):
+    changes = stage(staging)
+    files = {"index.json": b"{}", "blobs/sha256/aa": b"a", "blobs/sha256/bb": b"b"}
+    kept = OnDisk(repository.path).referrers(NAME)
+    for wanted in (files, {"index.json": b"[]", "blobs/sha256/bb": b"b"}, {}):
+        image = replace(changes.images[0], referrers=wanted, signatures={"policy": len(wanted)})
+        publish(repository, ChangeSet(changes.layers, (image,)))
+        found = {str(path.relative_to(kept)): path for path in kept.rglob("*") if path.is_file()}
+        assert {name: path.read_bytes() for name, path in found.items()} == wanted
+        assert list(repository.names()) == [NAME] and repository.verify(NAME) == []
+
+
 def test_nothing_is_left_beside_what_is_published(repository, staging):
     publish(repository, stage(staging))
     found = [path.name for path in repository.path.rglob("*")]
@@ -618,7 +630,7 @@ def test_verify_finds_each_kind_of_damage(repository, staging, spoil, says):
     assert repository.verify(NAME) == []
     flat = flat_of(repository, image)
     spoil(flat)
-    where = f".flat/{image.config.prefix}/{image.config.hex}: "
+    where = f".flat/{image.config.prefix}/{image.config.hex}/"
     lines = repository.verify(NAME)
     assert [line for line in lines if line.startswith(where + says)], lines
 

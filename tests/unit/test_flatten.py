@@ -422,7 +422,6 @@ def test_the_result_is_the_same_each_time_and_appears_at_once(tmp_path: Path):
     )
     texts = []
     for name in ("1", "2"):
-        (tmp_path / name / "image.partial").mkdir(parents=True)
         flatten_image([layer("1", f("x"))], config, tmp_path / name, name="n", mount_points=[])
         assert {path.name for path in (tmp_path / name).iterdir()} == {"image"}
         texts.append((tmp_path / name / "image" / "tree.mtree").read_bytes())

@@ -45,6 +45,16 @@ def test_what_snakemake_does_for_us_is_not_shown(lines: OwnLines, text: str | No
     assert not shows(lines, text)
 
 
+def test_a_failure_that_is_handed_on_is_said_once(
+    lines: OwnLines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish = JobName(Rule.PUBLISH_IMAGE, ("r", "app:1"))
+    for name in (FETCH, publish):
+        leave_word(tmp_path, name, "app:1", "app:1: fetch: gone")
+        fails(lines, name)
+    assert capsys.readouterr().err.splitlines() == ["failed  app:1  fetch: gone"]
+
+
 @pytest.mark.parametrize("event", [LogEvent.JOB_INFO, LogEvent.PROGRESS, LogEvent.RUN_INFO])
 def test_nor_are_jobs_and_their_numbers(lines: OwnLines, event: LogEvent) -> None:
     assert not shows(lines, "Job 1: Fetch", event=event)

@@ -57,7 +57,8 @@ class Store:
 
     def differences(self, staged: StagedImage) -> list[str]:
         record = wished_record(staged, {})
-        return list(podman.differences(self.repository.view, record, lambda *trees: iter(())))
+        found = podman.differences(self.repository.view, record, lambda *trees: iter(()))
+        return list(map(str, found))
 
     def edit(self, change) -> None:
         with self.repository.lock():

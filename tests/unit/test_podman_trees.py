@@ -262,7 +262,7 @@ def test_damage_to_a_tree_is_found(tmp_path):
     (tree / "etc/conf").unlink()
     found = repository.verify(APP)
     missing = [line for line in found if "cannot be read" in line]
-    assert [line.partition("/diff: ")[2].partition(":")[0] for line in missing] == [
+    assert [line.partition("/diff/")[2].partition(":")[0] for line in missing] == [
         "etc/conf",
         "usr/lib/gone",
     ]

@@ -43,7 +43,8 @@ def move(repository, tmp_path):
             top=[*TOP, file("usr/share/version", version.encode())],
             config=version,
         )
-        images = (replace(change.images[0], keep=Keep(keep, frozenset(wished))),)
+        kept = Keep(keep, frozenset(wished))
+        images = (replace(change.images[0], keep=kept, signatures={"policy": version}),)
         return publish_changes(repository, ChangeSet(change.layers, images))[0]
 
     return to
@@ -127,6 +128,7 @@ def test_a_tag_is_pointed_back_to_what_its_history_has(repository, move):
     assert reads(repository, TAG) == "good"
     assert flat_of(repository, good).stat().st_ino == inode
     assert repository.record(TAG).manifest == good.manifest
+    assert repository.record(TAG).signatures == {"policy": "good"}
     assert OnDisk(repository.path).manifest(TAG).read_bytes() == good.manifest_bytes
     assert repository.verify(TAG) == []
     assert pins_of(repository) == {TAG: Pin(good.manifest, NOW)}
@@ -138,6 +140,7 @@ def test_a_tag_is_pointed_back_within_the_time_of_grace_without_any_history(repo
     before = listing(flat_of(repository, good))
     move("bad")
     roll_back(repository, TAG, str(good.manifest), Keep())
+    assert repository.record(TAG).signatures == {"policy": "good"}
     assert listing((repository.path / TAG).resolve()) == before
     assert OnDisk(repository.path).manifest(TAG).read_bytes() == good.manifest_bytes
     assert gc(repository).flats == 1

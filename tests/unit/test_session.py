@@ -13,7 +13,7 @@ from duccmake.oci.reference import Platform
 from duccmake.planning.plan import Plan
 from duccmake.run.session import begin, is_preview, tidy
 from duccmake.run.status import Status
-from duccmake.workspace.results import RESULTS
+from duccmake.workspace.results import RESULTS, partial_layer
 from support.images import LayerBuilder, push
 from support.planned import REPOSITORY, image, layer, plan
 from support.registry import FullRegistry
@@ -141,7 +141,7 @@ def test_what_nobody_wants_any_more_is_tidied_away():
     made = plan([image(layers=(layer("wanted"),))])
     kept, given_up = digest_of("wanted").short, digest_of("given up").short
     paths = [f"{REPOSITORY}/layers/{{}}/layer/f", f"{REPOSITORY}/flat/{{}}/image/f"]
-    paths += [f"{REPOSITORY}/partial/{{}}/f", "blobs/{}", "blobs/.{}.part", "blobs/{}.part"]
+    paths += ["blobs/{}", "blobs/.{}.part", "blobs/{}.part"]
     for key in (kept, given_up):
         for path in paths:
             file = RESULTS / path.format(key)
@@ -151,6 +151,14 @@ def test_what_nobody_wants_any_more_is_tidied_away():
     left = {str(path) for path in RESULTS.rglob("*") if path.is_file()}
     assert not [path for path in left if given_up in path]
     assert {path for path in left if kept in path} == {f"results/{p.format(kept)}" for p in paths}
+
+
+def test_what_was_being_unpacked_when_its_job_was_cut_off_is_tidied_away():
+    made = plan([image(layers=(layer("wanted"),))])
+    partial = partial_layer(REPOSITORY, digest_of("wanted").short)
+    (partial / "layerfs").mkdir(parents=True)
+    tidy(made, made.save())
+    assert not partial.exists()
 
 
 def test_plans_of_old_runs_are_tidied_away_but_not_the_one_in_use():

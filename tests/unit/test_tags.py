@@ -25,6 +25,13 @@ def test_the_last_are_the_newest_of_those_that_match_whatever_the_listing_s_orde
     assert rules.choose(reversed(TAGS)) == ["1.10", "v1.9"]
 
 
+def test_what_is_attached_to_images_is_no_image():
+    attached = [f"sha256-{'a' * 64}{end}" for end in ("", ".sig", ".att", ".sbom")]
+    others = ["sha256-abc", f"sha256-{'a' * 64}-1"]
+    assert TagRules().choose([*attached, *others]) == others
+    assert not TagRules(include=("sha256-*",)).admits(attached[1])
+
+
 def test_a_dot_in_a_glob_is_a_dot():
     assert TagRules(include=("1.1*",)).choose(["1.10", "1010"]) == ["1.10"]
 

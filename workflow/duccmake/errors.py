@@ -18,6 +18,7 @@ class Fault(StrEnum):
     LAYER = "layer"
     LIMIT = "limit"
     PRIVATE = "private"
+    SIGNATURE = "signature"
     SPACE = "space"
     REPOSITORY = "repository"
     OTHER = "other"

@@ -17,9 +17,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 from duccmake.config.file import DEFAULT_CONFIG, read_file
 from duccmake.errors import DuccmakeError
+from duccmake.jobs.away import AWAY_VARIABLE, BOOT_VARIABLE
 from duccmake.jobs.job import PLAN_VARIABLE, RUN_VARIABLE
 from duccmake.jobs.server import start_server
 from duccmake.layer.unpack import LAYER_FORMAT
+from duccmake.planning.needs import is_small, to_fetch, to_flatten, to_unpack
 from duccmake.planning.plan import Plan, adopting, repositories
 from duccmake.repository.model import RECORD_FORMAT
 from duccmake.run import adoption, maintenance
@@ -31,7 +33,7 @@ from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.parts import begin_anew, end_failed, heed_signals
 from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.report import report_files
-from duccmake.run.session import begin, boot_id, tidy
+from duccmake.run.session import begin, boot_id, forget_failures, tidy
 from duccmake.run.stopping import exit_on_sigterm, is_told_to_stop, stop_on_signals
 from duccmake.run.summary import is_made_up_for, summarise
 
@@ -101,6 +103,7 @@ wildcard_constraints:
     gate=r"[0-9]+",
     departures=r"[0-9a-f]{12}",
     garbage=r"[0-9a-f]{12}",
+    part=r"[0-9a-f]{12}",
 
 
 def show_progress():
@@ -127,6 +130,7 @@ def end_run():
     """Say what became of the run, once, to people and to what reads the event log."""
     stop_progress()
     status = summarise(session, workdir=work_directory, only=asked, held_back=held_back)
+    forget_failures(session.run)
     note_end(session.plan, status, workdir=work_directory, only=asked)
     return status
 
@@ -193,9 +197,15 @@ if workflow.is_main_process:
         has_begun = True
         exit_on_sigterm()
         in_words(heed_signals)
-    is_seen = not workflow.output_settings.dryrun or shows_own_lines() or asked
-    os.environ[PLAN_VARIABLE] = str(in_words(session.part, Path.cwd(), is_seen=is_seen))
+    is_seen = not workflow.output_settings.dryrun or shows_own_lines()
+    # What was asked for by name is about all images, and converts none, or a few.
+    if asked:
+        os.environ[PLAN_VARIABLE] = str(session.plan_file)
+    else:
+        part_file = in_words(session.part, Path.cwd(), is_seen=is_seen)
+        os.environ[PLAN_VARIABLE] = str(part_file)
     os.environ[RUN_VARIABLE] = str(session.run)
+    os.environ[BOOT_VARIABLE] = boot_id()
     # Repositories that too many images would leave at once, each with a line that says so.
     config_of_plan = session.plan.config_in(Path.cwd())
     if not asked:
@@ -207,6 +217,8 @@ if workflow.is_main_process:
     elif session.polled:
         about = {"held_back": held_back, "parts": session.parts, "results": results}
         in_words(announce, session.plan, only=asked, **about)
+elif workflow.remote_exec:
+    os.environ[AWAY_VARIABLE] = "yes"
 # What this Snakemake is about, as jobs read it: the session's plan, or a part of that.
 plan = Plan.load(Path(os.environ[PLAN_VARIABLE]))
 plan_name = Path(os.environ[PLAN_VARIABLE]).stem[:12]
@@ -233,6 +245,7 @@ else:
 envvars:
     PLAN_VARIABLE,
     RUN_VARIABLE,
+    BOOT_VARIABLE,
     "PYTHONPATH",
 
 
@@ -252,7 +265,7 @@ for number, name in enumerate(repositories(plan)):
 
 onstart:
     global has_begun
-    stop_on_signals(workflow.scheduler.exit_gracefully)
+    stop_on_signals(workflow.scheduler.exit_gracefully, cancel_on_cluster)
     tidy(session.plan, session.plan_file, Path(os.environ[PLAN_VARIABLE]))
     if session.number == 0:
         has_begun = True
@@ -265,13 +278,26 @@ onstart:
 
 
 onsuccess:
-    if end_part(has_failed=session.has_failed):
+    has_failed = end_part(has_failed=session.has_failed)
+    # What was made anew may be damaged still.
+    if has_failed or (not next_part and end_run().counts.get("damaged")):
         sys.exit(1)
 
 
 onerror:
+    cancel_on_cluster()
     if not end_part(has_failed=True):
         sys.exit(0)
+
+
+def cancel_on_cluster():
+    """Cancel what a cluster still runs or has waiting.
+
+    Snakemake does so at Control-C, but for jobs that it asks the state of at that moment.
+    """
+    executor = getattr(getattr(workflow, "scheduler", None), "_executor", None)
+    if jobs := list(getattr(executor, "active_jobs", ())):
+        executor.cancel_jobs(jobs)
 
 
 def lift_default_limit():
@@ -305,15 +331,10 @@ def spare_pandas():
 def get_targets():
     """All that this Snakemake is about: images to publish, and problems to fail with."""
     published = [get_receipt(image) for image in plan.wanted]
-    problems = [
-        f"results/problems/{problem.number}"
-        for problem in plan.problems
-        if not (problem.ignorable or problem.until)
-    ]
     thins = [str(thin.output) for thin in plan.thins]
     if workflow.is_main_process and session.reports:
         return published + get_reported()
-    return or_nothing(published + thins + problems + get_removals())
+    return or_nothing(published + thins + get_problems() + get_removals())
 
 
 def get_reported():
@@ -390,6 +411,28 @@ def get_collections(tell=False):
 def get_adoptions():
     """What says that images of DUCC's are taken over."""
     return [get_receipt(image) for image in adopting(plan)]
+
+
+@functools.cache
+def get_verification():
+    """What a sample is drawn by, and the parts of what is to be verified."""
+    config = plan.config_in(Path.cwd())
+    keep = not workflow.output_settings.dryrun
+    return in_words(maintenance.verification, plan, config, keep=keep)
+
+
+def get_repairs():
+    """What says that damaged images are published anew, and why others cannot be."""
+    return [get_receipt(image) for image in plan.wanted] + get_problems()
+
+
+def get_problems():
+    """What reports wishes that cannot be followed."""
+    return [
+        f"results/problems/{problem.number}"
+        for problem in plan.problems
+        if not (problem.ignorable or problem.until)
+    ]
 
 
 def get_pruning(wildcards):
@@ -476,6 +519,32 @@ def get_blob_digest(wildcards):
 def get_diff_algorithms(wildcards):
     """How what the layer unpacks to has to be measured."""
     return plan.diff_algorithms(wildcards.layer)
+
+
+def get_needs(needs, *wildcards):
+    """The resources of a job, for a cluster that runs it: memory, disk and time."""
+
+    def get_resource(name):
+        def get(of_job, attempt):
+            keys = (getattr(of_job, wildcard) for wildcard in wildcards)
+            return getattr(needs(plan, *keys, attempt), name)
+
+        return get
+
+    return {name: get_resource(name) for name in ("mem_mb", "disk_mb", "runtime")}
+
+
+def get_group_of_layer(wildcards):
+    """What is one job for a cluster: a layer fetched and unpacked, or several small ones."""
+    if workflow.local_exec:
+        return None
+    key = wildcards.get("blob") or wildcards.layer
+    return "small_layers" if is_small(plan, key) else "layer"
+
+
+def get_group_of_tree(wildcards):
+    """Flat trees that a cluster makes in one job."""
+    return None if workflow.local_exec else "flat_trees"
 
 
 @functools.cache

@@ -7,11 +7,15 @@ rule flatten_image:
     log:
         "logs/flatten_image/{repository}/{config}.log",
     priority: 30
+    group:
+        get_group_of_tree
     conda:
         "../../environment.yml"
+    resources:
+        **get_needs(to_flatten, "repository", "config"),
     params:
         digest=get_tree_digest,
-        boot=boot_id(),
+        boot=os.environ[BOOT_VARIABLE],
         format=RECORD_FORMAT,
         form=get_form(),
     message:

@@ -1,3 +1,8 @@
+# They take a moment, and a cluster has better to do.
+localrules:
+    open_gate,
+
+
 rule open_gate:
     """Let the layers of more images be fetched, once there is nothing better to do."""
     input:
@@ -23,8 +28,12 @@ rule fetch_blob:
     log:
         "logs/fetch_blob/{blob}.log",
     priority: 10
+    group:
+        get_group_of_layer
     conda:
         "../../environment.yml"
+    resources:
+        **get_needs(to_fetch, "blob"),
     params:
         digest=get_blob_digest,
     message:
@@ -42,11 +51,15 @@ rule unpack_layer:
     log:
         "logs/unpack_layer/{repository}/{layer}.log",
     priority: 20
+    group:
+        get_group_of_layer
     conda:
         "../../environment.yml"
+    resources:
+        **get_needs(to_unpack, "layer"),
     params:
         diff_algorithms=get_diff_algorithms,
-        boot=boot_id(),
+        boot=os.environ[BOOT_VARIABLE],
         format=LAYER_FORMAT,
         form=get_form(),
     message:

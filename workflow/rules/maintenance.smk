@@ -1,9 +1,22 @@
+localrules:
+    prune_images,
+    refuse_images,
+    collect_garbage,
+    prune,
+    gc,
+    adopt,
+    status,
+    rollback,
+    unpin,
+
+
 rule prune_images:
     """Take the names of images away that are not wished for any more."""
     output:
         "results/{repository}/pruned/{departures}.json",
     log:
         "logs/prune_images/{repository}/{departures}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -22,6 +35,7 @@ rule refuse_images:
         "results/{repository}/refused/{departures}.json",
     log:
         "logs/refuse_images/{repository}/{departures}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -38,6 +52,7 @@ rule collect_garbage:
         "results/{repository}/collected/{garbage}.json",
     log:
         "logs/collect_garbage/{repository}/{garbage}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -68,6 +83,42 @@ rule adopt:
         lambda wildcards: or_nothing(get_adoptions()),
 
 
+rule verify_part:
+    """Hold a part of what is published to what it was published as."""
+    output:
+        "results/{repository}/verified/{part}.json",
+    log:
+        "logs/verify_part/{repository}/{part}.log",
+    conda:
+        "../../environment.yml"
+    message:
+        "Verify a part of {wildcards.repository}"
+    shell:
+        "job verify_part {log:q} {output:q} {wildcards.repository:q} {wildcards.part}"
+
+
+rule verify:
+    """What is published held to what it was published as; ends with status 1 if it is not so."""
+    input:
+        lambda wildcards: [str(part.output) for part in get_verification()[1]],
+    log:
+        "logs/verify.log",
+    conda:
+        "../../environment.yml"
+    params:
+        seed=lambda wildcards: get_verification()[0],
+    message:
+        "Say what is damaged"
+    shell:
+        "job verify {log:q} {params.seed} {input:q}"
+
+
+rule repair:
+    """What was found damaged made anew, where its registry still has it."""
+    input:
+        lambda wildcards: or_nothing(get_repairs()),
+
+
 rule status:
     """How each image stands, as a table: shown while this is read, and no job follows."""
     input:
@@ -78,6 +129,7 @@ rule rollback:
     """Point a tag back to a digest that it left, and hold it there; or say which there are."""
     log:
         "logs/rollback.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -94,6 +146,7 @@ rule unpin:
     """Have a tag follow its registry again."""
     log:
         "logs/unpin.log",
+    retries: 0
     conda:
         "../../environment.yml"
     resources:

@@ -1,3 +1,10 @@
+# Whoever publishes does so where the repository is.  A profile's retries are for what may go
+# wrong with a machine.
+localrules:
+    publish_image,
+    report_problem,
+
+
 rule publish_image:
     """Publish an image, whole or not at all, with all others that are ready by then."""
     input:
@@ -9,6 +16,7 @@ rule publish_image:
         "logs/publish_image/{repository}/{image}/{manifest}.log",
     # What is published makes room for more, so it goes before all that fetches.
     priority: 40
+    retries: 0
     conda:
         "../../environment.yml"
     resources:
@@ -28,6 +36,7 @@ rule report_problem:
         touch("results/problems/{problem}"),
     log:
         "logs/report_problem/{problem}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     params:

@@ -11,6 +11,7 @@ rule push_thin_image:
         "results/thin/{repository}/{image}/{thin}.thin.json",
     log:
         "logs/push_thin_image/{repository}/{image}/{thin}.log",
+    retries: 0
     conda:
         "../../environment.yml"
     params:

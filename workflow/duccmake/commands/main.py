@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import DuccmakeError
-from . import check, status
+from . import check, status, wait
 
-COMMANDS = (status.COMMAND, check.COMMAND)
+COMMANDS = (status.COMMAND, wait.COMMAND, check.COMMAND)
 
 DESCRIPTION = """\
 Questions about the images of wish lists. What converts and publishes them is snakemake."""
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as `head` leaves it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        return 130
     except DuccmakeError as error:
         sys.stderr.write(f"duccmake: {error}\n")
         return 2

@@ -9,29 +9,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigError, InvalidReference
 from ..oci.reference import Platform, Reference
 from ..products import Product, in_order
 from ..recipe.sources.location import Source
 from ..registry.settings import RegistrySettings
-from ..repository.settings import BatchSettings, RepositorySettings
+from ..repository.settings import BatchSettings, RepositorySettings, ShareSettings
 from ..state.pauses import Pauses
 from ..workspace.event_log import EventSettings
 from .mistakes import InvalidConfig, Mistake, dotted
 from .settings import (
+    ConvertSettings,
+    ConvertToken,
     FlatSettings,
     HistorySettings,
     Limits,
     RemovalSettings,
     ResolveSettings,
     Rule,
+    Selection,
+    SignatureSettings,
     ThinSettings,
+    TrustedIssuer,
+    VerifySettings,
     WatchSettings,
     WebhookSecrets,
     WebhookSettings,
 )
+
+if TYPE_CHECKING:
+    from ..signatures.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +65,25 @@ class Config:
     image: str = ""
     digest: str = ""
     anew: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
+    verify: VerifySettings = field(default_factory=VerifySettings)
     scope: str = "pending"
     adopt: bool = True
     private: Literal["allow", "refuse"] = "allow"
+    signatures: SignatureSettings = field(default_factory=SignatureSettings)
     retry: Pauses = field(default_factory=Pauses)
     retry_failed: bool = False
     watch: WatchSettings = field(default_factory=WatchSettings)
     webhook: WebhookSettings = field(default_factory=WebhookSettings)
     events: EventSettings = field(default_factory=EventSettings)
+
+    @property
+    def selection(self) -> Selection:
+        """What is verified, or mended."""
+        return Selection(self.images, self.content, self.sample, self.seed)
 
     @classmethod
     def parse(cls, members: Mapping[str, Any], *, workdir: Path) -> Config:
@@ -76,6 +96,7 @@ class Config:
 
         plain, mistakes = check(members)
         config = _build(plain, workdir, mistakes)
+        _check_policy(config, workdir, mistakes)
         if mistakes:
             raise InvalidConfig(mistakes)
         return config
@@ -93,7 +114,7 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
     default = Config()
     return Config(
         recipe=_sources(plain.get("recipe", ["config/recipe.yaml"]), workdir, mistakes),
-        repository=_repository(plain.get("repository", {}), workdir),
+        repository=_repository(plain.get("repository", {}), workdir, mistakes),
         products=_products(plain.get("products", default.products), mistakes),
         platforms=_platforms(plain.get("platforms", default.platforms), mistakes),
         registries=_registries(plain.get("registries", {}), workdir, mistakes),
@@ -107,9 +128,15 @@ def _build(plain: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]) -> 
         digest=plain.get("digest", default.digest),
         thin=ThinSettings(**plain.get("thin", {})),
         anew=tuple(plain.get("anew", default.anew)),
+        images=tuple(plain.get("images", default.images)),
+        content=plain.get("content", default.content),
+        sample=plain.get("sample", default.sample),
+        seed=plain.get("seed", default.seed),
+        verify=VerifySettings(**plain.get("verify", {})),
         scope=plain.get("scope", default.scope),
         adopt=plain.get("adopt", default.adopt),
         private=plain.get("private", default.private),
+        signatures=_signatures(plain.get("signatures", {}), workdir),
         retry=Pauses(**plain.get("retry", {})),
         retry_failed=plain.get("retry_failed", default.retry_failed),
         watch=WatchSettings(**plain.get("watch", {})),
@@ -143,7 +170,9 @@ def _path(path: str | Path, workdir: Path) -> Path:
         return workdir / path
 
 
-def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings:
+def _repository(
+    members: Mapping[str, Any], workdir: Path, mistakes: list[Mistake]
+) -> RepositorySettings:
     default = RepositorySettings()
     given = {"root": default.root, **members}
     paths = {
@@ -152,7 +181,11 @@ def _repository(members: Mapping[str, Any], workdir: Path) -> RepositorySettings
         if given.get(name) is not None
     }
     batch = BatchSettings(**members.get("batch", {}))
-    return RepositorySettings(**{**members, **paths, "batch": batch})
+    share = ShareSettings(**members.get("share", {}))
+    if share.number > share.of:
+        found = f"'number' is {share.number}, of {share.of}"
+        mistakes.append(Mistake("repository.share", found, "count the publishers from 1"))
+    return RepositorySettings(**{**members, **paths, "batch": batch, "share": share})
 
 
 def _resolve(members: Mapping[str, Any], mistakes: list[Mistake]) -> ResolveSettings:
@@ -171,13 +204,71 @@ def _webhook(members: Mapping[str, Any], workdir: Path) -> WebhookSettings:
             **members,
             "spool": _path(members.get("spool", WebhookSettings().spool), workdir),
             "secrets": WebhookSecrets(**members.get("secrets", {})),
+            "convert": _convert(members.get("convert", {})),
         }
     )
+
+
+def _convert(members: Mapping[str, Any]) -> ConvertSettings:
+    """Lists of globs as tuples, of which a text stands for one."""
+    tokens = [{**token, "images": _globs(token)} for token in members.get("tokens", ())]
+    issuers = [
+        {
+            **issuer,
+            "images": _globs(issuer),
+            "claims": {name: _listed(globs) for name, globs in issuer["claims"].items()},
+        }
+        for issuer in members.get("issuers", ())
+    ]
+    lists = {
+        "tokens": tuple(ConvertToken(**token) for token in tokens),
+        "issuers": tuple(TrustedIssuer(**issuer) for issuer in issuers),
+    }
+    return ConvertSettings(**{**members, **lists})
+
+
+def _globs(members: Mapping[str, Any]) -> tuple[str, ...]:
+    return _listed(members.get("images", "*"))
+
+
+def _listed(globs: str | Sequence[str]) -> tuple[str, ...]:
+    return (globs,) if isinstance(globs, str) else tuple(globs)
 
 
 def _events(members: Mapping[str, Any], workdir: Path) -> EventSettings:
     file = members.get("file", str(EventSettings().file))
     return EventSettings(**{**members, "file": _path(file, workdir) if file else None})
+
+
+def _signatures(members: Mapping[str, Any], workdir: Path) -> SignatureSettings:
+    policy = members.get("policy")
+    given = {
+        "policy": _path(policy, workdir) if isinstance(policy, str) else policy,
+        "keep_referrers": tuple(members.get("keep_referrers", ())),
+    }
+    return SignatureSettings(**{**members, **given})
+
+
+def _check_policy(config: Config, workdir: Path, mistakes: list[Mistake]) -> None:
+    """Read the policy as the plan will, so that nothing begins with one that means nothing."""
+    try:
+        read_policy(config.signatures, workdir)
+    except ConfigError as error:
+        mistakes.append(Mistake("signatures.policy", error.found, error.hint))
+
+
+def read_policy(settings: SignatureSettings, workdir: Path) -> Policy | None:
+    """The policy that the configuration names, None where it names none.
+
+    Raises `ConfigError` where it is not one, or where a key is not there.
+    """
+    if settings.policy is None:
+        return None
+    from ..signatures.policy import Policy  # slow to import
+
+    if isinstance(settings.policy, Path):
+        return Policy.read(settings.policy, workdir)
+    return Policy.parse(settings.policy, workdir)
 
 
 def _products(names: Sequence[str], mistakes: list[Mistake]) -> tuple[Product, ...]:

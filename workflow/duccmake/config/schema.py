@@ -74,6 +74,11 @@ def _member_schema(schema: Any, name: str) -> Any:
     return schema.get("properties", {}).get(name, fallback)
 
 
+def _named_schema(schema: Any, name: str) -> Any:
+    """The schema of a member, be it one of each item of a list."""
+    return _member_schema(schema.get("items", schema), name)
+
+
 def _number(value: Any, types: str | Sequence[str]) -> Any:
     """The number that ``value`` is or spells; what is none that counts anything stays text."""
     number = value
@@ -185,7 +190,7 @@ def _hint(error: Any, key: Key) -> str:
         words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
         return f"use {words[error.validator]} {limit}"
     named = [part for part in key if isinstance(part, str)]
-    schema = functools.reduce(_member_schema, named, _schema())
+    schema = functools.reduce(_named_schema, named, _schema())
     if examples := schema.get("examples"):
         return f"write it like '{named[-1]}: {examples[0]}'"
     kind = limit[0] if isinstance(limit, list) else limit

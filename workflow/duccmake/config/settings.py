@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..layer.limits import UnpackLimits
 from ..oci.reference import Reference
@@ -65,6 +65,41 @@ class ResolveSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignatureSettings:
+    """Whose images may be published: a policy's file or its members; None lets all be.
+
+    ``lookaside`` are addresses of simple signing's signatures by scope.  ``unnamed``: whether
+    signatures count that name no image.  ``keep_referrers`` are globs over types of artifacts.
+    """
+
+    policy: Path | Mapping[str, Any] | None = None
+    lookaside: Mapping[str, str] = field(default_factory=dict)
+    unnamed: Literal["refuse", "accept"] = "refuse"
+    keep_referrers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """How it is verified what is published: a job reads ``bytes_per_second`` at most."""
+
+    bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What ``snakemake verify`` and ``snakemake repair`` are about.
+
+    ``images`` are names and globs over names, all where there is none.  ``sample`` is the share
+    of trees that is looked at, drawn by ``seed`` if that is not 0; with ``content`` files are read.
+    """
+
+    images: tuple[str, ...] = ()
+    content: bool = False
+    sample: float = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """How often the watcher polls, and after how many seconds it tries again what failed."""
 
@@ -86,6 +121,39 @@ class WebhookSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class ConvertToken:
+    """A secret, in the environment variable ``token_env``, and globs over the images it opens."""
+
+    token_env: str
+    images: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedIssuer:
+    """Tokens that are believed: who issues them, for whom, with which claims (globs over them).
+
+    They may ask for the ``images`` that these globs match.  ``keys_url`` is where the issuer's
+    keys are, if it does not say so itself.
+    """
+
+    issuer: str
+    audience: str
+    claims: Mapping[str, tuple[str, ...]]
+    images: tuple[str, ...] = ("*",)
+    keys_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertSettings:
+    """Who may ask for conversions, and by which address (``url``) the service is reached."""
+
+    url: str = ""
+    requests_a_minute: int = 60
+    tokens: tuple[ConvertToken, ...] = ()
+    issuers: tuple[TrustedIssuer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookSettings:
     """Where notifications are heard, and left for the watcher.
 
@@ -98,6 +166,7 @@ class WebhookSettings:
     max_bytes: int = 1024**2
     secrets: WebhookSecrets = field(default_factory=WebhookSecrets)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    convert: ConvertSettings = field(default_factory=ConvertSettings)
 
 
 @dataclass(frozen=True, slots=True)

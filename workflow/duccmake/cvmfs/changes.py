@@ -241,8 +241,8 @@ class Changes:
 
     def _write(self, edited: Edited, revision: int) -> Written:
         own, subtree = edited.counted()
-        if min(subtree) < 0:
-            subtree = self._catalogs.counted(edited)  # what it said before was wrong
+        if min(subtree) < 0 or edited.lost:
+            subtree = self._catalogs.counted(edited)  # nobody knows what it counted
         properties = {"revision": str(revision), "last_modified": str(self._now)}
         if edited.old is not None:
             properties["previous_revision"] = edited.old

@@ -14,6 +14,7 @@ from .catalog import MARKER, CatalogFile, Counters, Nested
 from .check_rows import Place, row_faults
 from .names import Kind, object_name, path_key
 from .rows import COUNTERS, DIRECTORY, EXTERNAL, HASH_BITS, MOUNTPOINT, ROOT, Chunk, Row
+from .storage import DamagedObject, NotThere
 
 Read = Callable[[str], bytes]
 """The bytes of a catalog, by its hash in hex."""
@@ -55,6 +56,27 @@ def check_written(
         _refuse(needed[name], f"{len(missing)} objects are not stored, such as {name}")
 
 
+def all_faults(
+    catalog: CatalogFile, read: Read, is_left_out: Callable[[bytes], bool] = lambda path: False
+) -> Iterator[Fault]:
+    """What is against the rules in a catalog, and in all that hang in it.
+
+    Those that begin where ``is_left_out`` says so are only held to the one above them.  What
+    cannot be read is a fault too.  Counters are not: many programs have written wrong ones,
+    and no client goes by them.
+    """
+    yield from _faults(catalog)
+    for path, of in sorted(catalog.nested().items()):
+        try:
+            content = read(of.hash)
+            yield from _seam_faults(catalog, path, of, content)
+            if not is_left_out(path):
+                with CatalogFile.read(content, f"the catalog {of.hash}") as below:
+                    yield from all_faults(below, read, is_left_out)
+        except RepositoryError as error:
+            yield path, error.found
+
+
 def check_catalog(catalog: CatalogFile, old: CatalogFile | None = None) -> None:
     """Hold one catalog to the rules that concern no other; ``old`` is what it was before.
 
@@ -70,6 +92,12 @@ def check_catalog(catalog: CatalogFile, old: CatalogFile | None = None) -> None:
 
 def faults(catalog: CatalogFile) -> Iterator[Fault]:
     """What of a catalog is against the rules, as far as it shows in it alone."""
+    yield from _faults(catalog)
+    if catalog.row(catalog.root_prefix) is not None:
+        yield from _counter_faults(catalog)
+
+
+def _faults(catalog: CatalogFile) -> Iterator[Fault]:
     prefix = catalog.root_prefix
     top = catalog.row(prefix)
     if top is None:
@@ -83,7 +111,6 @@ def faults(catalog: CatalogFile) -> Iterator[Fault]:
     ):
         yield prefix, f"the names of inode {group[0]} are in more than one directory"
     yield from _nested_faults(catalog)
-    yield from _counter_faults(catalog)
 
 
 def _top_faults(catalog: CatalogFile, prefix: bytes, top: Row) -> Iterator[Fault]:
@@ -167,10 +194,14 @@ def _check_hanging(catalog: CatalogFile, old: CatalogFile | None, read: Read) ->
     nested = set(catalog.nested().items())
     before = set(old.nested().items()) if old else set()
     more = [_seam(catalog, path, of, read) for path, of in sorted(nested - before)]
-    less = [_totals(of, read) for _, of in before - nested]
     subtree = catalog.counters()[1]
     was = old.counters()[1] if old else _ZEROS
-    if _sum([was, *more]) != _sum([subtree, *less]):
+    try:
+        less = [_totals(of, read) for _, of in before - nested]
+        is_right = _sum([was, *more]) == _sum([subtree, *less])
+    except (NotThere, DamagedObject):
+        is_right = False  # what was cut off was damaged
+    if not is_right:
         # What was counted before may have been wrong.
         wanted = _sum(_totals(of, read) for _, of in nested)
         for name, found, value in zip(COUNTERS, subtree, wanted, strict=True):
@@ -181,14 +212,23 @@ def _check_hanging(catalog: CatalogFile, old: CatalogFile | None, read: Read) ->
 def _seam(above: CatalogFile, path: bytes, nested: Nested, read: Read) -> Counters:
     """Check that a catalog hangs as it should; what it counts, all below it included."""
     content = read(nested.hash)
+    for fault in _seam_faults(above, path, nested, content):
+        _refuse(*fault)
+    with CatalogFile.read(content) as below:
+        return _sum(below.counters())
+
+
+def _seam_faults(
+    above: CatalogFile, path: bytes, nested: Nested, content: bytes
+) -> Iterator[Fault]:
+    """What is wrong with how a catalog of that content hangs in the one above."""
     if len(content) != nested.size:
-        _refuse(path, f"its catalog has {len(content)} bytes, not {nested.size}")
+        yield path, f"its catalog has {len(content)} bytes, not {nested.size}"
     with CatalogFile.read(content, f"the catalog {nested.hash}") as below:
         if below.root_prefix != path:
-            _refuse(path, f"its catalog is that of {below.root_prefix!r}")
-        if _alike(above.row(path)) != _alike(below.row(path)):
-            _refuse(path, "its rows differ in the catalog above and in its own")
-        return _sum(below.counters())
+            yield path, f"its catalog is that of {below.root_prefix!r}"
+        elif _alike(above.row(path)) != _alike(below.row(path)):
+            yield path, "its rows differ in the catalog above and in its own"
 
 
 def _alike(row: Row | None) -> Row | None:

@@ -59,6 +59,8 @@ class Edited:
         self.changed = old is None
         self.more: Counters = ZEROS
         """What the catalogs below count more than when this one was opened."""
+        self.lost = False
+        """Whether something is cut off of which nobody can read what it has counted."""
 
     @classmethod
     def open(

@@ -11,6 +11,7 @@ from .edited import Edited, added, taken
 from .names import Kind
 from .objects import Objects
 from .revision import Revision
+from .storage import DamagedObject, NotThere
 
 
 class Catalogs:
@@ -56,12 +57,14 @@ class Catalogs:
         return made, above
 
     def drop(self, path: bytes, above: Edited) -> None:
-        """Forget the nested catalog at a path, and all below it."""
-        counted = self._was(path, above)
+        """Forget the nested catalog at a path, and all below it, also one that is damaged."""
+        try:
+            above.more = taken(above.more, self._was(path, above))
+        except (NotThere, DamagedObject):
+            above.lost = True
         for opened in [each for each in self.open if _is_below(each, path)]:
             self.open.pop(opened).file.close()
         above.cut(path)
-        above.more = taken(above.more, counted)
 
     def read(self, nested: Nested) -> CatalogFile:
         """A catalog that is staged or stored, for reading."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -36,6 +37,20 @@ def append_line(path: Path, line: bytes) -> None:
         os.write(descriptor, line)
     finally:
         os.close(descriptor)
+
+
+def move_whole(made: Path, path: Path) -> None:
+    """Give a directory that was made its name; where another has that already, it stays.
+
+    So it is with a job that was begun anew, on another machine, while the first still ran:
+    both make the same.
+    """
+    try:
+        made.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        remove_tree(made)
 
 
 def remove_tree(path: Path) -> None:

@@ -19,6 +19,7 @@ from ..products import IN_REPOSITORY, Product
 from ..repository.model import ChangeSet, ImageRecord, Keep, StagedImage, StagedLayer
 from ..repository.open import open_staging
 from ..repository.protocol import Repository
+from ..repository.referrers import kept_files
 from ..repository.settings import BatchSettings, RepositorySettings
 
 logger = logging.getLogger(__name__)
@@ -201,6 +202,8 @@ def _staged(
         source=image.source,
         fix_permissions=image.fix_permissions,
         anew=image.anew,
+        signatures=image.signatures,
+        referrers=kept_files(image.referrers, store.get),
     )
 
 

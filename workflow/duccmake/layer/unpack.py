@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LayerError, NoSpace, UnsafeLayer
+from ..fs.files import move_whole
 from ..oci.reference import Digest
 from .archive import Unpacker
 from .builder import Staging
@@ -87,7 +88,7 @@ def unpack_layer(
                 blob, algorithm=digest.algorithm, diff_algorithms=diff_algorithms, limits=limits
             )
             unpacked = _unpack(stream, partial, destination, made, digest, split=split)
-        partial.rename(destination / "layer")
+        move_whole(partial, destination / "layer")
     except OSError as error:
         _discard(partial)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

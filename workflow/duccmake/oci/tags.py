@@ -8,6 +8,10 @@ from dataclasses import dataclass, replace
 
 from .globs import matching
 
+_ATTACHED = re.compile(r"(sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})(\.[a-z]+)?")
+"""Tags of what is attached to images where a registry lists no referrers (distribution-spec,
+"Referrers Tag Schema"), and of cosign's signatures: no images."""
+
 _PART = re.compile(r"\d+|[a-z]+")
 _BEFORE_RELEASE = ("nightly", "snapshot", "dev", "alpha", "a", "beta", "b", "pre", "preview", "rc")
 """What marks a version that comes before the one it names."""
@@ -18,6 +22,7 @@ class TagRules:
     """Tags that a glob of ``include`` matches and none of ``exclude``.
 
     With ``keep_last`` only so many of them, the newest by `version_order`; 0 is all.
+    Tags of what is attached to images, such as signatures, are passed over.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -30,7 +35,7 @@ class TagRules:
 
     def choose(self, tags: Iterable[str]) -> list[str]:
         """The tags that are wished for, in the order in which they came."""
-        listed = list(dict.fromkeys(tags))
+        listed = [tag for tag in dict.fromkeys(tags) if not _ATTACHED.fullmatch(tag)]
         wished = {tag for glob in self.include for tag in matching(glob, listed)}
         wished -= {tag for glob in self.exclude for tag in matching(glob, listed)}
         if self.keep_last:

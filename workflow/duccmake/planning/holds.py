@@ -21,6 +21,7 @@ AT_ONCE = "--config retry_failed=true"
 
 _MADE_BY = frozenset(
     {"repository", "products", "platforms", "registries", "limits", "flat", "adopt", "private"}
+    | {"signatures"}
 )
 """The keys of the configuration that what becomes of an image depends on."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from ..errors import Fault
 from ..oci.manifest import Descriptor
@@ -52,6 +53,9 @@ class PlannedImage:
     ``fix_permissions``: everybody shall be able to read its flat tree.
     ``until`` is when it is tried again, where it is held: then ``why`` is what it failed with.
     ``since`` is when a run saw its manifest first, 0 where none has.
+    ``top`` is what its reference names, the manifest or an index.  ``signatures`` is what its
+    record shall say of who signed it, ``referrers`` what is to be kept of what refers to it
+    (`duccmake.repository.referrers`).
     """
 
     repository: str
@@ -74,6 +78,9 @@ class PlannedImage:
     fix_permissions: bool = False
     until: float = 0.0
     since: float = 0.0
+    top: Digest | None = None
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    referrers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

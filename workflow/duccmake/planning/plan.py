@@ -27,7 +27,7 @@ from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .outlook import Outlook
 
-_UNPACKED_PER_BLOB = 3
+UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
 
 
@@ -95,6 +95,10 @@ class Plan:
     def claims(self, key: str) -> list[Claim]:
         """What the wanted images say of the layer ``key``, each image's own word."""
         return self._by_layer[key]
+
+    def blob_bytes(self, key: str) -> int:
+        """The size of the blob of the layer ``key``, at the largest that an image says."""
+        return max(claim.layer.descriptor.size for claim in self._by_layer[key])
 
     def diff_algorithms(self, key: str) -> list[str]:
         """The algorithms by which what the layer ``key`` unpacks to has to be measured."""
@@ -180,7 +184,7 @@ class Plan:
     def _gates(self) -> dict[str, int]:
         config = self.config_in(Path())
         limits = config.repository.batch
-        blobs = config.limits.staging_bytes // 2 // _UNPACKED_PER_BLOB
+        blobs = config.limits.staging_bytes // 2 // UNPACKED_PER_BLOB
         gates: dict[str, int] = {}
         gate = images = size = 0
         for image in self.wanted:
@@ -376,6 +380,9 @@ def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> 
         "fault": image.fault,
         "until": image.until,
         "since": image.since,
+        "top": str(image.top or ""),
+        "signatures": dict(image.signatures),
+        "referrers": dict(image.referrers),
     }
 
 
@@ -401,6 +408,9 @@ def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -
         fault=entry["fault"],
         until=entry["until"],
         since=entry["since"],
+        top=Digest.parse(entry["top"]) if entry["top"] else None,
+        signatures=entry["signatures"],
+        referrers=entry["referrers"],
     )
 
 

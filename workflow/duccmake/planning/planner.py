@@ -19,6 +19,7 @@ from ..recipe.sources.load import Loaded, Origin, load_sources
 from ..registry.places import Places
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
+from ..repository.settings import ShareSettings
 from ..state.model import State as Kept
 from ..state.store import UnreadableState, load
 from ..workspace.results import POLLS, SOURCES, content_store
@@ -37,6 +38,7 @@ from .privacy import without_private
 from .reconcile import Reconciliation
 from .resolution import Resolved, Unresolved
 from .resolver import Resolver
+from .signing import held_to_policy
 from .thin_images import plan_thins
 from .unused_registries import unused_registries
 
@@ -59,18 +61,27 @@ def make_plan(config: Config, members: Mapping[str, Any], *, poll: bool = True) 
     for source, reason in loaded.problems:
         draft.add_problem("", source, reason, False, told=f"{source}: {reason}")
     anew = Anew(config.anew)
+    recipes = [_of_share(recipe, config.repository.share) for recipe in loaded.recipes]
     kept: dict[str, Kept] = {}
-    for reconciliation in _reconciled(draft, config, loaded.recipes):
+    for reconciliation in _reconciled(draft, config, recipes):
         state = _kept(draft, reconciliation.repository)
         kept[reconciliation.repository.name] = state
         holds = Holds(state.lives, config, members, time.time())
         _plan_repository(draft, reconciliation, config, loaded, anew, holds)
-    for glob in anew.unmatched if poll else ():
+    # Of what other publishers see to, this one does not know what there is.
+    for glob in anew.unmatched if poll and config.repository.share.of == 1 else ():
         draft.add_problem("", glob, f"{glob}: anew: no wish list has an image of this name", False)
-    _plan_thins(draft, loaded.recipes, config)
+    _plan_thins(draft, recipes, config)
     plan = draft.plan(loaded, config, members)
     found = outlook(plan.images, sum(plan.to_fetch.values()), kept, draft.pulls)
     return replace(plan, outlook=found)
+
+
+def _of_share(recipe: Recipe, share: ShareSettings) -> Recipe:
+    """The recipe with those wishes alone that this publisher sees to."""
+    return replace(
+        recipe, wishes=tuple(wish for wish in recipe.wishes if share.has(wish.reference.name))
+    )
 
 
 @dataclass(slots=True)
@@ -221,6 +232,10 @@ def _plan_repository(
     if config.private == "refuse":
         planned, private = without_private(planned, config, reconciliation.pins)
         damaged += private
+    signing = held_to_policy(planned, repository, config, reconciliation.pins)
+    planned = signing.images
+    damaged += signing.refused
+    draft.warnings += signing.warnings
     draft.images += planned
     draft.refused += auditor.refused
     draft.altered[repository.name] = auditor.altered
@@ -303,6 +318,7 @@ def _planned(
         adopts=config.adopt,
         anew=anew.stamp(item.reference),
         fix_permissions=config.flat.fix_permissions,
+        top=item.top,
     )
     record = repository.record(image.name)
     image = replace(image, fault=auditor.fault(record))

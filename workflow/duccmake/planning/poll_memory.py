@@ -49,6 +49,11 @@ class PollMemory:
         except (KeyError, TypeError, ValueError, InvalidReference):
             return None
 
+    def manifests_of(self, top: str) -> set[str]:
+        """The manifests that were found behind an index, or a manifest, for any platform."""
+        found = (poll for poll in self._polls.values() if isinstance(poll, list) and poll)
+        return {str(poll[1]) for poll in found if poll[0] == top and poll[1:]}
+
     def remember(self, key: str, poll: Poll) -> None:
         """Keep a poll."""
         self._polls[key] = [

@@ -63,8 +63,8 @@ class Reconciliation:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of all images that are published."""
-        return tuple(self.repository.names())
+        """The names of all images that are published, and that this publisher sees to."""
+        return tuple(filter(self.config.repository.share.has, self.repository.names()))
 
     def held(self, item: Resolved) -> Resolved:
         """The image as it is to be published: where its tag is held, what it is held at."""

@@ -19,6 +19,7 @@ class Resolved:
     ``platforms`` are all that the image is wished for on, and ``products`` what is
     made of it, where that is not what the configuration says.  ``stale`` says why
     the registry could not be asked, where that is so and the last answer is in force.
+    ``top`` is what the reference itself names: the manifest, or an index that leads to it.
     """
 
     reference: Reference
@@ -29,6 +30,7 @@ class Resolved:
     stale: str = ""
     platforms: tuple[Platform, ...] = ()
     products: tuple[Product, ...] = ()
+    top: Digest | None = None
 
     @property
     def path(self) -> str:

@@ -345,6 +345,7 @@ class Resolver:
             stale,
             question.platforms,
             question.products,
+            poll.top,
         )
 
 

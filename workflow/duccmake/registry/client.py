@@ -22,8 +22,10 @@ from ..errors import (
     UnsupportedImage,
 )
 from ..fs.closing import Closing
+from ..oci.content_store import ContentStore
 from ..oci.manifest import ACCEPT, OCI_INDEX, Descriptor, Index, Manifest
 from ..oci.reference import DOCKER_HUB, Digest, Reference
+from .attachments import Attachments
 from .damaged import Damaged
 from .download import Download
 from .http.blobs import RemoteBlob
@@ -187,6 +189,10 @@ class Client(Images, Closing):
             raise
         except RegistryError:
             return False
+
+    def beside(self, reference: Reference, store: ContentStore) -> Attachments:
+        """What the registry has beside the images of the reference's repository."""
+        return Attachments(self._transport, origin(reference, self._settings(reference)), store)
 
     def has_credentials(self, reference: Reference) -> bool:
         """Whether requests for the reference's repository are anybody's in particular."""

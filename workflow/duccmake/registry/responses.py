@@ -81,6 +81,15 @@ def named_digest(reply: Reply) -> Digest | None:
 
 def parse_manifest_of(reply: Reply, wanted: str) -> Manifest | Index:
     """Check the bytes against every digest that is known of them, then parse."""
+    algorithm = check_digests(reply, wanted)
+    return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)
+
+
+def check_digests(reply: Reply, wanted: str) -> str:
+    """Raise `DigestMismatch` where the bytes are not what was asked for, or what they are called.
+
+    Returns the algorithm of the digest that was asked for.
+    """
     asked = Digest.parse(wanted) if ":" in wanted else None
     for digest in filter(None, (asked, named_digest(reply))):
         found = hashlib.new(digest.algorithm, reply.body).hexdigest()
@@ -89,5 +98,4 @@ def parse_manifest_of(reply: Reply, wanted: str) -> Manifest | Index:
                 f"a manifest with {digest.algorithm}:{found} came where {digest} was promised",
                 hint="the registry or a proxy serves damaged content: ask its operator",
             )
-    algorithm = asked.algorithm if asked else "sha256"
-    return parse_manifest(reply.body, reply.headers.get("Content-Type", ""), algorithm=algorithm)
+    return asked.algorithm if asked else "sha256"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -19,6 +20,8 @@ from .view import View
 
 _WHITEOUT = ".wh."
 _HOPS = 40  # path_resolution(7)
+_VARIABLE = re.compile(r"\$\([^():]*:-([^()]*)\)")
+"""What each client of CernVM-FS fills in, and what it is where it knows nothing of it."""
 
 
 def is_whole(
@@ -100,7 +103,7 @@ def _leads_nowhere(view: View, path: PurePosixPath) -> bool:
             if not here.parts:
                 return False
             here = here.parent
-        elif not (target := view.target(here / name)):
+        elif not (target := _VARIABLE.sub(r"\1", view.target(here / name))):
             here /= name
         elif (hops := hops + 1) > _HOPS:
             return True

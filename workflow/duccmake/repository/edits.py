@@ -77,9 +77,20 @@ class Edits:
         return bool(self.puts or self.removals or self.catalogs)
 
     def file(self, path: PurePosixPath, content: bytes) -> None:
-        """Write a file, unless it is there with this content."""
-        if content != self.content(path):
+        """Write a file, unless it is there with this content, and can be read."""
+        try:
+            is_there = content == self.content(path)
+        except OSError:
+            is_there = False
+        if not is_there:
             self._put(path, File(content))
+
+    def begin_anew(self, path: PurePosixPath) -> None:
+        """Take a file that cannot be read for an empty one."""
+        try:
+            self.content(path)
+        except OSError:
+            self._put(path, File(b""))
 
     def symlink(self, path: PurePosixPath, target: str) -> None:
         """Make a symlink, or point it elsewhere, unless it is there as it shall be."""

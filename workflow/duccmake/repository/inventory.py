@@ -11,7 +11,7 @@ import functools
 import json
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -178,6 +178,28 @@ def _use_of_manifest(written: Any) -> Use:
 
 _METADATA = {"record.json": _use_of_record, "manifest.json": _use_of_manifest}
 """The files that tell what an image uses, and how each does."""
+
+
+def image_names(view: View, files: Collection[str] = ("manifest.json",)) -> list[str]:
+    """The names of the images that have one of these files, sorted."""
+    base = view.layout.metadata
+
+    def is_public(path: PurePosixPath) -> bool:
+        return path.name[0] != "." or path.name == MULTIARCH
+
+    return sorted(
+        str(directory.relative_to(base))
+        for directory, entries in view.walk(base, is_public)
+        if any(entries.get(name) is Kind.FILE for name in files)
+    )
+
+
+def bare_links(view: View) -> Iterator[PurePosixPath]:
+    """Links that lead to a flat tree and have no metadata beside them."""
+    known = set(image_names(view, ("manifest.json", "record.json")))
+    for path in links(view):
+        if _FLAT.search(view.target(path)) and str(path) not in known:
+            yield path
 
 
 def links(view: View) -> Iterator[PurePosixPath]:

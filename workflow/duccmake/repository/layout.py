@@ -195,6 +195,10 @@ class Layout:
         """An image's record."""
         return self.metadata / check_name(name) / "record.json"
 
+    def referrers(self, name: str) -> PurePosixPath:
+        """What is kept of what refers to an image: an OCI layout."""
+        return self.metadata / check_name(name) / ".referrers"
+
     def link(self, name: str) -> PurePosixPath:
         """The public symlink of an image."""
         return PurePosixPath(check_name(name))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -16,7 +17,7 @@ from ..errors import RepositoryError
 from ..layer import measured
 from ..oci.reference import Digest
 from ..products import Product
-from . import adoption, ducc, history, podman, removal_schedule
+from . import adoption, ducc, history, podman, referrers, removal_schedule
 from .edits import Edits, Tree
 from .flat_trees import flat_tree_of, read_flat_tree
 from .json_files import dump
@@ -41,6 +42,7 @@ def wished_record(image: StagedImage, losses: Losses) -> ImageRecord:
         source=dict(image.source),
         verified=image.measured is not None,
         anew=image.anew,
+        signatures=image.signatures,
         fix_permissions=image.fix_permissions
         and Product.FLAT in image.products
         and UNMEASURED not in losses,
@@ -55,7 +57,9 @@ def known_losses(view: View, image: StagedImage) -> dict[str, int]:
     Raises `RepositoryError` where it is not there any more as it is wished.
     """
     layout = view.layout
-    record = ImageRecord.read(view.content(layout.record(image.name)))
+    record = None
+    with suppress(OSError):  # as if it said nothing; it is written anew
+        record = ImageRecord.read(view.content(layout.record(image.name)))
     if record and (record.manifest, record.format) != (image.manifest, RECORD_FORMAT):
         record = None
     adopted = record is not None and UNMEASURED in record.losses
@@ -126,6 +130,11 @@ def publish_metadata(
     """
     layout = edits.layout
     now = time.time()
+    for image in images:
+        if image.anew:
+            origins = map(layout.origin, image.layers)
+            for path in (layout.manifest(image.name), layout.record(image.name), *origins):
+                edits.begin_anew(path)
     superseded = [
         entry
         for image in images
@@ -154,6 +163,7 @@ def publish_metadata(
         edits.file(layout.manifest(image.name), image.manifest_bytes)
         record = wished_record(image, losses[image.name])
         edits.file(layout.record(image.name), dump(record.to_json()))
+        referrers.publish(edits, image)
     _note_origins(edits, images)
     _schedule(edits, superseded, wished, staying)
     podman.publish(edits, images, trees, splits)

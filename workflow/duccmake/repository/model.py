@@ -77,7 +77,8 @@ class StagedImage:
     (`duccmake.oci.reference.Reference.name_on`).
     ``keep`` says what becomes of what the name stood for before.  ``fix_permissions``:
     everybody may read the flat tree (see `FlatTree`).  ``anew``: its layers, its trees and
-    its record, which gets this stamp, replace what is there.
+    its record, which gets this stamp, replace what is there.  ``signatures`` is what the record
+    says of who signed it, ``referrers`` what is kept beside it (`duccmake.repository.referrers`).
     """
 
     name: str
@@ -95,6 +96,8 @@ class StagedImage:
     keep: Keep = field(default_factory=Keep)
     fix_permissions: bool = False
     anew: str = ""
+    signatures: Mapping[str, Any] = field(default_factory=dict)
+    referrers: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class ImageRecord:
     ``anew`` is the stamp of the last run that was asked to convert it again.
     ``verified``: all that the record names was measured and found to be what the image's
     manifest and configuration say; earlier versions believed some of it.
+    ``signatures`` says which requirements of a signature policy it satisfied when it was
+    published, and by which signatures of whom.
     """
 
     name: str
@@ -135,6 +140,7 @@ class ImageRecord:
     verified: bool = False
     fix_permissions: bool = False
     anew: str = ""
+    signatures: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON members."""
@@ -151,6 +157,7 @@ class ImageRecord:
             **({"verified": True} if self.verified else {}),
             **({"fix_permissions": True} if self.fix_permissions else {}),
             **({"anew": self.anew} if self.anew else {}),
+            **({"signatures": dict(self.signatures)} if self.signatures else {}),
         }
 
     @classmethod
@@ -184,4 +191,5 @@ class ImageRecord:
             verified=members.get("verified") is True,
             fix_permissions=members.get("fix_permissions") is True,
             anew=str(members.get("anew", "")),
+            signatures=dict(members.get("signatures", {})),
         )

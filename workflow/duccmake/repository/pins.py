@@ -133,6 +133,7 @@ def point(
         measured=_measured(edits.view, record.layers),
         keep=keep,
         fix_permissions=record.fix_permissions,
+        signatures=record.signatures,
     )
     publish_metadata(edits, [image], {name: record.losses}, others)
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..layer.measured import Measured
 from ..oci.reference import Digest
+from ..tree.verify import Digests
+from .damage import Damage, Reading
 from .edits import Edits
 from .model import ChangeSet, ImageRecord
 from .view import View
@@ -133,8 +135,26 @@ class Repository(Protocol):
         """
         ...
 
+    def compare(
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest; ``digests`` are known content's.
+
+        Files that are those of ``layers``, whose numbers entries have, are not read.
+        """
+        ...
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with how the repository is stored, whatever is in it."""
+        ...
+
     def verify(self, name: str, *, content: bool = True) -> list[str]:
-        """Compare a published image with its manifests: one line a difference.
+        """Hold a published image to what it should be: one line for each thing that is wrong.
 
         Without ``content`` files are not read; that their content is there is seen all the same.
         """

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from ..errors import InvalidReference
-from ..layer.measured import Measured
-from ..oci.reference import MULTIARCH, Digest
+from ..layer.measured import STAGED, Measured
+from ..oci.reference import Digest
 from ..products import Product
+from ..tree.directories import Directories
 from ..tree.file_tree import FileTree
-from ..tree.verify import Compared, Digests, Tree, differences
+from ..tree.mtree import Entry
+from ..tree.verify import Compared, Digests, Found, Tree, differences
 from . import podman
+from .damage import Damage, Reading
 from .failures import reported
 from .flat_trees import flat_tree, measured_layer
+from .inventory import image_names
 from .layout import Layout
 from .model import ANY_VARIANT, ImageRecord
-from .view import DirectoryView, Kind, View
+from .verification import verify_image
+from .view import DirectoryView, View
 
 log = logging.getLogger(__name__)
 
@@ -138,36 +145,49 @@ class PublishedTree:
 
         Those of images of several platforms begin with ``.multiarch``.
         """
-        base = self._layout.metadata
-
-        def is_public(path: PurePosixPath) -> bool:
-            return path.name[0] != "." or path.name == MULTIARCH
-
         with self.reading(), reported("list the images"):
-            found = [
-                str(directory.relative_to(base))
-                for directory, entries in self._view.walk(base, is_public)
-                if entries.get("manifest.json") is Kind.FILE
-            ]
-        return iter(sorted(found))
+            return iter(image_names(self._view))
 
     def verify(self, name: str, *, content: bool = True) -> list[str]:
-        """Compare a published image with its manifests: one line a difference.
+        """Hold a published image to what it should be: one line for each thing that is wrong.
 
         Without ``content`` files are not read; that their content is there is seen all the same.
         """
         with reported("verify", name):
-            record = self.record(name)
-            if record is None:
+            if self.record(name) is None:
                 return [f"{name} is not published, or not wholly"]
-            compare = partial(self._differences, digests={}, content=content)
-            layout = self._layout
-            lines: list[str] = []
-            if Product.FLAT in record.products:
-                lines += compare(layout.flat(record.config), layout.flat_manifest(record.config))
-            for digest in dict.fromkeys(record.layers):
-                lines += compare(layout.layerfs(digest), layout.layer_manifest(digest))
-            return lines + list(podman.differences(self._view, record, compare))
+            return list(map(str, verify_image(self, name, Reading(content))))
+
+    def compare(
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest; ``digests`` are known content's.
+
+        Files that are those of ``layers``, whose numbers entries have, are not read.
+        """
+        if not self._view.is_file(manifest):
+            yield Damage(str(path), "has no manifest")
+            return
+        directories = Directories()
+        with ExitStack() as stack:
+            tree, *shared = (
+                stack.enter_context(self._shown_tree(each, directories)) for each in (path, *layers)
+            )
+            compared = replace(
+                self._compared(path, reading), is_read_elsewhere=partial(_is_of, shared)
+            )
+            for found in differences(tree, self._view.lines(manifest), digests, compared):
+                at = "" if found.path == "." else f"/{found.path}"
+                yield Damage(f"{path}{at}", found.words)
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with how the repository is stored: a directory is what it is."""
+        return iter(())
 
     def _read_record(self, name: str) -> ImageRecord | None:
         path = self._layout.record(name)
@@ -194,23 +214,36 @@ class PublishedTree:
         wished = self._layout.link_target(record.name, record.config)
         return target == wished and self._view.is_dir(self._layout.flat(record.config))
 
-    def _differences(
-        self, path: PurePosixPath, manifest: PurePosixPath, digests: Digests, content: bool
-    ) -> Iterator[str]:
-        if not self._view.is_file(manifest):
-            yield f"{path}: has no manifest"
-            return
-        with self._shown_tree(path) as tree:
-            compared = self._compared(path, content)
-            for line in differences(tree, self._view.lines(manifest), digests, compared):
-                yield f"{path}: {line}"
-
     @contextmanager
-    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+    def _shown_tree(self, path: PurePosixPath, directories: Directories) -> Iterator[Tree]:
         """A tree of the repository, to be compared."""
-        with FileTree(os.fsencode(self._path / path)) as tree:
+        with FileTree(os.fsencode(self._path / path), directories) as tree:
             yield tree
 
-    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
+    def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
         """What of a tree is compared."""
-        return Compared(owners=(self._path / path).parent.stat().st_uid == 0, content=content)
+        above = path.parent
+        return Compared(
+            owners=(self._path / above).stat().st_uid == 0,
+            content=reading.content,
+            read=reading.read,
+            opaque=_marks_opaque(self._view.content(above / ".metadata" / STAGED)),
+        )
+
+
+def _marks_opaque(summary: bytes) -> bool:
+    """Whether all opaque directories of a layer could be marked, by what its unpacker noted."""
+    try:
+        return "opaque" not in json.loads(summary).get("lost", {})
+    except (ValueError, AttributeError):
+        return False
+
+
+def _is_of(layers: Sequence[Tree], entry: Entry, found: Found) -> bool:
+    """Whether what was found is the file of the layer that provides an entry."""
+    if entry.layer is None or not 0 <= entry.layer < len(layers):
+        return False
+    try:
+        return layers[entry.layer].found(entry.content_path).content == found.content
+    except OSError:
+        return False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from .layout import split_variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +17,26 @@ class BatchSettings:
     images: int = 100
     bytes: int = 20 * 1024**3
     entries: int = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShareSettings:
+    """Which images a publisher sees to, as ``number`` of as many publishers as ``of`` says."""
+
+    number: int = 1
+    of: int = 1
+
+    def has(self, name: str) -> bool:
+        """Whether an image of that name (or a glob) is this publisher's.
+
+        All tags of a repository, on all platforms, are one publisher's: they share layers.
+        """
+        if self.of == 1:
+            return True
+        path, _, last = split_variant(name)[1].rpartition("/")
+        repository = f"{path}/{last.partition('@')[0].partition(':')[0]}"
+        found = hashlib.sha256(repository.encode()).digest()
+        return int.from_bytes(found[:8]) % self.of == self.number - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +50,7 @@ class RepositorySettings:
     repository's spool area, and everything is put below the directory ``prefix``.
     ``publisher`` says who makes objects and catalogs, ``compression`` and ``hard_links``
     how jobs make them.  ``url`` is where a machine that does not publish reads, and
-    ``public_key`` the file of the key that it trusts.
+    ``public_key`` the file of the key that it trusts.  ``share`` says which images.
     """
 
     backend: str = "directory"
@@ -45,6 +68,7 @@ class RepositorySettings:
     url: str = ""
     public_key: Path | None = None
     batch: BatchSettings = field(default_factory=BatchSettings)
+    share: ShareSettings = field(default_factory=ShareSettings)
 
     @property
     def in_catalogs(self) -> bool:

@@ -15,6 +15,7 @@ _COLOURS = {
     "failed": _RED,
     "refused": _RED,
     "expelled": _RED,
+    "damaged": _RED,
     "pending": _YELLOW,
     "held": _YELLOW,
     "leaving": _YELLOW,
@@ -25,6 +26,7 @@ _COLOURS = {
     "freed": _GREEN,
     "pinned": _GREEN,
     "unpinned": _GREEN,
+    "mended": _GREEN,
     "up to date": _BLUE,
 }
 """The words that lines begin with, as ANSI has their colours (ECMA-48, 8.3.117)."""

@@ -184,8 +184,9 @@ class _Entries:
         return {titles.get(path, path) for path in paths}
 
     def _forsake(self, state: Kept, met: Collection[str]) -> None:
+        share = self._config.repository.share
         for title, life in state.lives.items():
-            if title not in met and life.gone is None:
+            if title not in met and life.gone is None and share.has(life.path or title):
                 state.lives[title] = replace(self._as_it_was(state, life), gone=self._now)
 
     # --- one image ------------------------------------------------------

@@ -7,13 +7,15 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..config.configuration import Config
 from ..errors import DuccmakeError
 from ..planning.model import Departure
 from ..planning.plan import Plan, repositories
 from ..planning.removal import check_share, departures, freed_later, refused, spoken_for
+from ..planning.verdict import Part, draw, parts_of
+from ..planning.verdict import in_words as looked_at
 from ..repository.open import open_repository
 from ..repository.protocol import Repository
 from ..repository.removal import CHAIN, FLAT, LAYER, Garbage, Thing, find, freed_bytes
@@ -27,13 +29,46 @@ _LISTED = 20
 """How many images, trees and layers a preview names; more are counted."""
 
 
-TARGETS = frozenset({"adopt", "prune", "gc", "rollback", "status", "unpin"})
-"""Targets of the workflow that convert nothing."""
+TARGETS = frozenset({"adopt", "prune", "gc", "repair", "rollback", "status", "unpin", "verify"})
+"""Targets of the workflow that do not convert what is wished for."""
 
 
 def targets(arguments: Sequence[str]) -> frozenset[str]:
     """Which of `TARGETS` a command line asks for."""
     return TARGETS.intersection(arguments)
+
+
+# --- what is verified ----------------------------------------------------
+
+
+def verification(plan: Plan, config: Config, *, keep: bool) -> tuple[int, list[Part]]:
+    """What a sample of what is published is drawn by, and all that is to be verified, in parts.
+
+    With ``keep`` jobs can do it, and another run can go on with it.
+    """
+    seed = draw(config.selection, keep=keep)
+    parts = [
+        part
+        for name in repositories(plan)
+        for part in parts_of(open_repository(config.repository, name), config.selection, seed)
+    ]
+    if config.images and not any(part.things for part in parts):
+        raise DuccmakeError(
+            f"no published image is called {' or '.join(config.images)}",
+            step="verify",
+            hint="a '*' in it stands for any text",
+        )
+    for part in parts if keep else ():
+        part.save()
+    return seed, parts
+
+
+def _verification_in_words(plan: Plan, config: Config) -> Iterator[str]:
+    kinds: dict[str, Counter[str]] = {}
+    for part in verification(plan, config, keep=False)[1]:
+        kinds.setdefault(part.repository, Counter()).update(thing.kind for thing in part.things)
+    for name, counts in kinds.items():
+        yield f"verify  {name}  {looked_at(counts)}"
 
 
 # --- receipts -----------------------------------------------------------
@@ -134,6 +169,7 @@ def preview(plan: Plan, config: Config, only: Collection[str]) -> list[str]:
         garbage = _garbage(plan, config, name)
         if ("gc" in only or policy == "prune") and (garbage.due or garbage.unlisted):
             found.append(f"gc     {name}  {collection_in_words(plan, config, name)}")
+    found += _verification_in_words(plan, config) if "verify" in only else []
     found += [rollback_in_words(config)] if "rollback" in only else []
     found += [unpinning_in_words(config)] if "unpin" in only else []
     return "\n".join(found).splitlines()

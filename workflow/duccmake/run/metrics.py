@@ -20,9 +20,14 @@ _LATER = "later"
 
 def exposition(document: Document, states: Iterable[State], status: Status) -> bytes:
     """The metrics in Prometheus' text format; no label is the name of an image."""
+    return as_text(_metrics(document, list(states), status))
+
+
+def as_text(metrics: Iterable[Metric]) -> bytes:
+    """Metrics in Prometheus' text format."""
     from prometheus_client import CollectorRegistry, generate_latest  # slow to import
 
-    found = list(_metrics(document, list(states), status))
+    found = list(metrics)
 
     class Collected:
         def collect(self) -> Iterable[Metric]:
@@ -39,10 +44,10 @@ def _metrics(document: Document, states: list[State], status: Status) -> Iterato
     yield InfoMetricFamily("duccmake", "The version.", {"version": document.version})
     yield from _of_images(document)
     yield from _of_history(states)
-    yield _gauge("last_run_timestamp_seconds", "When the last run ended.", status.ended)
-    yield _gauge("last_run_duration_seconds", "How long it took.", status.seconds)
+    yield gauge("last_run_timestamp_seconds", "When the last run ended.", status.ended)
+    yield gauge("last_run_duration_seconds", "How long it took.", status.seconds)
     text = "When a run ended without failures."
-    yield _gauge("last_success_timestamp_seconds", text, document.last_success or 0.0)
+    yield gauge("last_success_timestamp_seconds", text, document.last_success or 0.0)
 
 
 def _of_images(document: Document) -> Iterator[Metric]:
@@ -57,9 +62,9 @@ def _of_images(document: Document) -> Iterator[Metric]:
     failing = Counter(image.failure.kind for image in document.images if image.failure)
     text = "Images whose last try failed."
     yield _by("images_failing", text, "reason", {one: failing[one] for one in Fault})
-    yield _gauge("layers", "Layers of published images.", totals.layers)
-    yield _gauge("layers_bytes", "The blobs of these layers.", totals.bytes)
-    yield _gauge("shared_bytes", "The blobs of layers of several images.", totals.shared)
+    yield gauge("layers", "Layers of published images.", totals.layers)
+    yield gauge("layers_bytes", "The blobs of these layers.", totals.bytes)
+    yield gauge("shared_bytes", "The blobs of layers of several images.", totals.shared)
 
 
 def _of_history(states: list[State]) -> Iterator[Metric]:
@@ -89,7 +94,8 @@ def _of_history(states: list[State]) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def gauge(name: str, text: str, value: float) -> Metric:
+    """A gauge without labels."""
     from prometheus_client.core import GaugeMetricFamily
 
     return GaugeMetricFamily(f"duccmake_{name}", text, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class OwnLines(logging.Filter):
         self._failures: Arrivals | None = None
         self._progress: ProgressLine | None = None
         self._told: set[str] = set()
+        self._lines: set[str] = set()
         self._interrupted = False
 
     def follow(self, run: Path, progress: ProgressLine | None) -> None:
@@ -85,11 +86,17 @@ class OwnLines(logging.Filter):
         """Say what failed, if the job has left word; one that was killed has not."""
         arrived = self._failures.new() if self._failures else []
         with self._progress.aside() if self._progress else nullcontext():
-            say(*filter(None, map(_in_words, arrived)), stream=sys.stderr)
+            say(*self._new(map(_in_words, arrived)), stream=sys.stderr)
         self._told.update(report.log for report in arrived)
         told = not self._told.isdisjoint(map(str, getattr(record, "log", ())))
         # Where there is no room for a report, the job says its line itself.
         return told or self._interrupted or is_full()
+
+    def _new(self, lines: Iterable[str]) -> list[str]:
+        """Those that were not said yet: a failure that is handed on is reported by each job."""
+        new = [line for line in dict.fromkeys(lines) if line and line not in self._lines]
+        self._lines.update(new)
+        return new
 
 
 def _in_words(report: Report) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..planning.model import PlannedImage
 from ..planning.plan import Plan
 from ..words import in_bytes
 from ..workspace.reports import Arrivals, Kind
@@ -42,17 +43,20 @@ class Standing:
 
 
 class Gauge:
-    """Reads how far a run is from what its jobs leave in the working directory."""
+    """Reads how far a run is from what its jobs leave in the working directory.
 
-    def __init__(self, plan: Plan, run: Path) -> None:
+    It is about all images that the run is about, or about some ``images`` of them.
+    """
+
+    def __init__(self, plan: Plan, run: Path, images: Iterable[PlannedImage] = ()) -> None:
+        about = list(images) or plan.wanted
         self._receipts = {
-            published(image.repository, image.name, plan.key(image.manifest))
-            for image in plan.wanted
+            published(image.repository, image.name, plan.key(image.manifest)) for image in about
         }
         self._all = len(self._receipts)
         to_fetch = {
             key
-            for image in plan.wanted
+            for image in about
             for key in plan.staged_layers(image)
             if not staged_layer(image.repository, key).exists()
         }

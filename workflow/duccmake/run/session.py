@@ -22,11 +22,22 @@ from ..fs.files import remove_tree
 from ..planning.parts import part, slices
 from ..planning.plan import Plan
 from ..planning.planner import make_plan
+from ..planning.repairs import plan_repairs
 from ..repository.failures import FULL
 from ..words import counted
 from ..workspace import run_lock
 from ..workspace.event_log import EventSettings
-from ..workspace.results import GATES, PARTS, PLANS, RUNS, published, staged
+from ..workspace.reports import Kind, read_reports
+from ..workspace.results import (
+    GATES,
+    PARTS,
+    PLANS,
+    RUNS,
+    made_by,
+    partial_layers,
+    published,
+    staged,
+)
 from ..workspace.results import problem as problem_receipt
 from .events import note_failure
 from .lines import say
@@ -38,6 +49,8 @@ from .status import of_failure
 logger = logging.getLogger(__name__)
 
 _KEPT_RUNS = 20
+
+_LONG = 10 * 365 * 86400.0
 
 _BOOKS_BYTES = 256 * 1024
 """So much a run writes at least: its plan, reports, logs, and what Snakemake notes."""
@@ -143,7 +156,13 @@ def begin(
             raise error.told_of(given or {}) from None
         root = config.repository.root if config.repository.backend == "directory" else Path()
         _check_root(root)
+        asked = targets(arguments)
+        if not asked.isdisjoint(("repair", "verify")):
+            # What is published is the matter, and what its tags stand for is not.
+            config = replace(config, resolve=replace(config.resolve, max_age=_LONG))
         plan = make_plan(config, as_plain(members), poll=poll)
+        if "repair" in asked:
+            plan = plan_repairs(plan, config)
         is_drawn = _has_option(arguments, _GRAPHS) and not plan.wanted
         if is_drawn:
             plan = _drawn(config, as_plain(members))
@@ -281,6 +300,9 @@ def tidy(plan: Plan, *in_use: Path) -> None:
     """
     wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
     wanted |= {plan.flat_key(image) for image in plan.wanted}
+    for path in list(partial_layers()):
+        with suppress(OSError):  # who was given up for lost, on another machine, may be at it
+            _remove(path)
     for path in list(staged()):
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
@@ -292,6 +314,16 @@ def tidy(plan: Plan, *in_use: Path) -> None:
         for path in paths[:-_KEPT_RUNS]:
             if path not in in_use:
                 _remove(path)
+
+
+def forget_failures(run: Path) -> None:
+    """Remove what jobs that failed left in place of their output, for jobs that needed it.
+
+    At the end of a run, under Snakemake's lock: the next one is to try them again.
+    """
+    for report in read_reports(run):
+        if report.kind == Kind.FAILED and (made := made_by(report.job)):
+            remove_tree(made)
 
 
 def _remove(path: Path) -> None:

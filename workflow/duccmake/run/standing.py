@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..config.configuration import Config
@@ -14,6 +14,7 @@ from ..planning.holds import AT_ONCE
 from ..planning.model import Departure, PlannedImage, Problem
 from ..planning.model import State as Planned
 from ..planning.plan import Plan
+from ..planning.verdict import Verdict
 from ..products import Product
 from ..repository.layout import Layout
 from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED
@@ -25,6 +26,9 @@ from .status import Outcome, Status
 
 _HARMLESS = OF_LAYERS | {UNMEASURED, WIDENED}
 """Losses of which nobody who runs the image as a whole sees anything."""
+
+DAMAGED = "damaged: "
+"""How the reason begins of an image of which something is damaged."""
 
 _GOOD = frozenset({Outcome.CONVERTED, Outcome.UP_TO_DATE})
 
@@ -68,6 +72,7 @@ class _Repository:
         self._status = status
         self._layout = layout
         self._now = time.time()
+        self._verdict = Verdict.load(name) or Verdict(name)
         counted = Counter(
             digest for life in state.lives.values() for digest in dict.fromkeys(life.layers)
         )
@@ -108,6 +113,8 @@ class _Repository:
             stale = image.why if image.state == Planned.PUBLISHED else ""
             health = Health.STALE if stale else self._wear(life)
             words = f"{Sync.UP_TO_DATE} as far as is known: {stale}" if stale else Sync.UP_TO_DATE
+            if damage := self._verdict.damage_of(life.path, life.published):
+                health, words, stale = of_damage(Sync.UP_TO_DATE, damage)
             return self._image(life, Sync.UP_TO_DATE, health, words, stale, planned=image)
         if life.failure is not None:
             return self._failing(life, life.failure, image)
@@ -180,9 +187,7 @@ class _Repository:
 
     @staticmethod
     def _wear(life: Life) -> Health:
-        """Whether what is published lacks something that shows."""
-        lost = life.published and any(kind not in _HARMLESS for kind in life.losses)
-        return Health.DEGRADED if lost else Health.OK
+        return wear(life.published, life.losses)
 
     def _failed(self, failure: Failure) -> Failed:
         return Failed(
@@ -219,6 +224,17 @@ class _Repository:
             platform = f"--platform={planned.platform} " if planned.variants else ""
             found["podman"] = f"podman run {platform}{shlex.quote(planned.reference.name)}"
         return found
+
+
+def wear(published: str, losses: Iterable[str]) -> Health:
+    """Whether what is published, if anything is, lacks something that shows."""
+    lost = published and any(kind not in _HARMLESS for kind in losses)
+    return Health.DEGRADED if lost else Health.OK
+
+
+def of_damage(sync: str, damage: str) -> tuple[Health, str, str]:
+    """Health, verdict and reason of an image that is damaged."""
+    return Health.DEGRADED, f"{sync}, and {DAMAGED}{damage}", f"{DAMAGED}{damage}"
 
 
 def _sum(sizes: Iterator[int | None]) -> int | None:

@@ -34,6 +34,8 @@ class Outcome(StrEnum):
     FREED = "freed"
     PINNED = "pinned"
     UNPINNED = "unpinned"
+    DAMAGED = "damaged"
+    MENDED = "mended"
 
 
 @dataclass(frozen=True, slots=True)

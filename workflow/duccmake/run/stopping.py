@@ -27,8 +27,10 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def stop_on_signals(stop: Callable[[], None]) -> None:
-    """Have SIGTERM call ``stop`` and cut off the jobs below this process; note Control-C.
+def stop_on_signals(stop: Callable[[], None], cancel: Callable[[], None]) -> None:
+    """Have SIGTERM call ``stop``, cut off the jobs below this process and ``cancel`` all others.
+
+    Control-C is noted.
 
     In a thread: a handler runs within whatever it interrupts, and what that holds, such as
     the lock of Snakemake's scheduler while something is removed, it would wait for for ever.
@@ -42,6 +44,7 @@ def stop_on_signals(stop: Callable[[], None]) -> None:
 
         while True:
             cut_off(psutil.Process().children(recursive=True))
+            cancel()
             time.sleep(_AGAIN_SECONDS)
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:

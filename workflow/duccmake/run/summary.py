@@ -16,7 +16,7 @@ from ..oci.reference import Reference
 from ..planning.holds import held_in_words
 from ..planning.model import PlannedImage, State
 from ..planning.pending import why_pending
-from ..planning.plan import Plan, adopting
+from ..planning.plan import Plan, adopting, repositories
 from ..planning.thin_images import manifest_of
 from ..repository.model import OF_LAYERS, UNMEASURED, WIDENED, ImageRecord
 from ..repository.open import open_repository
@@ -25,6 +25,7 @@ from ..workspace.reports import JobName, Kind, Report, Rule, read_reports
 from ..workspace.results import STATUS
 from .lines import briefly, say
 from .lives import keep
+from .mending import after_repair, note_damage
 from .session import Session
 from .status import Outcome, Result, Status, of_this_process
 from .telling import write_status
@@ -42,7 +43,7 @@ def summarise(
     session: Session,
     *,
     workdir: Path,
-    only: Collection[str] = (),
+    only: frozenset[str] = frozenset(),
     held_back: Mapping[str, str] | None = None,
     stream: TextIO | None = None,
 ) -> Status:
@@ -59,17 +60,22 @@ def summarise(
     reports = read_reports(run)
     if "adopt" in only:
         plan = replace(plan, images=tuple(adopting(plan)), problems=(), thins=())
-    is_about_images = not only or "adopt" in only
+    is_about_images = not only or not only.isdisjoint({"adopt", "repair"})
     results = list(_results(plan, reports, workdir) if is_about_images else _removals(reports))
+    config = plan.config_in(workdir)
+    if "repair" in only and not session.preview:
+        results = after_repair(plan, config, results)
     status = of_this_process(run.name, time.monotonic() - session.began, results, plan)
     totals = Counter(item.outcome for item in results)
-    counts = (
-        _counts_of(totals, only) if only else f"{_counts(totals)}{_bytes(results, plan, reports)}"
-    )
+    if only:
+        counts = _counts_of(totals, only, reports)
+    else:
+        counts = f"{_counts(totals)}{_bytes(results, plan, reports)}"
     last = f"duccmake: {counts}, in {status.seconds:.1f} s"
     say(*_lines(results), *(f"duccmake: {why}" for why in kept), last, stream=out)
+    if not only.isdisjoint(("repair", "verify")) and not session.preview:
+        note_damage(repositories(plan), workdir)
     if not (only or session.preview):
-        config = plan.config_in(workdir)
         states = keep(plan, config, session.seen, results, reports, run=run.name)
         try:
             write_status(plan, config, states, status, workdir)
@@ -121,10 +127,15 @@ def _bytes(results: Sequence[Result], plan: Plan, reports: Sequence[Report]) -> 
     return f"; {in_bytes(sum(fetched.values()))} fetched, {in_bytes(sum(there.values()))} reused"
 
 
-def _counts_of(totals: Counter[Outcome], only: Collection[str]) -> str:
+def _counts_of(totals: Counter[Outcome], only: Collection[str], reports: Sequence[Report]) -> str:
     """The counts of a run that was to convert nothing."""
+    looked_at = [report.words for report in reports if report.kind == Kind.VERIFIED]
+    if "verify" in only and looked_at:
+        damaged = totals[Outcome.DAMAGED]
+        said = f"{damaged} damaged" if damaged else "nothing is damaged"
+        return "; ".join([said, *looked_at, *([_MEND] if damaged else [])])
     words = {Outcome.CONVERTED: "adopted" if "adopt" in only else "converted"}
-    kinds = (Outcome.CONVERTED, Outcome.REMOVED, Outcome.FAILED)
+    kinds = (Outcome.CONVERTED, Outcome.MENDED, Outcome.REMOVED, Outcome.FAILED, Outcome.DAMAGED)
     return (
         ", ".join(f"{totals[kind]} {words.get(kind, kind)}" for kind in kinds if totals[kind])
         or "done"
@@ -250,8 +261,11 @@ def _pushes(
         yield replace(first, title=title)
 
 
+_MEND = "'snakemake repair --cores N' makes anew what is"
+
 _MAINTENANCE = frozenset(
-    {Rule.PRUNE_IMAGES, Rule.REFUSE_IMAGES, Rule.COLLECT_GARBAGE, Rule.ROLLBACK, Rule.UNPIN}
+    {Rule.VERIFY_PART, Rule.VERIFY}
+    | {Rule.PRUNE_IMAGES, Rule.REFUSE_IMAGES, Rule.COLLECT_GARBAGE, Rule.ROLLBACK, Rule.UNPIN}
 )
 
 
@@ -260,6 +274,9 @@ def _removals(reports: Sequence[Report]) -> Iterator[Result]:
     for report in reports:
         if report.kind == Kind.REMOVED:
             yield from (Result(name, Outcome.REMOVED, why) for name, why in report.images)
+        elif report.kind == Kind.DAMAGED:
+            for path, words in report.images:
+                yield Result(report.subject, Outcome.DAMAGED, f"{path}: {words}".lstrip(": "))
         elif report.kind in _SAID:
             yield Result(report.subject, _SAID[report.kind], report.words)
         elif report.kind == Kind.FAILED and report.job.rule in _MAINTENANCE:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ..errors import DuccmakeError
 
@@ -91,6 +92,13 @@ class NoticeQueue:
             raise
         _sync(self._new)
         return True
+
+    def stands(self, notice: Notice) -> Literal["new", "taken", "done"]:
+        """Whether such a notice waits, or a poll is about it; or neither."""
+        name = f"{notice.key}.json"
+        if (self._new / name).exists():
+            return "new"
+        return "taken" if (self._taken / name).exists() else "done"
 
     def waiting(self) -> int:
         """How many notices are new."""

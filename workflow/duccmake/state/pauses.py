@@ -12,7 +12,7 @@ from .model import Failure, Life
 
 OWN = frozenset(
     {Fault.REGISTRY, Fault.DENIED, Fault.MISSING, Fault.MANIFEST, Fault.DIGEST}
-    | {Fault.LAYER, Fault.LIMIT, Fault.PRIVATE}
+    | {Fault.LAYER, Fault.LIMIT, Fault.PRIVATE, Fault.SIGNATURE}
 )
 """Faults of an image, or of what its registry answers for it.  Others, such as a full disk or a
 registry that cannot be reached at all, say nothing of it: it is tried again in the next run."""

@@ -20,6 +20,9 @@ _NO_XATTR = UNSUPPORTED | {errno.ENOSPC, errno.E2BIG, errno.ERANGE}
 OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs.")
 """Overlayfs, or fuse-overlayfs, acts on these: an image's own are put where neither reads them."""
 
+OPAQUE_XATTRS = frozenset(name + b"opaque" for name in OVERLAY_XATTRS)
+"""Any of them marks a directory that hides what lower layers have in it."""
+
 
 class AttributeSetter:
     """Sets attributes with the rights of this process."""

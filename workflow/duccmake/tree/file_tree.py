@@ -26,11 +26,14 @@ KINDS = {
 
 
 class FileTree(Closing):
-    """The tree below the directory ``root``; keeps to `duccmake.tree.verify.Tree`."""
+    """The tree below the directory ``root``; keeps to `duccmake.tree.verify.Tree`.
 
-    def __init__(self, root: bytes) -> None:
+    ``directories`` are those that several trees open together: they are let go of as well.
+    """
+
+    def __init__(self, root: bytes, directories: Directories | None = None) -> None:
         self._root = root
-        self._directories = Directories()
+        self._directories = directories or Directories()
 
     def found(self, path: bytes) -> Found:
         """What is at a path."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+import errno
+import os
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from ..errors import DuccmakeError
 from . import mtree
-from .attributes import OVERLAY_XATTRS
+from .attributes import OPAQUE_XATTRS, OVERLAY_XATTRS
 from .mtree import LOST, Entry, encode
 
 Digests = dict[Hashable, str]
@@ -63,6 +66,22 @@ class Tree(Protocol):
         ...
 
 
+class Difference(NamedTuple):
+    """What a tree has at a path, as manifests write it, that its manifest has otherwise."""
+
+    path: str
+    words: str
+
+
+def at_once(size: int) -> None:
+    """Nobody waits after having read ``size`` bytes."""
+
+
+def nowhere(entry: Entry, found: Found) -> bool:
+    """Nobody else reads what is found of an entry."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Compared:
     """What is compared beside what a tree consists of.
@@ -71,29 +90,43 @@ class Compared:
     made without root has its maker's, and directories ``u+rwx``.
     ``content``: files are read; otherwise it is only seen that their content is there.
     Entries that bear a name of ``ignored`` may be there without the manifest's word.
+    ``read`` is told how many bytes of a file were read, and may take its time.  What
+    ``is_read_elsewhere`` is not read here.  ``opaque``: directories that hide what lower layers
+    have in them are marked so.
     """
 
     owners: bool = True
     content: bool = True
     ignored: Collection[bytes] = ()
+    read: Callable[[int], None] = at_once
+    is_read_elsewhere: Callable[[Entry, Found], bool] = nowhere
+    opaque: bool = False
 
 
 def differences(
     tree: Tree, lines: Iterable[bytes], digests: Digests, compared: Compared
-) -> Iterator[str]:
-    """One line for each difference between a tree and the lines of its manifest.
+) -> Iterator[Difference]:
+    """The differences between a tree and the lines of its manifest.
 
-    What the manifest says was lost is not compared.
+    What the manifest says was lost is not compared.  A line that is none is a difference too.
     """
     comparison = _Comparison(tree, digests, compared)
     for line in lines:
         if not line.startswith(b"#"):
-            entry = Entry.parse(line)
-            for difference in comparison.compare(entry):
-                yield f"{_show(entry.path)}: {difference}"
+            try:
+                entry = Entry.parse(line)
+            except DuccmakeError as error:
+                yield Difference(".", f"its manifest is damaged: {error.found}")
+                continue
+            for words in comparison.compare(entry):
+                yield Difference(_show(entry.path), words)
     for path in comparison.missing():
-        yield f"{_show(path)}: its content is not there"
+        yield Difference(_show(path), "its content is not there")
     yield from comparison.unknown()
+
+
+_NOT_MADE = frozenset({b"device", b"devices", b"names"})
+"""Losses with which an entry is not there at all."""
 
 
 class _Comparison:
@@ -111,8 +144,11 @@ class _Comparison:
             found = self._tree.found(entry.path)
         except OSError as error:
             # A hard link to a lower layer is there once a chain has put its file there.
-            if not lost and (b"lower" not in entry.flags or entry.sha256):
-                yield f"cannot be read: {error.strerror}"
+            if lost.isdisjoint(_NOT_MADE) and (b"lower" not in entry.flags or entry.sha256):
+                # A file system says more of what is below something that is no directory.
+                gone = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+                why = os.strerror(errno.ENOENT) if gone else error.strerror
+                yield f"cannot be read: {why}"
             return
         if found.kind != entry.kind:
             yield f"is a {found.kind.decode()}, the manifest has a {entry.kind.decode()}"
@@ -144,7 +180,7 @@ class _Comparison:
         elif entry.kind == mtree.FILE and b"lower" not in entry.flags:
             if found.size != entry.size:
                 yield f"has {found.size} bytes, the manifest {entry.size}"
-            elif self._compared.content:
+            elif self._compared.content and not self._compared.is_read_elsewhere(entry, found):
                 yield from self._read(entry, found)
             else:
                 self._unread.append(entry.path)
@@ -164,10 +200,14 @@ class _Comparison:
             except OSError as error:
                 yield f"cannot be read: {error.strerror}"
                 return
+            self._compared.read(found.size)
         if entry.sha256 and digest != entry.sha256:
             yield f"has the sha256 {digest}, the manifest {entry.sha256}"
 
     def _xattrs(self, entry: Entry, lost: set[bytes]) -> Iterator[str]:
+        is_to_hide = self._compared.opaque and b"opaque" in entry.flags
+        if is_to_hide and OPAQUE_XATTRS.isdisjoint(self._tree.xattrs(entry.path)):
+            yield "lacks the mark of an opaque directory"
         if not self._compared.owners or b"xattrs" in lost:
             return
         found, wanted = _acting(self._tree.xattrs(entry.path)), _acting(dict(entry.xattrs))
@@ -181,7 +221,7 @@ class _Comparison:
         """Paths of files whose content was to be there, and is not."""
         return self._tree.missing(self._unread)
 
-    def unknown(self) -> Iterator[str]:
+    def unknown(self) -> Iterator[Difference]:
         """What the tree has and the manifest does not, without what is below that."""
         pending = [b"."]
         while pending:
@@ -189,14 +229,20 @@ class _Comparison:
             try:
                 entries = self._tree.entries(path)
             except OSError as error:
-                yield f"{_show(path)}: cannot be read: {error.strerror}"
+                yield Difference(_show(path), f"cannot be read: {error.strerror}")
                 continue
             for name, is_directory in sorted(entries.items()):
                 below = name if path == b"." else b"%b/%b" % (path, name)
                 if below in self._known:
                     pending += [below] * is_directory
                 elif name not in self._compared.ignored:
-                    yield f"{_show(below)}: is not in the manifest"
+                    yield Difference(_show(below), _stranger(name))
+
+
+def _stranger(name: bytes) -> str:
+    """What is said of an entry that the manifest does not have."""
+    marker = " (a whiteout's marker, as DUCC leaves them)" if name.startswith(b".wh.") else ""
+    return f"is not in the manifest{marker}"
 
 
 def _acting(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:

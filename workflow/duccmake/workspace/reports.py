@@ -31,6 +31,8 @@ class Rule(StrEnum):
     COLLECT_GARBAGE = "collect_garbage"
     ROLLBACK = "rollback"
     UNPIN = "unpin"
+    VERIFY_PART = "verify_part"
+    VERIFY = "verify"
 
 
 WRITERS = frozenset(
@@ -67,6 +69,8 @@ class Kind(StrEnum):
     FREED = "freed"
     PINNED = "pinned"
     UNPINNED = "unpinned"
+    VERIFIED = "verified"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True, slots=True)

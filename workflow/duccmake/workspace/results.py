@@ -5,10 +5,12 @@ The rules in ``workflow/rules/`` name the outputs of jobs with the same paths.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..oci.content_store import ContentStore
+from .reports import JobName, Rule
 
 RESULTS = Path("results")
 """What the workflow keeps below its working directory."""
@@ -49,8 +51,14 @@ METRICS = STATUS.with_name("metrics.prom")
 PICTURES = RESULTS / "report"
 """The pictures of `snakemake --report`."""
 
+SEED = RESULTS / "verify.seed"
+"""By what a sample is drawn of what is verified, until that is done."""
+
 WATCH_LOCK = RESULTS / "watch.lock"
 """What the watcher holds while it runs."""
+
+HEARTBEAT = RESULTS / "heartbeat.json"
+"""What the watcher leaves for who asks whether it is alive."""
 
 REFUSED_THINS = RESULTS / "thin" / "refused"
 """A file for each registry that refused what nobody in particular pushed."""
@@ -72,12 +80,13 @@ def staged_layer(repository: str, key: str) -> Path:
 
 
 def partial_layer(repository: str, key: str) -> Path:
-    """A layer as long as it is being unpacked.
+    """A layer as long as it is being unpacked, by this job and no other.
 
     Not in the job's output: that of a job which was cut off Snakemake removes by itself, and
-    does nothing else for seconds.
+    does nothing else for seconds.  A job on a machine that was given up for lost may still
+    be at it when the next one begins.
     """
-    return RESULTS / repository / "partial" / key
+    return RESULTS / repository / "partial" / f"{key}.{secrets.token_hex(4)}"
 
 
 def staged_flat_tree(repository: str, key: str) -> Path:
@@ -85,10 +94,27 @@ def staged_flat_tree(repository: str, key: str) -> Path:
     return RESULTS / repository / "flat" / key / "image"
 
 
+def made_by(job: JobName) -> Path | None:
+    """The output of a job that stages something."""
+    match job.rule:
+        case Rule.FETCH_BLOB:
+            return blob(job.wildcards[0])[1]
+        case Rule.UNPACK_LAYER:
+            return staged_layer(*job.wildcards).parent
+        case Rule.FLATTEN_IMAGE:
+            return staged_flat_tree(*job.wildcards).parent
+    return None
+
+
 def staged() -> Iterator[Path]:
-    """All blobs, layers and flat trees that jobs made or began, by their keys."""
-    for pattern in ("*/partial/*", "*/layers/*", "*/flat/*", "blobs/*"):
+    """All blobs, layers and flat trees that jobs made, by their keys."""
+    for pattern in ("*/layers/*", "*/flat/*", "blobs/*"):
         yield from RESULTS.glob(pattern)
+
+
+def partial_layers() -> Iterator[Path]:
+    """All layers that are being unpacked, or were when their jobs were cut off."""
+    return RESULTS.glob("*/partial/*")
 
 
 def known_content(repository: str) -> Path:
@@ -106,6 +132,16 @@ def receipt(repository: str, kind: str, key: str) -> Path:
     return RESULTS / repository / kind / f"{key}.json"
 
 
+def verified(repository: str, key: str) -> Path:
+    """What was found in a part of a repository that was verified."""
+    return RESULTS / repository / "verified" / f"{key}.json"
+
+
+def verdict(repository: str) -> Path:
+    """What is known to be damaged in a repository."""
+    return RESULTS / repository / "verify.json"
+
+
 def problem(number: int) -> Path:
     """What a job leaves that reported a problem."""
     return RESULTS / "problems" / str(number)
@@ -114,6 +150,11 @@ def problem(number: int) -> Path:
 def thin_manifest(repository: str, image: str, key: str) -> Path:
     """The manifest of a thin image, once it is pushed."""
     return RESULTS / "thin" / repository / image / f"{key}.thin.json"
+
+
+def signed(repository: str) -> Path:
+    """Which images of a repository satisfy a signature policy that came after them."""
+    return RESULTS / repository / "signed.json"
 
 
 def memory(repository: str, name: str) -> Path:

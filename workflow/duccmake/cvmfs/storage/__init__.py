@@ -37,6 +37,10 @@ class NotThere(RepositoryError):
     """The storage has no such object."""
 
 
+class DamagedObject(RepositoryError):
+    """The storage has something else under an object's name."""
+
+
 class Storage(Protocol):
     """Where the objects of a repository are, by their names.
 
@@ -95,10 +99,23 @@ class Storage(Protocol):
         ...
 
 
+def damaged(storage: Storage, names: Iterable[str]) -> set[str]:
+    """Those of the objects that are there, and are not what their names say: all are read."""
+    found = set()
+    for name in names:
+        try:
+            storage.get(name)
+        except NotThere:
+            pass
+        except DamagedObject:
+            found.add(name)
+    return found
+
+
 def checked(name: str, stored: bytes) -> bytes:
     """An object that was read; `RepositoryError` where it is not what its name says."""
     if hash_of(stored).hex() != name[: 2 * HASH_BYTES]:
-        raise RepositoryError(
+        raise DamagedObject(
             f"the object {storage_path(name)} is damaged: its content has another hash",
             hint="have the storage checked: cvmfs_server check -i",
         )

@@ -19,13 +19,15 @@ _TRIES = 3
 
 
 class HttpStorage:
-    """The storage at ``url``.
+    """The storage at ``url``, which answers within so many ``seconds``, at one of some tries.
 
     Never through a proxy, which would keep in mind what was not there a moment ago.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, seconds: float = _SECONDS, tries: int = _TRIES) -> None:
         self._url = url.rstrip("/")
+        self._seconds = seconds
+        self._tries = tries
 
     def get(self, name: str) -> bytes:
         """An object as it is stored, its hash checked; `NotThere`."""
@@ -79,8 +81,8 @@ class HttpStorage:
     def _pool(self) -> PoolManager:
         from urllib3 import PoolManager, Retry, Timeout  # slow to import
 
-        retry = Retry(_TRIES, status_forcelist=(500, 502, 503, 504), backoff_factor=0.5)
-        return PoolManager(retries=retry, timeout=Timeout(_SECONDS))
+        retry = Retry(self._tries, status_forcelist=(500, 502, 503, 504), backoff_factor=0.5)
+        return PoolManager(retries=retry, timeout=Timeout(self._seconds))
 
     def _answer(self, method: str, path: str) -> BaseHTTPResponse:
         from urllib3.exceptions import HTTPError  # slow to import

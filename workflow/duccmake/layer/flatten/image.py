@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import LayerError
 from ...fs.attributes import is_safe_time
+from ...fs.files import move_whole
 from ...oci.manifest import ImageConfig
 from ...oci.reference import Digest
 from ...tree import mtree
@@ -98,12 +99,11 @@ def flatten_image(
     tree = flatten(layers, extra, mtime_ns=_created_ns(config))
     if fix_permissions:
         widen(tree.root)
-    partial = destination / "image.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = destination / f"image.{secrets.token_hex(4)}"
     count = tree.write(partial)
     if catalogs is not None:
         _write_catalogs(tree, partial, *catalogs)
-    partial.rename(destination / "image")
+    move_whole(partial, destination / "image")
     return count
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,10 @@ from ...cvmfs.storage.http import HttpStorage
 from ...cvmfs.trust import Trust
 from ...errors import RepositoryError
 from ...fs.locks import held, is_held
-from ...tree.verify import Compared, Tree
+from ...tree.directories import Directories
+from ...tree.verify import Compared, Digests, Tree
 from ..commit import Others, Part
+from ..damage import Damage, Reading
 from ..edits import Edits
 from ..failures import reported
 from ..layout import Layout
@@ -33,6 +35,7 @@ from .revision_view import RevisionView
 from .server import Server
 from .settings import MOUNTS, REPOSITORIES, SPOOL, ServerSettings
 from .staging import check_public, open_storage
+from .structure import damage_above_trees, damage_of_tree
 from .transaction import Transactions
 
 log = logging.getLogger(__name__)
@@ -142,15 +145,33 @@ class CvmfsRepository(Publisher[Opened]):
             yield
 
     @contextmanager
-    def _shown_tree(self, path: PurePosixPath) -> Iterator[Tree]:
+    def _shown_tree(self, path: PurePosixPath, directories: Directories) -> Iterator[Tree]:
         if self._revision is not None:
             yield RevisionTree(self._revision.revision, self._revision.at(path))
             return
-        with self._mount.reading(), super()._shown_tree(path) as tree:
+        with self._mount.reading(), super()._shown_tree(path, directories) as tree:
             yield tree
 
-    def _compared(self, path: PurePosixPath, content: bool) -> Compared:
-        return Compared(content=content, ignored=frozenset({MARKER}))
+    def _compared(self, path: PurePosixPath, reading: Reading) -> Compared:
+        return Compared(content=reading.content, ignored=frozenset({MARKER}), read=reading.read)
+
+    def compare(
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest, and what is wrong with its catalogs."""
+        yield from super().compare(path, manifest, digests, reading, layers)
+        if self._revision is not None:
+            yield from damage_of_tree(self._revision, path)
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with the catalogs above all trees."""
+        if self._revision is not None:
+            yield from damage_above_trees(self._revision)
 
     # --- publishing -----------------------------------------------------
 

@@ -19,7 +19,7 @@ from ...cvmfs.check import check_written
 from ...cvmfs.keeping import OPAQUE, Keeping
 from ...cvmfs.objects import Objects, names_of
 from ...cvmfs.rows import Content, unpack_xattrs
-from ...cvmfs.storage import NEVER, Storage
+from ...cvmfs.storage import NEVER, Storage, damaged
 from ...cvmfs.trees import Tree as CatalogTree
 from ...cvmfs.trees import write_tree
 from ...errors import RepositoryError
@@ -66,7 +66,8 @@ class CatalogForm:
 class NextRevision:
     """What the revision after that of ``view`` is made of.
 
-    What is new is put into ``objects``, and all that it needs into the ``storage``.
+    What is new is put into ``objects``, and all that it needs into the ``storage``.  ``anew``
+    says whether an image is made anew: then nothing that is stored is believed.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class NextRevision:
     ) -> None:
         self.view = view
         self.storage = storage
+        self.anew = False
         self.base = view.revision
         self._objects = objects
         self._keeping = keeping
@@ -121,8 +123,17 @@ class NextRevision:
             self._unsigned.forget({name for each in stored for name in each.names})
 
     def _store(self, objects: Objects) -> None:
-        """Store objects; what is there but cut off is replaced."""
-        self._put(objects, self.storage.lacking(objects.names))
+        """Store objects; what is there but cut off is replaced.
+
+        Where something is made anew, so is what is damaged otherwise: all of it is read.
+        """
+        lacking = self.storage.lacking(objects.names)
+        if self.anew:
+            spoilt = damaged(self.storage, objects.names.keys() - lacking)
+            for name in spoilt:
+                self.storage.delete(name)  # nobody can read it as it is
+            lacking |= spoilt
+        self._put(objects, lacking)
 
     def _put(self, objects: Objects, names: Collection[str]) -> None:
         """Note what is about to be stored newly, and store it."""
@@ -135,6 +146,7 @@ class NextRevision:
         self, commit: Commit, form: CatalogForm, more: Callable[[], Iterable[ChangeSet]]
     ) -> None:
         """Carry out a commit."""
+        self.renew(commit.whole)
         if prefix := self.view.at(PurePosixPath()):
             self._changes.begin_catalog(prefix)
         for directory in standing(self.view.layout):
@@ -182,6 +194,10 @@ class NextRevision:
         if layer is not None:
             return StagedCatalogs.read(layer.path).contents()
         return published_contents(self.base, self.view.at(path))
+
+    def renew(self, part: Part) -> None:
+        """Have what is stored be looked at where an image of ``part`` is made anew."""
+        self.anew |= any(image.anew for image in part.images)
 
     # --- what its writer says -----------------------------------------------
 
@@ -253,6 +269,7 @@ class _Writer:
 
     def take_along(self, part: Part) -> bool:
         """Anything can be taken along: nothing is written yet that it could need otherwise."""
+        self._next.renew(part)
         return True
 
     def flat_tree(self, image: StagedImage, staged: Path) -> Mapping[str, int]:

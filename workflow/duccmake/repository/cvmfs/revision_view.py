@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from ...cvmfs.manifest import Manifest
 from ...cvmfs.revision import Revision
 from ...cvmfs.rows import COUNTERS, MOUNTPOINT, Row
-from ...cvmfs.storage import PUBLISHED, Storage
+from ...cvmfs.storage import PUBLISHED, DamagedObject, NotThere, Storage
 from ...cvmfs.trust import Trust
 from ..layout import Layout
 from ..view import Kind, View
@@ -43,7 +44,8 @@ class RevisionView(View):
         self._trust = trust
 
     @cached_property
-    def _manifest(self) -> Manifest:
+    def manifest(self) -> Manifest:
+        """What says which revision is the newest."""
         published = self._storage.file(PUBLISHED)
         if self._trust is not None:
             self._trust.check(self._storage, published)
@@ -52,18 +54,18 @@ class RevisionView(View):
     @property
     def number(self) -> int:
         """The number of the revision that is shown."""
-        return self._manifest.revision
+        return self.manifest.revision
 
     @cached_property
     def revision(self) -> Revision:
         """The revision that is shown."""
-        manifest = self._manifest
+        manifest = self.manifest
         cache = self._cache if self._cache and os.access(self._cache, os.W_OK) else None
         return Revision(self._storage, manifest.root, cache, size=manifest.root_size)
 
     def renew(self) -> None:
         """Show what is newest from now on."""
-        self.__dict__.pop("_manifest", None)
+        self.__dict__.pop("manifest", None)
         if (shown := self.__dict__.pop("revision", None)) is not None:
             shown.close()
 
@@ -84,11 +86,15 @@ class RevisionView(View):
 
     def read(self, path: PurePosixPath) -> bytes:
         """A file's content; `FileNotFoundError` where there is nothing."""
-        return self.revision.read(self.at(path))
+        return b"".join(self.pieces(path))
 
     def pieces(self, path: PurePosixPath) -> Iterator[bytes]:
         """A file's content, a piece at a time; raises as `read`."""
-        return self.revision.pieces(self.at(path))
+        try:
+            yield from self.revision.pieces(self.at(path))
+        except (NotThere, DamagedObject) as error:
+            # As a file system says it of what it cannot read.
+            raise OSError(errno.EIO, error.found, str(path)) from error
 
     def entries(self, path: PurePosixPath) -> dict[str, Kind]:
         """What is in a directory, by name; empty where there is none."""

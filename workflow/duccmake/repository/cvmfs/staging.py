@@ -104,10 +104,13 @@ def storage_directory(settings: ServerSettings) -> Path | None:
 def open_storage(settings: ServerSettings) -> Storage:
     """Where the objects of a repository that this machine publishes are stored.
 
-    Who may not read the keys of a bucket only reads, as everybody does.
+    Who may not read the keys of a bucket only reads, as everybody does; so does a machine
+    that makes layers for the one with the storage.
     """
     upstream = settings.upstream
-    if upstream.startswith("local,"):
+    directory = storage_directory(settings)
+    is_elsewhere = directory is not None and not directory.is_dir()
+    if upstream.startswith("local,") and not is_elsewhere:
         return LocalStorage.parse(upstream)
     if upstream.startswith("S3,") and is_readable(upstream):
         bucket = S3Settings.read(upstream)

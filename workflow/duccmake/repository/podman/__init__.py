@@ -10,12 +10,12 @@ alone, whatever else the store holds.
 `publish` puts images in and takes from others the names that have moved, `without`
 takes names and images out, `expel` layers that are not what they stand for (`StoreLayers`
 and `links_to` find them), `holds` says whether an image is there, `differences`
-whether it is whole, `IMAGES` where they all are, `published` which of them are ours,
-and `configuration` gives an image's own.
+whether it is whole and `index_damage` whether all have their layers, `IMAGES` where they
+all are, `published` which of them are ours, and `configuration` gives an image's own.
 """
 
 from .audit import StoreLayers
-from .check import differences
+from .check import differences, index_damage, read_indexes
 from .paths import IMAGES
 from .standing import configuration, holds, links_to, published
 from .store import expel, publish, without
@@ -28,9 +28,11 @@ __all__ = [
     "differences",
     "expel",
     "holds",
+    "index_damage",
     "links_to",
     "own_trees",
     "publish",
     "published",
+    "read_indexes",
     "without",
 ]

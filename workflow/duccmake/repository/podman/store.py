@@ -13,9 +13,10 @@ from ..edits import Edits, Tree
 from ..flat_trees import measured_layer
 from ..layout import split_variant
 from ..model import StagedImage
+from ..view import Kind
 from . import paths
 from .image_entries import ImageEntries
-from .index import Entry
+from .index import Entry, Index
 from .layer_entries import LayerEntries
 
 
@@ -36,6 +37,7 @@ def publish(
     wanted = any(Product.PODMAN in image.products for image in images)
     if not wanted and not edits.view.exists(paths.IMAGES_INDEX):
         return
+    _begin_anew(edits, [image for image in images if image.anew])
     store = _Store(edits, trees, splits)
     for image in images:
         try:
@@ -48,6 +50,23 @@ def publish(
         except DuccmakeError as error:
             raise error.within(image=image.name, step="podman store") from None
     store.save()
+
+
+def _begin_anew(edits: Edits, images: Sequence[StagedImage]) -> None:
+    """For images that are made anew, take for empty what cannot be read of them.
+
+    So are the index files: of what they had, nobody sees anything.
+    """
+    for directory in (paths.image(image.config) for image in images):
+        for name, kind in edits.view.entries(directory).items():
+            if kind is Kind.FILE:
+                edits.begin_anew(directory / name)
+    for path in (paths.IMAGES_INDEX, paths.LAYERS_INDEX) if images else ():
+        edits.begin_anew(path)
+        try:
+            Index(edits.content(path), edits.layout.seen(path))
+        except RepositoryError:
+            edits.file(path, b"[]\n")
 
 
 def without(

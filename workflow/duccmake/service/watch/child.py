@@ -98,6 +98,24 @@ class Child:
         )
         return cls(process, invocation.directory, events)
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def jobs(self) -> list[str]:
+        """The jobs that run on this machine, each by its rule and what it is about."""
+        found = set()
+        for process in self._members():
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if (rule := rule_of(words)) is not None:
+                    # Its log is named by what the job is about: logs/RULE/....log
+                    logs = [word for word in words if word.startswith(f"logs/{rule}/")]
+                    about = "".join(logs[:1]).removeprefix(f"logs/{rule}/").removesuffix(".log")
+                    found.add(f"{rule} {about}".rstrip())
+        return sorted(found)
+
     async def outcome(self) -> Ending:
         """Wait for its end, and that of all its jobs, and say how it was."""
         status = await self._process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Coroutine, Iterator, Sequence
@@ -16,6 +17,7 @@ from ...errors import DuccmakeError, RepositoryLocked
 from ...fs.locks import held
 from ...workspace.event_log import EventLog
 from ...workspace.results import WATCH_LOCK
+from ..heartbeat import BEAT_SECONDS, Heartbeat, clear
 from ..invocation import Invocation
 from ..notices import Notice, NoticeQueue
 from ..systemd import Service
@@ -54,6 +56,8 @@ class Watcher:
         self._step: asyncio.Task[Any] | None = None
         self._child: Child | None = None
         self._last = "no run yet"
+        self._failed = False
+        self._began = 0.0
 
     async def run(self) -> int:
         """Watch until SIGTERM or SIGINT; returns the exit status.
@@ -66,7 +70,7 @@ class Watcher:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self._unless_stopped(check(self._invocation))
         self._queue.prepare()
-        background = [asyncio.create_task(self._watch_files())]
+        background = [asyncio.create_task(self._watch_files()), asyncio.create_task(self._beat())]
         if self._service.watchdog_seconds:
             background.append(asyncio.create_task(self._be_alive()))
         self._service.ready("started")
@@ -79,6 +83,7 @@ class Watcher:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            clear(self._invocation.directory)
         logger.info("stopped")
         return 0
 
@@ -117,9 +122,11 @@ class Watcher:
         whole = whole or leaving or not chosen or "" in chosen or len(chosen) > MAX_CHOSEN
         self._service.status(f"running for {'all images' if whole else ', '.join(chosen)[:200]}")
         with self._told(whole, notices) as outcomes:
+            self._began = time.time()
             self._child = await Child.start(
                 self._invocation, () if whole else chosen, events=self._config.events
             )
+            self._leave_heartbeat()
             if self._stopping:
                 self._child.stop()
             ended = asyncio.create_task(self._child.outcome())
@@ -134,12 +141,13 @@ class Watcher:
         if self._stopping:
             return
         self._pace.ended(outcome, whole=whole)
-        self._last = _words(outcome)
+        self._last, self._failed = _words(outcome), not outcome.completed
         if outcome.completed:
             self._queue.drop(notices)
         else:
             pause = max(0.0, self._pace.earliest - time.monotonic())
             logger.error("%s; trying again in %.0f s", outcome.error, pause)
+        self._leave_heartbeat()
 
     @contextmanager
     def _told(self, whole: bool, notices: Sequence[Notice]) -> Iterator[list[Ending]]:
@@ -209,6 +217,28 @@ class Watcher:
             except (OSError, RuntimeError) as error:
                 logger.warning("files cannot be watched (%s): polling alone", error)
                 return
+
+    async def _beat(self) -> None:
+        while True:
+            self._leave_heartbeat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _leave_heartbeat(self) -> None:
+        """Say on the disk how we are; a disk that is full is told of by the run."""
+        child = self._child
+        now = time.time()
+        beat = Heartbeat(
+            pid=os.getpid(),
+            beat=round(now, 3),
+            next_poll=round(now + max(0.0, self._pace.due - time.monotonic()), 3),
+            last=self._last,
+            failed=self._failed,
+            run=child.pid if child else 0,
+            began=round(self._began, 3) if child else 0.0,
+            jobs=tuple(child.jobs()) if child else (),
+        )
+        with suppress(OSError):
+            beat.save(self._invocation.directory)
 
     async def _be_alive(self) -> None:
         while True:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -20,22 +19,17 @@ from ..notices import Notice, NoticeQueue, QueueFull
 from . import pages
 from .coverage import WishLists
 from .formats import READERS
+from .refusal import Refusal, read_body
 from .secrets import is_genuine
 
 logger = logging.getLogger(__name__)
-
-BODY_SECONDS = 30.0
-"""How long a sender may take for its request's body."""
-
-_HANG_UP = {"Connection": "close"}
-"""What remains of a body is not read."""
 
 MAX_IMAGES = 1000
 """A notification of more images than these has all of them polled."""
 
 
 class Listener:
-    """Hears notifications and leaves notices in the queue."""
+    """Hears notifications and leaves notices in the queue; ``others`` are routes beside these."""
 
     def __init__(
         self,
@@ -45,12 +39,14 @@ class Listener:
         *,
         max_bytes: int,
         events: EventLog,
+        others: Sequence[Route] = (),
     ) -> None:
         self._wished = wished
         self._queue = queue
         self._secrets = secrets
         self._max_bytes = max_bytes
         self._events = events
+        self._others = others
 
     def application(self) -> Starlette:
         """The ASGI application."""
@@ -58,6 +54,7 @@ class Listener:
             routes=[
                 Route("/healthz", self._health, methods=["GET"]),
                 *pages.routes(),
+                *self._others,
                 Route("/{sender:str}", self._hear, methods=["POST"]),
                 # Nothing is redirected, to a slash less or otherwise: not every sender follows.
                 Route("/{sender:str}/{secret:path}", self._hear, methods=["POST"]),
@@ -70,31 +67,30 @@ class Listener:
     async def _hear(self, request: Request) -> Response:
         sender = request.path_params["sender"]
         if sender not in READERS:
-            return _answer(404, f"no such sender; known are {', '.join(READERS)}")
+            return Refusal(404, f"no such sender; known are {', '.join(READERS)}").answer()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._body(request)
-        except TimeoutError:
-            return _answer(408, "the body did not come in time", _HANG_UP)
-        except ClientDisconnect:
-            return _answer(400, "the body did not come whole")
-        if body is None:
-            return _answer(413, f"more than {self._max_bytes} bytes", _HANG_UP)
+            images = await self._heed(sender, request)
+        except Refusal as refusal:
+            return refusal.answer()
+        return JSONResponse({"images": images})
+
+    async def _heed(self, sender: str, request: Request) -> int:
+        """Hear a notification; how many images notices wait for then."""
+        body = await read_body(request, self._max_bytes)
         secret = self._secrets.get(sender, "")
         path_secret = request.path_params.get("secret", "")
         if not is_genuine(secret, request.headers, body, path_secret):
             logger.warning("refused a request for /%s: wrong secret or signature", sender)
-            return _answer(401, "wrong secret or signature")
+            raise Refusal(401, "wrong secret or signature")
         try:
             members = json.loads(_content(request, body))
         except (ValueError, RecursionError):
-            return _answer(400, "not JSON")
+            raise Refusal(400, "not JSON") from None
         try:
-            waiting = await run_in_threadpool(self._keep, sender, members)
+            return await run_in_threadpool(self._keep, sender, members)
         except (QueueFull, OSError) as error:
             logger.error("a notice of /%s could not be kept: %s", sender, error)
-            return _answer(503, "cannot be kept now", {"Retry-After": "30"})
-        return JSONResponse({"images": waiting})
+            raise Refusal(503, "cannot be kept now", {"Retry-After": "30"}) from None
 
     def _keep(self, sender: str, members: Any) -> int:
         """Leave notices for what is wished for; how many images that is."""
@@ -111,20 +107,6 @@ class Listener:
                 )
         return len(notices)
 
-    async def _body(self, request: Request) -> bytes | None:
-        """The whole body, or None where it is longer than it may be.
-
-        One that is not much longer is read to its end all the same: an answer to a sender
-        that has not sent all yet can be lost.
-        """
-        body, taken = b"", 0
-        async for piece in request.stream():
-            taken += len(piece)
-            if taken > 2 * self._max_bytes:
-                break
-            body += piece
-        return body if taken <= self._max_bytes else None
-
 
 def _content(request: Request, body: bytes) -> bytes:
     """The JSON of a body: all of it, or a field of a form, as GitHub sends it unless told else."""
@@ -132,7 +114,3 @@ def _content(request: Request, body: bytes) -> bytes:
     if kind != "application/x-www-form-urlencoded" or body.lstrip().startswith(b"{"):
         return body
     return parse_qs(body, max_num_fields=10).get(b"payload", [b""])[0]
-
-
-def _answer(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
-    return JSONResponse({"error": text}, status, headers)

@@ -43,6 +43,23 @@ class WishLists:
         action = "delete" if notification.action == "delete" else "push"
         return [Notice(image, action, sender) for image in found]
 
+    def names(self, image: Reference) -> list[str] | None:
+        """What an image is called in the wish lists that cover it; None where none can be read.
+
+        It need not name a port that its registry has anyway.
+        """
+        coverage = self._current()
+        if coverage is None:
+            return None
+        registry = self._aliases.get(_bare(image.registry), _bare(image.registry))
+        found: dict[str, None] = {}
+        for host in _hosts(replace(image, registry=registry)):
+            for wish in coverage.wishes_in(host, image.repository):
+                named = replace(image, registry=wish.reference.registry)
+                if admits(wish, named):
+                    found[named.name] = None
+        return list(found)
+
     def _images(self, notification: Notification) -> Iterator[str]:
         if notification.action == "list":
             if notification.repository in self._lists:
