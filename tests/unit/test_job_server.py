@@ -246,6 +246,7 @@ def test_a_job_has_no_files_of_other_jobs_open(server):
 
 def test_nobody_else_can_ask_for_jobs(server):
     assert stat.S_IMODE((server.path / "run/jobs.sock").stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE((server.path / "run").stat().st_mode) & 0o700 == 0o700
 
 
 def test_control_c_does_not_end_the_server_and_is_a_jobs_as_it_was_the_runs(own):

@@ -56,17 +56,11 @@ def start_server(run: Path, scripts: Path) -> None:
     """
     # Relative, since a socket's name has room for 107 bytes; jobs begin in this directory.
     path = run / "jobs.sock"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    umask = os.umask(0o177)  # nobody else may connect
     try:
         run.mkdir(parents=True, exist_ok=True)
-        listener.bind(str(path))
+        listener = _listening(path)
     except OSError:
-        listener.close()
         return
-    finally:
-        os.umask(umask)
-    listener.listen(1024)
     alive, ours = os.pipe()  # that it is closed tells that this process is gone
     inherited = [listener.fileno(), alive]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until it can ignore them
@@ -85,6 +79,21 @@ def start_server(run: Path, scripts: Path) -> None:
         path.unlink(missing_ok=True)
         os.close(ours)
         process.wait()
+
+
+def _listening(path: Path) -> socket.socket:
+    """A socket to which nobody else may connect."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(umask)
+    listener.listen(1024)
+    return listener
 
 
 @dataclass(frozen=True, slots=True)

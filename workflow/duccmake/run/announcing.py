@@ -153,7 +153,7 @@ def _more(plan: Plan, pending: Sequence[PlannedImage], parts: int) -> Iterator[s
         yield f"about {found.files} files{of}"
     if found.most:
         least, most = in_time(found.least), in_time(found.most)
-        span = most if found.most < 2 * found.least else f"{least} to {most}"
+        span = most if least == most or found.most < 2 * found.least else f"{least} to {most}"
         yield f"about {span} by earlier runs"
     if parts > 1:
         yield f"in {parts} parts"
