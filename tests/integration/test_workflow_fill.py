@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import threading
 
 import pytest
 
@@ -56,6 +57,23 @@ def test_a_full_staging_area_waits_for_what_is_published_and_never_for_ever(work
     assert order == [*two, *publish, *two, *[*one, *publish] * 2]
     staged = list((work.path / "results").glob("*/layers/*/layer/layerfs"))
     assert staged, "what failed is staged, more than the limit, when others go on"
+
+
+@pytest.mark.parametrize(("downloads", "together"), [(COUNT + 1, COUNT + 1), (2, 2)])
+def test_downloads_hold_no_core_and_are_as_many_as_the_limit_says(work, downloads, together):
+    work.configure(platforms=["linux/amd64"], limits={"downloads": downloads})
+    # None is answered before so many wait; were there fewer, all would be told so.
+    waiting = threading.Barrier(together, timeout=60)
+
+    def fault(handler, answer):
+        waiting.wait()
+        handler.send(answer)
+
+    layers = "|".join(layer.digest.hex for layer in (BASE, *OWN))
+    work.registry.break_next(f"^GET .*/blobs/sha256:({layers})", fault, times=together)
+    run = work.run("--cores", "1")
+    assert (run.status, run.counts) == (0, (COUNT, 0, 0, 0)), run.said
+    assert not waiting.broken
 
 
 def test_without_need_nothing_waits(work):

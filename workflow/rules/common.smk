@@ -2,6 +2,7 @@ import atexit
 import functools
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from snakemake.io import report as reported
@@ -256,6 +257,9 @@ def publisher_of(repository):
     return lambda wildcards: int(wildcards.repository == repository)
 
 
+if "downloads" not in workflow.global_resources:
+    workflow.register_resource("downloads", plan.config_in(Path.cwd()).limits.downloads)
+
 publisher, all_publishers = {}, {}
 for number, name in enumerate(repositories(plan)):
     resource = f"publisher_{number}"
@@ -274,6 +278,7 @@ onstart:
             keep(session.plan, config_of_plan, session.seen, has_ended=False)
     show_progress()
     lift_default_limit()
+    make_room_for_downloads()
     spare_pandas()
 
 
@@ -312,6 +317,18 @@ def lift_default_limit():
     is_default = limit and (limit.max_jobs, limit.timespan) == (100, 1)
     if workflow.local_exec and is_default and hasattr(scheduler, "job_rate_limiter"):
         scheduler.job_rate_limiter = None
+
+
+def make_room_for_downloads():
+    """Have Snakemake wait for more jobs than cores, as for a group that is larger.
+
+    It has a few threads for such jobs.  A version that keeps them elsewhere has those.
+    """
+    executor = getattr(getattr(workflow, "scheduler", None), "_executor", None)
+    if workflow.local_exec and hasattr(executor, "pool"):
+        executor.pool.shutdown()
+        executor.workers += int(workflow.global_resources["downloads"].value)
+        executor.pool = ThreadPoolExecutor(executor.workers)
 
 
 def spare_pandas():
@@ -532,6 +549,21 @@ def get_needs(needs, *wildcards):
         return get
 
     return {name: get_resource(name) for name in ("mem_mb", "disk_mb", "runtime")}
+
+
+def get_download_threads(wildcards):
+    """A download waits for the network, and holds no core of this machine."""
+    return 0 if workflow.local_exec else 1
+
+
+def get_download(wildcards):
+    """What a download takes of those that this machine has at a time."""
+    return 1 if workflow.local_exec else 0
+
+
+def get_all_downloads(wildcards):
+    """All downloads that this machine has at a time."""
+    return get_download(wildcards) * workflow.global_resources["downloads"].value
 
 
 def get_group_of_layer(wildcards):

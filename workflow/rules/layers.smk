@@ -13,6 +13,9 @@ rule open_gate:
         "logs/open_gate/{plan}/{gate}.log",
     conda:
         "../../environment.yml"
+    resources:
+        # While anything is fetched there is something better to do.
+        downloads=get_all_downloads,
     message:
         "Let layers be fetched of the images behind gate {wildcards.gate}"
     shell:
@@ -32,8 +35,10 @@ rule fetch_blob:
         get_group_of_layer
     conda:
         "../../environment.yml"
+    threads: get_download_threads
     resources:
         **get_needs(to_fetch, "blob"),
+        downloads=get_download,
     params:
         digest=get_blob_digest,
     message:

@@ -182,10 +182,11 @@ class FlatSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits(UnpackLimits):
-    """What a layer may cost, and a run at a time: images in one DAG, bytes staged."""
+    """What a layer may cost, and a run at a time: images in one DAG, bytes staged, downloads."""
 
     run_images: int = 500
     staging_bytes: int = 40 * 1024**3
+    downloads: int = 8
 
 
 @dataclass(frozen=True, slots=True)
