@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,20 @@ from typing import Any
 from ..config.configuration import Config
 from ..errors import Fault
 from ..fs.files import write_atomically
-from ..oci.manifest import Descriptor
-from ..oci.reference import Digest, Platform, Reference
-from ..products import in_order
+from ..oci.reference import Digest
 from ..repository.model import Keep
 from ..workspace.results import PLANS, staged_flat_tree, staged_layer
 from .model import Claim, Departure, PlannedImage, PlannedLayer, PlannedThin, Problem, State
 from .outlook import Outlook
+from .plan_json import (
+    digests_from_json,
+    digests_to_json,
+    image_from_json,
+    image_to_json,
+    layer_from_json,
+    layer_to_json,
+    outlook_from_json,
+)
 
 UNPACKED_PER_BLOB = 3
 """How much larger a layer is unpacked, at a guess."""
@@ -271,14 +278,14 @@ class Plan:
     def load(cls, path: Path) -> Plan:
         """Read a plan that `save` wrote."""
         members = json.loads(path.read_bytes())
-        layers = [_layer_from_json(entry) for entry in members["layers"]]
+        layers = [layer_from_json(entry) for entry in members["layers"]]
         return cls(
-            images=tuple(_image_from_json(entry, layers) for entry in members["images"]),
+            images=tuple(image_from_json(entry, layers) for entry in members["images"]),
             problems=tuple(
                 Problem(**{**entry, "fault": Fault(entry["fault"])})
                 for entry in members["problems"]
             ),
-            missing=_digests_from_json(members["missing"]),
+            missing=digests_from_json(members["missing"]),
             warnings=tuple(members["warnings"]),
             scope=members["scope"],
             members=members["members"],
@@ -290,8 +297,8 @@ class Plan:
             ),
             unplanned=tuple((repository, path) for repository, path in members["unplanned"]),
             refused=tuple(Departure(**entry) for entry in members["refused"]),
-            altered=_digests_from_json(members["altered"]),
-            outlook=_outlook_from_json(members["outlook"]),
+            altered=digests_from_json(members["altered"]),
+            outlook=outlook_from_json(members["outlook"]),
             ambiguous=frozenset(members["ambiguous"]),
             whole=members["whole"],
         )
@@ -303,10 +310,10 @@ class Plan:
             for layer in image.layers if self.wants(image) else ():
                 numbers.setdefault(layer, len(numbers))
         return {
-            "layers": [_layer_to_json(layer) for layer in numbers],
-            "images": [_image_to_json(image, numbers) for image in self.images],
+            "layers": [layer_to_json(layer) for layer in numbers],
+            "images": [image_to_json(image, numbers) for image in self.images],
             "problems": [asdict(problem) for problem in self.problems],
-            "missing": _digests_to_json(self.missing),
+            "missing": digests_to_json(self.missing),
             "warnings": list(self.warnings),
             "scope": self.scope,
             "members": self.members,
@@ -315,7 +322,7 @@ class Plan:
             "thins": [asdict(thin) for thin in self.thins],
             "unplanned": list(self.unplanned),
             "refused": [asdict(departure) for departure in self.refused],
-            "altered": _digests_to_json(self.altered),
+            "altered": digests_to_json(self.altered),
             "outlook": asdict(self.outlook),
             "ambiguous": sorted(self.ambiguous),
             "whole": self.whole,
@@ -324,94 +331,6 @@ class Plan:
     def config_in(self, workdir: Path) -> Config:
         """The configuration that the plan was made with."""
         return Config.of_plain(self.members, workdir=workdir)
-
-
-def _digests_to_json(digests: Mapping[str, Iterable[Digest]]) -> dict[str, list[str]]:
-    return {name: sorted(map(str, found)) for name, found in digests.items()}
-
-
-def _digests_from_json(members: Mapping[str, Iterable[str]]) -> dict[str, frozenset[Digest]]:
-    return {
-        repository: frozenset(map(Digest.parse, found)) for repository, found in members.items()
-    }
-
-
-def _outlook_from_json(members: Mapping[str, Any]) -> Outlook:
-    pulls = {name: (left, waiting) for name, (left, waiting) in members["pulls"].items()}
-    return Outlook(**{**members, "pulls": pulls})
-
-
-def _layer_to_json(layer: PlannedLayer) -> list[Any]:
-    descriptor = layer.descriptor
-    return [
-        descriptor.media_type,
-        str(descriptor.digest),
-        descriptor.size,
-        list(descriptor.urls),
-        str(layer.diff_id),
-    ]
-
-
-def _layer_from_json(entry: Sequence[Any]) -> PlannedLayer:
-    media_type, digest, size, urls, diff_id = entry
-    descriptor = Descriptor(media_type, Digest.parse(digest), size, tuple(urls))
-    return PlannedLayer(descriptor, Digest.parse(diff_id))
-
-
-def _image_to_json(image: PlannedImage, numbers: Mapping[PlannedLayer, int]) -> dict[str, Any]:
-    return {
-        "repository": image.repository,
-        "reference": str(image.reference),
-        "platform": str(image.platform),
-        "manifest": str(image.manifest),
-        "config": str(image.config),
-        "layers": [numbers[layer] for layer in image.layers if layer in numbers],
-        "state": image.state,
-        "why": image.why,
-        "ignorable": image.ignorable,
-        "products": list(image.products),
-        "variants": list(image.variants),
-        "source": dict(image.source),
-        "prepared": image.prepared,
-        "adopted": image.adopted,
-        "adopts": image.adopts,
-        "anew": image.anew,
-        "fix_permissions": image.fix_permissions,
-        "fault": image.fault,
-        "until": image.until,
-        "since": image.since,
-        "top": str(image.top or ""),
-        "signatures": dict(image.signatures),
-        "referrers": dict(image.referrers),
-    }
-
-
-def _image_from_json(entry: Mapping[str, Any], layers: Sequence[PlannedLayer]) -> PlannedImage:
-    return PlannedImage(
-        repository=entry["repository"],
-        reference=Reference.parse(entry["reference"]),
-        platform=Platform.parse(entry["platform"]),
-        manifest=Digest.parse(entry["manifest"]),
-        config=Digest.parse(entry["config"]),
-        layers=tuple(layers[number] for number in entry["layers"]),
-        state=State(entry["state"]),
-        why=entry["why"],
-        ignorable=entry["ignorable"],
-        products=in_order(entry["products"]),
-        variants=tuple(entry["variants"]),
-        source=entry["source"],
-        prepared=entry["prepared"],
-        adopted=entry["adopted"],
-        adopts=entry["adopts"],
-        anew=entry["anew"],
-        fix_permissions=entry["fix_permissions"],
-        fault=entry["fault"],
-        until=entry["until"],
-        since=entry["since"],
-        top=Digest.parse(entry["top"]) if entry["top"] else None,
-        signatures=entry["signatures"],
-        referrers=entry["referrers"],
-    )
 
 
 def adopting(plan: Plan) -> list[PlannedImage]:
