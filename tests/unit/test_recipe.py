@@ -243,6 +243,8 @@ def test_alias_of_an_entry_is_that_entry(write: Write) -> None:
         ("true", "'true' is no text", "write an image"),
         ("2024-99-99", "'2024-99-99' is no text", "write an image"),
         ("!!int nonsense", "'nonsense' is no text", "write an image"),
+        ("!!timestamp nonsense", "'nonsense' is no text", "write an image"),
+        ("!!bool nonsense", "'nonsense' is no text", "write an image"),
         ("!strange ghcr.io/a/b", "is no text", "write an image"),
         ("[ghcr.io/a/b]", "is a list", "one dash"),
         ("{a: 1, b: 2}", "is a mapping", "write an image"),
