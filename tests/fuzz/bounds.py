@@ -23,10 +23,10 @@ SECONDS = 30
 """No example takes so long, even where many tests share a processor."""
 
 
-def examples(few: int) -> settings:
-    """Few examples that are always the same, or many that never are."""
+def examples(few: int, *, slow: int = 1) -> settings:
+    """Few examples that are always the same, or many that never are: of ``slow`` ones, fewer."""
     return settings(
-        max_examples=EXAMPLES or few,
+        max_examples=EXAMPLES // slow or few,
         deadline=None,
         derandomize=not EXAMPLES,
         suppress_health_check=list(HealthCheck),
