@@ -190,8 +190,9 @@ def test_file_over_the_limit_is_refused(write: Write) -> None:
         "[" * 900 + "]" * 900,
         "a: &a [x]\nb: [" + "*a, " * 2_000 + "]",
         "a: &a [" + "[" * 40 + "*a" + "]" * 40 + "]",
+        f"{HEAD}input: [{{image: a.b/c, tags: &a [*a]}}]",
     ],
-    ids=["deep blocks", "deep keys", "deep flows", "many aliases", "recursive"],
+    ids=["deep blocks", "deep keys", "deep flows", "many aliases", "recursive", "endless"],
 )
 def test_yaml_bomb_is_refused(write: Write, bomb: str) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: the recipe (is nested|has too many)"):
