@@ -18,14 +18,14 @@ from mutations import changed, documents
 
 from duccmake.config.configuration import Config
 from duccmake.service.notices import NoticeQueue
-from duccmake.service.webhook.app import Listener
-from duccmake.service.webhook.coverage import WishLists
+from duccmake.service.webhook.callers import Secret
 from duccmake.service.webhook.formats import READERS
-from duccmake.workspace.event_log import EventLog, EventSettings
+from duccmake.service.webhook.serve import assembled
 from support.wishes import recipe
 
 WISHED = "r.example.org/team/app:1"
 SECRET = "a secret"
+TOKEN = "a-secret-of-thirty-two-characters"
 MAX_BYTES = 20_000
 
 _DIGEST = f"sha256:{'ab' * 32}"
@@ -63,6 +63,8 @@ BODIES: list[object] = [
         "object_attributes": {"status": "success"},
         "project": {"path_with_namespace": "team/app"},
     },
+    {"image": WISHED},
+    {"image": "docker.io/team/app:1", "digest": _DIGEST},
     {"object_kind": "push", "project": {"git_http_url": "https://g.example.org/team/app.git"}},
     {"repository": {"repo_name": "team/app"}, "push_data": {"tag": "1"}},
     {"docker_url": "r.example.org/team/app", "updated_tags": ["1"]},
@@ -78,7 +80,17 @@ BODIES: list[object] = [
 ]
 _TEXTS = st.one_of(
     st.sampled_from(
-        [SECRET, f"Bearer {SECRET}", "Basic eDp5", "", "v1,", "sha256=", "nan", "1e999"]
+        [
+            SECRET,
+            f"Bearer {TOKEN}",
+            f"Bearer {SECRET}",
+            "Basic eDp5",
+            "",
+            "v1,",
+            "sha256=",
+            "nan",
+            "1e999",
+        ]
     ),
     st.text(st.characters(max_codepoint=255), max_size=30),
 )
@@ -102,8 +114,19 @@ _HEADERS = st.dictionaries(
     max_size=4,
 )
 _PATHS = st.one_of(
+    st.sampled_from(["/convert", "/convert", "/convert/", f"/convert/{'a' * 32}", "/convert/../x"]),
     st.sampled_from([f"/{name}" for name in READERS]),
-    st.sampled_from(["/status/", "/status/status.json", "/healthz", "/status/../../x", "/x"]),
+    st.sampled_from(
+        [
+            "/status/",
+            "/status/status.json",
+            "/healthz",
+            "/status/../../x",
+            "/x",
+            "/health",
+            "/metrics",
+        ]
+    ),
     st.builds("/{}/{}".format, st.sampled_from(list(READERS)), _TEXTS),
     st.text(max_size=30).map("/{}".format),
 )
@@ -116,16 +139,19 @@ class Service:
         (directory / "recipe.yaml").write_text(
             recipe(f"https://{WISHED}", "https://docker.io/team/app:*")
         )
-        config = Config.parse({"recipe": "recipe.yaml"}, workdir=directory)
+        issuer = {"issuer": "https://g.example.org", "audience": "x", "claims": {"project_id": "1"}}
+        convert = {
+            "tokens": [{"token_env": "TOKEN", "images": ["r.example.org/team/*"]}],
+            "issuers": [issuer],
+            "requests_a_minute": 100_000,
+        }
+        webhook = {"max_bytes": MAX_BYTES, "convert": convert}
+        config = Config.parse({"recipe": "recipe.yaml", "webhook": webhook}, workdir=directory)
         self.queue = NoticeQueue(directory / "notices")
         self.queue.prepare()
-        self.application = Listener(
-            WishLists(config),
-            self.queue,
-            dict.fromkeys(READERS, SECRET),
-            max_bytes=MAX_BYTES,
-            events=EventLog(EventSettings(file=directory / "events.jsonl")),
-        ).application()
+        tokens = [Secret(TOKEN, "TOKEN", ("r.example.org/team/*",))]
+        secrets = dict.fromkeys(READERS, SECRET)
+        self.application = assembled(config, self.queue, secrets, tokens, lambda: True)
 
     def call(
         self, method: str, path: str, headers: dict[str, str], body: bytes
@@ -188,9 +214,14 @@ def test_a_request_is_answered_and_leaves_no_notice_of_what_nobody_wishes_for(
     with confined(Path.cwd()):
         status, answer = service.call(method, path, headers, body)
         event(str(status))
-        assert status in {200, 400, 401, 404, 405, 413}
-        assert len(answer) < 2000
-        assert SECRET.encode() not in answer
+        assert status in {200, 202, 400, 401, 403, 404, 405, 413, 503}
+        # How it does is told to anybody, with metrics that need more room.
+        assert len(answer) < 2000 or path == "/metrics"
+        assert SECRET.encode() not in answer and TOKEN.encode() not in answer
+        if status == 202:
+            assert headers["authorization"].lower() == f"bearer {TOKEN}"
+        if status == 503:
+            assert path == "/health"
         others = _left(service) - {WISHED, ""}
         assert all(image.startswith("docker.io/team/app:") for image in others)
 
