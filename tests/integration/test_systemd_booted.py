@@ -103,6 +103,8 @@ def outcome(attempt):
     return errno.errorcode.get(os.WEXITSTATUS(status), "done")
 
 found = {name: outcome(attempt) for name, attempt in TRIES.items()}
+with open("/proc/self/status") as file:
+    found["bounds"] = file.read().partition("CapBnd:\t")[2].splitlines()[0]
 found |= {"user": os.getuid(), "no new privileges": libc.prctl(39, 0, 0, 0, 0)}
 print(json.dumps(found))
 """
@@ -153,6 +155,11 @@ def system(
         "recipe.yaml": yaml.safe_dump(recipe),
         "webhook.environment": f"HARBOR_SECRET='{SECRET}'\n",
     }
+    # The backend "cvmfs" runs as the repository's owner; here that is the same user.
+    owned = (UNITS / "cvmfs.conf").read_text().replace("=cvmfs", "=duccmake")
+    for name in ("duccmake.service", "duccmake-watch.service"):
+        units[f"owned-{name}"] = units[f"probe-{name}"]
+        units[f"owned-{name}.d/cvmfs.conf"] = owned
     with booted(base, units, etc) as system:
         (base / "opt/probe.py").write_text(PROBE)
         yield system
@@ -277,4 +284,26 @@ def test_what_a_service_could_do_if_it_were_taken_over(
         path.unlink(missing_ok=True)
     system.systemctl("start", f"probe-{unit}.service")
     found = json.loads((system.base / f"said/probe-{unit}").read_text())
+    del found["bounds"]
     assert found == {**can, "user": ID, "no new privileges": 1}
+
+
+@pytest.mark.parametrize("unit", ["duccmake", "duccmake-watch"])
+def test_a_set_user_id_program_of_cvmfs_server_may_mount_for_all(system: Booted, unit: str):
+    system.systemctl("start", f"owned-{unit}.service")
+    found = json.loads((system.base / f"said/owned-{unit}").read_text())
+    # It has no privileges of its own, and nothing keeps such a program from having some.
+    wanted = {
+        "mount": "EPERM",
+        "become root": "EPERM",
+        "write the system": "EACCES",
+        "see other processes": "done",
+        "no new privileges": 0,
+        "bounds": bounds(),
+    }
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def bounds() -> str:
+    """The capabilities that programs of this machine can have at most."""
+    return Path("/proc/self/status").read_text().partition("CapBnd:\t")[2].splitlines()[0]

@@ -156,6 +156,7 @@ def _prepare(base: Path, units: Mapping[str, str]) -> None:
     told += "Environment=LD_LIBRARY_PATH=/opt/python/lib\n"
     (base / "units/service.d/tests.conf").write_text(told)
     for name, text in units.items():
+        (base / "units" / name).parent.mkdir(exist_ok=True)
         (base / "units" / name).write_text(text)
     _install(base / "opt/duccmake")
 
