@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import socket
 import tempfile
@@ -19,6 +20,7 @@ from mutations import ANY_BYTES, applied, documents
 
 from duccmake.demo.images import Image
 from duccmake.errors import DuccmakeError
+from duccmake.oci.content_store import ContentStore
 from duccmake.oci.manifest import ImageConfig, parse_manifest
 from duccmake.oci.reference import Digest, Reference
 from duccmake.registry.client import Client
@@ -189,6 +191,14 @@ def _ask(client: Client, reference: Reference, what: str, directory: Path) -> No
     elif what == "configuration":
         raw = client.blob_bytes(reference, _MANIFEST.config)
         assert ImageConfig.parse(raw) and raw == _IMAGE.config_bytes
+    elif what == "beside":
+        beside = client.beside(reference, ContentStore(directory / "store"))
+        beside.referrers(_MANIFEST.digest)
+        found = beside.artifact(f"sha256-{_MANIFEST.digest.hex}.sig")
+        assert found is None or found.digest.hex == hashlib.sha256(found.raw).hexdigest()
+    elif what == "push":
+        client.push_blob(reference, descriptor, _LAYER, mount_from="team/other")
+        client.push_manifest(reference, _IMAGE.manifest_bytes, _MANIFEST.media_type)
     elif what == "open":
         client.is_open(reference)
         client.has_referrers(reference, _MANIFEST.digest)
@@ -201,7 +211,18 @@ def _ask(client: Client, reference: Reference, what: str, directory: Path) -> No
 @given(
     st.lists(_answers(), min_size=1, max_size=4),
     st.sampled_from(
-        ["poll", "manifest", "its digest", "tags", "configuration", "open", "layer", "layer"]
+        [
+            "poll",
+            "manifest",
+            "its digest",
+            "tags",
+            "configuration",
+            "open",
+            "layer",
+            "layer",
+            "beside",
+            "push",
+        ]
     ),
     st.booleans(),
 )
@@ -228,7 +249,7 @@ def test_whatever_a_registry_answers_is_right_or_an_error(
         finally:
             client.close()
         assert {path.name for path in Path(directory).iterdir()} <= {
-            "blob", "blob.part", "blob.lock", "blob.part.lock",
+            "blob", "blob.part", "blob.lock", "blob.part.lock", "store",
         }  # fmt: skip
     # Nothing in an answer makes us ask without end.
     assert len(server.asked) < 60
