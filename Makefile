@@ -6,10 +6,12 @@ READY := $(VENV)/.ready
 CODE := workflow scripts tests
 RULES := Snakefile workflow/Snakefile workflow/rules/*.smk
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
+MINUTES := 60
+FUZZ := tests/fuzz
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test quick check pytest format benchmark clean help
+.PHONY: demo test quick check pytest fuzz format benchmark clean help
 
 demo: $(READY)  ## convert sample images from a local registry: what it is all about
 	@$(BIN)/python scripts/demo.py
@@ -29,6 +31,10 @@ check: $(READY)  ## linters, formats, types
 
 pytest: $(READY)  ## all tests without the checks
 	$(PYTEST)
+
+fuzz: $(READY)  ## hostile input for MINUTES=60, in rounds that are never the same
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
+		DUCCMAKE_EXAMPLES=1000 $(PYTEST) --quiet $(FUZZ) || exit 1; done
 
 format: $(READY)  ## mend what the linters and formatters can mend
 	$(BIN)/ruff check --fix $(CODE)

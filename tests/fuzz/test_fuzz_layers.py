@@ -1,23 +1,18 @@
-"""Changed layers: only duccmake's errors come out, nothing hangs, nothing outside is touched.
-
-``DUCCMAKE_EXAMPLES`` sets how many; a long run is `DUCCMAKE_EXAMPLES=100000 pytest tests/fuzz`.
-"""
+"""Changed layers: only duccmake's errors come out, nothing hangs, nothing outside is touched."""
 
 from __future__ import annotations
 
 import bz2
-import faulthandler
 import gzip
 import io
 import lzma
-import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from hypothesis import HealthCheck, event, example, given, settings
+from bounds import examples
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 from mutations import ANY_BYTES, MUTATED_TARS, TARS, Mutation, applied
 
@@ -32,25 +27,7 @@ from support import trees
 from support.images import LayerBuilder
 from support.pipeline import digest_of
 
-_EXAMPLES = int(os.environ.get("DUCCMAKE_EXAMPLES", "0"))
 _LIMITS = UnpackLimits(bytes=50_000_000, entries=10_000, seconds=30)
-
-
-def _settings(examples: int) -> settings:
-    return settings(
-        max_examples=_EXAMPLES or examples,
-        deadline=None,
-        derandomize=not _EXAMPLES,
-        suppress_health_check=list(HealthCheck),
-    )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_hang() -> Iterator[None]:
-    """A hang ends the run and says where it was."""
-    faulthandler.dump_traceback_later(_EXAMPLES * 0.2 + 240, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 def _read_members(tar: bytes, step: int) -> object:
@@ -66,7 +43,7 @@ def _read_members(tar: bytes, step: int) -> object:
     return found
 
 
-@_settings(1500)
+@examples(300)
 @given(MUTATED_TARS, st.sampled_from([1, 100, 512, 700, 5000]))
 def test_archives_are_read_or_refused_alike_in_pieces_of_any_size(tar: bytes, step: int):
     whole = _read_members(tar, len(tar) or 1)
@@ -105,7 +82,7 @@ def _streamed(blob: bytes) -> bytes | None:
     return content
 
 
-@_settings(500)
+@examples(150)
 @given(
     st.sampled_from(TARS[:40]),
     st.sampled_from([name for name in SOUND if not name.startswith("zstd")]),
@@ -120,7 +97,7 @@ def test_streams_are_what_other_libraries_make_of_them(
     assert content is None or content == _decompress(blob)
 
 
-@_settings(500)
+@examples(120)
 @given(st.sampled_from(TARS[:40]), st.lists(ANY_BYTES, min_size=1, max_size=3), st.booleans())
 def test_damaged_zstd_is_refused_or_has_the_right_content(
     tar: bytes, mutations: list[Mutation], skippable: bool
@@ -153,7 +130,7 @@ def _unpacked(blob: bytes, base: Path) -> LayerTree:
     return LayerTree(digest, (base / "layer" / ".metadata" / "tree.mtree").read_bytes())
 
 
-@_settings(150)
+@examples(25)
 @given(MUTATED_TARS)
 def test_layers_are_unpacked_and_flattened_or_refused_and_nothing_else_happens(tar: bytes):
     with tempfile.TemporaryDirectory(prefix="fuzz") as directory:
@@ -180,7 +157,7 @@ def test_layers_are_unpacked_and_flattened_or_refused_and_nothing_else_happens(t
         assert {path.name for path in base.iterdir()} <= {"canary", "upper", "lower"}
 
 
-@_settings(300)
+@examples(100)
 @example(b"")
 @given(st.binary(max_size=3000))
 def test_rubbish_is_refused_or_empty(rubbish: bytes):

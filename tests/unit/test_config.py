@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from duccmake.config.configuration import Config
+from duccmake.config.file import read_file
 from duccmake.config.mistakes import InvalidConfig
 from duccmake.config.schema import SCHEMA as SCHEMA_FILE
 from duccmake.config.settings import Limits, WebhookSettings
@@ -294,6 +295,7 @@ def test_settings_are_found_by_the_host_of_a_reference(written: str, image: str)
          "'linux/arm64/v8' would be published in the same place as 'linux/arm64'"),
         ({"platforms": "amd64"}, "platforms[0]", "write it as os/architecture"),
         ({"platforms": [1]}, "platforms[0]", "write it like"),
+        ({"recipe": "http://["}, "recipe[0]", "is no address"),
         ({"recipe": []}, "recipe", "an empty list; write it like 'recipe: config/recipe.yaml'"),
         ({"recipe": {"source": 1}}, "recipe[0].source", "something else (not shown"),
         ({"recipe": ["a", 1]}, "recipe[1]", "found 1; write it like"),
@@ -482,3 +484,22 @@ def test_who_may_ask_for_conversions_is_checked_and_no_secret_is_shown(convert, 
 def test_a_glob_of_a_rule_stands_for_a_list_of_one() -> None:
     [issuer] = parse(webhook={"convert": {"issuers": ISSUER}}).webhook.convert.issuers
     assert (issuer.claims, issuer.images) == ({"project_path": ("team/*",)}, ("*",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!timestamp x",
+        "a: 2024-99-99",
+        "a: !!int ''",
+        "a: !!bool x",
+        f"a: {'9' * 5000}",
+        "a: [",
+        "[" * 3000,
+    ],
+)
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml is not YAML: "):
+        read_file(path)

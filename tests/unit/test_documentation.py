@@ -43,3 +43,14 @@ def test_every_target_of_make_that_is_named_is_there(page):
 def test_the_readme_leads_to_all_other_pages():
     text = (CHECKOUT / "README.md").read_text()
     assert [page for page in PAGES if page != "README.md" and f"({page}" not in text] == []
+
+
+def test_every_test_that_is_named_is_there():
+    named = re.findall(r"(\w+)::(\w+)", (CHECKOUT / "docs/security.md").read_text())
+    assert len(named) > 30
+    modules = {path.stem: path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py")}
+    assert [
+        f"{module}::{test}"
+        for module, test in named
+        if f"\ndef {test}(" not in modules.get(module, "")
+    ] == []

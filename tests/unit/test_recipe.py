@@ -190,8 +190,9 @@ def test_file_over_the_limit_is_refused(write: Write) -> None:
         "[" * 900 + "]" * 900,
         "a: &a [x]\nb: [" + "*a, " * 2_000 + "]",
         "a: &a [" + "[" * 40 + "*a" + "]" * 40 + "]",
+        f"{HEAD}input: [{{image: a.b/c, tags: &a [*a]}}]",
     ],
-    ids=["deep blocks", "deep keys", "deep flows", "many aliases", "recursive"],
+    ids=["deep blocks", "deep keys", "deep flows", "many aliases", "recursive", "endless"],
 )
 def test_yaml_bomb_is_refused(write: Write, bomb: str) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.yaml:\d+: the recipe (is nested|has too many)"):
@@ -243,6 +244,8 @@ def test_alias_of_an_entry_is_that_entry(write: Write) -> None:
         ("true", "'true' is no text", "write an image"),
         ("2024-99-99", "'2024-99-99' is no text", "write an image"),
         ("!!int nonsense", "'nonsense' is no text", "write an image"),
+        ("!!timestamp nonsense", "'nonsense' is no text", "write an image"),
+        ("!!bool nonsense", "'nonsense' is no text", "write an image"),
         ("!strange ghcr.io/a/b", "is no text", "write an image"),
         ("[ghcr.io/a/b]", "is a list", "one dash"),
         ("{a: 1, b: 2}", "is a mapping", "write an image"),

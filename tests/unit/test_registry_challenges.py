@@ -130,6 +130,10 @@ def test_what_is_missing_where_credentials_are_asked_for_may_be_there_for_others
     [
         ("Basic", "asks for credentials for secret/app"),
         ('Bearer realm="http://localhost:1/token"', "has its tokens given there|left alone"),
+        *(
+            (f'Bearer realm="{realm}"', "as the realm of its tokens")
+            for realm in ("http://[", "http://localhost:99999/token", "http://x:y/", "/token", "")
+        ),
     ],
 )
 def test_what_is_not_for_everybody_keeps_nobody_from_what_is(tmp_path, challenge, words):

@@ -425,7 +425,9 @@ def test_a_path_that_cannot_be_written_is_told(here, tmp_path):
 def test_the_addresses_of_a_foreign_layer_are_used_only_where_allowed(tmp_path):
     with FaultyRegistry(tmp_path / "r") as registry:
         here = Setting(registry, tmp_path)
-        gone = Descriptor("x", here.layer.digest, here.layer.size, ("http://localhost:1/x",))
+        gone = Descriptor(
+            "x", here.layer.digest, here.layer.size, ("http://localhost:1/x", "https://[")
+        )
         registry.store.blob_path(gone.digest).unlink()
         with here.client, pytest.raises(NotFound):
             here.client.fetch_blob(here.reference, gone, here.path)
@@ -433,5 +435,5 @@ def test_the_addresses_of_a_foreign_layer_are_used_only_where_allowed(tmp_path):
             host: replace(settings, foreign_urls=True) for host, settings in here.settings.items()
         }
         with Client(allowed) as client, pytest.raises(NotFound):
-            # Plain http is never followed.
+            # Plain http is never followed, nor what is no address.
             client.fetch_blob(here.reference, gone, here.path)

@@ -151,7 +151,8 @@ def test_retry_after_is_read_as_seconds_and_as_a_date():
     assert retry_after_seconds("17") == 17
     assert 3500 < (retry_after_seconds(later) or 0) <= 3600
     assert retry_after_seconds("Wed, 21 Oct 2015 07:28:00 GMT") == 0
-    for nonsense in (None, "", "soon", "-5", "1e9"):
+    far = "Mon, 01 Jan 2024 00:00:00 +99999999999999"
+    for nonsense in (None, "", "soon", "-5", "1e9", far):
         assert retry_after_seconds(nonsense) is None
 
 

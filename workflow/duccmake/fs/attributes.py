@@ -8,6 +8,22 @@ from pathlib import Path
 
 _SAFE_NS = 2**31 * 1_000_000_000
 
+_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID = 0, 1, 3, 4
+_OWNERSHIP = sum(1 << number for number in (_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID))
+
+
+def may_give_away() -> bool:
+    """Whether this process may make files of any owner, and go on with them (capabilities(7)).
+
+    That is root's, unless it was taken from it, and a service's to which systemd gave it.
+    """
+    try:
+        status = Path("/proc/thread-self/status").read_text()
+    except OSError:
+        return os.geteuid() == 0
+    effective = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
+    return effective & _OWNERSHIP == _OWNERSHIP
+
 
 def is_safe_time(mtime_ns: int) -> bool:
     """Whether any file system keeps this time; beyond 32 bits they differ, and clamp silently."""
@@ -34,7 +50,8 @@ def _owners() -> tuple[tuple[range, ...] | None, tuple[range, ...]]:
     except (OSError, ValueError):
         return None, ()
     everybody = (range(0xFFFFFFFF),)
-    return (None, ()) if os.geteuid() or (users, groups) == (everybody,) * 2 else (users, groups)
+    is_any = not may_give_away() or (users, groups) == (everybody,) * 2
+    return (None, ()) if is_any else (users, groups)
 
 
 def _mapped(path: str) -> tuple[range, ...]:

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 
-from ..fs.attributes import is_safe_time
+from ..fs.attributes import is_safe_time, may_give_away
 from ..fs.beneath import open_directory
 from ..fs.duplicate import chmod, duplicate
 from ..tree.attributes import OVERLAY_XATTRS
@@ -40,7 +40,7 @@ class Disk:
         self._fds: dict[int, int] = {}
         self._file = -1
         self._owner = (os.geteuid(), os.getegid())
-        self._privileged = self._owner[0] == 0
+        self._privileged = may_give_away()
         self._lost: dict[str, int] = {}
 
     def losses(self) -> dict[str, int]:

@@ -74,16 +74,20 @@ def _not_yaml(path: Path, line: int, column: int, reason: object, hint: str) -> 
 
 def _refuse_bombs(path: Path, raw: bytes) -> None:
     """Refuse what no wish list needs, before the parser recurses into it."""
-    depth = aliases = 0
+    aliases = 0
+    opened: list[str | None] = []
     for event in yaml.parse(raw, Loader=Loader):
+        is_endless = False
         if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
+            opened.append(event.anchor)
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            opened.pop()
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-        if depth > _MAX_DEPTH or aliases > _MAX_ALIASES:
-            what = "is nested too deeply" if depth > _MAX_DEPTH else "has too many aliases"
+            is_endless = event.anchor in opened
+        if is_endless or len(opened) > _MAX_DEPTH or aliases > _MAX_ALIASES:
+            too_many = aliases > _MAX_ALIASES
+            what = "has too many aliases" if too_many else "is nested too deeply"
             hint = "write the images as a plain list below 'input:'"
             fault = Fault(FaultKind.SCHEMA, path, line_of(event), "", f"the recipe {what}", hint)
             raise InvalidRecipe(fault)

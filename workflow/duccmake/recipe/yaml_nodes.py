@@ -10,6 +10,9 @@ import yaml
 Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The fast one where PyYAML has it: every job reads the schema of the configuration."""
 
+BROKEN = (ValueError, ArithmeticError, LookupError, AttributeError)
+"""What PyYAML raises for a tag whose text is none of its kind, such as ``!!timestamp x``."""
+
 MAX_SHOWN = 200
 """The most characters of a text that a message shows."""
 
@@ -32,7 +35,7 @@ def plain_scalar(node: yaml.Node) -> Any:
         return node.value
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
-    except (yaml.YAMLError, ValueError, ArithmeticError):
+    except (yaml.YAMLError, *BROKEN):
         return node
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from ..errors import (
     DigestMismatch,
@@ -31,6 +30,7 @@ from .download import Download
 from .http.blobs import RemoteBlob
 from .http.credentials import Credentials, CredentialStore, normal_host
 from .http.endpoints import Endpoint, mirrors, origin
+from .http.redirects import place_of
 from .http.retry import Patience, RetryPolicy
 from .http.transport import Call, Transport
 from .images import Images
@@ -327,7 +327,8 @@ class Client(Images, Closing):
         descriptor = download.descriptor
         failure: DuccmakeError = NotFound(f"no address of {descriptor.digest} can be used")
         for url in descriptor.urls:
-            if urlsplit(url).scheme != "https":
+            place = place_of(url)
+            if place is None or place.scheme != "https":
                 continue
             try:
                 return download.run(RemoteBlob(self._transport, url, None, None))

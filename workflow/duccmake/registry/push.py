@@ -14,7 +14,7 @@ from ..errors import DigestMismatch, NotFound, RegistryError, RegistryUnavailabl
 from ..oci.manifest import Descriptor
 from ..oci.reference import Digest
 from .http.endpoints import Endpoint
-from .http.redirects import joined
+from .http.redirects import joined, place_of
 from .http.retry import Patience, backoff_seconds
 from .http.transport import Call, Reply, Transport
 from .http.verbatim import target_of
@@ -135,7 +135,11 @@ class Pusher:
     def _location(self, reply: Reply) -> str:
         """Where to go on: at this registry, by whatever name or scheme it knows itself."""
         location = joined(reply.url, reply.headers.get("Location", "").strip())
-        parts = urlsplit(location)
+        parts = place_of(location)
+        if parts is None:
+            raise RegistryError(
+                f"{self._endpoint.host} wants the upload to go to nowhere", hint="ask its operator"
+            )
         if parts[:2] == urlsplit(reply.url)[:2]:
             return location
         if not parts.path.startswith("/v2/"):

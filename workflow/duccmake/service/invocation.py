@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config.configuration import Config
-from ..config.file import DEFAULT_CONFIG, read_file
+from ..config.file import DEFAULT_CONFIG, read_file, read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Invocation:
                 _merge(members, read_file(path))
         for value in self.values:
             key, _, text = value.partition("=")
-            _merge(members, {key: yaml.safe_load(text)})
+            _merge(members, {key: read_yaml(text, f"--config {key}")})
         return Config.parse(members, workdir=self.directory)
 
 

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from ..fs.attributes import is_safe_time
+from ..fs.attributes import is_safe_time, may_give_away
 from . import mtree
 from .mtree import Entry
 
@@ -28,7 +28,7 @@ class AttributeSetter:
     """Sets attributes with the rights of this process."""
 
     def __init__(self) -> None:
-        self._privileged = os.geteuid() == 0
+        self._privileged = may_give_away()
         self._owner = (os.geteuid(), os.getegid())
 
     @property

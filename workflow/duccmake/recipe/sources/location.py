@@ -107,7 +107,10 @@ def _git(text: str) -> tuple[Kind, Path, str, str]:
 
 def _check_url(text: str, url: str, scheme: str) -> None:
     """Refuse what is no address, and credentials in it; a user of ssh is none."""
-    user, at, host = urlsplit(url).netloc.rpartition("@")
+    try:
+        user, at, host = urlsplit(url).netloc.rpartition("@")
+    except ValueError:
+        raise ConfigError(f"{_hidden(text)!r} is no address", hint=_GIT_FORM) from None
     if at and not (scheme == "ssh" and _USER.match(user)):
         raise ConfigError(
             f"{_hidden(text)!r}: credentials do not belong into the configuration",

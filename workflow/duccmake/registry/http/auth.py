@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from ...errors import RegistryError, RegistryUnavailable, Unauthorized
 from .challenge import Challenge
 from .credentials import Credentials, CredentialStore
+from .redirects import place_of
 from .retry import RegistryUnreachable
 
 logger = logging.getLogger(__name__)
@@ -195,9 +196,12 @@ class Authorizer:
         self, challenge: Challenge, credentials: Credentials | None, scopes: list[str]
     ) -> _Grant:
         realm = challenge.parameters.get("realm", "")
-        parts = urlsplit(realm)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RegistryError(f"{self._host} names {realm[:200]!r} as the realm of its tokens")
+        parts = place_of(realm)
+        if parts is None:
+            raise RegistryUnavailable(
+                f"{self._host} names {realm[:200]!r} as the realm of its tokens",
+                hint="ask its operator",
+            )
         fields = [("scope", scope) for scope in scopes]
         service = challenge.parameters.get("service", "")
         if service:
@@ -276,7 +280,7 @@ def _grant(body: bytes, realm_host: str) -> _Grant:
         members = json.loads(body)
         token = members.get("token") or members.get("access_token")
         lifetime = float(members.get("expires_in") or DEFAULT_LIFETIME_SECONDS)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         token, lifetime = None, 0.0
     if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
         raise RegistryError(

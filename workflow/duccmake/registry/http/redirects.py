@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ...errors import RegistryError
 from .host import Response
@@ -19,17 +19,15 @@ def redirected(response: Response, url: str, redirects: int, *, plain: bool = Fa
     """
     here = urlsplit(url)
     location = response.headers.get("Location", "").strip()
-    try:
-        target = _secured(url, joined(url, location))
-        there = urlsplit(target)
-        is_place = bool(location and there.scheme in ("http", "https") and there.hostname)
-        is_place = is_place and there.port != 0
-    except ValueError:
-        is_place = False
+    target = joined(url, location)
+    there = place_of(target) if location else None
+    if there is not None:
+        target = _secured(url, target)
+        there = place_of(target)
     if redirects > MAX_REDIRECTS:
         response.close()
         raise RegistryError(f"{here.netloc} redirects more than {MAX_REDIRECTS} times")
-    if not is_place:
+    if there is None:
         response.close()
         raise RegistryError(f"{here.netloc} redirects to nowhere", hint="ask its operator")
     if here.scheme == "https" and there.scheme == "http" and not plain:
@@ -40,6 +38,16 @@ def redirected(response: Response, url: str, redirects: int, *, plain: bool = Fa
             "plain_blobs: true allows it",
         )
     return target
+
+
+def place_of(url: str) -> SplitResult | None:
+    """The parts of an address that can be asked by http or https; None where it is none."""
+    try:
+        parts = urlsplit(url)
+        is_place = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_place else None
 
 
 def _secured(url: str, target: str) -> str:
@@ -58,7 +66,10 @@ def joined(url: str, location: str) -> str:
     if location.startswith("/") and not location.startswith("//"):
         here = urlsplit(url)
         return f"{here.scheme}://{here.netloc}{location}"
-    return urljoin(url, location)
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return ""
 
 
 def is_same_host(url: str, target: str) -> bool:

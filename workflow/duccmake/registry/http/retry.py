@@ -99,7 +99,7 @@ def retry_after_seconds(header: str | None) -> float | None:
         return float(text[:9])
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a time zone can be further off than any number says
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
