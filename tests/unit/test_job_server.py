@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -242,6 +244,18 @@ def test_a_job_has_no_files_of_other_jobs_open(server):
         other.kill()
     links = eval(said.splitlines()[-1])
     assert not theirs.intersection(links) and not [link for link in links if "socket" in link]
+
+
+@pytest.mark.parametrize("request_", [b"x", b"/\0two\0a", b"\0\xff"])
+def test_what_is_no_request_leaves_other_jobs_alone(server, request_):
+    job = server.job(HEEDING.format(15))
+    begun(job)
+    with contextlib.chdir(server.path), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+        s.connect("run/jobs.sock")
+        s.send(request_)
+        assert s.recv(16) == b""
+    job.terminate()
+    assert job.wait() == 7
 
 
 def test_nobody_else_can_ask_for_jobs(server):

@@ -106,11 +106,9 @@ class _Request:
     streams: Sequence[int]
 
     @classmethod
-    def receive(cls, connection: socket.socket) -> _Request | None:
-        """Read one; None if who asked is gone."""
+    def receive(cls, connection: socket.socket) -> _Request:
+        """Read one; `ValueError` where it is none, as of who is gone."""
         content, streams, *_ = socket.recv_fds(connection, _REQUEST_BYTES, 2)
-        if not content:
-            return None
         workdir, count, *words = content.split(b"\0")
         arguments, environment = words[: int(count)], words[int(count) :]
         return cls(os.fsdecode(workdir), list(map(os.fsdecode, arguments)), environment, streams)
@@ -159,19 +157,31 @@ class _Server:
 
     def _begin(self, connection: socket.socket) -> None:
         self.selector.unregister(connection)
-        request = _Request.receive(connection)
-        if request is None:
+        job = self._forked(connection)
+        if job is None:
             connection.close()
             return
-        job = _fork.Process(target=self._work, args=(request, connection, os.getpid()))
-        job.start()
-        for stream in request.streams:
-            os.close(stream)
         self.jobs[connection] = job
         with suppress(OSError):
             connection.send(_STARTED)
         self._watch(connection, lambda: self._heed(connection, job))
         self._watch(job.sentinel, lambda: self._end(connection, job))
+
+    def _forked(self, connection: socket.socket) -> ForkProcess | None:
+        """The process of what was asked for; None where that is no job, or cannot be forked."""
+        try:
+            request = _Request.receive(connection)
+        except (OSError, ValueError):
+            return None
+        job = _fork.Process(target=self._work, args=(request, connection, os.getpid()))
+        try:
+            job.start()
+        except OSError:
+            return None
+        finally:
+            for stream in request.streams:
+                os.close(stream)
+        return job
 
     def _heed(self, connection: socket.socket, job: ForkProcess) -> None:
         """Hand a signal on to the job; end it if who asked for it is gone."""
