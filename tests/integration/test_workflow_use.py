@@ -246,4 +246,4 @@ def test_pictures_change_nothing(pictures: tuple[dict[str, Run], Image, Work]):
     work = pictures[2]
     assert not work.repository.path.exists()
     remembered = {path.name for path in (work.path / "results").iterdir()}
-    assert remembered <= {"polls.json", "manifests", "plans", "runs", "run.lock"}
+    assert remembered <= {"polls.json", "manifests", "plans", "parts", "runs", "run.lock"}
