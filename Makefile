@@ -11,7 +11,7 @@ FUZZ := tests/fuzz
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test quick check pytest fuzz format benchmark clean help
+.PHONY: demo test quick check pytest fuzz chaos format benchmark clean help
 
 demo: $(READY)  ## convert sample images from a local registry: what it is all about
 	@$(BIN)/python scripts/demo.py
@@ -35,6 +35,12 @@ pytest: $(READY)  ## all tests without the checks
 fuzz: $(READY)  ## hostile input for MINUTES=60, in rounds that are never the same
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
 		DUCCMAKE_EXAMPLES=1000 $(PYTEST) --quiet $(FUZZ) || exit 1; done
+
+chaos: $(READY)  ## conversions while things break at random; SEED= ROUNDS= MINUTES= BACKEND=
+	PYTHONPATH=$(CURDIR)/workflow:$(CURDIR)/tests $(BIN)/python -m chaos \
+		$(if $(SEED),--seed $(SEED)) $(if $(WORLD),--world $(WORLD)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(foreach backend,$(BACKEND),--backend $(backend))
 
 format: $(READY)  ## mend what the linters and formatters can mend
 	$(BIN)/ruff check --fix $(CODE)
