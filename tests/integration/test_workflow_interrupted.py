@@ -11,8 +11,9 @@ from typing import TypeVar
 import pytest
 
 from duccmake.demo.images import Image
+from duccmake.workspace.run_lock import hold
 from support.crashes import leftovers
-from support.faulty_registry import FaultyRegistry, Held
+from support.faulty_registry import FaultyRegistry, Held, status
 from support.images import Layer, LayerBuilder
 from support.runs import REPOSITORY, Started, Work, fresh_work
 from support.samples import AMD64, slow_layer
@@ -100,6 +101,24 @@ def test_a_run_killed_while_it_unpacks_and_while_it_publishes_ends_in_a_whole_im
     tree = work.repository.path / work.named("team/app:1")
     assert len(list((tree / "opt").iterdir())) == 3000
     assert leftovers(work.repository.path) == []
+
+
+def test_what_an_interrupted_run_staged_goes_with_the_next_though_that_has_nothing_to_do(
+    work: Work, lower: Layer, upper: Layer
+):
+    assert isinstance(work.registry, FaultyRegistry)
+    work.registry.break_next(f"^GET .*{upper.digest.hex}", status(404), 99)
+    assert work.run().status == 1
+    staged = work.path / "results" / REPOSITORY / "layers"
+    assert [path.name for path in staged.iterdir()] == [lower.digest.short]
+    work.wish()
+    work.run("-n", check=True)
+    assert list(staged.iterdir()), "a dry run removes nothing"
+    with hold(work.path):
+        work.run(check=True)
+        assert list(staged.iterdir()), "nor does a run where another may use it"
+    work.run(check=True)
+    assert list(staged.iterdir()) == []
 
 
 REMOVING = """
