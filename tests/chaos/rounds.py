@@ -24,6 +24,8 @@ from chaos.world import World, world
 from support.readers import Readers
 
 ROUNDS_A_WORLD = 8
+MOST = 12
+"""Lines about one loss: more say the same."""
 
 
 @dataclass
@@ -92,17 +94,21 @@ def play(world: World, say: Callable[[str], object], tally: Tally) -> list[str]:
     real = world.place.cvmfs is not None and world.place.cvmfs.real
     with nullcontext() if real else readers.reading():
         losses = happen(world, plan)
+    happened = time.monotonic()
     tally.faults.update(item.fault.kind for item in plan if item.fault.made)
     world.wish()
     losses += readers.torn
     losses += invariants.nobody_is_left(world)
+    settled = time.monotonic()
     losses += invariants.all_is_whole(world, before)
     losses += invariants.a_clean_run_converges(world)
     losses += invariants.nothing_is_fetched_again(world, layers, asked)
     losses += invariants.nothing_is_left(world)
     losses += invariants.nothing_is_mounted(world)
     tally.rounds += 1
-    say(f"{'ok' if not losses else 'LOST'}, {time.monotonic() - begin:.1f} s")
+    took = happened - begin, settled - happened, time.monotonic() - settled
+    word = "LOST" if losses else "ok"
+    say("{}: {:.1f} s, {:.1f} s until nobody was left, {:.1f} s to check".format(word, *took))
     return losses
 
 
@@ -158,8 +164,8 @@ def campaign(
                 kept = where.with_name(f"{where.name}-kept")
                 subprocess.run(["cp", "-a", where, kept], capture_output=True)
                 again = f"SEED={seed} WORLD={number} BACKEND={backend}; kept in {kept}"
-                tally.losses += [f"{loss}\n  ({again})" for loss in losses]
-                say("\n".join(tally.losses[-len(losses) :]))
+                tally.losses.append("\n".join([again, *losses[:MOST]]))
+                say(tally.losses[-1])
         shutil.rmtree(where)
         number += 1
     return tally

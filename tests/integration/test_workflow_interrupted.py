@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -119,6 +120,22 @@ def test_what_an_interrupted_run_staged_goes_with_the_next_though_that_has_nothi
         assert list(staged.iterdir()), "nor does a run where another may use it"
     work.run(check=True)
     assert list(staged.iterdir()) == []
+
+
+def test_what_was_staged_by_a_clock_that_was_ahead_is_used_when_that_is_right_again(
+    work: Work, lower: Layer, upper: Layer
+):
+    assert isinstance(work.registry, FaultyRegistry)
+    work.registry.break_next(f"^GET .*{upper.digest.hex}", status(404), 99)
+    assert work.run().status == 1
+    later = time.time() + 365 * 86400
+    for path in (work.path / "results").glob("*/layers/*/**/.snakemake_timestamp"):
+        os.utime(path, (later, later))
+        os.utime(path.parent, (later, later))
+    work.registry.forgive()
+    run = work.run(check=True)
+    assert run.blobs() == [str(upper.digest)]
+    assert work.repository.verify(work.named("team/app:1")) == []
 
 
 REMOVING = """

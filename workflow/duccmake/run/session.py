@@ -196,6 +196,10 @@ def _limit(plan: Plan, workdir: Path) -> int:
     return plan.config_in(workdir).limits.run_images
 
 
+_TIMESTAMP = ".snakemake_timestamp"
+"""Whose time Snakemake takes for that of the directory that it is in."""
+
+
 def is_full(workdir: Path = Path()) -> bool:
     """Whether a run could not even keep its books in the working directory."""
     try:
@@ -307,6 +311,7 @@ def tidy(plan: Plan, *in_use: Path) -> None:
     for path in list(staged()):
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
+    _bring_back_to(time.time_ns())
     for path in GATES.glob("*"):
         if path.name not in {file.stem[:12] for file in in_use}:
             _remove(path)
@@ -325,6 +330,18 @@ def forget_failures(run: Path) -> None:
     for report in read_reports(run):
         if report.kind == Kind.FAILED and (made := made_by(report.job)):
             remove_tree(made)
+
+
+def _bring_back_to(now: int) -> None:
+    """Have nothing that is staged be of a time to come, after a clock that was wrong.
+
+    Snakemake fails each job whose output is older than what it was made of.
+    """
+    for path in staged():
+        for place in (path / _TIMESTAMP, path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if place.stat().st_mtime_ns > now:
+                    os.utime(place, ns=(now, now))
 
 
 def tidy_alone(session: Session) -> None:
