@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,9 @@ def main() -> int:
         asked.minutes = 10.0
     seed = random.randrange(1 << 32) if asked.seed is None else asked.seed
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Told to stop, it takes its mounts and processes with it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit("stopped"))
     losses = 0
     for backend in asked.backend or backends():
         base = Path(tempfile.mkdtemp(prefix=f"duccmake-chaos-{backend}-"))
