@@ -171,7 +171,7 @@ def world(base: Path, backend: str, chance: random.Random) -> Iterator[World]:
         work.configure(
             platforms=[str(AMD64)],
             products=["layers", "flat", "podman"],
-            repository={**made.configuration(), "lock_seconds": 60},
+            repository={**made.configuration(), "lock_seconds": 10},
             registries={work.host: {"limits": {"timeout_seconds": 3}}},
             watch={"interval": 5, "retry": 1},
         )
