@@ -129,7 +129,8 @@ def happen(world: World, plan: list[Timed]) -> list[str]:
                 run.wait(PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 losses.append("the run hangs")
-            over.set()
+            finally:
+                over.set()
         for done in happening:
             done.result()
     return losses
