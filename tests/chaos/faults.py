@@ -91,13 +91,8 @@ class Kill(Fault):
             "server": lambda line: "duccmake.jobs.server" in line,
             "cvmfs_server": lambda line: "cvmfs_" in line and "scripts/" not in line,
         }[self._who]
-        if self._who == "server" and not (self.world.work.checkout / SERVER).exists():
-            return [run]
         found = [process for process in below if wanted(" ".join(process.cmdline()))]
         return [self.chance.choice(found)] if found else []
-
-
-SERVER = "workflow/duccmake/jobs/server.py"
 
 
 class Kills(Kill):
@@ -255,27 +250,29 @@ class Transaction(Fault):
     """An operator has a transaction open, and publishes or aborts it."""
 
     kind = "an operator's transaction"
-    early = False
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        assert world.place.cvmfs
+        self._cvmfs = world.place.cvmfs
+        self._file = world.place.path / f"of-an-operator-{self.chance.randrange(1 << 30)}"
 
     def begin(self, run: Process | None) -> None:
-        cvmfs = self.world.place.cvmfs
-        assert cvmfs
-        # Somebody else's transaction is respected on both sides.
-        self.made = cvmfs._run("transaction", cvmfs.name).returncode == 0
-        self._name = f"of-an-operator-{self.chance.randrange(1 << 30)}"
-        if self.made:
-            (self.world.place.path / self._name).write_text(self._name)
+        try:
+            self._cvmfs.server("transaction", self._cvmfs.name)
+        except AssertionError:  # ours is open, which operators respect as well
+            self.made = False
+        else:
+            self._file.write_text("theirs")
 
     def end(self) -> None:
-        cvmfs = self.world.place.cvmfs
-        if not self.made or not cvmfs:
+        if not self.made:
             return
-        assert cvmfs.name
         if self.chance.random() < 0.5:
-            cvmfs.server("publish", cvmfs.name)
-            assert (self.world.place.path / self._name).read_text() == self._name
+            self._cvmfs.server("publish", self._cvmfs.name)
+            assert self._file.read_text() == "theirs", "an operator's transaction was spoiled"
         else:
-            cvmfs.server("abort", "-f", cvmfs.name)
+            self._cvmfs.server("abort", "-f", self._cvmfs.name)
 
 
 class Another(Fault):
@@ -370,7 +367,8 @@ class Edits(Fault):
             world.push(f"{GLOB}:{self.chance.randrange(1000)}")
         elif self._what == "unwished":
             world.wished ^= {f"{self.chance.choice(APPS)}:1"}
-            world.wish()
+            with suppress(OSError):  # the disk may be full, or read-only
+                world.wish()
         else:
             recipe = world.work.path / "config/recipe.yaml"
             with suppress(OSError):
@@ -378,7 +376,8 @@ class Edits(Fault):
 
     def end(self) -> None:
         if self._what == "broken":
-            self.world.wish()
+            with suppress(OSError):
+                self.world.wish()
 
 
 def chosen(world: World) -> Iterator[Fault]:

@@ -131,8 +131,9 @@ def happen(world: World, plan: list[Timed]) -> list[str]:
                 losses.append("the run hangs")
             finally:
                 over.set()
-        for done in happening:
-            done.result()
+        for item, done in zip(later, happening, strict=True):
+            if error := done.exception():
+                losses.append(f"{item.fault.kind}: {error!r}")
     return losses
 
 
