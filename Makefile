@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CODE := workflow scripts tests
 RULES := Snakefile workflow/Snakefile workflow/rules/*.smk
+ROWS := $(abspath $(VENV))/bench.jsonl
 PYTEST := $(BIN)/pytest --numprocesses auto --dist loadgroup
 MINUTES := 60
 FUZZ := tests/fuzz
 
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test quick check pytest fuzz format benchmark clean help
+.PHONY: demo test quick check pytest fuzz chaos format bench clean help
 
 demo: $(READY)  ## convert sample images from a local registry: what it is all about
 	@$(BIN)/python scripts/demo.py
@@ -36,13 +37,22 @@ fuzz: $(READY)  ## hostile input for MINUTES=60, in rounds that are never the sa
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); while [ $$(date +%s) -lt $$end ]; do \
 		DUCCMAKE_EXAMPLES=1000 $(PYTEST) --quiet $(FUZZ) || exit 1; done
 
+chaos: $(READY)  ## conversions while things break at random; SEED= ROUNDS= MINUTES= BACKEND=
+	PYTHONPATH=$(CURDIR)/workflow:$(CURDIR)/tests $(BIN)/python -m chaos \
+		$(if $(SEED),--seed $(SEED)) $(if $(WORLD),--world $(WORLD)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(foreach backend,$(BACKEND),--backend $(backend))
+
 format: $(READY)  ## mend what the linters and formatters can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/snakefmt $(RULES)
 
-benchmark: $(READY)  ## comparisons with other programs; nothing else should run beside them
-	$(BIN)/pytest --override-ini python_files='bench_*.py' --capture=no tests/benchmarks
+bench: $(READY)  ## comparisons with other programs, in a table; nothing else should run beside
+	@rm -f $(ROWS)
+	@status=0; DUCCMAKE_BENCHMARK_ROWS=$(ROWS) $(BIN)/pytest --override-ini \
+		python_files='bench_*.py' --capture=no tests/benchmarks || status=$$?; \
+		test ! -e $(ROWS) || $(BIN)/python tests/benchmarks/rows.py $(ROWS); exit $$status
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "duccmake needs \

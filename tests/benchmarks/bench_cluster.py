@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rows import Row, leave
 
 from duccmake.demo.images import Image
 from support.faulty_registry import Answer, FaultyHandler, FaultyRegistry
@@ -58,6 +59,7 @@ def test_fill_with_more_and_more_workers(kind: str, tmp_path: Path) -> None:
             run(work)
             took = time.perf_counter() - began
             busy = psutil.cpu_percent() / 100 * (os.cpu_count() or 1)
+            leave(Row(f"A first fill of {IMAGES} images {kind}: {name}", "s", took))
             print(f"  {name:28}{took:10.1f}{IMAGES / took:10.2f}{busy:12.2f}", flush=True)
 
     measured("this machine, --cores 2", tmp_path / "local", _done)

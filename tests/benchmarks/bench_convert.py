@@ -12,11 +12,12 @@ from pathlib import Path
 import layers
 import pytest
 import yaml
-from compare import Program, alternate
+from compare import Program, Run, alternate, run, told
+from isal import igzip
 
 from duccmake.demo.images import Image
 from duccmake.repository.directory.backend import DirectoryRepository
-from support.images import LayerBuilder, push
+from support.images import Layer, LayerBuilder, push
 from support.pipeline import change_set, stage
 from support.servers import DockerRegistry, docker_registry, need, skopeo
 
@@ -61,13 +62,63 @@ def test_cold_conversion_against_skopeo_and_umoci(registry: DockerRegistry, tmp_
     )
 
 
+FOLLOW = """
+set -e
+for tag in {tags}; do
+    {copy}:$tag oci:$0/layout:$tag
+    now=$(skopeo inspect --raw oci:$0/layout:$tag | sha256sum)
+    test "$now" = "$(cat $0/$tag.done 2>/dev/null)" && continue
+    rm -rf $0/$tag
+    {umoci} --image $0/layout:$tag $0/$tag
+    echo "$now" > $0/$tag.done
+done
+"""
+"""What brings directories in step with tags, and unpacks only what changed."""
+
+
+def test_changed_and_unchanged_images_against_skopeo_and_umoci(
+    registry: DockerRegistry, tmp_path: Path
+) -> None:
+    """Three images of 10,000 files; one has another tiny top layer, then none has."""
+    umoci = need("umoci") + (" unpack" if os.geteuid() == 0 else " unpack --rootless")
+    need("skopeo")
+    base = Layer(igzip.decompress(layers.small_files(tmp_path, 10_000).blob.read_bytes()))
+    tags = ["one", "two", "three"]
+
+    def push_with(tag: str, text: str) -> None:
+        top = LayerBuilder().file("round", text).layer()
+        push(Image((base, top)), registry.host, "team/follow", tag)
+
+    for tag in tags:
+        push_with(tag, tag)
+    names = [f"{registry.host}/team/follow:{tag}" for tag in tags]
+    configured = configure(tmp_path, names)
+    copy = f"skopeo copy --quiet --src-tls-verify=false docker://{registry.host}/team/follow"
+    script = FOLLOW.format(tags=" ".join(tags), copy=copy, umoci=umoci)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    programs = [
+        Program("duccmake", workflow(tmp_path / "ours", "--configfile", configured)),
+        Program("skopeo copy, umoci unpack", ["sh", "-c", script, tmp_path / "theirs"]),
+    ]
+    for program in programs:
+        run(program)
+    changed: dict[str, list[Run]] = {program.name: [] for program in programs}
+    for number in range(3):
+        push_with("one", str(number))
+        for program in programs:
+            changed[program.name].append(run(program))
+    told("One of three images with another tiny layer", changed)
+    alternate("Three images unchanged", programs, rounds=3)
+
+
 def test_nothing_to_do_against_bare_snakemake(registry: DockerRegistry, tmp_path: Path) -> None:
     """500 images that did not change: what is there besides Snakemake itself and the polls."""
     publish_directly(registry.host, tmp_path)
     names = [f"{registry.host}/team/app{number}:1" for number in range(UNCHANGED)]
     configured = configure(tmp_path, names)
-    run = workflow(tmp_path, "--configfile", configured)
-    done = subprocess.run(run, check=True, capture_output=True, text=True)
+    command = workflow(tmp_path, "--configfile", configured)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert f"0 pending, {UNCHANGED} up to date" in done.stderr, done.stderr
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "Snakefile").write_text("rule all:\n    input: 'Snakefile'\n")
@@ -78,7 +129,7 @@ def test_nothing_to_do_against_bare_snakemake(registry: DockerRegistry, tmp_path
     alternate(
         f"{UNCHANGED} images unchanged",
         [
-            Program("duccmake", run),
+            Program("duccmake", command),
             Program("Snakemake", [*bare, "--snakefile", tmp_path / "bare" / "Snakefile"]),
             Program("curl, as many HEADs", heads),
         ],

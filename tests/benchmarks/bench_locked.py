@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from compare import beside
 
 from duccmake.cvmfs.codec import Codec
 from duccmake.cvmfs.objects import Objects
@@ -97,6 +98,7 @@ def _told(
         _commit(cvmfs, changes)
         ours.append(sum(locked))
     ratio = statistics.median(mine / other for mine, other in zip(ours, peers, strict=True))
+    beside(f"{title}: locked", ours, "cvmfs_server", peers)
     print(f"\n{title}: locked (medians of {rounds} commits in turn)")
     print(f"  {'duccmake':32}{statistics.median(ours):8.2f} s, at most {max(ours):.2f} s")
     print(f"  {'cvmfs_server, one small file':32}{statistics.median(peers):8.2f} s")

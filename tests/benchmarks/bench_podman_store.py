@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from compare import beside
+
 from duccmake.demo.images import Image
 from duccmake.repository import podman
 from duccmake.repository.directory.backend import DirectoryRepository
@@ -86,6 +88,7 @@ def test_one_more_image_costs_what_the_two_index_files_cost(tmp_path: Path) -> N
         layers = len(json.loads(growing.indexes()[1].read_bytes()))
         megabytes = sum(path.stat().st_size for path in growing.indexes()) / 1e6
         ratio = statistics.median(a / b for a, b in zip(added, rewritten, strict=True))
+        beside(f"one more among {growing.count} images", added, "its indexes anew", rewritten)
         print(
             f"  {growing.count:8}{layers:8}{megabytes:10.2f}{statistics.median(added) * 1e3:9.1f}"
             f"{statistics.median(rewritten) * 1e3:12.1f}{ratio:8.2f}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from compare import Program, Run, run
+from rows import Row, leave
 
 from duccmake.repository.directory.backend import DirectoryRepository
 from support import quick_registry
@@ -54,6 +55,8 @@ def workflow(base: Path, *options: str) -> Program:
 
 def show(what: str, taken: Run) -> None:
     cpu = taken.user + taken.system
+    leave(Row(what, "s", taken.wall))
+    leave(Row(f"{what}: memory", "MB", taken.memory))
     print(f"  {what:52}{taken.wall:8.1f} s{cpu:8.1f} s of CPU{taken.memory:8.0f} MB", flush=True)
 
 
@@ -66,9 +69,9 @@ def test_dry_run_of_many_pending_images(tmp_path: Path) -> None:
     print(f"\n{PENDING} pending images of {LAYERS} layers ({PENDING * LAYERS} references)")
     with registry(LAYERS, SHARED) as host:
         configure(tmp_path, host, PENDING)
-        show("the first dry run, which reads each manifest", run(workflow(tmp_path, "-n")))
+        show(f"{PENDING} pending: the first dry run", run(workflow(tmp_path, "-n")))
         again = run(workflow(tmp_path, "-n"))
-        show("a dry run", again)
+        show(f"{PENDING} pending: another", again)
     assert again.wall < 20 and again.memory < 1000
 
 
@@ -77,7 +80,7 @@ def test_fill(tmp_path: Path) -> None:
     with registry(LAYERS, SHARED) as host:
         configure(tmp_path, host, FILLED)
         taken = run(workflow(tmp_path, "--cores", "2"))
-        show("snakemake --cores 2", taken)
+        show(f"a first fill of {FILLED} images of {LAYERS} layers", taken)
         print(f"  {FILLED / taken.wall:.2f} images a second")
 
 
@@ -92,10 +95,10 @@ def test_runs_among_many_published_images(tmp_path: Path) -> None:
             done = number
             configure(tmp_path, host, number)
             run(workflow(tmp_path, "--cores", "2"))
-            show(f"{number}: nothing to do", run(workflow(tmp_path, "--cores", "2")))
-            show(f"{number}: a dry run", run(workflow(tmp_path, "-n")))
+            show(f"{number} published: nothing to do", run(workflow(tmp_path, "--cores", "2")))
+            show(f"{number} published: a dry run", run(workflow(tmp_path, "-n")))
             configure(tmp_path, host, number + 1)
-            show(f"{number}: one more", run(workflow(tmp_path, "--cores", "2")))
+            show(f"{number} published: one more", run(workflow(tmp_path, "--cores", "2")))
             done += 1
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from rows import Row, leave
+
 from duccmake.planning.model import State
 from duccmake.planning.plan import Plan
 from duccmake.run.lives import keep
@@ -70,6 +72,7 @@ def _took(what: str, work: Callable[[], object]) -> float:
     began = _spent()
     work()
     seconds = _spent() - began
+    leave(Row(f"{IMAGES} images: {what}", "s", seconds))
     print(f"{what}: {seconds:.2f} s")
     return seconds
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
+from rows import Row, leave
 
 from duccmake.demo.images import Image
 from support.images import Layer, LayerBuilder, push
@@ -103,4 +104,5 @@ def test_a_push_is_visible_within_seconds(tmp_path: Path) -> None:
         taken = [one[name] for one in measured]
         print(f"  {name:20}{statistics.median(taken):8.2f}{max(taken):8.2f}")
     total = statistics.median(one["in all"] for one in measured)
+    leave(Row("From a push to visible", "s", total))
     print(f"  of the {GOAL_SECONDS:g} s that it may take: {total / GOAL_SECONDS:.0%}")

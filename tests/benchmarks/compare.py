@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rows import Row, leave
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -46,8 +48,34 @@ def alternate(
     for _ in range(rounds):
         for program in programs:
             runs[program.name].append(run(program))
-    print(table(title, runs))
+    told(title, runs)
     return runs
+
+
+def told(title: str, runs: dict[str, list[Run]]) -> None:
+    """Print what programs took that ran in turn, and leave rows of it."""
+    print(table(title, runs))
+    _leave(title, runs)
+
+
+def beside(
+    what: str, ours: Sequence[float], peer: str, theirs: Sequence[float], unit: str = "s"
+) -> None:
+    """Leave a row of figures that were taken in turn."""
+    ratios = [mine / max(other, 1e-3) for mine, other in zip(ours, theirs, strict=False)]
+    medians = statistics.median(ours), statistics.median(theirs)
+    leave(Row(what, unit, medians[0], peer, medians[1], statistics.median(ratios)))
+
+
+def _leave(title: str, runs: dict[str, list[Run]]) -> None:
+    first, *others = runs
+    for other in others:
+        for figure, unit in (("wall", "s"), ("memory", "MB")):
+            mine, theirs = (
+                [getattr(taken, figure) for taken in runs[name]] for name in (first, other)
+            )
+            what = title if first == "duccmake" else f"{title}, {first}"
+            beside(what if unit == "s" else f"{what}: memory", mine, other, theirs, unit)
 
 
 def table(title: str, runs: dict[str, list[Run]]) -> str:
@@ -75,7 +103,7 @@ def ratio(ours: Sequence[Run], theirs: Sequence[Run], figure: str) -> float:
 
 
 def _median(runs: Sequence[Run], figure: str) -> float:
-    return statistics.median(getattr(run, figure) for run in runs)
+    return statistics.median(getattr(taken, figure) for taken in runs)
 
 
 _MEASURE = """

@@ -27,6 +27,8 @@ README = (CHECKOUT / "README.md").read_text()
 NOT_HERE = {
     "make test": "it is what runs this test",
     "make quick": "the same",
+    "make chaos": "it takes as long as it is told to; test_chaos has a few of its rounds",
+    "make bench": "it wants the machine for itself",
     "conda env create -f environment.yml": "there is no conda; test_conda_gets_what_pip_gets",
     "apptainer exec /cvmfs/unpacked.example.org/docker.io/library/debian:12 cat /etc/os-release": (
         "Debian has no Apptainer, and /cvmfs is CernVM-FS'; the file is read where it is published"

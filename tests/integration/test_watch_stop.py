@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from support.crashes import leftovers
+from support.processes import who_works_in
 from support.runs import Work, fresh_work
 from support.samples import AMD64, slow_layer, text_image
 from support.watching import Program, eventually, polls, watching
@@ -128,13 +129,3 @@ def test_told_to_stop_at_any_moment_it_stops_in_order_and_the_next_run_goes_on(w
         eventually(lambda: "duccmake: " in watch.said(), "the summary", watch)
         assert watch.stop() == 0
     assert leftovers(work.repository.path) == []
-
-
-def who_works_in(directory: Path) -> list[str]:
-    """The command lines of processes whose working directory it is."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == directory:
-                found.append(" ".join(process.cmdline()))
-    return found

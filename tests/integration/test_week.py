@@ -6,21 +6,18 @@ The first day has the watcher and the webhook, as they run; the other days are s
 from __future__ import annotations
 
 import json
-import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from duccmake.demo.images import Image
 from duccmake.repository.history import history_of, kept
 from duccmake.repository.inventory import survey
 from support.faulty_registry import FaultyRegistry
 from support.images import Layer, LayerBuilder
 from support.on_disk import OnDisk
 from support.orphans import unreachable
+from support.readers import Readers, twice
 from support.runs import REPOSITORY, Run, Work, days_later, fresh_work
 from support.samples import AMD64, slow_layer
 from support.watching import deaths, eventually, listening, polls, storm, watching
@@ -29,57 +26,6 @@ APPS = [f"team/app{number:02}" for number in range(8)]
 LEAVES, GONE, MISSPELT = APPS[7], APPS[6], APPS[5]
 NOTICES = 400
 NIGHTLY, SLOW = "team/nightly", "team/slow"
-
-
-def image(text: str, *layers: Layer) -> Image:
-    """An image that says the same in two files."""
-    top = LayerBuilder().file("content", text).dir("d").file("d/content", text)
-    return Image((*layers, top.layer()), {}, platform=AMD64)
-
-
-class Readers:
-    """Look into every image that is linked, all the time; ``torn`` is what was not whole."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._read)
-        self.torn: list[str] = []
-        self.looks = 0
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._done.set()
-            self._thread.join()
-
-    def _read(self) -> None:
-        while not self._done.wait(0.02):
-            for link in self._root.glob("*/team/[!.]*"):
-                try:
-                    tree = os.open(link, os.O_RDONLY | os.O_DIRECTORY)
-                except FileNotFoundError:
-                    if link.is_symlink() and not link.exists() and link.is_symlink():
-                        self.torn.append(f"{link} leads nowhere")
-                    continue
-                try:
-                    one, two = (self._content(tree, name) for name in ("content", "d/content"))
-                    if one != two:
-                        self.torn.append(f"{link} has {one!r} and {two!r}")
-                except OSError as error:
-                    self.torn.append(f"{link}: {error}")
-                finally:
-                    os.close(tree)
-                self.looks += 1
-
-    @staticmethod
-    def _content(tree: int, name: str) -> bytes:
-        descriptor = os.open(name, os.O_RDONLY, dir_fd=tree)
-        with os.fdopen(descriptor, "rb") as content:
-            return content.read()
 
 
 class Week:
@@ -91,7 +37,7 @@ class Week:
         self.wished = {*(f"{name}:1" for name in APPS), f"{NIGHTLY}:*", f"{SLOW}:1"}
 
     def push(self, name: str, text: str, tag: str = "1", *layers: Layer) -> None:
-        self.work.push(f"{name}:{tag}", image(text, self.base, *layers))
+        self.work.push(f"{name}:{tag}", twice(text, self.base, *layers))
 
     def wish(self, *, without: str = "", but: str = "") -> None:
         self.work.wish(

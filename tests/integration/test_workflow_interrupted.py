@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,9 @@ from typing import TypeVar
 import pytest
 
 from duccmake.demo.images import Image
+from duccmake.workspace.run_lock import hold
 from support.crashes import leftovers
-from support.faulty_registry import FaultyRegistry, Held
+from support.faulty_registry import FaultyRegistry, Held, status
 from support.images import Layer, LayerBuilder
 from support.runs import REPOSITORY, Started, Work, fresh_work
 from support.samples import AMD64, slow_layer
@@ -100,6 +102,40 @@ def test_a_run_killed_while_it_unpacks_and_while_it_publishes_ends_in_a_whole_im
     tree = work.repository.path / work.named("team/app:1")
     assert len(list((tree / "opt").iterdir())) == 3000
     assert leftovers(work.repository.path) == []
+
+
+def test_what_an_interrupted_run_staged_goes_with_the_next_though_that_has_nothing_to_do(
+    work: Work, lower: Layer, upper: Layer
+):
+    assert isinstance(work.registry, FaultyRegistry)
+    work.registry.break_next(f"^GET .*{upper.digest.hex}", status(404), 99)
+    assert work.run().status == 1
+    staged = work.path / "results" / REPOSITORY / "layers"
+    assert [path.name for path in staged.iterdir()] == [lower.digest.short]
+    work.wish()
+    work.run("-n", check=True)
+    assert list(staged.iterdir()), "a dry run removes nothing"
+    with hold(work.path):
+        work.run(check=True)
+        assert list(staged.iterdir()), "nor does a run where another may use it"
+    work.run(check=True)
+    assert list(staged.iterdir()) == []
+
+
+def test_what_was_staged_by_a_clock_that_was_ahead_is_used_when_that_is_right_again(
+    work: Work, lower: Layer, upper: Layer
+):
+    assert isinstance(work.registry, FaultyRegistry)
+    work.registry.break_next(f"^GET .*{upper.digest.hex}", status(404), 99)
+    assert work.run().status == 1
+    later = time.time() + 365 * 86400
+    for path in (work.path / "results").glob("*/layers/*/**/.snakemake_timestamp"):
+        os.utime(path, (later, later))
+        os.utime(path.parent, (later, later))
+    work.registry.forgive()
+    run = work.run(check=True)
+    assert run.blobs() == [str(upper.digest)]
+    assert work.repository.verify(work.named("team/app:1")) == []
 
 
 REMOVING = """

@@ -85,6 +85,10 @@ class FaultyRegistry(FullRegistry):
         self._plans.append(plan)
         return plan
 
+    def forgive(self) -> None:
+        """Break nothing any more."""
+        self._plans, self._random = [], None
+
     def break_at_random(self, rate: float, seed: int) -> None:
         """Break answers to reading requests with this probability, in one way after the other."""
         self._random = random.Random(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from duccmake.cvmfs.revision import Revision
 from duccmake.cvmfs.rows import Content
 from duccmake.cvmfs.storage import NotThere
 from duccmake.errors import RepositoryError
+from support import oracles
 from support.cvmfs_generated import Staged, empty_root
 
 
@@ -79,6 +81,22 @@ def test_catalogs_are_kept_and_read_again_without_the_storage(objects, root, cac
         assert revision.read(b"/a/b/f") == b"content"
     with pytest.raises(NotThere):
         Revision(Staged(objects), root)
+
+
+@pytest.mark.skipif(not oracles.ROOT, reason="a file system of its own needs root")
+def test_what_cannot_be_kept_is_read_all_the_same(objects, root, cache):
+    with oracles.tmpfs(cache, "4m") as place:
+        with Revision(Staged(objects), root, cache) as revision:
+            assert revision.read(b"/a/b/f") == b"content"
+        kept = sorted(cache.iterdir())
+        assert kept
+        for more in ((), kept[:1], kept):
+            for path in more:
+                path.unlink(missing_ok=True)
+            subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+            with Revision(Staged(objects), root, cache) as revision:
+                assert revision.read(b"/a/b/f") == b"content"
+            subprocess.run(["mount", "-o", "remount,rw", place], check=True)
 
 
 @pytest.mark.parametrize("left", [b"", b"SQLite format 3\0", b"x" * 16384])

@@ -161,6 +161,17 @@ def test_what_was_being_unpacked_when_its_job_was_cut_off_is_tidied_away():
     assert not partial.exists()
 
 
+def test_what_somebody_else_published_is_tidied_away():
+    wanted = image(layers=(layer("there"), layer("missing")))
+    missing = {REPOSITORY: frozenset([digest_of("missing")])}
+    for name in ("there", "missing"):
+        (RESULTS / REPOSITORY / "layers" / digest_of(name).short / "layer").mkdir(parents=True)
+    made = plan([wanted], missing=missing)
+    tidy(made, made.save())
+    left = (RESULTS / REPOSITORY / "layers").iterdir()
+    assert [path.name for path in left] == [digest_of("missing").short]
+
+
 def test_plans_of_old_runs_are_tidied_away_but_not_the_one_in_use():
     mine = plan([image()]).save()
     for number in range(30):

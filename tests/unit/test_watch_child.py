@@ -19,7 +19,7 @@ from duccmake.service.watch.schedule import Ending
 from duccmake.workspace.event_log import EventSettings
 from duccmake.workspace.reports import WRITERS, Rule
 from duccmake.workspace.results import STATUS
-from duccmake.workspace.run_lock import hold, nobody_runs
+from duccmake.workspace.run_lock import hold, is_alone, nobody_runs
 
 
 def invocation(*arguments: str) -> Invocation:
@@ -144,6 +144,15 @@ def test_who_stays_is_seen_from_outside(tmp_path: Path):
         assert not alone
     with nobody_runs(tmp_path) as alone:
         assert alone
+
+
+def test_who_runs_alone_can_tell(tmp_path: Path):
+    with hold(tmp_path) as ours:
+        assert is_alone(ours)
+        with nobody_runs(tmp_path) as alone:
+            assert not alone
+    with hold(tmp_path) as ours, hold(tmp_path):
+        assert not is_alone(ours)
 
 
 DEAF = """

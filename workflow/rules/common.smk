@@ -34,7 +34,7 @@ from duccmake.run.own_lines import OwnLines, are_wanted
 from duccmake.run.parts import begin_anew, end_failed, heed_signals
 from duccmake.run.progress import Gauge, ProgressLine
 from duccmake.run.report import report_files
-from duccmake.run.session import begin, boot_id, forget_failures, tidy
+from duccmake.run.session import begin, boot_id, forget_failures, tidy, tidy_alone
 from duccmake.run.stopping import exit_on_sigterm, is_told_to_stop, stop_on_signals
 from duccmake.run.summary import is_made_up_for, summarise
 
@@ -607,6 +607,7 @@ if workflow.is_main_process and "adopt" in asked:
 # Snakemake calls no handler when there is nothing to do.
 if workflow.is_main_process and not (session.preview or asked):
     if get_targets() == or_nothing([]):
+        in_words(tidy_alone, session)
         summarise(session, workdir=Path.cwd(), held_back=held_back)
 
 if workflow.is_main_process and session.polled and workflow.output_settings.dryrun:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import RepositoryError
@@ -170,21 +171,15 @@ class Revision(Closing):
         return found
 
     def _opened(self, name: str, size: int | None) -> CatalogFile:
-        what = f"the catalog {name}"
-        if self._cache is None:
-            return CatalogFile.read(self.catalog_content(name, size), what)
-        path = self._cache / name
-        try:
-            if not size or path.stat().st_size == size:
-                os.utime(path)
-                return CatalogFile(path)
-        except FileNotFoundError:
-            pass
-        except RepositoryError:
-            path.unlink(missing_ok=True)  # a crash has left a part of it
+        path = self._cache / name if self._cache else None
+        if path and (found := _cached(path, size)):
+            return found
         content = self.catalog_content(name, size)
-        _keep(path, content)
-        return CatalogFile(path)
+        if path:
+            with suppress(OSError):  # its disk is full, or read-only: what is read is there
+                _keep(path, content)
+                return CatalogFile(path)
+        return CatalogFile.read(content, f"the catalog {name}")
 
 
 class _Open:
@@ -196,6 +191,23 @@ class _Open:
         self.file = file
         self.name = name
         self.nested: dict[bytes, Nested] = file.nested()
+
+
+def _cached(path: Path, size: int | None) -> CatalogFile | None:
+    """A catalog that the cache has, whole."""
+    try:
+        there = path.stat().st_size
+        if size and there != size:
+            return None
+        with suppress(OSError):  # a disk that is read-only
+            os.utime(path)
+        return CatalogFile(path)
+    except FileNotFoundError:
+        return None
+    except RepositoryError:  # a crash has left a part of it
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
 
 
 def _keep(path: Path, content: bytes) -> None:

@@ -66,7 +66,8 @@ class Holds:
         """When something is tried again that failed; 0 where that is now."""
         life = self._lives.get(title) if self._holds else None
         failure = life.failure if life else None
-        if failure is None or failure.key != key:
+        # Nor is one held by a failure that is yet to come, as a clock that was ahead has it.
+        if failure is None or failure.key != key or failure.last > self._now:
             return 0.0
         until = self._pauses.next_try(failure) or 0.0
         return until if until > self._now else 0.0

@@ -292,7 +292,8 @@ class Resolver:
         return self._remembered(question, poll)
 
     def _is_believed(self, reference: Reference, checked: float, now: float) -> bool:
-        return now - checked < self._max_age or reference not in self._chosen
+        # What a clock that was ahead has noted is of no known age.
+        return 0 <= now - checked < self._max_age or reference not in self._chosen
 
     def _pull_image(self, pulls: Sequence[_Pull]) -> list[_Outcome | _Missed]:
         """Pull one image for its platforms."""

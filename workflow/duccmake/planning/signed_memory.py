@@ -31,7 +31,7 @@ class SignedMemory:
         """Why it does not satisfy them, "" where it does; None where that is not known."""
         try:
             when, reason = self._known[key]
-            is_believed = not reason or now - when < _BELIEVED_SECONDS
+            is_believed = not reason or 0 <= now - when < _BELIEVED_SECONDS
         except (KeyError, TypeError, ValueError):
             return None
         if not is_believed:

@@ -221,7 +221,7 @@ def manifest_of(path: Path) -> bytes | None:
 
 def _is_known(thin: PlannedThin, now: float, max_age: float) -> bool:
     try:
-        return now - thin.output.stat().st_mtime < max_age and is_pushed(thin)
+        return 0 <= now - thin.output.stat().st_mtime < max_age and is_pushed(thin)
     except OSError:
         return False
 
@@ -286,7 +286,7 @@ class _Asker:
     def _refusal_of_account(self, target: Reference) -> str:
         """Why nothing is pushed with the credentials that there are: they were refused before."""
         age = self._config.thin.max_age
-        if not was_refused(of_account(target), self._now - age):
+        if not was_refused(of_account(target), self._now, age):
             return ""
         return (
             f"registry {target.registry} takes no pushes with the credentials that there are: "
@@ -303,7 +303,7 @@ class _Asker:
             f"registry {target.registry} takes no anonymous pushes, and there are no credentials "
             f"for {target.repository}; {hint}"
         )
-        if was_refused(of_anybody(target), self._now - self._config.thin.max_age):
+        if was_refused(of_anybody(target), self._now, self._config.thin.max_age):
             return refusal
         try:
             if self._client.is_open(target):
@@ -377,10 +377,10 @@ def of_anybody(target: Reference) -> Path:
     return REFUSED_THINS / target.host
 
 
-def was_refused(note: Path, since: float) -> bool:
-    """Whether a push was refused since then."""
+def was_refused(note: Path, now: float, max_age: float) -> bool:
+    """Whether a push was refused in the last ``max_age`` seconds."""
     try:
-        return note.stat().st_mtime >= since
+        return 0 <= now - note.stat().st_mtime <= max_age
     except OSError:
         return False
 

@@ -9,10 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from ..config.configuration import Config
 from ..config.mistakes import InvalidConfig
@@ -94,7 +94,7 @@ class Session:
     preview: bool
     began: float
     seen: float
-    lock: AbstractContextManager[object]
+    lock: IO[bytes] | nullcontext[None]
     parts: int = 1
     number: int = 0
     has_failed: bool = False
@@ -196,6 +196,10 @@ def _limit(plan: Plan, workdir: Path) -> int:
     return plan.config_in(workdir).limits.run_images
 
 
+_TIMESTAMP = ".snakemake_timestamp"
+"""Whose time Snakemake takes for that of the directory that it is in."""
+
+
 def is_full(workdir: Path = Path()) -> bool:
     """Whether a run could not even keep its books in the working directory."""
     try:
@@ -295,17 +299,19 @@ def tidy(plan: Plan, *in_use: Path) -> None:
     """Remove what earlier runs left and this one has no use for; call it when jobs start.
 
     The files ``in_use`` are those of its plan, and of the part of that.
-    Staged layers, flat trees and blobs of images that were given up, events and
-    plans of old runs.  Not for dry runs, and only under Snakemake's own lock.
+    Staged layers, flat trees and blobs that no job makes or reads, such as those of images that
+    were given up or that somebody else published, events and plans of old runs.  Not for dry
+    runs, and only under Snakemake's own lock, or by `tidy_alone`.
     """
-    wanted = {plan.key(layer.digest) for image in plan.wanted for layer in image.layers}
-    wanted |= {plan.flat_key(image) for image in plan.wanted}
+    wanted = {key for image in plan.wanted for key in plan.staged_layers(image)}
+    wanted |= {plan.flat_key(image) for image in plan.wanted if not image.prepared}
     for path in list(partial_layers()):
         with suppress(OSError):  # who was given up for lost, on another machine, may be at it
             _remove(path)
     for path in list(staged()):
         if path.name.strip(".").partition(".")[0] not in wanted:
             _remove(path)
+    _bring_back_to(time.time_ns())
     for path in GATES.glob("*"):
         if path.name not in {file.stem[:12] for file in in_use}:
             _remove(path)
@@ -324,6 +330,24 @@ def forget_failures(run: Path) -> None:
     for report in read_reports(run):
         if report.kind == Kind.FAILED and (made := made_by(report.job)):
             remove_tree(made)
+
+
+def _bring_back_to(now: int) -> None:
+    """Have nothing that is staged be of a time to come, after a clock that was wrong.
+
+    Snakemake fails each job whose output is older than what it was made of.
+    """
+    for path in staged():
+        for place in (path / _TIMESTAMP, path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if place.stat().st_mtime_ns > now:
+                    os.utime(place, ns=(now, now))
+
+
+def tidy_alone(session: Session) -> None:
+    """The same where there is nothing to do, and no job starts: unless somebody else runs here."""
+    if run_lock.is_alone(session.lock):
+        tidy(session.plan, session.plan_file)
 
 
 def _remove(path: Path) -> None:

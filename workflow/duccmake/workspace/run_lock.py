@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
 from ..fs.locks import acquire, open_file
 from .results import RESULTS
@@ -20,7 +21,7 @@ WORK_LOCK = RESULTS / "work.lock"
 """What each job shares whose end may free what is staged: a gate waits while one does."""
 
 
-def hold(workdir: Path, lock: Path = RUN_LOCK) -> AbstractContextManager[object]:
+def hold(workdir: Path, lock: Path = RUN_LOCK) -> IO[bytes] | nullcontext[None]:
     """Be seen as running until what is returned is left, or goes with this process.
 
     A file system may not know how; nobody is kept from running by that.
@@ -33,6 +34,15 @@ def hold(workdir: Path, lock: Path = RUN_LOCK) -> AbstractContextManager[object]
     except OSError:
         return nullcontext()
     return file
+
+
+def is_alone(held: IO[bytes] | nullcontext[None]) -> bool:
+    """Whether nobody runs but who holds this; if so, whoever begins waits for its end.
+
+    For who has nothing to do any more: where it is not alone, it is not seen from here on.
+    False as well where the file system has no locks.
+    """
+    return not isinstance(held, nullcontext) and acquire(held.fileno(), wait=False)
 
 
 @contextmanager
