@@ -149,7 +149,7 @@ def test_a_machine_without_cvmfs_sees_over_http_what_a_run_would_do(work, cvmfs,
         backend["public_key"] = f"/etc/cvmfs/keys/{cvmfs.name}.pub"
     work.configure(repository=backend)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert work.run("--dry-run", check=True).counts == (0, 3, 0, 0)
+    assert "0 pending, 3 up to date" in work.run("--dry-run", check=True).said
     images.move_tag(work.host)
     run = work.run("--dry-run", check=True)
     assert "1 pending, 2 up to date" in run.said
