@@ -17,6 +17,9 @@ from support.cvmfs_repositories import both
 from support.logs import told
 from support.staged_trees import NAME, publish, stage
 
+# Commands for all repositories are seen by whoever looks, on the whole machine.
+by_one_worker = pytest.mark.xdist_group("commands")
+
 REPOSITORY = "opening.example.org"
 
 
@@ -39,6 +42,7 @@ def running(
             process.kill()
 
 
+@by_one_worker
 @pytest.mark.parametrize(
     "words",
     [
@@ -59,6 +63,7 @@ def test_command_that_sets_the_flag_a_while_after_it_has_looked_is_seen(tmp_path
     assert begun(REPOSITORY) == ""
 
 
+@by_one_worker
 @pytest.mark.parametrize(
     "words",
     [
@@ -73,6 +78,7 @@ def test_others_cannot_come_in_between(tmp_path, words):
         assert begun(REPOSITORY) == ""
 
 
+@by_one_worker
 @pytest.mark.parametrize("command", ["check", "scrub"])
 def test_check_that_has_begun_to_read_what_is_stored_is_waited_for_no_longer(tmp_path, command):
     reader = tmp_path / "bin/cvmfs_swissknife"
@@ -88,6 +94,7 @@ def test_check_that_has_begun_to_read_what_is_stored_is_waited_for_no_longer(tmp
         assert begun(REPOSITORY) == ""
 
 
+@by_one_worker
 @pytest.mark.skipif(os.geteuid() != 0, reason="cvmfs_server needs root")
 @pytest.mark.parametrize("cvmfs", both()[:1], indirect=True)
 def test_nothing_is_begun_before_such_a_command_has_ended(cvmfs, staging, tmp_path):
