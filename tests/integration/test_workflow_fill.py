@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -98,6 +99,7 @@ def test_more_images_than_one_part_takes_are_one_run_all_the_same(work):
     assert not any((work.path / "results").rglob("layers/*/layer/layerfs"))
     assert [len(events(work, action)) for action in ("start_ducc", "end_ducc")] == [1, 1]
     assert not list((work.path / ".cache").rglob("*runtime-source-cache*"))
+    assert not list(work.path.rglob("jobs.sock"))
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
@@ -105,8 +107,13 @@ def test_a_run_that_is_stopped_in_a_later_part_says_what_became_of_all(work, by)
     work.configure(platforms=["linux/amd64"], limits={"run_images": 2})
     held = Held()
     work.registry.break_next(f"^GET .*/blobs/{OWN[2].digest}", held)
-    with work.started() as started:
+    # Snakemake leaves its directory before the next part begins.
+    elsewhere = replace(work, prefix=("env", "-C", "/"))
+    with elsewhere.started("--directory", str(work.path)) as started:
         assert held.reached.wait(60)
+        commands = [" ".join(words) for words in started.commands()]
+        assert [line for line in commands if "job.py fetch_blob" in line], "its jobs are forked"
+        assert not [line for line in commands if "fetch_blob.py" in line], "in each part"
         assert started.stop(by) == 1
     held.released.set()
     status = Status.load(work.path)

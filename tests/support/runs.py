@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from duccmake.demo.images import Image, host_platform
@@ -279,6 +280,14 @@ class Started:
     def running(self) -> bool:
         """Whether it has not ended yet."""
         return self._process.poll() is None
+
+    def commands(self) -> list[list[str]]:
+        """The command lines of all processes that it has started."""
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                found.append(process.cmdline())
+        return found
 
     def ended(self) -> int:
         """Wait for its end; returns its status."""

@@ -58,6 +58,7 @@ def start_server(run: Path, scripts: Path) -> None:
     path = run / "jobs.sock"
     try:
         run.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # of an earlier part of the run
         listener = _listening(path)
     except OSError:
         return
@@ -73,10 +74,11 @@ def start_server(run: Path, scripts: Path) -> None:
     listener.close()
     os.close(alive)
     os.environ[SOCKET_VARIABLE] = str(path)
+    place = path.absolute()  # Snakemake leaves its directory before it exits
 
     @atexit.register
     def end() -> None:
-        path.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
         os.close(ours)
         process.wait()
 
