@@ -46,7 +46,8 @@ def test_the_image_fails_with_no_space_and_the_others_and_what_is_published_stay
     work.push("large/image:1", _image("large", LARGE))
     work.push("good/new:1", _image("new"))
     work.wish("{host}/good/old:1", "{host}/large/image:1", "{host}/good/new:1")
-    # One job after the other: what has room alone has it then.
+    # One image after the other: what has room alone has it then.
+    work.configure(limits={"run_images": 1})
     run = work.run("--cores", "1")
 
     assert run.status != 0
@@ -75,6 +76,9 @@ def test_a_download_that_fills_the_working_directory_is_one_line_and_hinders_no_
     tight.push("large/image:1", Image((layer,), {}))
     tight.push("small/image:1", _image("small"))
     tight.wish("{host}/large/image:1", "{host}/small/image:1")
+    # One image after the other: what has room alone has it then.
+    repository = {"root": str(tight.path.parent / "cvmfs")}
+    tight.configure(repository=repository, limits={"run_images": 1})
     run = tight.run("--cores", "1")
     assert run.status != 0
     assert run.outcomes[tight.named("small/image:1")][0] == "converted"
