@@ -20,17 +20,55 @@ from .model import ChangeSet, ImageRecord
 from .view import View
 
 
-class Repository(Protocol):
+class Readable(Protocol):
+    """What is published in a repository, as far as one has to see it to verify it."""
+
+    @property
+    def view(self) -> View:
+        """What it shows, and where things lie in it."""
+        ...
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Read files of the repository inside: a publisher that ends waits so long."""
+        ...
+
+    def description(self, name: str) -> ImageRecord | None:
+        """The record of an image as it stands there, though something of it may be missing."""
+        ...
+
+    def variant(self, name: str) -> str:
+        """The label of the platform whose image the public link of ``name`` leads to.
+
+        `ANY_VARIANT` where each reader's machine decides; empty where there is no such
+        link, because the image is there for one platform alone, or not at all.
+        """
+        ...
+
+    def compare(
+        self,
+        path: PurePosixPath,
+        manifest: PurePosixPath,
+        digests: Digests,
+        reading: Reading,
+        layers: Sequence[PurePosixPath] = (),
+    ) -> Iterator[Damage]:
+        """The differences between a tree and its manifest; ``digests`` are known content's.
+
+        Files that are those of ``layers``, whose numbers entries have, are not read.
+        """
+        ...
+
+    def structure(self) -> Iterator[Damage]:
+        """What is wrong with how the repository is stored, whatever is in it."""
+        ...
+
+
+class Repository(Readable, Protocol):
     """A repository that images are published into; paths are DUCC's layout."""
 
     @property
     def name(self) -> str:
         """The CernVM-FS name, like ``unpacked.cern.ch``."""
-        ...
-
-    @property
-    def view(self) -> View:
-        """What it shows, and where things lie in it."""
         ...
 
     @property
@@ -50,20 +88,12 @@ class Repository(Protocol):
         """The number of what is shown, where a repository has revisions."""
         ...
 
-    def reading(self) -> AbstractContextManager[None]:
-        """Read files of the repository inside: a publisher that ends waits so long."""
-        ...
-
     def record(self, name: str) -> ImageRecord | None:
         """The record of a published image, or None.
 
         None as well where something that makes it visible is missing (its link,
         flat tree or manifest): it then has to be published again.
         """
-        ...
-
-    def description(self, name: str) -> ImageRecord | None:
-        """The record of an image as it stands there, though something of it may be missing."""
         ...
 
     def measured(self, digest: Digest) -> Measured | None:
@@ -78,14 +108,6 @@ class Repository(Protocol):
         self, config: Digest, layers: Sequence[Digest], fix_permissions: bool = False
     ) -> bool:
         """Whether these layers and the flat tree that was made of them are published, whole."""
-        ...
-
-    def variant(self, name: str) -> str:
-        """The label of the platform whose image the public link of ``name`` leads to.
-
-        `ANY_VARIANT` where each reader's machine decides; empty where there is no such
-        link, because the image is there for one platform alone, or not at all.
-        """
         ...
 
     def names(self) -> Iterator[str]:
@@ -133,24 +155,6 @@ class Repository(Protocol):
 
         Only under `lock`.
         """
-        ...
-
-    def compare(
-        self,
-        path: PurePosixPath,
-        manifest: PurePosixPath,
-        digests: Digests,
-        reading: Reading,
-        layers: Sequence[PurePosixPath] = (),
-    ) -> Iterator[Damage]:
-        """The differences between a tree and its manifest; ``digests`` are known content's.
-
-        Files that are those of ``layers``, whose numbers entries have, are not read.
-        """
-        ...
-
-    def structure(self) -> Iterator[Damage]:
-        """What is wrong with how the repository is stored, whatever is in it."""
         ...
 
     def verify(self, name: str, *, content: bool = True) -> list[str]:

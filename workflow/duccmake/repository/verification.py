@@ -7,11 +7,9 @@ all else is held to them, to the digests in records, and to one another.  Only r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache, cached_property, partial
-from pathlib import PurePosixPath
-from typing import Protocol
 
 from ..errors import DigestMismatch, DuccmakeError, InvalidReference
 from ..layer.measured import Measured, check_diff_ids, check_sizes
@@ -26,43 +24,8 @@ from .flat_trees import measured_layer, read_flat_tree
 from .inventory import bare_links, image_names
 from .layout import split_variant
 from .model import UNMEASURED, ImageRecord
+from .protocol import Readable
 from .view import View
-
-
-class Readable(Protocol):
-    """What is verified of a repository (`duccmake.repository.protocol.Repository`)."""
-
-    @property
-    def view(self) -> View:
-        """What it shows."""
-        ...
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Read files of the repository inside."""
-        ...
-
-    def description(self, name: str) -> ImageRecord | None:
-        """The record of an image as it stands there."""
-        ...
-
-    def variant(self, name: str) -> str:
-        """The platform whose image the public link of ``name`` leads to."""
-        ...
-
-    def compare(
-        self,
-        path: PurePosixPath,
-        manifest: PurePosixPath,
-        digests: Digests,
-        reading: Reading,
-        layers: Sequence[PurePosixPath] = (),
-    ) -> Iterator[Damage]:
-        """The differences between a tree and its manifest."""
-        ...
-
-    def structure(self) -> Iterator[Damage]:
-        """What is wrong with how the repository is stored, whatever is in it."""
-        ...
 
 
 def things_of(
