@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +20,14 @@ class Command:
     description: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Have a command be told where Snakemake runs: ``directory``."""
+    parser.add_argument(
+        "-d",
+        "--directory",
+        type=Path,
+        default=Path(),
+        help="the working directory of snakemake (default: this one)",
+    )

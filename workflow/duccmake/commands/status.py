@@ -6,7 +6,6 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..oci.globs import any_of
@@ -14,7 +13,7 @@ from ..planning.plan import Plan
 from ..run.status import Status, read_document
 from ..run.table import newest_plan, table
 from ..words import counted
-from .command import Command
+from .command import Command, add_directory
 
 if TYPE_CHECKING:
     import pandas
@@ -71,13 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="images whose whole names match, such as '*debian*'",
     )
-    parser.add_argument(
-        "-d",
-        "--directory",
-        type=Path,
-        default=Path(),
-        help="the working directory of snakemake (default: this one)",
-    )
+    add_directory(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="an array of objects")
     form.add_argument("--tsv", action="store_true", help="a line an image, with a header")

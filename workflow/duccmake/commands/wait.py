@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import ConfigError, InvalidReference
 from ..oci.reference import Digest, Reference
 from ..run.whereabouts import Asked
-from .command import Command
+from .command import Command, add_directory
 from .waiting import At, Found, Here, Is, Place, Service, behind
 
 DESCRIPTION = """\
@@ -143,13 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to wait (default: an hour)",
     )
-    parser.add_argument(
-        "-d",
-        "--directory",
-        type=Path,
-        default=Path(),
-        help="the working directory of snakemake (default: this one)",
-    )
+    add_directory(parser)
 
 
 COMMAND = Command("wait", "wait until an image is visible", DESCRIPTION, add_options, wait)
