@@ -24,28 +24,23 @@ from duccmake.signatures.sigstore import of_annotations, of_bundle
 from duccmake.signatures.verdict import Asked, Found, Signed, verify
 from support.servers import sha256
 from support.signing import (
-    EMAIL,
-    ISSUER,
+    DIGEST,
+    MANIFEST,
+    NAME,
+    OTHER,
     SIMPLE,
     Authority,
-    Key,
-    Log,
+    Signers,
     annotations,
     b64,
     bundle,
     dsse_entry,
     envelope,
-    gpg_home,
     hashedrekord,
     payload,
+    signers,
     statement,
 )
-
-NAME = "registry.example.org/team/app"
-MANIFEST = b'{"schemaVersion": 2}'
-DIGEST = sha256(MANIFEST)
-OTHER = sha256(b"another manifest")
-_IDENTITY = {"signedIdentity": {"type": "matchRepository"}}
 
 
 @dataclass(frozen=True)
@@ -62,55 +57,52 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    base = tmp_path_factory.mktemp("signers")
-    key, other, log = (Key(base, name) for name in ("key", "other", "log"))
-    book, authority = Log(log), Authority()
-    logs = {"rekorPublicKeyData": b64(log.public)}
-    fulcio = {"caData": b64(authority.pem), "oidcIssuer": ISSUER, "subjectEmail": EMAIL}
-    requirements: tuple[dict[str, Any], ...] = (
-        {"type": "sigstoreSigned", "keyData": b64(key.public), **_IDENTITY},
-        {"type": "sigstoreSigned", "keyData": b64(key.public), **logs, **_IDENTITY},
-        {"type": "sigstoreSigned", "fulcio": fulcio, **logs, **_IDENTITY},
-    )
+    with signers(tmp_path_factory.mktemp("signers")) as who:
+        yield _world(who)
+
+
+def _world(who: Signers) -> World:
+    key, book, authority = who.key, who.log, who.authority
     signed, bundles = [], []
-    for signer, digest in ((other, DIGEST), (key, OTHER)):
+    for signer, digest in ((who.other, DIGEST), (key, OTHER)):
         # By a stranger, of this image; by who is trusted, of another one.
-        who = authority if signer is key else Authority()
-        certificate = who.certificate(signer)
+        issuer = authority if signer is key else Authority()
+        certificate = issuer.certificate(signer)
         content = payload(digest, NAME)
         signature = signer.sign(content)
         for verifier in (signer.public, certificate):
             entry = book.entry(hashedrekord(signature, content, verifier))
             named = certificate if verifier is certificate else b""
-            signed.append((content, annotations(signature, named, who.chain, entry)))
+            signed.append((content, annotations(signature, named, issuer.chain, entry)))
         stated = statement(digest)
         signature, found = envelope(signer, stated)
         entry = book.entry(dsse_entry(signature, stated, certificate))
         bundles.append(json.dumps(bundle(found, entry, certificate)).encode())
-    with gpg_home(base / "gpg") as gpg:
-        mine, strangers = gpg.key("signer"), gpg.key("stranger")
-        content = payload(DIGEST, NAME, type="atomic container signature")
-        public = b64(gpg.public(mine))
-        messages = {"type": "signedBy", "keyType": "GPGKeys", "keyData": public, **_IDENTITY}
-        message = gpg.signed(strangers, content)
-        content = payload(DIGEST, NAME)
-        certificate, signature = authority.certificate(key), key.sign(content)
-        sound = tuple(
-            Found("tag", partial(of_annotations, content, notes))
-            for notes in (
-                annotations(signature),
-                annotations(
-                    signature, entry=book.entry(hashedrekord(signature, content, key.public))
-                ),
-                annotations(
-                    signature,
-                    certificate,
-                    authority.chain,
-                    book.entry(hashedrekord(signature, content, certificate)),
-                ),
-            )
+    content = payload(DIGEST, NAME, type="atomic container signature")
+    message = who.gpg.signed(who.stranger, content)
+    content = payload(DIGEST, NAME)
+    certificate, signature = authority.certificate(key), key.sign(content)
+    sound = tuple(
+        Found("tag", partial(of_annotations, content, notes))
+        for notes in (
+            annotations(signature),
+            annotations(signature, entry=book.entry(hashedrekord(signature, content, key.public))),
+            annotations(
+                signature,
+                certificate,
+                authority.chain,
+                book.entry(hashedrekord(signature, content, certificate)),
+            ),
         )
-        yield World(requirements, sound, tuple(signed), tuple(bundles), message, messages)
+    )
+    return World(
+        (who.keyed, who.logged, who.keyless),
+        sound,
+        tuple(signed),
+        tuple(bundles),
+        message,
+        who.messages,
+    )
 
 
 def _is_satisfied(requirement: Mapping[str, Any], found: Found) -> bool:

@@ -437,3 +437,57 @@ def gpg_home(path: Path) -> Iterator[Gpg]:
         yield gpg
     finally:
         gpg.stop()
+
+
+NAME = "registry.example.org/team/app"
+MANIFEST = b'{"schemaVersion": 2}'
+DIGEST = sha256(MANIFEST)
+OTHER = sha256(b"another manifest")
+REPOSITORY = {"signedIdentity": {"type": "matchRepository"}}
+"""An image that is signed, another one, and what a policy says of names."""
+
+
+@dataclass(frozen=True)
+class Signers:
+    """Who signs, and whom a policy trusts."""
+
+    key: Key
+    other: Key
+    log: Log
+    authority: Authority
+    gpg: Gpg
+    signer: str
+    stranger: str
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        return {"type": "sigstoreSigned", "keyData": b64(self.key.public), **REPOSITORY}
+
+    @property
+    def logged(self) -> dict[str, Any]:
+        return {**self.keyed, "rekorPublicKeyData": b64(self.log.key.public)}
+
+    @property
+    def keyless(self) -> dict[str, Any]:
+        ca = {"caData": b64(self.authority.pem), "oidcIssuer": ISSUER, "subjectEmail": EMAIL}
+        log = {"rekorPublicKeyData": b64(self.log.key.public)}
+        return {"type": "sigstoreSigned", "fulcio": ca, **log, **REPOSITORY}
+
+    @property
+    def pki(self) -> dict[str, Any]:
+        ca = {"caRootsData": b64(self.authority.pem), "subjectEmail": EMAIL}
+        return {"type": "sigstoreSigned", "pki": ca, **REPOSITORY}
+
+    @property
+    def messages(self) -> dict[str, Any]:
+        public = b64(self.gpg.public(self.signer))
+        return {"type": "signedBy", "keyType": "GPGKeys", "keyData": public, **REPOSITORY}
+
+
+@contextmanager
+def signers(base: Path) -> Iterator[Signers]:
+    """Make their keys, in a directory."""
+    key, other, log = (Key(base, name) for name in ("key", "other", "log"))
+    with gpg_home(base / "gpg") as gpg:
+        signer, stranger = gpg.key("signer"), gpg.key("stranger")
+        yield Signers(key, other, Log(log), Authority(), gpg, signer, stranger)

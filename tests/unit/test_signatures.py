@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,12 +26,17 @@ from duccmake.signatures.verdict import Asked, Found, Signed, verify
 from support import signing
 from support.servers import sha256
 from support.signing import (
+    DIGEST,
     EMAIL,
     ISSUER,
+    MANIFEST,
+    NAME,
+    OTHER,
+    REPOSITORY,
     Authority,
-    Gpg,
     Key,
     Log,
+    Signers,
     annotations,
     b64,
     bundle,
@@ -43,60 +47,15 @@ from support.signing import (
     hashedrekord,
     payload,
     pem,
+    signers,
     statement,
 )
-
-NAME = "registry.example.org/team/app"
-MANIFEST = b'{"schemaVersion": 2}'
-DIGEST = sha256(MANIFEST)
-OTHER = sha256(b"another manifest")
-REPOSITORY = {"signedIdentity": {"type": "matchRepository"}}
-
-
-@dataclass(frozen=True)
-class World:
-    """Who signs, and whom a policy trusts."""
-
-    key: Key
-    other: Key
-    log: Log
-    authority: Authority
-    gpg: Gpg
-    signer: str
-    stranger: str
-
-    @property
-    def keyed(self) -> dict[str, Any]:
-        return {"type": "sigstoreSigned", "keyData": b64(self.key.public), **REPOSITORY}
-
-    @property
-    def logged(self) -> dict[str, Any]:
-        return {**self.keyed, "rekorPublicKeyData": b64(self.log.key.public)}
-
-    @property
-    def keyless(self) -> dict[str, Any]:
-        ca = {"caData": b64(self.authority.pem), "oidcIssuer": ISSUER, "subjectEmail": EMAIL}
-        log = {"rekorPublicKeyData": b64(self.log.key.public)}
-        return {"type": "sigstoreSigned", "fulcio": ca, **log, **REPOSITORY}
-
-    @property
-    def pki(self) -> dict[str, Any]:
-        ca = {"caRootsData": b64(self.authority.pem), "subjectEmail": EMAIL}
-        return {"type": "sigstoreSigned", "pki": ca, **REPOSITORY}
-
-    @property
-    def messages(self) -> dict[str, Any]:
-        public = b64(self.gpg.public(self.signer))
-        return {"type": "signedBy", "keyType": "GPGKeys", "keyData": public, **REPOSITORY}
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    base = tmp_path_factory.mktemp("signers")
-    key, other, log = (Key(base, name) for name in ("key", "other", "log"))
-    with gpg_home(base / "gpg") as gpg:
-        signer, stranger = gpg.key("signer"), gpg.key("stranger")
-        yield World(key, other, Log(log), Authority(), gpg, signer, stranger)
+    with signers(tmp_path_factory.mktemp("signers")) as world:
+        yield world
 
 
 def said(
@@ -131,14 +90,14 @@ def keyed(key: Key, content: bytes, digest: str = "sha256") -> Found:
     return attached(content, annotations(key.sign(content, digest)))
 
 
-def logged(world: World, content: bytes, **changes: object) -> Found:
+def logged(world: Signers, content: bytes, **changes: object) -> Found:
     signature = world.key.sign(content)
     entry = world.log.entry(hashedrekord(signature, content, world.key.public), **changes)
     return attached(content, annotations(signature, entry=entry))
 
 
 def keyless(
-    world: World,
+    world: Signers,
     content: bytes | None = None,
     *,
     log: Log | None = None,
@@ -154,7 +113,7 @@ def keyless(
     return attached(content, annotations(signature, certificate, chain, entry))
 
 
-def enveloped(world: World, content: bytes | None = None) -> dict[str, Any]:
+def enveloped(world: Signers, content: bytes | None = None) -> dict[str, Any]:
     """A bundle as cosign 3 makes it, signed with a certificate."""
     content = content or statement(DIGEST)
     signature, found = envelope(world.key, content)
@@ -163,7 +122,7 @@ def enveloped(world: World, content: bytes | None = None) -> dict[str, Any]:
     return bundle(found, entry, certificate)
 
 
-def direct(world: World) -> dict[str, Any]:
+def direct(world: Signers) -> dict[str, Any]:
     """The policy for bundles, which have no chain: it trusts the authority below the root."""
     found = copy.deepcopy(world.keyless)
     found["fulcio"]["caData"] = b64(pem(world.authority.between))
@@ -511,7 +470,7 @@ def test_a_bundle_may_sign_the_manifest_itself(world):
     assert "about something else" in said(world.keyed, found, unnamed=True)
 
 
-BUNDLE_CHEATS: dict[str, Callable[[World], object]] = {
+BUNDLE_CHEATS: dict[str, Callable[[Signers], object]] = {
     "another digest": lambda world: enveloped(world, statement(OTHER)),
     "two subjects": lambda world: enveloped(
         world, statement(DIGEST, subject=[{"digest": {"sha256": n.hex}} for n in (OTHER, DIGEST)])
@@ -583,7 +542,7 @@ def test_a_bundle_that_was_tampered_with_does_not_count(world, cheat):
 GPG_PAYLOAD = payload(DIGEST, NAME, type="atomic container signature").replace(b"null", b"{}")
 
 
-def message(world: World, content: bytes = GPG_PAYLOAD, by: str = "", *more: str) -> Found:
+def message(world: Signers, content: bytes = GPG_PAYLOAD, by: str = "", *more: str) -> Found:
     return Found("lookaside", message=world.gpg.signed(by or world.signer, content, *more))
 
 
@@ -689,7 +648,7 @@ def spoilt_bundle(world):
     return json.dumps(enveloped(world, statement(OTHER))).encode()
 
 
-def _spoilt(world: World, content: bytes, *, late: bool) -> tuple[bytes, dict[str, str], Any]:
+def _spoilt(world: Signers, content: bytes, *, late: bool) -> tuple[bytes, dict[str, str], Any]:
     start = datetime.now(UTC) - (timedelta(days=2) if late else timedelta(minutes=1))
     key = (content, late)
     if key not in _made:
